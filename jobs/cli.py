@@ -1,0 +1,27 @@
+"""`nemf NAME ...` runs `python -m jobs.NAME ...`."""
+
+import importlib
+import pkgutil
+import sys
+
+import jobs
+
+_NOT_JOBS = {"cli", "command"}
+
+
+def main() -> int:
+    """Entry point of the console script."""
+    names = sorted(module.name for module in pkgutil.iter_modules(jobs.__path__) if module.name not in _NOT_JOBS)
+    if len(sys.argv) < 2 or sys.argv[1] not in names:
+        asked_for_help = len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help")
+        if not asked_for_help:
+            print(f"error: there is no command {sys.argv[1]!r}", file=sys.stderr)
+        print("usage: nemf COMMAND [--help] ...\ncommands: " + ", ".join(names))
+        return 0 if asked_for_help else 2
+    name = sys.argv[1]
+    sys.argv[0] = f"nemf {name}"
+    return int(importlib.import_module(f"jobs.{name}").main(sys.argv[2:]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,62 @@
+"""A command line from a job's Config: one flag per field, help from the docstrings, errors for people."""
+
+import dataclasses
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, TypeVar
+
+import tyro
+
+OK, BAD_INPUT, OVER_BUDGET, INTERRUPTED = 0, 2, 3, 130
+"""Exit codes: done; bad input or configuration; finished beyond the error budget; stopped by a signal."""
+
+Config = TypeVar("Config")
+
+
+def _split(arguments: Sequence[str]) -> tuple[str, ...]:
+    return tuple(name for argument in arguments for name in argument.split(",") if name)
+
+
+Names = Annotated[
+    tuple[str, ...],
+    tyro.constructors.PrimitiveConstructorSpec(
+        nargs="*",
+        metavar="NAME[,NAME...]",
+        instance_from_str=lambda arguments: _split(arguments),
+        is_instance=lambda instance: isinstance(instance, tuple),
+        str_from_instance=lambda instance: [",".join(instance)],
+    ),
+]
+"""Several names in one flag, separated by commas or spaces."""
+
+
+class OverBudgetError(RuntimeError):
+    """The job finished, but more pairs failed than the caller allows."""
+
+
+def run_command(config_type: type[Config], run: Callable[[Config], Any], argv: Sequence[str] | None = None) -> int:
+    """Parse `argv` into a Config, run the job, and turn its errors into one line and an exit code.
+
+    ValueError and OSError are the user's to mend and end as BAD_INPUT; NEMF_TRACEBACK=1 shows where they were raised.
+    """
+    config = tyro.cli(config_type, args=argv, description=sys.modules[config_type.__module__].__doc__)
+    try:
+        run(config)
+    except KeyboardInterrupt:
+        print("interrupted; what was committed is kept: run the same command again to go on", file=sys.stderr)
+        return INTERRUPTED
+    except OverBudgetError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return OVER_BUDGET
+    except (ValueError, OSError) as error:
+        if os.environ.get("NEMF_TRACEBACK"):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return BAD_INPUT
+    return OK
+
+
+def as_json(config: Any) -> dict[str, Any]:
+    """A Config as plain JSON values, to be saved beside what the job wrote."""
+    return dataclasses.asdict(config)

@@ -1,0 +1,226 @@
+"""The main job: match every pair of a manifest, durably.
+
+    python -m jobs.match --pairs pairs.parquet --out runs/x --matcher nearest-neighbour:dense-sift
+
+Writes MATCHES parts below --out and _SUCCESS at the end. Run the same command again after any interruption: it goes
+on with the pairs that have no answer yet, and asks again for those that ended as errors. Cost: some 15 s to start,
+then what the matcher costs; see the README for measured rates.
+"""
+
+import importlib.metadata
+import platform
+import signal
+import sys
+import threading
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+from tqdm import tqdm
+
+from jobs.command import Names, OverBudgetError, as_json, run_command
+from nemf import load_matcher
+from pipeline.attempts import Lease, acquire
+from pipeline.manifest import manifest_digest, manifest_files
+from pipeline.match import OUTPUTS, MatchOptions
+from pipeline.plan import Plan, make_plan
+from pipeline.run_folder import Count, committed_ids, count_run, open_run, run_fingerprint, write_success
+from schemas.matches import DIRECTIONS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """What to match, how, and where the answers go."""
+
+    pairs: str
+    """PAIRS manifest: a .parquet file or a folder of them, path or URI."""
+    out: str
+    """Run folder, path or URI; created, or continued if it holds the same run."""
+    matcher: str = "nearest-neighbour:dense-sift"
+    """Name of the matcher, see nemf.load_matcher."""
+    backbone_weights: str | None = None
+    """Local safetensors file of backbone weights, with a .json beside it; default: the library's own."""
+    image_root: str | None = None
+    """Folder, path or URI, that relative image URIs of the manifest are below."""
+    outputs: Names = ("keypoints", "confidence")
+    """What to store: keypoints, flow, confidence, cycle (distance a point lands from itself when matched back)."""
+    direction: Literal["source_to_target", "target_to_source", "both"] = "source_to_target"
+    """Which image is the query."""
+    limit: int | None = None
+    """Match only the first N pairs; a later run with a larger limit goes on."""
+    error_budget: float = 0.1
+    """Share of pairs that may end as errors before the job exits with code 3."""
+    dry_run: bool = False
+    """Say what would be done; write nothing and start nothing."""
+    device: str = "auto"
+    """cpu, cuda, or auto: GPUs if the cluster has any."""
+    workers: int | None = None
+    """Processes that match; default: one per core, or per GPU."""
+    slice_pairs: int = 128
+    """Pairs matched and committed together: what a crash can cost. Does not change results."""
+    batch_pairs: int = 16
+    """Pairs given to the matcher at once. Does not change results."""
+    address: str | None = None
+    """Ray cluster to run on; default: RAY_ADDRESS, else an embedded one on this machine."""
+
+    def __post_init__(self) -> None:
+        unknown = [name for name in self.outputs if name not in OUTPUTS]
+        if unknown or not {"keypoints", "flow"} & set(self.outputs):
+            raise ValueError(
+                f"outputs must name keypoints or flow, and otherwise be among {', '.join(OUTPUTS)}; "
+                f"got {', '.join(self.outputs) or 'none'}"
+            )
+        if "cycle" in self.outputs and "keypoints" not in self.outputs:
+            raise ValueError("the output cycle is about keypoints: ask for both")
+        for name in ("limit", "workers", "slice_pairs", "batch_pairs"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1; got {value}")
+        if not 0 <= self.error_budget <= 1:
+            raise ValueError(f"error_budget is a share, 0..1; got {self.error_budget}")
+
+    @property
+    def options(self) -> MatchOptions:
+        """The part that the matching stage needs; outputs in canonical order, so that their order is no difference."""
+        return MatchOptions(
+            directions=DIRECTIONS if self.direction == "both" else (self.direction,),
+            outputs=tuple(name for name in OUTPUTS if name in self.outputs),
+            batch_pairs=self.batch_pairs,
+        )
+
+
+def run(config: Config) -> str:
+    """Match, and return the run folder.
+
+    Raises ValueError or OSError for what the caller can mend, OverBudgetError when more pairs failed than allowed and
+    KeyboardInterrupt after a signal; what was committed stays in every case.
+    """
+    options = config.options
+    matcher = load_matcher(config.matcher, backbone_weights=config.backbone_weights, device="cpu")
+    shaping = {"directions": options.directions, "outputs": options.outputs}
+    fingerprint = run_fingerprint(matcher.fingerprint, shaping)
+    if config.dry_run:
+        print(_intent(config, _plan(config), fingerprint))
+        return config.out
+    description = {
+        "fingerprint": fingerprint,
+        "manifest_digest": manifest_digest(manifest_files(config.pairs)),
+        "matcher_fingerprint": matcher.fingerprint,
+        "config": as_json(config),
+        "versions": _versions(),
+    }
+    del matcher
+    open_run(config.out, description)
+    lease = acquire(config.out)
+    reasons: Counter[str] = Counter()
+    try:
+        plan = _plan(config)
+        print(_intent(config, plan, fingerprint))
+        if plan.slices:
+            _match_all(config, plan, lease, fingerprint, reasons)
+        count = count_run(config.out, config.pairs, options.directions, config.limit)
+        write_success(config.out, count, config.limit)
+    finally:
+        lease.release(dict(reasons))
+    print(_summary(config, count))
+    if count.error > config.error_budget * count.expected:
+        raise OverBudgetError(
+            f"{count.error} of {count.expected} rows are errors, more than the error budget of "
+            f"{config.error_budget:g}; the others are in {config.out}"
+        )
+    return config.out
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point."""
+    return run_command(Config, run, argv)
+
+
+def _plan(config: Config) -> Plan:
+    done = committed_ids(config.out, config.options.directions)
+    return make_plan(config.pairs, done, slice_pairs=config.slice_pairs, limit=config.limit)
+
+
+def _match_all(config: Config, plan: Plan, lease: Lease, fingerprint: str, reasons: Counter[str]) -> None:
+    """Run the stream over the plan's slices; `reasons` counts committed rows as they come.
+
+    Raises KeyboardInterrupt if a signal asked to stop, once what was in flight is committed.
+    """
+    # Ray takes seconds to import, and a finished run needs none of it.
+    from pipeline.build import Stream, build_stream
+    from pipeline.cluster import choose_device, choose_workers, connected
+
+    with connected(config.address):
+        device = choose_device(config.device)
+        stream = Stream(
+            out=config.out,
+            attempt=lease.attempt.number,
+            fingerprint=fingerprint,
+            stop_file=lease.stop_file,
+            image_root=config.image_root,
+            matcher=config.matcher,
+            backbone_weights=config.backbone_weights,
+            device=device,
+            workers=min(choose_workers(config.workers, device), len(plan.slices)),
+            options=config.options,
+        )
+        total = plan.n_left * len(config.options.directions)
+        interval = 0.5 if sys.stderr.isatty() else 10.0
+        with _stopping_on_signals(lease) as stopped, tqdm(total=total, unit="row", mininterval=interval) as progress:
+            for row in build_stream(plan.slices, stream).iter_rows():
+                reasons[row["reason"]] += row["count_all"]
+                progress.set_postfix(errors=reasons.total() - reasons["ok"], refresh=False)
+                progress.update(row["count_all"])
+    if stopped.is_set():
+        raise KeyboardInterrupt
+
+
+@contextmanager
+def _stopping_on_signals(lease: Lease) -> Iterator[threading.Event]:
+    """SIGTERM or SIGINT stops the feeding and lets what is in flight commit; a second one ends the job at once."""
+    stopped = threading.Event()
+
+    def stop(number: int, _frame: object) -> None:
+        if stopped.is_set():
+            raise KeyboardInterrupt
+        stopped.set()
+        print(
+            f"\n{signal.Signals(number).name}: finishing what is in flight; once more to stop at once", file=sys.stderr
+        )
+        lease.ask_to_stop()
+
+    if threading.current_thread() is not threading.main_thread():
+        yield stopped
+        return
+    earlier = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield stopped
+    finally:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)
+
+
+def _intent(config: Config, plan: Plan, fingerprint: str) -> str:
+    return (
+        f"{config.pairs} -> {config.out}\n"
+        f"matcher {config.matcher}, run fingerprint {fingerprint}, {', '.join(config.options.directions)}, "
+        f"outputs {', '.join(config.options.outputs)}\n"
+        f"{plan.n_pairs} pairs: {plan.n_done} done, {plan.n_left} to do in {len(plan.slices)} slices"
+    )
+
+
+def _summary(config: Config, count: Count) -> str:
+    lines = [f"{config.out}: {count.ok} rows ok, {count.error} errors"]
+    lines += [f"  {n:>8}  {reason}" for reason, n in count.errors_by_reason.items()]
+    return "\n".join(lines)
+
+
+def _versions() -> dict[str, str]:
+    packages = ("nemf", "torch", "torchvision", "timm", "kornia", "numpy", "pillow", "pyarrow", "ray")
+    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in packages}}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The tables' way through Ray Data: plan, decode, match, commit, read, evaluate."""

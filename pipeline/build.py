@@ -1,0 +1,106 @@
+"""The main road, on one screen: slices -> decode -> match -> commit.
+
+Ray Data moves the rows; what the stages do is in pipeline.decode, pipeline.match and pipeline.parts, none of which
+knows Ray. Every process that matches runs torch on THREADS threads, since a result may change with their number.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray.data
+import torch
+
+from nemf import load_matcher
+from pipeline import storage
+from pipeline.decode import Chunk, decode_rows
+from pipeline.manifest import read_rows
+from pipeline.match import MatchOptions, match_chunk
+from pipeline.parts import write_part
+from pipeline.plan import Slice
+
+THREADS = 1
+MATCH_CPUS = 0.75
+IO_CPUS = 0.25
+"""What a matching process and a decoding or committing task ask for: together one core for each worker."""
+RETRIES = 5
+"""How often a slice whose process died is tried again before the job stops and says so."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stream:
+    """Everything the stages need to know; plain values, since it travels to every worker."""
+
+    out: str
+    attempt: int
+    fingerprint: str
+    stop_file: str
+    image_root: str | None
+    matcher: str
+    backbone_weights: str | None
+    device: str
+    workers: int
+    options: MatchOptions
+
+
+def build_stream(slices: list[Slice], stream: Stream) -> ray.data.Dataset:
+    """The lazy Ray dataset whose execution matches the slices; its rows say what was committed."""
+    rows = [{"file": s.file, "row_group": s.row_group, "rows": s.rows.tobytes()} for s in slices]
+    return (
+        ray.data.from_items(rows, override_num_blocks=len(rows))
+        .map_batches(
+            decode_slice, fn_args=(stream,), batch_size=1, batch_format="pyarrow", num_cpus=IO_CPUS, max_retries=RETRIES
+        )
+        .map_batches(
+            MatchWorker,
+            fn_constructor_args=(stream,),
+            batch_size=1,
+            batch_format="pyarrow",
+            compute=ray.data.ActorPoolStrategy(size=stream.workers),
+            num_cpus=MATCH_CPUS,
+            num_gpus=1 if stream.device.startswith("cuda") else 0,
+            max_task_retries=RETRIES,
+        )
+        .map_batches(
+            commit, fn_args=(stream,), batch_size=None, batch_format="pyarrow", num_cpus=IO_CPUS, max_retries=RETRIES
+        )
+    )
+
+
+def decode_slice(row: pa.Table, stream: Stream) -> Iterator[pa.Table]:
+    """One slice to chunks; none once the run was asked to stop."""
+    if storage.exists(stream.stop_file):
+        yield Chunk().to_row().slice(0, 0)
+        return
+    file, row_group = row["file"][0].as_py(), row["row_group"][0].as_py()
+    rows = np.frombuffer(row["rows"][0].as_py(), np.int32)
+    for chunk in decode_rows(read_rows(file, row_group, rows), stream.image_root):
+        yield chunk.to_row()
+
+
+class MatchWorker:
+    """A process that holds the matcher and matches chunk after chunk."""
+
+    def __init__(self, stream: Stream) -> None:
+        torch.set_num_threads(THREADS)
+        self._stream = stream
+        self._matcher = load_matcher(stream.matcher, backbone_weights=stream.backbone_weights, device=stream.device)
+
+    def __call__(self, row: pa.Table) -> pa.Table:
+        stream = self._stream
+        chunk = Chunk.from_row(row)
+        return match_chunk(self._matcher, chunk, stream.options, fingerprint=stream.fingerprint, attempt=stream.attempt)
+
+
+def commit(rows: pa.Table, stream: Stream) -> pa.Table:
+    """Make match rows durable; one row per reason with how many pairs it says."""
+    if rows.num_rows:
+        write_part(stream.out, rows)
+    reasons = pc.if_else(
+        pc.equal(rows["status"], "ok"),
+        "ok",
+        pc.binary_join_element_wise(rows["error_stage"], rows["error_kind"], ": ", null_handling="replace"),
+    )
+    return pa.table({"reason": reasons}).group_by("reason").aggregate([([], "count_all")])

@@ -1,0 +1,58 @@
+"""A Ray to run on, and whether it has what a job needs: better an error now than a job that waits for ever."""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import ray
+import ray.data
+
+from pipeline.build import IO_CPUS, MATCH_CPUS
+
+
+@contextmanager
+def connected(address: str | None) -> Iterator[None]:
+    """Ray at `address`, else at RAY_ADDRESS, else an embedded one that ends with the block.
+
+    Inside a submitted job RAY_ADDRESS is set, so the same call runs on the cluster.
+    """
+    address = address or os.environ.get("RAY_ADDRESS") or "local"
+    local_only = {"include_dashboard": False} if address == "local" else {}
+    ray.init(address, logging_level=logging.ERROR, log_to_driver=False, **local_only)
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def choose_device(device: str) -> str:
+    """'auto' made definite by what the cluster has. Raises ValueError for GPUs that are not there."""
+    n_gpus = int(ray.cluster_resources().get("GPU", 0))
+    if device == "auto":
+        return "cuda" if n_gpus else "cpu"
+    if device.startswith("cuda") and not n_gpus:
+        raise ValueError("--device cuda needs a GPU and the Ray cluster has none; use --device cpu")
+    return device
+
+
+def choose_workers(workers: int | None, device: str) -> int:
+    """How many processes match: as asked, else one per GPU or core.
+
+    Raises ValueError if the cluster has too little for them and for the decoding beside them.
+    """
+    resources = ray.cluster_resources()
+    n_cpus, n_gpus = resources.get("CPU", 0.0), int(resources.get("GPU", 0))
+    on_gpu = device.startswith("cuda")
+    chosen = workers or max(1, n_gpus if on_gpu else int(n_cpus))
+    needed = chosen * MATCH_CPUS + IO_CPUS
+    if needed > n_cpus or (on_gpu and chosen > n_gpus):
+        raise ValueError(
+            f"{chosen} workers need {needed:g} CPUs{f' and {chosen} GPUs' if on_gpu else ''}; the Ray cluster has "
+            f"{n_cpus:g} CPUs and {n_gpus} GPUs: ask for fewer --workers or a larger cluster"
+        )
+    return chosen

@@ -1,0 +1,51 @@
+"""MATCHES: what a matcher answered. One row is one pair in one direction, answered or failed with a reason.
+
+`query` holds the points and the flow's grid, `reference` is searched: for direction `source_to_target` the query is
+the pair's source image, for `target_to_source` its target image.
+
+Flow is fixed point, so that it is small and readable anywhere:
+
+    shape = (*row.flow_hw, 2)
+    raw = pyarrow.decompress(row.flow, int(numpy.prod(shape)) * 2, codec="zstd")
+    flow_px = numpy.frombuffer(raw, row.flow_dtype).reshape(shape) * row.flow_scale
+
+`flow_px[y, x]` is the displacement (dx, dy) from query pixel (x, y) to its place in the reference image, exact to
+half of `flow_scale`. `flow_confidence` is zstd-compressed uint8 of shape `flow_hw`, 0..255 for 0..1.
+"""
+
+import pyarrow as pa
+
+from schemas.types import POINTS_XY, SIZE_HW
+
+DIRECTIONS = ("source_to_target", "target_to_source")
+
+MATCHES = pa.schema(
+    [
+        pa.field("pair_id", pa.string(), nullable=False),
+        pa.field("direction", pa.string(), nullable=False),
+        pa.field("attempt", pa.int32(), nullable=False),
+        pa.field("status", pa.string(), nullable=False),  # ok | error
+        pa.field("error_stage", pa.string()),  # manifest | fetch | decode | match
+        pa.field("error_kind", pa.string()),
+        pa.field("error_message", pa.string()),
+        pa.field("query_hw", SIZE_HW),
+        pa.field("reference_hw", SIZE_HW),
+        pa.field("query_xy_px", POINTS_XY),
+        pa.field("reference_xy_px", POINTS_XY),
+        pa.field("point_confidence", pa.list_(pa.float32())),
+        pa.field("point_cycle_error_px", pa.list_(pa.float32())),
+        pa.field("flow", pa.binary()),
+        pa.field("flow_hw", SIZE_HW),
+        pa.field("flow_dtype", pa.string()),
+        pa.field("flow_scale", pa.float64()),
+        pa.field("flow_confidence", pa.binary()),
+        pa.field("matcher", pa.string(), nullable=False),
+        pa.field("fingerprint", pa.string(), nullable=False),
+        pa.field("milliseconds", pa.struct([("decode", pa.float32()), ("match", pa.float32())])),
+        pa.field("worker", pa.string()),
+    ],
+    metadata={"table": "MATCHES", "schema_version": "1"},
+)
+
+RESULT_COLUMNS = tuple(name for name in MATCHES.names if name not in ("attempt", "worker", "milliseconds"))
+"""The columns that two runs over the same pairs with the same fingerprint agree on, row for row."""

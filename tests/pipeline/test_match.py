@@ -1,0 +1,132 @@
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from make import encoded, noise_rgb, pair_row
+from slow_matcher import SlowMatcher
+
+from nemf.matcher import ImagePair, Match
+from nemf.matchers.identity import IdentityMatcher
+from pipeline.decode import decode_rows
+from pipeline.flow_encoding import decode_confidence, decode_flow
+from pipeline.match import MatchOptions, match_chunk
+from schemas.matches import MATCHES
+from schemas.pairs import PAIRS
+
+SMALL, WIDE = encoded(noise_rgb(1, (10, 20))), encoded(noise_rgb(2, (10, 41)))
+
+
+def _match(options: MatchOptions, *rows: dict[str, object], matcher: IdentityMatcher | None = None) -> pa.Table:
+    (chunk,) = decode_rows(pa.Table.from_pylist(list(rows), PAIRS), None)
+    table = match_chunk(matcher or IdentityMatcher(), chunk, options, fingerprint="f", attempt=3)
+    assert table.schema.equals(MATCHES)
+    return table
+
+
+def _pair(pair_id: str = "1", **columns: object) -> dict[str, object]:
+    row = {"source_image": SMALL, "target_image": WIDE, "source_xy_px": [[9.5, 4.0]], "target_xy_px": [[20.0, 4.0]]}
+    return pair_row(pair_id, **{**row, **columns})
+
+
+def test_source_to_target_asks_for_the_sources_points() -> None:
+    (row,) = _match(MatchOptions(), _pair()).to_pylist()
+
+    assert (row["status"], row["direction"], row["attempt"]) == ("ok", "source_to_target", 3)
+    assert (row["query_hw"], row["reference_hw"]) == ([10, 20], [10, 41])
+    assert row["query_xy_px"] == [[9.5, 4.0]]
+    assert row["reference_xy_px"] == [[20.0, 4.0]]
+    assert row["point_confidence"] == [1.0]
+    assert row["flow"] is None
+
+
+def test_both_directions_are_two_rows() -> None:
+    rows = _match(MatchOptions(directions=("source_to_target", "target_to_source")), _pair()).to_pylist()
+
+    assert [row["direction"] for row in rows] == ["source_to_target", "target_to_source"]
+    assert rows[1]["query_hw"] == [10, 41]
+    assert rows[1]["query_xy_px"] == [[20.0, 4.0]]
+    assert rows[1]["reference_xy_px"] == [[9.5, 4.0]]
+
+
+def test_flow_and_its_confidence_cover_the_query() -> None:
+    options = MatchOptions(outputs=("keypoints", "flow", "confidence"))
+
+    (row,) = _match(options, _pair()).to_pylist()
+
+    flow_px = decode_flow(row)
+    assert flow_px.shape == (10, 20, 2)
+    assert flow_px[0, 0] == pytest.approx([0.525, 0.0], abs=1 / 128)  # 0.5 * 41/20 - 0.5
+    assert decode_confidence(row).tolist() == np.ones((10, 20)).tolist()
+
+
+def test_cycle_is_where_a_point_lands_matched_back() -> None:
+    class Drifting(IdentityMatcher):
+        """Adds (3, 4) to every answer."""
+
+        def match_batch(self, pairs: Sequence[ImagePair]) -> list[Match]:
+            return [
+                Match(reference_xy_px=pair.query_xy_px + np.float32([3, 4]), point_confidence=np.ones(1, np.float32))
+                for pair in pairs
+                if pair.query_xy_px is not None
+            ]
+
+    options = MatchOptions(outputs=("keypoints", "confidence", "cycle"))
+
+    (row,) = _match(options, _pair(), matcher=Drifting()).to_pylist()
+
+    assert row["point_cycle_error_px"] == [10.0]
+
+
+def test_a_pair_the_matcher_fails_on_does_not_harm_its_batch() -> None:
+    rows = _match(
+        MatchOptions(batch_pairs=3), _pair("1"), _pair("bad"), _pair("3"), _pair("4"), matcher=SlowMatcher()
+    ).to_pylist()
+
+    assert [row["status"] for row in rows] == ["ok", "error", "ok", "ok"]
+    assert rows[1]["error_stage"] == "match"
+    assert rows[1]["error_kind"] == "ArithmeticError"
+    assert rows[1]["error_message"] == "this pair cannot be matched"
+
+
+def test_an_answer_that_is_no_number_is_an_error() -> None:
+    class Nan(IdentityMatcher):
+        """Answers NaN."""
+
+        def match_batch(self, pairs: Sequence[ImagePair]) -> list[Match]:
+            return [
+                Match(reference_xy_px=np.full((1, 2), np.nan, np.float32), point_confidence=np.ones(1, np.float32))
+                for _ in pairs
+            ]
+
+    (row,) = _match(MatchOptions(), _pair(), matcher=Nan()).to_pylist()
+
+    assert (row["status"], row["error_kind"], row["reference_xy_px"]) == ("error", "not_finite", None)
+
+
+@pytest.mark.parametrize("points", [None, []])
+def test_no_keypoints_is_an_answer_without_points(points: list[list[float]] | None) -> None:
+    (row,) = _match(MatchOptions(), _pair(source_xy_px=points)).to_pylist()
+
+    assert (row["status"], row["reference_xy_px"], row["point_confidence"]) == ("ok", [], [])
+
+
+def test_keypoints_outside_the_image_are_answered() -> None:
+    (row,) = _match(MatchOptions(), _pair(source_xy_px=[[-50.0, 400.0]])).to_pylist()
+
+    assert row["status"] == "ok"
+
+
+def test_keypoints_that_are_no_numbers_are_an_error() -> None:
+    (row,) = _match(MatchOptions(), _pair(source_xy_px=[[1.0, float("nan")]])).to_pylist()
+
+    assert (row["error_stage"], row["error_kind"]) == ("manifest", "bad_keypoints")
+    assert "source_xy_px: points must be finite; point 0 is (1.0, nan)" in row["error_message"]
+
+
+def test_the_batch_size_changes_nothing() -> None:
+    pairs = [_pair(str(n), source_xy_px=[[float(n), 2.0]]) for n in range(7)]
+    tables = [_match(MatchOptions(batch_pairs=size), *pairs).drop_columns(["milliseconds"]) for size in (1, 3, 16)]
+
+    assert tables[0].equals(tables[1])
+    assert tables[0].equals(tables[2])

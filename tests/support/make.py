@@ -1,0 +1,67 @@
+"""Small images, manifests and match rows for the tests."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+from schemas.matches import MATCHES
+from schemas.pairs import PAIRS
+
+
+def noise_rgb(seed: int, hw: tuple[int, int] = (24, 32)) -> np.ndarray:
+    """A (H, W, 3) uint8 image of noise."""
+    return np.random.default_rng(seed).integers(0, 256, (*hw, 3), np.uint8)
+
+
+def encoded(rgb: np.ndarray, image_format: str = "PNG", **options: Any) -> bytes:
+    """The bytes of an image file."""
+    buffer = io.BytesIO()
+    Image.fromarray(rgb).save(buffer, image_format, **options)
+    return buffer.getvalue()
+
+
+def pair_row(pair_id: str, **columns: Any) -> dict[str, Any]:
+    """A PAIRS row with three keypoints, unless `columns` says otherwise."""
+    points = [[1.0, 2.0], [10.0, 5.0], [30.0, 20.0]]
+    return {"pair_id": pair_id, "category": "cat", "source_xy_px": points, "target_xy_px": points, **columns}
+
+
+def write_pairs(path: Path, rows: list[dict[str, Any]], **options: Any) -> str:
+    """Write a PAIRS manifest; its path as text."""
+    pq.write_table(pa.Table.from_pylist(rows, PAIRS), path, **options)
+    return str(path)
+
+
+def write_image_pairs(folder: Path, n_pairs: int, n_images: int = 5, **columns: Any) -> str:
+    """A manifest of `n_pairs` over `n_images` small images, written to `folder`; the manifest's path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    names = [f"{index}.png" for index in range(n_images)]
+    for index, name in enumerate(names):
+        (folder / name).write_bytes(encoded(noise_rgb(index, (20 + index, 32))))
+    rows = [
+        pair_row(
+            f"pair-{index:04d}",
+            source_uri=str(folder / names[index % n_images]),
+            target_uri=str(folder / names[(index * 3 + 1) % n_images]),
+            **columns,
+        )
+        for index in range(n_pairs)
+    ]
+    return write_pairs(folder / "pairs.parquet", rows)
+
+
+def match_rows(*rows: dict[str, Any]) -> pa.Table:
+    """A MATCHES table; every row ok, of attempt 1 and one fingerprint, unless it says otherwise."""
+    defaults = {
+        "direction": "source_to_target",
+        "attempt": 1,
+        "status": "ok",
+        "matcher": "planted",
+        "fingerprint": "f",
+    }
+    return pa.Table.from_pylist([{**defaults, **row} for row in rows], MATCHES)
