@@ -1,0 +1,93 @@
+"""Turn a data set into a PAIRS manifest, what jobs.match reads.
+
+    python -m jobs.prepare --dataset spair --root SPair-71k --split test --out pairs.parquet
+
+Data sets: spair, pf-pascal, pf-willow, coco (COCO-keypoint JSON: Animal-Pose, AP-10K), animal-pose (as Parquet),
+table (pairs of your own, CSV or Parquet) and folder (images paired by a rule). Each is described in
+pipeline/datasets/<name>.py.
+
+Cost: reads annotations, not images (pf-pascal also opens each image for its size); seconds.
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+from jobs.command import run_command
+from pipeline import datasets
+from pipeline.datasets.interface import Options
+from pipeline.datasets.manifest import Summary, write_manifest
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(Options):
+    """What to read and where to write it."""
+
+    dataset: str
+    """spair, pf-pascal, pf-willow, coco, animal-pose, table or folder."""
+    on_error: Literal["raise", "skip"] = "raise"
+    """A pair that cannot be used ends the job, or is left out and listed in OUT.skipped.csv."""
+    relative_uris: bool = False
+    """Write image URIs relative to --root, to be given to jobs.match as --image-root, instead of absolute ones.
+    Images that are written beside the manifest are relative to its folder."""
+
+
+def run(config: Config) -> str:
+    """Write the manifest and print what is in it; returns its path or URI."""
+    dataset = datasets.load(config.dataset)
+    _refuse_unread_options(config, dataset.OPTIONS)
+    config = replace(config, root=_absolute(config.root), out=_absolute(config.out))
+    summary = write_manifest(
+        dataset.pairs(config),
+        config.out,
+        dataset=config.dataset,
+        skip_errors=config.on_error == "skip",
+        written_uri=partial(_relative, config=config) if config.relative_uris else str,
+    )
+    _print(summary, config.out)
+    return config.out
+
+
+def _absolute(uri: str) -> str:
+    return uri.rstrip("/") if "://" in uri else str(Path(uri).resolve())
+
+
+def _relative(uri: str, config: Config) -> str:
+    """`uri` relative to the root, or to the manifest's folder if it was written beside the manifest."""
+    for above, base in ((config.inline_images, config.out.rpartition("/")[0]), (config.root, config.root)):
+        if uri.startswith(f"{above}/"):
+            return uri.removeprefix(f"{base}/")
+    return uri
+
+
+def _refuse_unread_options(config: Config, read: tuple[str, ...]) -> None:
+    """An option that the data set does not read would be silently without effect."""
+    for field in fields(Options):
+        if field.name in ("root", "out", *read) or getattr(config, field.name) == field.default:
+            continue
+        flag, flags = (", ".join(f"--{name.replace('_', '-')}" for name in names) for names in ((field.name,), read))
+        raise ValueError(f"{flag} means nothing to {config.dataset}, which reads: {flags}")
+
+
+def _print(summary: Summary, out: str) -> None:
+    print(
+        f"{out}: {summary.pairs:,} pairs, {len(summary.categories):,} categories, {len(summary.images):,} images, "
+        f"{summary.keypoints:,} keypoint pairs"
+    )
+    for reason, count in summary.reasons().items():
+        print(f"left out: {count:,} x {reason}")
+    if summary.rejected:
+        print(f"listed in {out}.skipped.csv")
+    if summary.unchecked_images:
+        print(f"not checked: {summary.unchecked_images:,} images on web servers")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return run_command(Config, run, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

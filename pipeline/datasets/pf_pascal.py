@@ -1,0 +1,194 @@
+"""PF-PASCAL: lists of pairs as CSV, keypoints in the list (test, val) or in Annotations/<class>/<name>.mat (training).
+
+The lists go by two names each, trn_pairs.csv or train_pairs_pf_pascal.csv and so on; the images are in JPEGImages/,
+which may be inside PF-dataset-PASCAL/. Coordinates belong to images whose long side is 300 and are scaled where the
+images here are larger. Training rows with flip = 1 mean both images mirrored: a manifest refers to image files, so
+those rows are left out and counted.
+https://www.di.ens.fr/willow/research/proposalflow
+"""
+
+import functools
+import io
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+import numpy as np
+import scipy.io
+from PIL import Image
+
+from pipeline import storage
+from pipeline.datasets.fields import Fields
+from pipeline.datasets.interface import (
+    Box,
+    DataError,
+    Options,
+    PairRow,
+    Points,
+    Rejected,
+    attempt,
+    choose_split,
+    in_threads,
+)
+from pipeline.datasets.tables import CsvRow, csv_rows
+
+OPTIONS = ("split", "training_list")
+
+_CLASSES = (
+    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
+    "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
+)  # fmt: skip
+"""The `class` column counts from 1."""
+
+_ANNOTATED_LONG_SIDE_PX = 300
+
+_LIST_NAME = re.compile(r"(trn|train|val|test)_pairs(_pf_pascal)?\.csv")
+_IMAGE_COLUMNS = ("source_image", "target_image")
+
+
+def pairs(options: Options) -> Iterator[PairRow | Rejected]:
+    """Pairs in the order of the list; pair_id begins with the row's number, since a list may name a pair twice."""
+    lists = {}
+    for uri in storage.list_files(options.root, ".csv"):
+        if match := _LIST_NAME.fullmatch(PurePosixPath(uri).name):
+            lists[_split_name(match[1])] = uri
+    if not lists:
+        raise FileNotFoundError(f"{options.root} has no list of pairs such as test_pairs.csv: is --root PF-PASCAL?")
+    split = choose_split(options.split and _split_name(options.split), lists, options.root)
+    inner = storage.join(options.root, "PF-dataset-PASCAL")
+    folder = inner if storage.exists(storage.join(inner, "JPEGImages")) else options.root
+    annotated = storage.exists(storage.join(folder, "Annotations"))
+    image = functools.cache(functools.partial(_image, folder, annotated))
+    trained_on = _trained_on(options.training_list) if options.training_list else None
+
+    def build(numbered_row: tuple[int, CsvRow]) -> PairRow | Rejected:
+        number, row = numbered_row
+        return attempt(row.where, _pair, number, row, split, image, trained_on)
+
+    yield from in_threads(build, enumerate(csv_rows(lists[split], (*_IMAGE_COLUMNS, "class")), start=1))
+
+
+def _split_name(name: str) -> str:
+    return "trn" if name == "train" else name
+
+
+@dataclass(frozen=True)
+class _Image:
+    """One image with its annotation, in this image's pixels."""
+
+    uri: str
+    scale: float
+    """From the published coordinates to this image's pixels."""
+    points: dict[str, tuple[float, float]]
+    """The visible keypoints by their number; empty without Annotations/."""
+    box: Box | None
+
+
+def _pair(
+    number: int, row: CsvRow, split: str, image: Callable[[str, str], _Image], trained_on: set[frozenset[str]] | None
+) -> PairRow | Rejected:
+    fields = row.fields()
+    category = _category(fields)
+    source_name, target_name = (PurePosixPath(fields.text(name)).name for name in _IMAGE_COLUMNS)
+    pair_id = f"{number:04d}-{PurePosixPath(source_name).stem}-{PurePosixPath(target_name).stem}:{category}"
+    if fields.has("flip") and fields.number("flip"):
+        return Rejected(
+            pair=pair_id,
+            where=row.where,
+            reason="mirrored training row",
+            detail="flip = 1 means both images mirrored, and a manifest refers to image files as they are",
+            by_design=True,
+        )
+    source, target = image(category, source_name), image(category, target_name)
+    if "XA" in row.header:
+        keypoint_id = None
+        source_xy_px, target_xy_px = _listed_points(fields, source.scale, target.scale)
+    else:
+        if source.box is None:
+            raise DataError(row.where, "missing annotation", "there are no keypoints here, and no folder Annotations/")
+        keypoint_id = [k for k in source.points if k in target.points]
+        source_xy_px = [source.points[k] for k in keypoint_id]
+        target_xy_px = [target.points[k] for k in keypoint_id]
+    return PairRow(
+        where=row.where,
+        pair_id=pair_id,
+        source_uri=source.uri,
+        target_uri=target.uri,
+        category=category,
+        split=split,
+        source_xy_px=source_xy_px,
+        target_xy_px=target_xy_px,
+        keypoint_id=keypoint_id,
+        source_box_xyxy=source.box,
+        target_box_xyxy=target.box,
+        seen_in_training=None if trained_on is None else frozenset((source_name, target_name)) in trained_on,
+    )
+
+
+def _category(fields: Fields) -> str:
+    number = fields.number("class")
+    if number not in range(1, len(_CLASSES) + 1):
+        detail = f"field class: expected a number in 1..{len(_CLASSES)}, got {number:g}"
+        raise DataError(fields.where, "wrong value", detail)
+    return _CLASSES[int(number) - 1]
+
+
+def _listed_points(fields: Fields, source_scale: float, target_scale: float) -> tuple[Points, Points]:
+    columns = {name: fields.numbers(name) for name in ("XA", "YA", "XB", "YB")}
+    fields.same_length(**columns)
+    xa, ya, xb, yb = columns.values()
+    source_xy_px = [(x * source_scale, y * source_scale) for x, y in zip(xa, ya, strict=True)]
+    target_xy_px = [(x * target_scale, y * target_scale) for x, y in zip(xb, yb, strict=True)]
+    return source_xy_px, target_xy_px
+
+
+def _image(folder: str, annotated: bool, category: str, name: str) -> _Image:
+    uri = storage.join(folder, "JPEGImages", name)
+    scale = max(1.0, _long_side_px(uri) / _ANNOTATED_LONG_SIDE_PX)
+    if not annotated:
+        return _Image(uri, scale, {}, None)
+    points, box = _read_mat(storage.join(folder, "Annotations", category, f"{PurePosixPath(name).stem}.mat"))
+    x_min, y_min, x_max, y_max = box
+    return _Image(
+        uri,
+        scale,
+        {number: (x * scale, y * scale) for number, (x, y) in points.items()},
+        (x_min * scale, y_min * scale, x_max * scale, y_max * scale),
+    )
+
+
+def _long_side_px(uri: str) -> int:
+    try:
+        with Image.open(io.BytesIO(storage.read_bytes(uri))) as image:
+            return max(image.size)
+    except FileNotFoundError as error:
+        raise DataError(uri, "missing image", "the list names it, but the file is not there") from error
+    except (OSError, Image.DecompressionBombError) as error:
+        raise DataError(uri, "unreadable image", str(error)) from error
+
+
+def _read_mat(uri: str) -> tuple[dict[str, tuple[float, float]], Box]:
+    """The keypoints that are not NaN, by their number counted from 1, and the box."""
+    try:
+        file: Any = io.BytesIO(storage.read_bytes(uri))  # scipy's stubs know file names only
+    except FileNotFoundError as error:
+        raise DataError(uri, "missing annotation", "the file is not there") from error
+    try:
+        content = scipy.io.loadmat(file, variable_names=("kps", "bbox"))
+    except Exception as error:  # scipy raises whatever its parser stumbles over
+        raise DataError(uri, "malformed .mat file", repr(error)) from error
+    kps = content.get("kps")
+    if not (isinstance(kps, np.ndarray) and kps.dtype.kind in "fiu" and kps.ndim == 2 and kps.shape[1] == 2):
+        got = f"shape {kps.shape}, dtype {kps.dtype}" if isinstance(kps, np.ndarray) else repr(kps)
+        raise DataError(uri, "wrong type", f"field kps: expected numbers of shape (K, 2), got {got}")
+    visible = {str(number): xy for number, xy in enumerate(kps.tolist(), start=1) if not np.isnan(xy).any()}
+    fields = Fields({"kps": list(visible.values()), "bbox": np.ravel(np.asarray(content.get("bbox"))).tolist()}, uri)
+    return dict(zip(visible, fields.points("kps"), strict=True)), fields.box("bbox")
+
+
+def _trained_on(training_list: str) -> set[frozenset[str]]:
+    """The pairs of images of a training list, whichever way round."""
+    rows = (row.fields() for row in csv_rows(training_list, _IMAGE_COLUMNS))
+    return {frozenset(PurePosixPath(fields.text(name)).name for name in _IMAGE_COLUMNS) for fields in rows}

@@ -1,0 +1,113 @@
+import dataclasses
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from jobs.prepare import main
+from pipeline import datasets
+from pipeline.datasets.interface import Options
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for name in ("a.jpg", "b.jpg", "c.jpg"):
+        (folder / name).touch()
+    return folder
+
+
+def prepare(out: Path, dataset: str, root: Path, *flags: str) -> int:
+    return main(["--dataset", dataset, "--root", str(root), "--out", str(out), *flags])
+
+
+def test_a_manifest_and_its_summary(images, tmp_path, capsys):
+    out = tmp_path / "pairs.parquet"
+    assert prepare(out, "folder", images) == 0
+    assert capsys.readouterr().out == f"{out}: 3 pairs, 0 categories, 3 images, 0 keypoint pairs\n"
+    table = pd.read_parquet(out)
+    assert table["source_uri"][0] == f"{images}/a.jpg"
+    assert table["dataset"].tolist() == ["folder"] * 3
+
+
+def test_absolute_uris_whatever_the_working_directory(images, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert prepare(Path("pairs.parquet"), "folder", Path("images")) == 0
+    assert pd.read_parquet(tmp_path / "pairs.parquet")["source_uri"][0] == f"{images}/a.jpg"
+
+
+def test_relative_uris(images, tmp_path):
+    out = tmp_path / "pairs.parquet"
+    assert prepare(out, "folder", tmp_path / "images" / "..", "--relative-uris", "--pairing", pairing(tmp_path)) == 0
+    assert pd.read_parquet(out)["target_uri"].tolist() == ["images/b.jpg"]
+
+
+def pairing(tmp_path: Path) -> str:
+    file = tmp_path / "pairs.txt"
+    file.write_text("images/a.jpg images/b.jpg\n")
+    return str(file)
+
+
+def test_relative_uris_of_images_that_came_inline(tmp_path):
+    points = [{"name": name, "x": 1.0, "y": 2.0} for name in "abc"]
+    instances = [{"category": "cat", "bbox_xyxy": [1.0, 2.0, 3.0, 4.0], "keypoints": points}]
+    rows = [{"image_id": name, "jpeg": b"jpeg", "instances": instances} for name in "ab"]
+    (tmp_path / "data").mkdir()
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "data" / "val.parquet")
+    out = tmp_path / "pairs.parquet"
+    assert prepare(out, "animal-pose", tmp_path / "data", "--relative-uris") == 0
+    for uri in pd.read_parquet(out)["source_uri"]:
+        assert uri.startswith("pairs_images/")
+        assert (tmp_path / uri).read_bytes() == b"jpeg"
+
+
+def test_errors_end_the_job_or_are_left_out(images, tmp_path, capsys):
+    out = tmp_path / "pairs.parquet"
+    table = tmp_path / "table.csv"
+    table.write_text('source_uri,target_uri,source_xy_px\na.jpg,b.jpg,"1,2"\na.jpg,d.jpg,\nb.jpg,c.jpg,"1,inf"\n')
+    flags = ("--annotations", str(table))
+    assert prepare(out, "table", images, *flags) == 2
+    assert f"error: {table}, line 3: missing image: the target image {images}/d.jpg" in capsys.readouterr().err
+    assert not out.exists()
+    assert prepare(out, "table", images, *flags, "--on-error", "skip") == 0
+    assert capsys.readouterr().out.splitlines() == [
+        f"{out}: 1 pairs, 0 categories, 2 images, 1 keypoint pairs",
+        "left out: 1 x missing image",
+        "left out: 1 x not finite",
+        f"listed in {out}.skipped.csv",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("dataset", "flags", "message"),
+    [
+        (
+            "spare",
+            (),
+            "there is no data set 'spare'; there are: animal-pose, coco, folder, pf-pascal, pf-willow, spair, table",
+        ),
+        ("folder", ("--seed", "3"), "--seed means nothing to folder, which reads: --pairing"),
+        ("coco", ("--split", "test"), "which reads: --annotations, --pairs-per-category, --seed"),
+        ("table", ("--annotations", "nowhere.csv"), "nowhere.csv"),
+    ],
+)
+def test_what_cannot_be_asked(images, tmp_path, capsys, dataset, flags, message):
+    assert prepare(tmp_path / "pairs.parquet", dataset, images, *flags) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", datasets.names())
+def test_every_data_set_reads_options_that_there_are(name):
+    assert set(datasets.load(name).OPTIONS) <= {field.name for field in dataclasses.fields(Options)}
+
+
+@pytest.mark.parametrize(
+    ("dataset", "folder", "pairs"), [("spair", "SPair-71k", 3104), ("pf-willow", "PF-WILLOW", 630)]
+)
+def test_real_data_sets(shared, tmp_path, dataset, folder, pairs):
+    out = tmp_path / "pairs.parquet"
+    assert prepare(out, dataset, shared / "data" / folder) == 0
+    assert pd.read_parquet(out)["pair_id"].nunique() == pairs

@@ -1,0 +1,91 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.datasets import coco
+from pipeline.datasets.interface import Options, PairRow, Rejected
+
+
+def content() -> dict[str, Any]:
+    return {
+        "images": [{"id": 1, "file_name": "data/a.jpg"}, {"id": 2, "file_name": "data/b.jpg"}],
+        "categories": [{"id": 7, "name": "dog", "keypoints": ["nose", "left_eye", "tail", "paw"]}],
+        "annotations": [
+            {
+                "id": 10,
+                "image_id": 1,
+                "category_id": 7,
+                "bbox": [1, 2, 30, 40],
+                "keypoints": [1, 2, 2, 3, 4, 1, 5, 6, 2, 0, 0, 0],
+            },
+            {
+                "id": 11,
+                "image_id": 2,
+                "category_id": 7,
+                "bbox": [0, 0, 5.5, 6],
+                "keypoints": [[11, 12, 2], [13, 14, 1], [15, 16, 2], [17, 18, 2]],
+            },
+        ],
+    }
+
+
+def read(folder: Path, what: object, **options: Any) -> list[PairRow | Rejected]:
+    file = folder / "annotations.json"
+    file.write_text(what if isinstance(what, str) else json.dumps(what))
+    return list(coco.pairs(Options(root="/images", out="pairs.parquet", annotations=str(file), **options)))
+
+
+def test_two_instances_become_a_pair_of_their_visible_keypoints(tmp_path):
+    (row,) = read(tmp_path, content())
+    by_uri = {
+        row.source_uri: (row.source_xy_px, row.source_box_xyxy),
+        row.target_uri: (row.target_xy_px, row.target_box_xyxy),
+    }
+    assert by_uri["/images/data/a.jpg"] == ([(1, 2), (3, 4), (5, 6)], (1, 2, 31, 42))
+    assert by_uri["/images/data/b.jpg"] == ([(11, 12), (13, 14), (15, 16)], (0, 0, 5.5, 6))
+    assert row.keypoint_id == ["nose", "left_eye", "tail"]
+    assert row.category == "dog"
+    assert row.pair_id in ("10-11:dog", "11-10:dog")
+
+
+@pytest.mark.parametrize(
+    ("change", "reason", "detail"),
+    [
+        ({"image_id": 3}, "wrong value", "field image_id: there is no id 3"),
+        ({"category_id": "7"}, "wrong type", "field category_id: expected a whole number, got '7'"),
+        ({"keypoints": [1, 2, 2]}, "unequal keypoint lists", "names has 4, keypoints has 1"),
+        ({"keypoints": [1, 2, 2, 3]}, "wrong type", "field keypoints, point 0: expected [x, y, v], got 1"),
+        ({"keypoints": [float("inf"), 2, 2] * 4}, "not finite", "field keypoints, point 0 is [inf, 2, 2]"),
+        ({"bbox": [1, 2, 0, 4]}, "wrong value", "field bbox: expected a box [x, y, width, height]"),
+        ({"id": 10}, "duplicate id", "field id: 10 was there before"),
+    ],
+)
+def test_what_is_wrong_in_an_annotation(tmp_path, change, reason, detail):
+    wrong = content()
+    wrong["annotations"][1] |= change
+    (rejected,) = read(tmp_path, wrong)
+    assert rejected.where == f"{tmp_path}/annotations.json, annotations[1]"
+    assert rejected.reason == reason
+    assert detail in rejected.detail
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        ("{", "malformed JSON"),
+        ([], "expected an object, got list"),
+        (content() | {"images": {"1": "a.jpg"}}, "field images: expected a list of records, got {'1': 'a.jpg'}"),
+        ({"images": []}, "field categories: expected a list of records, but it is absent or empty"),
+        (content() | {"images": content()["images"] * 2}, r"images\[2\]: duplicate id: field id: 1 was there before"),
+    ],
+)
+def test_another_file_is_refused(tmp_path, what, message):
+    with pytest.raises(ValueError, match=message):
+        read(tmp_path, what)
+
+
+def test_the_file_must_be_named():
+    with pytest.raises(ValueError, match="coco needs --annotations"):
+        list(coco.pairs(Options(root="/images", out="pairs.parquet")))

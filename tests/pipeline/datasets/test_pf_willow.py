@@ -1,0 +1,65 @@
+from pathlib import Path
+
+import pytest
+
+from pipeline.datasets import pf_willow
+from pipeline.datasets.interface import Options, PairRow, Rejected
+
+HEADER = ["imageA", "imageB", *(f"{axis}{image}{k}" for image in "AB" for axis in "XY" for k in range(1, 11))]
+CELLS = ["PF-dataset/car(G)/a.png", "PF-dataset/car(G)/b.png", *(str(number) for number in range(40))]
+
+
+def read(root: Path, *rows: list[str], split: str | None = None) -> list[PairRow | Rejected]:
+    (root / "test_pairs.csv").write_text("\n".join(",".join(row) for row in [HEADER, *rows]))
+    return list(pf_willow.pairs(Options(root=str(root), out="pairs.parquet", split=split)))
+
+
+def test_a_row_of_the_file_becomes_a_pair(tmp_path):
+    (row,) = read(tmp_path, CELLS)
+    assert row.pair_id == "a-b:car(G)"
+    assert row.category == "car(G)"
+    assert row.source_uri == f"{tmp_path}/PF-dataset/car(G)/a.png"
+    assert row.source_xy_px == [(k, k + 10) for k in range(10)]
+    assert row.target_xy_px == [(k + 20, k + 30) for k in range(10)]
+    assert row.keypoint_id == [str(k) for k in range(1, 11)]
+    assert row.source_box_xyxy is None
+
+
+@pytest.mark.parametrize(
+    ("cells", "reason", "detail"),
+    [
+        (CELLS[:-1], "malformed CSV", "expected 42 cells, as in the header, got 41"),
+        ([*CELLS, "1"], "malformed CSV", "expected 42 cells, as in the header, got 43"),
+        ([*CELLS[:-1], "x"], "wrong type", "field YB10: expected a number, got 'x'"),
+        ([*CELLS[:-1], "nan"], "not finite", "field YB10 is 'nan'"),
+        (["a.png", *CELLS[1:]], "wrong value", "field imageA: expected PF-dataset/CATEGORY/NAME, got 'a.png'"),
+    ],
+)
+def test_what_is_wrong_is_named_with_its_line_and_field(tmp_path, cells, reason, detail):
+    good, rejected = read(tmp_path, CELLS, cells)
+    assert good.pair_id == "a-b:car(G)"
+    assert rejected.where == f"{tmp_path}/test_pairs.csv, line 3"
+    assert (rejected.reason, rejected.detail) == (reason, detail)
+
+
+def test_there_is_only_a_test_split(tmp_path):
+    assert read(tmp_path, CELLS, split="test")[0].split == "test"
+    with pytest.raises(ValueError, match="no split 'trn'; there are: test"):
+        read(tmp_path, CELLS, split="trn")
+
+
+def test_another_table_is_refused(tmp_path):
+    (tmp_path / "test_pairs.csv").write_text("source_image,target_image\n")
+    with pytest.raises(
+        ValueError, match=r"column imageA, imageB, XA1.* is missing; there are: source_image, target_image"
+    ):
+        list(pf_willow.pairs(Options(root=str(tmp_path), out="pairs.parquet")))
+
+
+def test_the_real_pairs(shared):
+    root = shared / "data" / "PF-WILLOW"
+    rows = list(pf_willow.pairs(Options(root=str(root), out="pairs.parquet")))
+    assert len({row.pair_id for row in rows}) == 630
+    assert len({row.category for row in rows}) == 7
+    assert all(Path(uri).exists() for row in rows for uri in (row.source_uri, row.target_uri))
+    assert rows[0].source_xy_px[0] == pytest.approx((47.93528064146622, 98.15864833906066))

@@ -1,0 +1,139 @@
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.datasets import table
+from pipeline.datasets.interface import Options, PairRow, Rejected
+
+FULL_CSV = """\
+pair_id,source_uri,target_uri,category,dataset,split,source_xy_px,target_xy_px,keypoint_id,source_box_xyxy,\
+target_box_xyxy,viewpoint_variation,scale_variation,truncation,occlusion,seen_in_training
+p,a.jpg,s3://bucket/b.jpg,cat,mine,val,"1,2;3,4.5","5,6;7,8",nose;tail,"0,1,2,3","4,5,6,7",2,1,3,0,true
+"""
+FULL = {
+    "pair_id": "p",
+    "source_uri": "a.jpg",
+    "target_uri": "s3://bucket/b.jpg",
+    "category": "cat",
+    "dataset": "mine",
+    "split": "val",
+    "source_xy_px": [[1, 2], [3, 4.5]],
+    "target_xy_px": [[5, 6], [7, 8]],
+    "keypoint_id": ["nose", "tail"],
+    "source_box_xyxy": [0, 1, 2, 3],
+    "target_box_xyxy": [4, 5, 6, 7],
+    "viewpoint_variation": 2,
+    "scale_variation": 1,
+    "truncation": 3,
+    "occlusion": 0,
+    "seen_in_training": True,
+}
+
+
+def read(folder: Path, what: str | bytes | list[dict[str, Any]]) -> list[PairRow | Rejected]:
+    file = folder / ("pairs.parquet" if isinstance(what, list) else "pairs.csv")
+    if isinstance(what, list):
+        pq.write_table(pa.Table.from_pylist(what), file)
+    else:
+        file.write_bytes(what if isinstance(what, bytes) else what.encode())
+    return list(table.pairs(Options(root="/images", out="out.parquet", annotations=str(file))))
+
+
+def test_every_column_in_both_formats(tmp_path):
+    for place, what in (("pairs.csv, line 2", FULL_CSV), ("pairs.parquet, row 1", [FULL])):
+        assert read(tmp_path, what) == [
+            PairRow(
+                where=f"{tmp_path}/{place}",
+                pair_id="p",
+                source_uri="/images/a.jpg",
+                target_uri="s3://bucket/b.jpg",
+                category="cat",
+                dataset="mine",
+                split="val",
+                source_xy_px=[(1, 2), (3, 4.5)],
+                target_xy_px=[(5, 6), (7, 8)],
+                keypoint_id=["nose", "tail"],
+                source_box_xyxy=(0, 1, 2, 3),
+                target_box_xyxy=(4, 5, 6, 7),
+                viewpoint_variation=2,
+                scale_variation=1,
+                truncation=3,
+                occlusion=0,
+                seen_in_training=True,
+            )
+        ]
+
+
+def test_two_columns_are_enough(tmp_path):
+    (row,) = read(tmp_path, "\ufeffsource_uri,target_uri\r\na.jpg,b c.jpg\r\n")
+    assert row.target_uri == "/images/b c.jpg"
+    assert row.source_xy_px is row.category is row.occlusion is None
+
+
+def test_points_in_one_image_only(tmp_path):
+    (row,) = read(tmp_path, 'source_uri,target_uri,source_xy_px,target_xy_px\na.jpg,b.jpg,"1,2",\n')
+    assert row.source_xy_px == [(1, 2)]
+    assert row.target_xy_px is None
+
+
+def test_the_default_id_is_a_hash_of_what_is_in_the_row(tmp_path):
+    first, second, again = read(tmp_path, "source_uri,target_uri,category\na,b,\na,c,\na,b,\n")
+    assert first.pair_id == again.pair_id != second.pair_id
+    (other_format,) = read(tmp_path, [{"target_uri": "b", "source_uri": "a"}])
+    assert other_format.pair_id == first.pair_id
+
+
+@pytest.mark.parametrize(
+    ("column", "cell", "detail"),
+    [
+        ("source_xy_px", '"1,2;3"', "field source_xy_px, point 1: expected [x, y], got [3.0]"),
+        ("source_xy_px", "1 2", "field source_xy_px: expected 'x,y;x,y', got '1 2'"),
+        ("source_xy_px", '"1,nan"', "field source_xy_px, point 0 is [1.0, nan]"),
+        ("keypoint_id,target_xy_px", 'a,"1,2;3,4"', "target_xy_px has 2, keypoint_id has 1; they must be equally long"),
+        ("source_box_xyxy", '"1,2,3"', "field source_box_xyxy: expected a box"),
+        ("occlusion", "1.0", "field occlusion: expected a whole number, got '1.0'"),
+        ("occlusion", "9", "field occlusion: expected a level in 0..3, got 9"),
+        ("seen_in_training", "yes", "field seen_in_training: expected true or false, got 'yes'"),
+    ],
+)
+def test_what_is_wrong_is_named_with_its_line_and_column(tmp_path, column, cell, detail):
+    (rejected,) = read(tmp_path, f"source_uri,target_uri,{column}\na.jpg,b.jpg,{cell}\n")
+    assert rejected.where == f"{tmp_path}/pairs.csv, line 2"
+    assert detail in rejected.detail
+
+
+def test_wrong_types_in_parquet(tmp_path):
+    (rejected,) = read(tmp_path, [{"source_uri": "a", "target_uri": "b", "pair_id": 3}])
+    assert rejected.detail == "field pair_id: expected text, got 3"
+    (rejected,) = read(tmp_path, [{"source_uri": "a", "target_uri": "b", "category": b"cat"}])
+    assert rejected.detail == "field category: expected text, got b'cat'"
+    (rejected,) = read(tmp_path, [{"source_uri": None, "target_uri": "b"}])
+    assert rejected.detail == "field source_uri: expected text, but it is absent or empty"
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        ("source_uri,target_uri,klass\n", "unknown column klass; known are: pair_id, source_uri, target_uri, category"),
+        ([{"source_uri": "a", "target_uri": "b", "klass": 1}], "unknown column klass"),
+        ("source_uri,category\n", "column target_uri is missing; there are: source_uri, category"),
+        ("", "column source_uri, target_uri is missing; there are: none"),
+        ("source_uri,target_uri,target_uri\n", "column target_uri occurs more than once"),
+        (b"source_uri,target_uri\n\xff,b\n", "not CSV in UTF-8"),
+        ('source_uri,target_uri\n"a"b,c\n', "not CSV in UTF-8"),
+    ],
+)
+def test_another_table_is_refused(tmp_path, what, message):
+    with pytest.raises(ValueError, match=message):
+        read(tmp_path, what)
+
+
+@pytest.mark.parametrize(
+    ("annotations", "message"), [(None, "table needs --annotations"), ("pairs.xlsx", "a .csv or .parquet file")]
+)
+def test_the_file_must_be_one_of_the_two_formats(annotations, message):
+    with pytest.raises(ValueError, match=message):
+        list(table.pairs(Options(root="/images", out="out.parquet", annotations=annotations)))
