@@ -24,10 +24,9 @@ from jobs.command import Names, OverBudgetError, as_json, run_command
 from nemf import load_matcher
 from pipeline.attempts import Lease, acquire
 from pipeline.manifest import manifest_digest, manifest_files
-from pipeline.match import OUTPUTS, MatchOptions
+from pipeline.match import OUTPUTS, MatchOptions, directions_of
 from pipeline.plan import Plan, make_plan
 from pipeline.run_folder import Count, committed_ids, count_run, open_run, run_fingerprint, write_success
-from schemas.matches import DIRECTIONS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +84,7 @@ class Config:
     def options(self) -> MatchOptions:
         """The part that the matching stage needs; outputs in canonical order, so that their order is no difference."""
         return MatchOptions(
-            directions=DIRECTIONS if self.direction == "both" else (self.direction,),
+            directions=directions_of(self.direction),
             outputs=tuple(name for name in OUTPUTS if name in self.outputs),
             batch_pairs=self.batch_pairs,
         )
@@ -159,6 +158,7 @@ def _match_all(config: Config, plan: Plan, lease: Lease, fingerprint: str, reaso
             attempt=lease.attempt.number,
             fingerprint=fingerprint,
             stop_file=lease.stop_file,
+            begun_folder=lease.begun_folder,
             image_root=config.image_root,
             matcher=config.matcher,
             backbone_weights=config.backbone_weights,

@@ -1,10 +1,12 @@
 """One writer at a time: the lease an attempt holds on its run folder.
 
-    <out>/attempts/<n>-<id>.json    owner, started, heartbeat (renewed every few seconds), ended, counts
-    <out>/attempts/<n>-<id>.stop    the attempt was asked to stop: nothing new is begun, what is in flight commits
+    <out>/attempts/<n>.json      owner, started, heartbeat (advances every few seconds), ended, counts
+    <out>/attempts/<n>.stop      the attempt was asked to stop: nothing new is begun, what is in flight commits
+    <out>/attempts/<n>.begun/    what its workers have in hand, see pipeline.quarantine
 
-An attempt whose owner died on this host is taken over at once. Of an owner elsewhere only the heartbeat can be seen:
-when it stands still for STALE_SECONDS the attempt counts as dead, when it advances the run is refused.
+An attempt begins by creating its file, which only one process can. An attempt whose owner died on this host is taken
+over at once. Of an owner elsewhere only the heartbeat can be seen: when it stands still for STALE_SECONDS the attempt
+counts as dead, when it advances the new one is refused.
 """
 
 import json
@@ -55,17 +57,24 @@ class Attempt:
     """What one attempt's file says."""
 
     number: int
-    id: str
     owner: Owner
     started: float
-    heartbeat: int
+    heartbeat: int = 0
     ended: float | None = None
     counts: dict[str, int] | None = None
 
     @property
-    def name(self) -> str:
-        """File name without its ending; attempts sort by it."""
-        return f"{self.number:05d}-{self.id}"
+    def is_dead(self) -> bool:
+        """Whether it ended, or its process is known to have."""
+        return self.ended is not None or (self.owner.is_here() and not self.owner.is_alive())
+
+    def file(self, out: str, suffix: str = "json") -> str:
+        """URI of the attempt's file in the run folder."""
+        return storage.join(out, "attempts", f"{self.number:05d}.{suffix}")
+
+    def to_json(self) -> bytes:
+        """The content of the attempt's file."""
+        return json.dumps(asdict(self), indent=2).encode()
 
 
 class Lease:
@@ -73,7 +82,8 @@ class Lease:
 
     def __init__(self, out: str, attempt: Attempt) -> None:
         self.attempt = attempt
-        self.stop_file = storage.join(out, "attempts", f"{attempt.name}.stop")
+        self.stop_file = attempt.file(out, "stop")
+        self.begun_folder = attempt.file(out, "begun")
         self._out = out
         self._released = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="lease", daemon=True)
@@ -89,16 +99,20 @@ class Lease:
             return
         self._released.set()
         self._thread.join()
+        storage.delete(self.begun_folder)
         self.attempt = replace(self.attempt, ended=time.time(), counts=counts)
-        _write(self._out, self.attempt)
+        self._write()
 
     def _beat(self) -> None:
         while not self._released.wait(HEARTBEAT_SECONDS):
             self.attempt = replace(self.attempt, heartbeat=self.attempt.heartbeat + 1)
             try:
-                _write(self._out, self.attempt)
+                self._write()
             except OSError as error:  # the next beat may succeed; the stale limit leaves room for several
                 print(f"warning: heartbeat not written: {error}")
+
+    def _write(self) -> None:
+        storage.write_bytes(self.attempt.file(self._out), self.attempt.to_json())
 
 
 def acquire(out: str, *, stale_seconds: float = STALE_SECONDS) -> Lease:
@@ -108,64 +122,42 @@ def acquire(out: str, *, stale_seconds: float = STALE_SECONDS) -> Lease:
     """
     while True:
         earlier = read_attempts(out)
-        _wait_until_dead(out, earlier, stale_seconds)
-        attempt = Attempt(
-            number=max((a.number for a in earlier), default=0) + 1,
-            id=uuid.uuid4().hex[:8],
-            owner=Owner.this_process(),
-            started=time.time(),
-            heartbeat=0,
-        )
-        _write(out, attempt)
-        # Two that began at the same moment both see both files: the first by name stays, the other gives way.
-        rivals = [
-            a for a in read_attempts(out) if a.number >= attempt.number and a.name < attempt.name and not _dead(a)
-        ]
-        if not rivals:
-            return Lease(out, attempt)
-        _write(out, replace(attempt, ended=time.time()))
+        for attempt in earlier:
+            _wait_until_dead(out, attempt, stale_seconds)
+        number = max((attempt.number for attempt in earlier), default=0) + 1
+        mine = Attempt(number=number, owner=Owner.this_process(), started=time.time())
+        if storage.create_bytes(mine.file(out), mine.to_json()):
+            return Lease(out, mine)
 
 
 def read_attempts(out: str) -> list[Attempt]:
     """The attempts of a run folder, in order."""
-    attempts = []
-    for file in storage.list_files(storage.join(out, "attempts"), ".json"):
-        fields: dict[str, Any] = json.loads(storage.read_bytes(file))
-        attempts.append(Attempt(**{**fields, "owner": Owner(**fields["owner"])}))
-    return attempts
+    return [_read(file) for file in storage.list_files(storage.join(out, "attempts"), ".json")]
 
 
-def _dead(attempt: Attempt) -> bool:
-    return attempt.ended is not None or (attempt.owner.is_here() and not attempt.owner.is_alive())
+def _read(file: str) -> Attempt:
+    fields: dict[str, Any] = json.loads(storage.read_bytes(file))
+    return Attempt(**{**fields, "owner": Owner(**fields["owner"])})
 
 
-def _wait_until_dead(out: str, attempts: list[Attempt], stale_seconds: float) -> None:
-    for attempt in attempts:
-        if _dead(attempt):
-            continue
-        if attempt.owner.is_here():
-            raise RunInUseError(_in_use(out, attempt))
-        print(f"{out}: attempt {attempt.name} may still run on another machine; waiting {stale_seconds:.0f} s to see")
-        last = time.monotonic() + stale_seconds
-        while time.monotonic() < last:
-            time.sleep(min(1.0, stale_seconds / 10))
-            now = next((a for a in read_attempts(out) if a.name == attempt.name), attempt)
-            if now.ended is not None:
-                break
-            if now.heartbeat > attempt.heartbeat:
-                raise RunInUseError(_in_use(out, attempt))
-
-
-def _in_use(out: str, attempt: Attempt) -> str:
-    return (
-        f"{out} is in use: attempt {attempt.name} (process {attempt.owner.pid}) is at work on it; "
+def _wait_until_dead(out: str, attempt: Attempt, stale_seconds: float) -> None:
+    if attempt.is_dead:
+        return
+    in_use = RunInUseError(
+        f"{out} is in use: attempt {attempt.number} (process {attempt.owner.pid}) is at work on it; "
         "wait for it, stop it, or give another --out"
     )
-
-
-def _write(out: str, attempt: Attempt) -> None:
-    data = json.dumps(asdict(attempt), indent=2).encode()
-    storage.write_bytes(storage.join(out, "attempts", f"{attempt.name}.json"), data)
+    if attempt.owner.is_here():
+        raise in_use
+    print(f"{out}: attempt {attempt.number} may still run on another machine; waiting {stale_seconds:g} s to see")
+    last = time.monotonic() + stale_seconds
+    while time.monotonic() < last:
+        time.sleep(min(1.0, stale_seconds / 10))
+        now = _read(attempt.file(out))
+        if now.ended is not None:
+            return
+        if now.heartbeat > attempt.heartbeat:
+            raise in_use
 
 
 def _boot_id() -> str:

@@ -6,6 +6,7 @@ knows Ray. Every process that matches runs torch on THREADS threads, since a res
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -20,13 +21,12 @@ from pipeline.manifest import read_rows
 from pipeline.match import MatchOptions, match_chunk
 from pipeline.parts import write_part
 from pipeline.plan import Slice
+from pipeline.quarantine import Quarantine
 
 THREADS = 1
 MATCH_CPUS = 0.75
 IO_CPUS = 0.25
 """What a matching process and a decoding or committing task ask for: together one core for each worker."""
-RETRIES = 5
-"""How often a slice whose process died is tried again before the job stops and says so."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +37,7 @@ class Stream:
     attempt: int
     fingerprint: str
     stop_file: str
+    begun_folder: str
     image_root: str | None
     matcher: str
     backbone_weights: str | None
@@ -50,9 +51,7 @@ def build_stream(slices: list[Slice], stream: Stream) -> ray.data.Dataset:
     rows = [{"file": s.file, "row_group": s.row_group, "rows": s.rows.tobytes()} for s in slices]
     return (
         ray.data.from_items(rows, override_num_blocks=len(rows))
-        .map_batches(
-            decode_slice, fn_args=(stream,), batch_size=1, batch_format="pyarrow", num_cpus=IO_CPUS, max_retries=RETRIES
-        )
+        .map_batches(partial(decode_slice, stream=stream), batch_size=1, batch_format="pyarrow", num_cpus=IO_CPUS)
         .map_batches(
             MatchWorker,
             fn_constructor_args=(stream,),
@@ -61,11 +60,8 @@ def build_stream(slices: list[Slice], stream: Stream) -> ray.data.Dataset:
             compute=ray.data.ActorPoolStrategy(size=stream.workers),
             num_cpus=MATCH_CPUS,
             num_gpus=1 if stream.device.startswith("cuda") else 0,
-            max_task_retries=RETRIES,
         )
-        .map_batches(
-            commit, fn_args=(stream,), batch_size=None, batch_format="pyarrow", num_cpus=IO_CPUS, max_retries=RETRIES
-        )
+        .map_batches(partial(commit, stream=stream), batch_size=None, batch_format="pyarrow", num_cpus=IO_CPUS)
     )
 
 
@@ -81,17 +77,23 @@ def decode_slice(row: pa.Table, stream: Stream) -> Iterator[pa.Table]:
 
 
 class MatchWorker:
-    """A process that holds the matcher and matches chunk after chunk."""
+    """A process that holds the matcher and matches chunk after chunk.
+
+    Ray starts it again, for ever, when it dies; the quarantine sees to it that this ends.
+    """
 
     def __init__(self, stream: Stream) -> None:
         torch.set_num_threads(THREADS)
         self._stream = stream
+        self._quarantine = Quarantine(stream.out, stream.begun_folder)
         self._matcher = load_matcher(stream.matcher, backbone_weights=stream.backbone_weights, device=stream.device)
 
     def __call__(self, row: pa.Table) -> pa.Table:
-        stream = self._stream
-        chunk = Chunk.from_row(row)
-        return match_chunk(self._matcher, chunk, stream.options, fingerprint=stream.fingerprint, attempt=stream.attempt)
+        return self._quarantine.guard(Chunk.from_row(row), self._match)
+
+    def _match(self, chunk: Chunk) -> pa.Table:
+        fingerprint, attempt = self._stream.fingerprint, self._stream.attempt
+        return match_chunk(self._matcher, chunk, self._stream.options, fingerprint=fingerprint, attempt=attempt)
 
 
 def commit(rows: pa.Table, stream: Stream) -> pa.Table:

@@ -18,12 +18,13 @@ def connected(address: str | None) -> Iterator[None]:
     Inside a submitted job RAY_ADDRESS is set, so the same call runs on the cluster.
     """
     address = address or os.environ.get("RAY_ADDRESS") or "local"
-    local_only = {"include_dashboard": False} if address == "local" else {}
-    ray.init(address, logging_level=logging.ERROR, log_to_driver=False, **local_only)
+    dashboard = False if address == "local" else None
+    ray.init(address, include_dashboard=dashboard, logging_level=logging.ERROR, log_to_driver=False)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
     try:
         yield
     finally:

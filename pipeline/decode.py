@@ -63,6 +63,14 @@ class Chunk:
     pairs: list[dict[str, Any]] = field(default_factory=list)
     """PAIRS rows without the inline images, with `source_key` and `target_key` naming entries of `images`."""
     images: dict[str, DecodedImage] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
+    """Reasons, by pair_id, for pairs that must not be matched."""
+
+    def only(self, pair_id: str) -> "Chunk":
+        """The chunk of this one pair."""
+        pairs = [pair for pair in self.pairs if pair["pair_id"] == pair_id]
+        refused = {key: reason for key, reason in self.refused.items() if key == pair_id}
+        return Chunk(pairs=pairs, images=self.images, refused=refused)
 
     def to_row(self) -> pa.Table:
         """One row for Ray's object store: two Arrow streams."""

@@ -13,13 +13,18 @@ import pyarrow as pa
 from nemf.matcher import ImagePair, Match, Matcher, as_points
 from pipeline.decode import Chunk
 from pipeline.flow_encoding import encode_confidence, encode_flow
-from schemas.matches import MATCHES
+from schemas.matches import DIRECTIONS, MATCHES
 
 OUTPUTS = ("keypoints", "flow", "confidence", "cycle")
 """What a run may store: the points' places, the dense flow, how sure of either, and how far a point lands from itself
 when its answer is matched back (as much work again)."""
 
 _SIDES = {"source_to_target": ("source", "target"), "target_to_source": ("target", "source")}
+
+
+def directions_of(direction: str) -> tuple[str, ...]:
+    """The directions that 'source_to_target', 'target_to_source' or 'both' asks for."""
+    return DIRECTIONS if direction == "both" else (direction,)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +77,8 @@ def _question(
     for image, name in ((query, "query_hw"), (reference, "reference_hw")):
         if image.rgb is not None:
             row[name] = list(image.rgb.shape[:2])
+    if pair["pair_id"] in chunk.refused:
+        return _Question(row=row | _error("match", "worker_died", chunk.refused[pair["pair_id"]]))
     for image in (query, reference):
         if image.error is not None:
             return _Question(row=row | _error(image.error.stage, image.error.kind, image.error.message))

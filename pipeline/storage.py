@@ -1,5 +1,6 @@
 """Files anywhere fsspec reaches: whole-file reads and writes that are there entirely or not at all."""
 
+import contextlib
 import os
 import uuid
 from pathlib import Path, PurePosixPath
@@ -65,6 +66,14 @@ def create_bytes(uri: str, data: bytes) -> bool:
         temporary.unlink()
     _sync_folder(Path(path).parent)
     return True
+
+
+def delete(uri: str) -> None:
+    """Remove a file, or a folder with all it holds; nothing happens if there is none."""
+    fs, path = open_uri(uri)
+    fs.invalidate_cache()
+    with contextlib.suppress(FileNotFoundError):
+        fs.rm(path, recursive=True)
 
 
 def list_files(uri: str, suffix: str) -> list[str]:

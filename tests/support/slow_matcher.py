@@ -1,6 +1,10 @@
-"""A matcher for tests: the identity, slowly, so that there is time to kill it; it fails on pairs called 'bad'."""
+"""A matcher for tests: the identity, slowly, so that there is time to kill it.
+
+It fails on pairs whose id has 'bad' in it, and its process dies on those with 'deadly'.
+"""
 
 import os
+import signal
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -23,4 +27,6 @@ class SlowMatcher(IdentityMatcher):
             time.sleep(float(os.environ.get("SLOW_MATCHER_SECONDS", "0")))
             if "bad" in pair.pair_id:
                 raise ArithmeticError("this pair cannot be matched")
+            if "deadly" in pair.pair_id:
+                os.kill(os.getpid(), signal.SIGKILL)
         return super().match_batch(pairs)

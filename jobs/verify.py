@@ -1,0 +1,63 @@
+"""Recount a run folder against its manifest: is every pair answered, and is every part what was counted?
+
+    python -m jobs.verify runs/x
+
+Prints the counts. Exit code 0 if the run is finished and whole, 2 with every problem named if not. Reads the key
+columns of all parts, starts nothing, changes nothing.
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import tyro
+
+from jobs.command import run_command
+from pipeline.manifest import manifest_digest, manifest_files
+from pipeline.match import directions_of
+from pipeline.run_folder import Count, count_run, read_run, read_success
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Which run, against which manifest."""
+
+    out: tyro.conf.Positional[str]
+    """Run folder, path or URI."""
+    pairs: str | None = None
+    """The manifest, if it is no longer where the run found it."""
+
+
+def run(config: Config) -> Count:
+    """The counts. Raises ValueError listing every problem, FileNotFoundError if `out` is no run folder."""
+    recorded = read_run(config.out)
+    pairs = config.pairs or recorded["config"]["pairs"]
+    success = read_success(config.out)
+    limit = success["limit"] if success else recorded["config"]["limit"]
+    count = count_run(config.out, pairs, directions_of(recorded["config"]["direction"]), limit)
+    print(
+        f"{config.out}: {count.ok} rows ok, {count.error} errors, {count.missing} missing, of {count.expected} expected"
+    )
+    problems = []
+    if manifest_digest(manifest_files(pairs)) != recorded["manifest_digest"]:
+        problems.append(f"{pairs} is not the manifest this run was made from")
+    if success is None:
+        problems.append("the run is not finished (no _SUCCESS): run the same command again")
+    elif success["parts_digest"] != count.digest:
+        problems.append("the parts are not those that _SUCCESS counted: some were lost, added or cut")
+    if count.missing:
+        problems.append(f"{count.missing} rows are missing")
+    if count.unexpected:
+        problems.append(f"{count.unexpected} rows belong to no pair of the manifest")
+    if problems:
+        raise ValueError(f"{config.out}: " + "; ".join(problems))
+    return count
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point."""
+    return run_command(Config, run, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,80 @@
+"""jobs.match as a process of its own, to be watched and killed."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+
+from pipeline.parts import list_parts
+
+SUPPORT = Path(__file__).parent
+
+
+class MatchProcess:
+    """`python -m jobs.match` with SlowMatcher, its output in a file."""
+
+    def __init__(self, *arguments: str, log: Path, **environment: str) -> None:
+        path = os.pathsep.join([str(SUPPORT), os.environ.get("PYTHONPATH", "")])
+        command = [sys.executable, "-m", "jobs.match", "--matcher", "slow_matcher:SlowMatcher", *arguments]
+        self.log = log
+        with log.open("w") as file:
+            self._process = subprocess.Popen(
+                command,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, "PYTHONPATH": path, **environment},
+                start_new_session=True,
+            )
+
+    def wait(self, seconds: float = 180) -> int:
+        """The exit code, once every process it started is gone too."""
+        children = self._children()
+        code = self._process.wait(seconds)
+        psutil.wait_procs(children, timeout=30)
+        return code
+
+    def workers(self) -> list[psutil.Process]:
+        """The processes that match, now."""
+        return [child for child in self._children() if "MatchWorker" in " ".join(_command(child))]
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to the driver alone."""
+        self._process.send_signal(number)
+
+    def kill_driver(self) -> None:
+        """SIGKILL, and wait until the processes that matched for it have noticed."""
+        workers = self.workers()
+        self._process.kill()
+        self._process.wait(30)
+        _, alive = psutil.wait_procs(workers, timeout=60)
+        assert not alive, f"still running after the driver was killed: {alive}"
+
+    def wait_for(self, condition: Callable[[], object], seconds: float = 120) -> None:
+        """Wait until something holds while the job runs."""
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert self._process.poll() is None, f"the job ended early:\n{self.log.read_text()}"
+            assert time.monotonic() < deadline, f"waited {seconds} s in vain:\n{self.log.read_text()}"
+            time.sleep(0.05)
+
+    def wait_for_parts(self, out: Path, n_parts: int) -> None:
+        """Wait until `n_parts` are committed."""
+        self.wait_for(lambda: len(list_parts(str(out))) >= n_parts)
+
+    def _children(self) -> list[psutil.Process]:
+        try:
+            return psutil.Process(self._process.pid).children(recursive=True)
+        except psutil.NoSuchProcess:
+            return []
+
+
+def _command(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
