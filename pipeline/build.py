@@ -22,6 +22,7 @@ from pipeline.match import MatchOptions, match_chunk
 from pipeline.parts import write_part
 from pipeline.plan import Slice
 from pipeline.quarantine import Quarantine
+from schemas.matches import MATCHES
 
 THREADS = 1
 MATCH_CPUS = 0.75
@@ -89,6 +90,8 @@ class MatchWorker:
         self._matcher = load_matcher(stream.matcher, backbone_weights=stream.backbone_weights, device=stream.device)
 
     def __call__(self, row: pa.Table) -> pa.Table:
+        if storage.exists(self._stream.stop_file):
+            return MATCHES.empty_table()
         return self._quarantine.guard(Chunk.from_row(row), self._match)
 
     def _match(self, chunk: Chunk) -> pa.Table:

@@ -1,0 +1,107 @@
+"""The match job is killed for real, at random moments, and run again: the table is that of a run nobody touched."""
+
+import random
+import signal
+import time
+from pathlib import Path
+
+import psutil
+import pyarrow as pa
+import pytest
+from job_process import MatchProcess
+from make import write_image_pairs
+
+from jobs import verify
+from pipeline.attempts import read_attempts
+from pipeline.parts import list_parts, read_matches
+from schemas.matches import RESULT_COLUMNS
+
+N_PAIRS = 60
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return write_image_pairs(tmp_path_factory.mktemp("images"), N_PAIRS)
+
+
+def _start(pairs: str, out: Path, seconds_per_pair: float = 0.1, **options: str) -> MatchProcess:
+    settings = {"--slice-pairs": "4", "--workers": "1", "--outputs": "keypoints,flow,confidence", **options}
+    arguments = [word for setting in settings.items() for word in setting]
+    log = out.with_name(f"{out.name}-{time.monotonic_ns()}.log")
+    return MatchProcess(
+        "--pairs", pairs, "--out", str(out), *arguments, log=log, SLOW_MATCHER_SECONDS=str(seconds_per_pair)
+    )
+
+
+def _results(out: Path) -> pa.Table:
+    return read_matches(str(out), RESULT_COLUMNS)
+
+
+@pytest.fixture(scope="module")
+def untouched(pairs: str, tmp_path_factory: pytest.TempPathFactory) -> pa.Table:
+    """The result of a run nobody touched, with other slices, batches and workers than the killed ones."""
+    out = tmp_path_factory.mktemp("untouched") / "run"
+    scheduling = {"--slice-pairs": "17", "--batch-pairs": "5", "--workers": "2"}
+    job = _start(pairs, out, seconds_per_pair=0, **scheduling)
+    assert job.wait() == 0, job.log.read_text()
+    results = _results(out)
+    assert results.num_rows == N_PAIRS
+    assert set(results["status"].to_pylist()) == {"ok"}
+    return results
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_killed_and_run_again_the_table_is_the_same(seed: int, pairs: str, untouched: pa.Table, tmp_path: Path) -> None:
+    choose = random.Random(seed)
+    out = tmp_path / "run"
+
+    job = _start(pairs, out)
+    job.wait_for_parts(out, choose.randint(1, 4))
+    _kill_worker(job)
+    job.wait_for_parts(out, len(list_parts(str(out))) + choose.randint(1, 3))
+    if choose.random() < 0.5:
+        _kill_worker(job)
+    job.kill_driver()
+    committed = set(list_parts(str(out)))
+    assert len(committed) * 4 < N_PAIRS, "the job was too fast to be killed half way"
+
+    again = _start(pairs, out, seconds_per_pair=0)
+    assert again.wait() == 0, again.log.read_text()
+
+    assert _results(out).equals(untouched)
+    assert committed <= set(list_parts(str(out)))
+    assert verify.run(verify.Config(out=str(out))).missing == 0
+    first, second = read_attempts(str(out))
+    assert first.ended is None
+    assert second.counts == {"ok": N_PAIRS - 4 * len(committed)}
+
+
+def _kill_worker(job: MatchProcess) -> None:
+    job.wait_for(job.workers)
+    for worker in job.workers():
+        worker.send_signal(signal.SIGKILL)
+        psutil.wait_procs([worker], timeout=30)
+
+
+def test_sigterm_commits_what_is_in_flight_and_the_rest_is_done_later(
+    pairs: str, untouched: pa.Table, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    job = _start(pairs, out, seconds_per_pair=0.5)
+    job.wait_for_parts(out, 2)
+
+    second = _start(pairs, out)
+    assert second.wait() == 2
+    assert "is in use: attempt 1" in second.log.read_text()
+
+    job.signal(signal.SIGTERM)
+    assert job.wait() == 130
+    n_committed = read_matches(str(out)).num_rows
+    (attempt,) = read_attempts(str(out))
+    assert attempt.counts == {"ok": n_committed}
+    assert n_committed < N_PAIRS
+    assert not (out / "_SUCCESS").exists()
+
+    again = _start(pairs, out, seconds_per_pair=0)
+    assert again.wait() == 0, again.log.read_text()
+    assert _results(out).equals(untouched)
