@@ -40,7 +40,9 @@ def run_command(config_type: type[Config], run: Callable[[Config], Any], argv: S
 
     ValueError and OSError are the user's to mend and end as BAD_INPUT; NEMF_TRACEBACK=1 shows where they were raised.
     """
-    config = tyro.cli(config_type, args=argv, description=sys.modules[config_type.__module__].__doc__)
+    module = sys.modules[run.__module__]
+    name = "nemf " + (module.__spec__.name if module.__spec__ else module.__name__).removeprefix("jobs.")
+    config = tyro.cli(config_type, args=argv, prog=name, description=module.__doc__)
     try:
         run(config)
     except KeyboardInterrupt:

@@ -59,8 +59,8 @@ class Config:
     """Processes that match; default: one per core, or per GPU."""
     slice_pairs: int = 128
     """Pairs matched and committed together: what a crash can cost. Does not change results."""
-    batch_pairs: int = 16
-    """Pairs given to the matcher at once. Does not change results."""
+    batch_pairs: int = 128
+    """Pairs given to the matcher at once: an image they share is encoded once. Does not change results."""
     address: str | None = None
     """Ray cluster to run on; default: RAY_ADDRESS, else an embedded one on this machine."""
 

@@ -33,7 +33,7 @@ class MatchOptions:
 
     directions: tuple[str, ...] = ("source_to_target",)
     outputs: tuple[str, ...] = ("keypoints", "confidence")
-    batch_pairs: int = 16
+    batch_pairs: int = 128
     """Pairs given to the matcher at once."""
 
 

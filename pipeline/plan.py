@@ -45,7 +45,7 @@ def make_plan(pairs_uri: str, done_ids: pa.Array, *, slice_pairs: int, limit: in
     """Plan the first `limit` pairs of a manifest (None: all), without those in `done_ids` (strings).
 
     slice_pairs: pairs per slice, at most. Within a window pairs are ordered by their images, so that a slice reads
-    few of them. Raises SchemaError for a manifest that is no PAIRS table, is empty, or names a pair twice or not at all.
+    few of them. Raises SchemaError for a manifest that is no PAIRS table, is empty, or has a pair_id twice or null.
     """
     plan = Plan()
     seen: list[pa.Array] = []

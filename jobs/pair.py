@@ -1,0 +1,122 @@
+"""Match one pair of images by hand.
+
+    nemf pair a.jpg b.jpg --points 10,20 30,40 --out match.png
+
+Prints where points of the first image are in the second one, and draws them if told where to. Cost: seconds.
+"""
+
+import io
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Annotated
+
+import tyro
+from PIL import Image
+
+from jobs.command import run_command
+from nemf import load_matcher
+from nemf.coordinates import pixel_grid, rescale_px
+from nemf.matcher import RGB, Points, as_points
+from pipeline.drawing import draw_match
+from pipeline.images import read_image
+from pipeline.storage import write_bytes
+
+GRID_HW = (4, 4)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Which images and points to match, and what to do with the answer."""
+
+    query: tyro.conf.Positional[str]
+    """Image that has the points, path or URI."""
+    reference: tyro.conf.Positional[str]
+    """Image to find them in, path or URI."""
+    points: Annotated[tuple[str, ...], tyro.conf.arg(metavar="X,Y [X,Y ...]")] = ()
+    """Points in pixels of the query image, 0,0 being the centre of its top-left pixel; by default a grid of 4 x 4."""
+    out: str | None = None
+    """Image file (.png, .jpg, ...) to draw the match into, path or URI."""
+    json: bool = False
+    """Print JSON instead of a table."""
+    matcher: str = "nearest-neighbour:dense-sift"
+    """Name of the matcher, see nemf.load_matcher."""
+    backbone_weights: str | None = None
+    """Local safetensors file of backbone weights, with a .json beside it; default: the library's own."""
+    device: str = "auto"
+    """cpu, cuda, cuda:N, or auto: a GPU if there is one."""
+
+
+def run(config: Config) -> None:
+    """Match, draw, print."""
+    image_format = None if config.out is None else _format_of(config.out)
+    query_rgb, reference_rgb = read_image(config.query), read_image(config.reference)
+    query_xy_px = _parse(config.points, query_rgb) if config.points else _grid(query_rgb)
+    matcher = load_matcher(config.matcher, backbone_weights=config.backbone_weights, device=config.device)
+    match = matcher.match(query_rgb, reference_rgb, query_xy_px)
+
+    if config.out is not None:
+        buffer = io.BytesIO()
+        draw_match(query_rgb, reference_rgb, query_xy_px, match.reference_xy_px).save(buffer, image_format)
+        write_bytes(config.out, buffer.getvalue())
+
+    found = zip(query_xy_px.tolist(), match.reference_xy_px.tolist(), match.point_confidence.tolist(), strict=True)
+    if config.json:
+        answer = {
+            "matcher": matcher.name,
+            "fingerprint": matcher.fingerprint,
+            "query_hw": query_rgb.shape[:2],
+            "reference_hw": reference_rgb.shape[:2],
+            "points": [
+                {"query_xy_px": query, "reference_xy_px": reference, "confidence": confidence}
+                for query, reference, confidence in found
+            ],
+        }
+        print(json.dumps(answer, indent=1))
+        return
+    print(f"{'query x':>9} {'y':>8}    {'reference x':>11} {'y':>8}   confidence")
+    for (query_x, query_y), (x, y), confidence in found:
+        print(f"{query_x:9.1f} {query_y:8.1f}    {x:11.1f} {y:8.1f}   {confidence:10.3f}")
+    if config.out is not None:
+        print(f"drawn: {config.out}")
+
+
+def _parse(points: Sequence[str], query_rgb: RGB) -> Points:
+    height, width = query_rgb.shape[:2]
+    parsed = []
+    for text in points:
+        try:
+            x, y = (float(number) for number in text.split(","))
+        except ValueError as error:
+            raise ValueError(f"--points takes X,Y pairs such as 10,20 30.5,40; got {text!r}") from error
+        if not (-0.5 <= x <= width - 0.5 and -0.5 <= y <= height - 0.5):
+            raise ValueError(
+                f"--points {text} is outside the query image, whose x go from 0 to {width - 1} "
+                f"and y from 0 to {height - 1}"
+            )
+        parsed.append((x, y))
+    return as_points(parsed)
+
+
+def _grid(query_rgb: RGB) -> Points:
+    """The centres of the image's parts when it is divided into GRID_HW."""
+    return rescale_px(pixel_grid(GRID_HW), GRID_HW, query_rgb.shape[:2]).view(-1, 2).numpy()
+
+
+def _format_of(out: str) -> str:
+    suffix = PurePosixPath(out).suffix.lower()
+    image_format = Image.registered_extensions().get(suffix)
+    if image_format not in Image.SAVE:
+        raise ValueError(f"--out {out}: {suffix or 'no suffix'!r} is no image format to write; .png is one")
+    return image_format
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of the command."""
+    return run_command(Config, run, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,55 @@
+"""One self-contained HTML page of a run: PCK with protocol and counts, failures, timing, drawn pairs.
+
+    python -m jobs.report --metrics metrics.parquet --matches runs/x --pairs pairs.parquet --out report.html
+
+Needs what jobs.match and jobs.evaluate wrote, and the images of the few pairs it draws. The page loads nothing from
+anywhere else; it takes seconds for thousands of pairs and has about 60 kB per drawn pair.
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from jobs.command import run_command
+from pipeline.report import render_report
+from pipeline.storage import write_bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    metrics: str
+    """METRICS Parquet file that jobs.evaluate wrote."""
+    matches: str
+    """Run folder of jobs.match, or one MATCHES Parquet file."""
+    pairs: str
+    """The PAIRS manifest that was matched."""
+    out: str
+    """HTML file to write."""
+    image_root: str | None = None
+    """Folder or URI that relative image URIs of the manifest are relative to."""
+    pairs_per_category: int = 2
+    """How many best, worst and random pairs to draw of each category; 0 draws none."""
+
+
+def run(config: Config) -> str:
+    """Write the page; where it is."""
+    if config.pairs_per_category < 0:
+        raise ValueError(f"--pairs-per-category must be 0 or more; got {config.pairs_per_category}")
+    page = render_report(
+        config.metrics,
+        config.matches,
+        config.pairs,
+        image_root=config.image_root,
+        pairs_per_category=config.pairs_per_category,
+    )
+    write_bytes(config.out, page.encode())
+    print(f"wrote {config.out}")
+    return config.out
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return run_command(Config, run, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,6 @@
+"""Semantic matchers and their mathematics. Knows torch; knows neither Ray nor Arrow."""
+
+from nemf.load import load_matcher
+from nemf.matcher import ImagePair, Match, Matcher
+
+__all__ = ["ImagePair", "Match", "Matcher", "load_matcher"]

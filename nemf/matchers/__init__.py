@@ -1,0 +1,1 @@
+"""The matchers: one file each, all behind nemf.matcher.Matcher."""

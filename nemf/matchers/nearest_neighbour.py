@@ -1,0 +1,173 @@
+"""The nearest neighbour in feature space: the zero-training baseline that every report compares with.
+
+Both images are squashed to a square and become cells with unit feature vectors. A query point takes the feature under
+it; its match is where the cosine with the reference's features, interpolated to cells a quarter as wide, is greatest.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from nemf.coordinates import pixel_grid, px_to_norm, rescale_px
+from nemf.matcher import RGB, ImagePair, Match, Matcher
+from nemf.model.backbone import Backbone
+
+READOUTS = ("argmax", "soft-argmax")
+MIN_IMAGE_SIZE, MAX_IMAGE_SIZE = 32, 1024
+
+_CODE_VERSION = 1
+_POINTS_PER_TILE = 16
+_IMAGES_KEPT = 64
+_UPSAMPLING = 4
+_SOFT_RADIUS = 4
+_SOFT_TEMPERATURE = 0.02
+
+
+class NearestNeighbourMatcher(Matcher):
+    """Matches by the cosine of backbone features.
+
+    readout: 'argmax', the centre of the best cell, or 'soft-argmax', the mean of the cells up to 4 around it weighted
+        by softmax(cosine / 0.02), which is finer than a cell.
+    image_size: side S of the square that images are squashed to, in pixels. Features live on (S/8, S/8) cells, made
+        from the backbone's deepest map of at least (S/16, S/16), and matches on four times as many a side.
+
+    The confidence of a match is its cosine (0 if negative): how alike the two places look. A query point outside its
+    image takes the feature nearest to it. The flow has the resolution of the feature cells: each cell's centre is
+    matched, and the pixels between are interpolated bilinearly.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        backbone: Backbone,
+        device: torch.device,
+        *,
+        readout: str = "argmax",
+        image_size: int = 320,
+    ) -> None:
+        if readout not in READOUTS:
+            raise ValueError(f"{name}: readout must be one of {', '.join(READOUTS)}; got {readout!r}")
+        if not MIN_IMAGE_SIZE <= image_size <= MAX_IMAGE_SIZE:
+            raise ValueError(f"{name}: image_size must be {MIN_IMAGE_SIZE} to {MAX_IMAGE_SIZE}; got {image_size}")
+        self.name = name
+        self.image_size = image_size
+        self.readout = readout
+        self.device = device
+        configuration = [_CODE_VERSION, backbone.digest(), image_size, readout]
+        self.fingerprint = hashlib.sha256(json.dumps(configuration).encode()).hexdigest()[:16]
+        self.backbone = backbone.to(device)
+        self.cells_hw = (image_size // 8, image_size // 8)
+        self.score_hw = (_UPSAMPLING * self.cells_hw[0], _UPSAMPLING * self.cells_hw[1])
+        self.level = self._choose_level()
+
+    @torch.inference_mode()
+    def match_batch(self, pairs: Sequence[ImagePair]) -> list[Match]:
+        images = {id(image): image for pair in pairs for image in (pair.query_rgb, pair.reference_rgb)}
+
+        @lru_cache(maxsize=_IMAGES_KEPT)
+        def features_of(image_id: int) -> Tensor:
+            return self.encode(images[image_id])
+
+        return [
+            self._match(pair, features_of(id(pair.query_rgb)), features_of(id(pair.reference_rgb))) for pair in pairs
+        ]
+
+    @torch.inference_mode()
+    def encode(self, rgb: RGB) -> Float[Tensor, "c h w"]:
+        """Unit feature vectors of the image's cells. One image at a time, so that its batch cannot change them."""
+        squashed = Image.fromarray(rgb).resize((self.image_size, self.image_size), Image.Resampling.BILINEAR)
+        image = torch.from_numpy(np.array(squashed)).to(self.device).permute(2, 0, 1)[None] / 255
+        features = self.backbone((image - self.backbone.mean) / self.backbone.std)[self.level]
+        cells = F.interpolate(features, self.cells_hw, mode="bilinear", align_corners=False)
+        return F.normalize(cells[0], dim=0)
+
+    def _match(self, pair: ImagePair, query: Tensor, reference: Tensor) -> Match:
+        query_hw, reference_hw = pair.query_rgb.shape[:2], pair.reference_rgb.shape[:2]
+
+        def search(query_xy_px: Tensor) -> tuple[Tensor, Tensor]:
+            cells_xy = rescale_px(query_xy_px.to(self.device), query_hw, self.cells_hw)
+            found_xy, confidence = self._search(query, reference, cells_xy)
+            return rescale_px(found_xy, self.score_hw, reference_hw).cpu(), confidence.cpu()
+
+        points = np.zeros((0, 2), np.float32) if pair.query_xy_px is None else pair.query_xy_px
+        reference_xy_px, point_confidence = search(torch.tensor(points))
+        flow_px = flow_confidence = None
+        if pair.dense:
+            centres_xy_px = rescale_px(pixel_grid(self.cells_hw), self.cells_hw, query_hw).view(-1, 2)
+            found_xy_px, confidence = search(centres_xy_px)
+            by_cell = torch.cat([found_xy_px - centres_xy_px, confidence[:, None]], dim=1).T
+            by_cell = by_cell.reshape(1, 3, *self.cells_hw)
+            by_pixel = F.interpolate(by_cell, query_hw, mode="bilinear", align_corners=False)[0]
+            flow_px = by_pixel[:2].permute(1, 2, 0).contiguous().numpy()
+            flow_confidence = by_pixel[2].clone().numpy()
+        return Match(
+            reference_xy_px=reference_xy_px.numpy(),
+            point_confidence=point_confidence.numpy(),
+            flow_px=flow_px,
+            flow_confidence=flow_confidence,
+        )
+
+    def _search(
+        self, query: Float[Tensor, "c h w"], reference: Float[Tensor, "c h w"], query_xy: Float[Tensor, "k 2"]
+    ) -> tuple[Float[Tensor, "k 2"], Float[Tensor, " k"]]:
+        """Where points of the query cells are in the score cells, and how surely.
+
+        Tiles have one shape, whatever the number of points: kernels round differently for different shapes.
+        """
+        n_points = len(query_xy)
+        if n_points == 0:
+            return query_xy, query_xy[:, 0]
+        padded = F.pad(query_xy, (0, 0, 0, -n_points % _POINTS_PER_TILE))
+        tiles = [self._search_tile(query, reference, tile) for tile in padded.split(_POINTS_PER_TILE)]
+        found_xy, confidence = (torch.cat(parts)[:n_points] for parts in zip(*tiles, strict=True))
+        return found_xy, confidence
+
+    def _search_tile(
+        self, query: Float[Tensor, "c h w"], reference: Float[Tensor, "c h w"], query_xy: Float[Tensor, "k 2"]
+    ) -> tuple[Float[Tensor, "k 2"], Float[Tensor, " k"]]:
+        grid = px_to_norm(query_xy, self.cells_hw)[None, None]
+        sampled = F.grid_sample(query[None], grid, mode="bilinear", padding_mode="border", align_corners=True)
+        features = F.normalize(sampled[0, :, 0].T, dim=1)
+        cosine = (features @ reference.flatten(1)).view(-1, 1, *self.cells_hw)
+        score = F.interpolate(cosine, self.score_hw, mode="bicubic", align_corners=False).flatten(1)
+        best, index = score.max(dim=1)
+        best_xy = torch.stack([index % self.score_hw[1], index // self.score_hw[1]], dim=1).float()
+        if self.readout == "soft-argmax":
+            best_xy = self._centre_of_mass(score, best, best_xy)
+        return best_xy, best.clamp(0, 1)
+
+    def _centre_of_mass(
+        self, score: Float[Tensor, "k cells"], best: Float[Tensor, " k"], best_xy: Float[Tensor, "k 2"]
+    ) -> Float[Tensor, "k 2"]:
+        """The mean of the cells around the best one, weighted by softmax(score / temperature)."""
+        cell_xy = pixel_grid(self.score_hw).to(score.device).view(-1, 2)
+        near = ((cell_xy - best_xy[:, None]).abs() <= _SOFT_RADIUS).all(dim=2)
+        weight = near * torch.exp((score - best[:, None]) / _SOFT_TEMPERATURE)
+        return weight @ cell_xy / weight.sum(dim=1, keepdim=True)
+
+    def _choose_level(self) -> int:
+        """Which of the backbone's maps the features are made from."""
+        blank = torch.zeros(1, 3, self.image_size, self.image_size, device=self.device)
+        try:
+            with torch.inference_mode():
+                maps = self.backbone(blank)
+        except (AssertionError, RuntimeError, ValueError) as error:
+            raise ValueError(
+                f"{self.name}: the network cannot take images of {self.image_size} x {self.image_size} ({error}); "
+                "choose its size with ?image_size="
+            ) from error
+        fine = [level for level, features in enumerate(maps) if features.shape[2] >= self.image_size // 16]
+        if not fine:
+            raise ValueError(
+                f"{self.name}: no feature map has {self.image_size // 16} cells a side; "
+                f"there are {', '.join(str(features.shape[2]) for features in maps)}"
+            )
+        return fine[-1]

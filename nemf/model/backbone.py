@@ -1,0 +1,151 @@
+"""Backbones: frozen networks of timm and torchvision that turn images into feature maps."""
+
+import difflib
+import hashlib
+import inspect
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+import torchvision
+from jaxtyping import Float
+from timm.layers.format import Format
+from timm.models.efficientnet import EfficientNetFeatures
+from timm.models.mobilenetv3 import MobileNetV3Features
+from torch import Tensor, nn
+from torchvision.models.feature_extraction import create_feature_extractor
+
+from nemf.model.weights_file import BackboneConfig, load_weights, read_config
+
+
+class Backbone(nn.Module):
+    """A frozen network in eval mode that turns images into a list of feature maps, shallow to deep."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, name: str, network: nn.Module, config: BackboneConfig) -> None:
+        super().__init__()
+        self.name = name
+        self.config = config
+        self.network = network.requires_grad_(False)
+        self.register_buffer("mean", torch.tensor(config.mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(config.std).view(3, 1, 1), persistent=False)
+        self.eval()
+
+    def forward(self, image: Float[Tensor, "b 3 h w"]) -> list[Tensor]:
+        """Feature maps (b, c_l, h_l, w_l) of images normalised as (rgb / 255 - mean) / std."""
+        maps = self.network(image)
+        if isinstance(maps, dict):
+            return list(maps.values())
+        if getattr(self.network, "output_fmt", None) == Format.NHWC:
+            return [features.permute(0, 3, 1, 2) for features in maps]
+        return list(maps)
+
+    def train(self, mode: bool = True) -> "Backbone":
+        """Stays in eval mode whatever is asked."""
+        return super().train(False)
+
+    def digest(self) -> str:
+        """A hash of everything the feature maps depend on: name, configuration and weights."""
+        sha = hashlib.sha256(json.dumps([self.name, asdict(self.config)], sort_keys=True).encode())
+        for name, tensor in sorted(self.state_dict().items()):
+            sha.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+            sha.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        return sha.hexdigest()
+
+
+def load_backbone(name: str, weights: Path | None = None) -> Backbone:
+    """The backbone called 'timm/MODEL' or 'torchvision/MODEL'.
+
+    weights: a safetensors file with a .json beside it (see nemf.model.weights_file); None for the library's own
+        ImageNet weights, which it downloads once.
+    timm gives the maps of its features_only=True. torchvision gives, for the ResNet family, the sums before the last
+    ReLU of layer1..layer4; its out_indices are these numbers, 1 to 4.
+    Raises ValueError for a name, a file or weights that will not do, FileNotFoundError where a file is not there.
+    """
+    library, _, model = name.partition("/")
+    if library == "timm":
+        if not timm.is_model(model):
+            near = difflib.get_close_matches(model, timm.list_models(), n=5, cutoff=0.3)
+            raise ValueError(f"timm has no model {model!r} (timm.list_models() lists them; near: {', '.join(near)})")
+        published, from_file = _timm_published, _timm_from_file
+    elif library == "torchvision":
+        resnets = torchvision.models.list_models(torchvision.models, include=["resnet*", "resnext*", "wide_resnet*"])
+        if model not in resnets:
+            raise ValueError(f"there is no backbone torchvision/{model}; of torchvision there are {', '.join(resnets)}")
+        published, from_file = _torchvision_published, _torchvision_from_file
+    else:
+        raise ValueError(f"there is no backbone {name!r}; there are timm/MODEL and torchvision/MODEL")
+
+    if weights is None:
+        try:
+            network, config = published(model)
+        except Exception as error:  # no two libraries, and no two network faults, raise the same kind
+            raise ValueError(
+                f"{name}: cannot load its own ImageNet weights ({type(error).__name__}: {error}); "
+                "where they cannot be downloaded, give --backbone-weights FILE.safetensors"
+            ) from error
+        return Backbone(name, network, config)
+
+    config = read_config(weights, model)
+    try:
+        network, spare = from_file(model, config)
+    except Exception as error:  # the file's arguments may be anything, and so may what they break
+        raise ValueError(
+            f"{weights.with_suffix('.json')}: {name} cannot be built with {config.create_kwargs} and out_indices "
+            f"{list(config.out_indices or [])} ({type(error).__name__}: {error})"
+        ) from error
+    load_weights(network, weights, spare)
+    return Backbone(name, network, config)
+
+
+def _timm_published(model: str) -> tuple[nn.Module, BackboneConfig]:
+    network = timm.create_model(model, pretrained=True, features_only=True)
+    source: Any = network.pretrained_cfg
+    return network, BackboneConfig(mean=tuple(source["mean"]), std=tuple(source["std"]))
+
+
+def _timm_from_file(model: str, config: BackboneConfig) -> tuple[nn.Module, set[str]]:
+    _refuse(config.create_kwargs.keys() & inspect.signature(timm.create_model).parameters.keys())
+    network = timm.create_model(model, features_only=True, out_indices=config.out_indices, **config.create_kwargs)
+    whole = set(network.state_dict())
+    if isinstance(network, EfficientNetFeatures | MobileNetV3Features):
+        # timm cuts the other families behind their last map itself
+        network.blocks = network.blocks[: network.feature_info.get_dicts()[-1]["stage"]]
+    return network, whole
+
+
+def _torchvision_published(model: str) -> tuple[nn.Module, BackboneConfig]:
+    weights = torchvision.models.get_model_weights(model).DEFAULT
+    network = torchvision.models.get_model(model)
+    network.load_state_dict(weights.get_state_dict(check_hash=True, weights_only=True))
+    normalisation = weights.transforms()
+    config = BackboneConfig(mean=tuple(normalisation.mean), std=tuple(normalisation.std), out_indices=(1, 2, 3, 4))
+    return _torchvision_stages(network, config), config
+
+
+def _torchvision_from_file(model: str, config: BackboneConfig) -> tuple[nn.Module, set[str]]:
+    _refuse(config.create_kwargs.keys() & {"weights", "progress"})
+    network = torchvision.models.get_model(model, **config.create_kwargs)
+    return _torchvision_stages(network, config), set(network.state_dict())
+
+
+def _torchvision_stages(network: nn.Module, config: BackboneConfig) -> nn.Module:
+    """The network up to the sums of the stages asked for, before their ReLU."""
+    for module in network.modules():
+        if isinstance(module, nn.ReLU):
+            module.inplace = False  # in place, it would turn the sum just taken into its own output
+    nodes = {}
+    for index in config.out_indices or ():
+        blocks = list(network.get_submodule(f"layer{index}").children())
+        nodes[f"layer{index}.{len(blocks) - 1}.add"] = str(index)
+    return create_feature_extractor(network, nodes)
+
+
+def _refuse(reserved: set[str]) -> None:
+    if reserved:
+        raise ValueError(f"{', '.join(sorted(reserved))} may not be among create_kwargs")

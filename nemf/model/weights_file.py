@@ -1,0 +1,119 @@
+"""A network's weights in a local safetensors file, and the .json beside it that says how to build and feed it."""
+
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+
+@dataclass(kw_only=True, frozen=True, slots=True)
+class BackboneConfig:
+    """How to build a backbone and what to feed it; the content of the .json file."""
+
+    create_kwargs: dict[str, Any] = field(default_factory=dict)
+    """Arguments of the library's builder beyond the model's name: numbers, strings, true, false, null."""
+    out_indices: tuple[int, ...] | None = None
+    """Which feature maps to give, shallow to deep, counted as the library does; None for its own choice."""
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    """The network takes (rgb / 255 - mean) / std."""
+
+
+def read_config(weights: Path, model: str) -> BackboneConfig:
+    """The configuration beside the weights file of `model`.
+
+    Raises FileNotFoundError if either file is not there, ValueError naming the field that is missing or wrong.
+    """
+    path = weights.with_suffix(".json")
+    if weights.suffix != ".safetensors":
+        raise ValueError(f"backbone weights {weights}: only .safetensors files are read, since others can run code")
+    if not weights.is_file():
+        raise FileNotFoundError(f"backbone weights {weights}: there is no such file")
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"backbone weights {weights}: {path} is missing; it says how to build and feed the network: "
+            '{"create_kwargs": {}, "out_indices": [1, 2, 3], "mean": [r, g, b], "std": [r, g, b]}'
+        )
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: not JSON: {error}") from error
+    if not isinstance(fields, dict):
+        raise ValueError(f"{path}: must be a JSON object; got {json.dumps(fields)[:80]}")
+
+    def take(name: str, expected: str, holds: Any) -> Any:
+        if name not in fields:
+            raise ValueError(f"{path}: field {name} is missing; it must be {expected}")
+        if not holds(fields[name]):
+            raise ValueError(f"{path}: field {name} must be {expected}; got {json.dumps(fields[name])[:80]}")
+        return fields[name]
+
+    if fields.get("model", model) != model:
+        raise ValueError(f"{path}: these are weights of {fields['model']!r}, not of {model!r}")
+    return BackboneConfig(
+        create_kwargs=take("create_kwargs", "an object of numbers, strings and booleans", _is_flat_object),
+        out_indices=tuple(take("out_indices", "a rising list of whole numbers from 0", _is_rising)),
+        mean=tuple(take("mean", "three numbers", _is_triple)),
+        std=tuple(take("std", "three numbers above 0", lambda v: _is_triple(v) and min(v) > 0)),
+    )
+
+
+def load_weights(network: nn.Module, weights: Path, spare: Iterable[str] = ()) -> None:
+    """Fill `network` with the file's tensors.
+
+    spare: names the file may hold though the network does without them, such as a classifier.
+    Raises ValueError naming the tensors that are missing, unexpected, of another shape or not finite.
+    """
+    try:
+        found = load_file(weights)
+    except SafetensorError as error:
+        raise ValueError(f"backbone weights {weights}: not a readable safetensors file: {error}") from error
+    wanted = network.state_dict()
+    missing = [name for name in wanted if name not in found and not name.endswith("num_batches_tracked")]
+    unexpected = sorted(found.keys() - wanted.keys() - set(spare))
+    shared = [name for name in wanted if name in found]
+    misshapen = [
+        f"{name} {list(found[name].shape)} instead of {list(wanted[name].shape)}"
+        for name in shared
+        if found[name].shape != wanted[name].shape
+    ]
+    infinite = [name for name in shared if not torch.isfinite(found[name]).all()]
+    faults = {"missing": missing, "unexpected": unexpected, "wrong shape": misshapen, "not finite": infinite}
+    if any(faults.values()):
+        listed = "; ".join(f"{fault}: {_some(names)}" for fault, names in faults.items() if names)
+        raise ValueError(f"backbone weights {weights} do not fit the network: {listed}")
+    network.load_state_dict({name: found[name] for name in shared}, strict=False)
+
+
+def _some(names: list[str], most: int = 8) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_triple(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 3 and all(map(_is_number, value))
+
+
+def _is_rising(value: Any) -> bool:
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(isinstance(index, int) and not isinstance(index, bool) and index >= 0 for index in value)
+        and sorted(set(value)) == value
+    )
+
+
+def _is_flat_object(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        item is None or isinstance(item, str | bool | int | float) for item in value.values()
+    )

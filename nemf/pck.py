@@ -1,0 +1,81 @@
+"""PCK, the percentage of correct keypoints: d_k <= alpha T, averaged over images or over keypoints.
+
+Keypoints of many pairs are stored one after another: `error_px` (N,) holds the errors of pair 0, then of pair 1, ...,
+and `n_points` (P,) says how many belong to each, so that N is its sum. A pair may have none: it is in no average. What
+T is, and which image's keypoints are the query, is a protocol's choice. Percentages are 0..100 and never NaN.
+"""
+
+import numpy as np
+from jaxtyping import Bool, Float, Int, Num
+
+
+def errors_px(
+    predicted_xy_px: Float[np.ndarray, "n 2"], truth_xy_px: Float[np.ndarray, "n 2"]
+) -> Float[np.ndarray, " n"]:
+    """Distance of each prediction from the truth, in pixels; infinite where a prediction is not finite."""
+    difference = np.asarray(predicted_xy_px, np.float64) - np.asarray(truth_xy_px, np.float64)
+    distance = np.hypot(difference[:, 0], difference[:, 1])
+    return np.where(np.isfinite(distance), distance, np.inf)
+
+
+def longest_side_px(box_xyxy: Float[np.ndarray, "p 4"]) -> Float[np.ndarray, " p"]:
+    """max(x_max - x_min, y_max - y_min) of each box."""
+    box = np.asarray(box_xyxy, np.float64)
+    return np.maximum(box[:, 2] - box[:, 0], box[:, 3] - box[:, 1])
+
+
+def tight_boxes_xyxy(xy_px: Float[np.ndarray, "n 2"], n_points: Int[np.ndarray, " p"]) -> Float[np.ndarray, "p 4"]:
+    """The smallest box around each pair's keypoints. Every pair must have at least one."""
+    assert (n_points > 0).all(), "a box needs a keypoint"
+    starts = np.cumsum(n_points) - n_points
+    if len(starts) == 0:
+        return np.zeros((0, 4), xy_px.dtype)
+    low, high = np.minimum.reduceat(xy_px, starts), np.maximum.reduceat(xy_px, starts)
+    return np.concatenate([low, high], axis=1)
+
+
+def is_correct(
+    error_px: Float[np.ndarray, " n"], base_px: Float[np.ndarray, " n"], alpha: float
+) -> Bool[np.ndarray, " n"]:
+    """Whether each error is at most alpha T; `base_px` is T per keypoint."""
+    return error_px <= alpha * base_px
+
+
+def count_correct(correct: Bool[np.ndarray, " n"], n_points: Int[np.ndarray, " p"]) -> Int[np.ndarray, " p"]:
+    """How many of each pair's keypoints are correct."""
+    until = np.concatenate([[0], np.cumsum(correct, dtype=np.int64)])
+    ends = np.cumsum(n_points)
+    return until[ends] - until[ends - n_points]
+
+
+def image_average(
+    n_correct: Int[np.ndarray, " p"],
+    n_points: Int[np.ndarray, " p"],
+    group: Int[np.ndarray, " p"],
+    n_groups: int,
+) -> Float[np.ndarray, " g"]:
+    """Percent: the mean over the pairs of each group of their own share of correct keypoints.
+
+    group: the number of each pair's group, 0..n_groups - 1. A group without keypoints gets 0.
+    """
+    share = n_correct / np.maximum(n_points, 1)
+    return _percent(np.bincount(group, share, minlength=n_groups), np.bincount(group, n_points > 0, minlength=n_groups))
+
+
+def point_average(
+    n_correct: Int[np.ndarray, " p"],
+    n_points: Int[np.ndarray, " p"],
+    group: Int[np.ndarray, " p"],
+    n_groups: int,
+) -> Float[np.ndarray, " g"]:
+    """Percent: the share of correct ones among all keypoints of each group. A group without keypoints gets 0."""
+    return _percent(np.bincount(group, n_correct, minlength=n_groups), np.bincount(group, n_points, minlength=n_groups))
+
+
+def class_mean(class_pck: Float[np.ndarray, " g"], n_pairs: Int[np.ndarray, " g"]) -> float | None:
+    """The unweighted mean over the classes that have pairs with keypoints; None if none has."""
+    return float(class_pck[n_pairs > 0].mean()) if (n_pairs > 0).any() else None
+
+
+def _percent(part: Num[np.ndarray, " g"], whole: Num[np.ndarray, " g"]) -> Float[np.ndarray, " g"]:
+    return 100 * part / np.maximum(whole, 1)

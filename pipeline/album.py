@@ -1,0 +1,174 @@
+"""Drawn pairs of a run, per category: the best, the worst and some drawn at random, or flow where there is no truth."""
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from PIL import Image
+
+from pipeline import storage
+from pipeline.decode import decode_rows
+from pipeline.drawing import draw_match
+from pipeline.evaluate import Scores
+from pipeline.flow_encoding import decode_flow
+from pipeline.manifest import iter_rows, manifest_files
+from pipeline.parts import list_parts
+from schemas.check import conform
+from schemas.pairs import PAIRS
+
+_WIDTH_PX = 720
+_FLOW_GRID_HW = (4, 6)
+_POINTS = ("query_xy_px", "reference_xy_px")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """A pair to draw, and why this one: best, worst, random or no truth."""
+
+    category: str
+    kind: str
+    row: int
+    """Which row of the manifest."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """One drawn pair, or why it could not be drawn."""
+
+    category: str
+    kind: str
+    pair_id: str
+    caption: str
+    data_uri: str | None
+
+
+def choose(
+    scores: Scores, pairs: pa.Table, drawable: np.ndarray, alpha: float, per_category: int, max_categories: int
+) -> list[Choice]:
+    """Up to `per_category` best, worst and random pairs of each category, none twice; the same every time.
+
+    drawable: (P,) bool, the pairs to choose from; of those, pairs without a known truth are drawn at random.
+    Best and worst go by the share of keypoints correct at `alpha`, then by their number: more shows more.
+    """
+    rng = np.random.default_rng(0)
+    share = scores.n_correct(alpha) / np.maximum(scores.n_points, 1)
+    best_first, worst_first = (np.lexsort((-scores.n_points, sign * share)) for sign in (-1, 1))
+    category = pc.fill_null(pairs["category"], "unknown").to_numpy()
+    choices = []
+    for name in sorted(set(category[drawable]))[:max_categories]:
+        here = drawable & (category == name)
+        scored, without_truth = here & (scores.n_points > 0), np.flatnonzero(here & (scores.n_points == 0))
+        best = best_first[scored[best_first]][:per_category]
+        scored[best] = False
+        worst = worst_first[scored[worst_first]][:per_category]
+        scored[worst] = False
+        groups = {
+            "best": best,
+            "worst": worst,
+            "random": _sample(np.flatnonzero(scored), per_category, rng),
+            "no truth": _sample(without_truth, per_category, rng),
+        }
+        choices += [Choice(category=name, kind=kind, row=int(row)) for kind, rows in groups.items() for row in rows]
+    return choices
+
+
+def draw(
+    choices: Sequence[Choice],
+    scores: Scores,
+    matches: pa.Table,
+    pairs: pa.Table,
+    alpha: float,
+    *,
+    matches_uri: str,
+    pairs_uri: str,
+    image_root: str | None,
+) -> list[Picture]:
+    """The chosen pairs as small JPEGs, in order; only their own images and flows are read.
+
+    matches: rows of the scored direction, with pair_id, direction, query_xy_px and reference_xy_px.
+    """
+    if not choices:
+        return []
+    ids = pairs["pair_id"].take(pa.array([choice.row for choice in choices])).to_pylist()
+    chosen = dict(zip(ids, choices, strict=True))
+    answers = {row["pair_id"]: row for row in _rows_of(matches, ids).to_pylist()}
+    without_points = [pair_id for pair_id in ids if not answers[pair_id]["query_xy_px"]]
+    flow_lines = _flow_lines(matches_uri, without_points, matches["direction"][0].as_py()) if without_points else {}
+    correct, ends = scores.correct(alpha), np.cumsum(scores.n_points)
+    pictures = {}
+    for chunk in decode_rows(_manifest_rows(pairs_uri, ids), image_root):
+        for pair in chunk.pairs:
+            pair_id = pair["pair_id"]
+            choice, answer = chosen[pair_id], answers[pair_id]
+            of_pair = slice(ends[choice.row] - scores.n_points[choice.row], ends[choice.row])
+            marks = correct[of_pair] if scores.n_points[choice.row] else None
+            if pair_id in flow_lines:
+                query_xy_px, reference_xy_px = flow_lines[pair_id]
+            else:
+                query_xy_px, reference_xy_px = (np.array(answer[name], np.float32) for name in _POINTS)
+            caption = f"{len(query_xy_px)} points{' of the flow' * (pair_id in flow_lines)}, no truth to compare with"
+            if marks is not None:
+                caption = f"{marks.sum()} of {len(marks)} correct, PCK {100 * marks.mean():.1f}"
+            sides = ("source", "target") if answer["direction"] == "source_to_target" else ("target", "source")
+            query, reference = (chunk.images[pair[f"{side}_key"]] for side in sides)
+            data_uri = None
+            if query.rgb is not None and reference.rgb is not None:
+                drawn = draw_match(query.rgb, reference.rgb, query_xy_px, reference_xy_px, correct=marks)
+                data_uri = _jpeg_data_uri(drawn)
+            elif error := query.error or reference.error:
+                caption = f"{caption}; cannot be drawn: {error.message}"
+            pictures[pair_id] = Picture(
+                category=choice.category, kind=choice.kind, pair_id=pair_id, caption=caption, data_uri=data_uri
+            )
+    return [pictures[pair_id] for pair_id in ids]
+
+
+def _rows_of(table: pa.Table, ids: Sequence[str]) -> pa.Table:
+    return table.filter(pc.is_in(table["pair_id"], pa.array(ids, pa.string())))
+
+
+def _manifest_rows(pairs_uri: str, ids: Sequence[str]) -> pa.Table:
+    """The PAIRS rows of these pairs, with inline images."""
+    batches = (
+        _rows_of(pa.Table.from_batches([batch]), ids)
+        for file in manifest_files(pairs_uri)
+        for _, _, batch in iter_rows(file, PAIRS.names, 1024)
+    )
+    return conform(pa.concat_tables(batches), PAIRS, pairs_uri)
+
+
+def _flow_lines(matches_uri: str, ids: Sequence[str], direction: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Points (K, 2) on a grid and where the flow takes them, in pixels, for those of the pairs that have a flow.
+
+    Attempts that answered a pair agree, so any row of it will do.
+    """
+    columns = ["pair_id", "flow", "flow_hw", "flow_dtype", "flow_scale"]
+    wanted = (pc.field("pair_id").isin(ids)) & (pc.field("direction") == direction) & pc.field("flow").is_valid()
+    lines = {}
+    for part in list_parts(matches_uri):
+        fs, path = storage.open_uri(part)
+        for row in pq.read_table(path, filesystem=fs, columns=columns, filters=wanted, partitioning=None).to_pylist():
+            y, x = (
+                np.linspace(0, size - 1, 2 * count + 1).astype(int)[1::2]
+                for size, count in zip(row["flow_hw"], _FLOW_GRID_HW, strict=True)
+            )
+            grid_xy = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
+            flow_px = decode_flow(row)[grid_xy[:, 1], grid_xy[:, 0]]
+            lines[row["pair_id"]] = grid_xy.astype(np.float32), (grid_xy + flow_px).astype(np.float32)
+    return lines
+
+
+def _sample(rows: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    return rng.choice(rows, min(count, len(rows)), replace=False) if len(rows) else rows
+
+
+def _jpeg_data_uri(picture: Image.Image) -> str:
+    picture.thumbnail((_WIDTH_PX, _WIDTH_PX))
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=82)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -1,0 +1,84 @@
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from jobs.evaluate import main
+from pipeline.parts import write_part
+from pipeline.run_folder import count_run, write_success
+from schemas.matches import MATCHES
+from schemas.pairs import PAIRS
+
+
+def _plant(folder: Path, off_px: dict[str, float | None]) -> list[str]:
+    """A manifest and a run of pairs of one point each, off by so many pixels (T = 100) or failed; their flags."""
+    boxes = {"source_box_xyxy": [0, 0, 100, 50], "target_box_xyxy": [0, 0, 100, 50]}
+    pairs: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = []
+    for pair_id, off in off_px.items():
+        points = {"source_xy_px": [[9, 9]], "target_xy_px": [[9, 9]]}
+        pairs.append({"pair_id": pair_id, "category": pair_id[:3], "dataset": "toy", **points, **boxes})
+        row = {"pair_id": pair_id, "direction": "source_to_target", "attempt": 1, "matcher": "m", "fingerprint": "f"}
+        answer = {"status": "ok", "query_xy_px": [[9, 9]], "reference_xy_px": [[9 + (off or 0), 9]]}
+        rows.append({**row, **({"status": "error", "error_stage": "fetch"} if off is None else answer)})
+    pq.write_table(pa.Table.from_pylist(pairs, PAIRS), folder / "pairs.parquet")
+    write_part(str(folder / "run"), pa.Table.from_pylist(rows, MATCHES))
+    named = {"--matches": "run", "--pairs": "pairs.parquet", "--out": "metrics.parquet"}
+    return [part for flag, name in named.items() for part in (flag, str(folder / name))]
+
+
+def test_prints_the_per_category_table_and_writes_metrics(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    flags = _plant(tmp_path, {"cat1": 0, "cat2": 12, "dog1": 4, "dog2": None})
+    assert main([*flags, "--protocol", "spair,pf-willow-bbox-kp"]) == 0
+    printed = capsys.readouterr().out
+    assert "toy, protocol spair\n" in printed
+    assert "4 pairs, 4 keypoints; 1 pairs failed or missing (counted wrong)" in printed
+    lines = [line.split() for line in printed.splitlines()]
+    assert ["cat", "2", "2", "0", "50.0", "50.0", "50.0", "50.0", "100.0"] in lines
+    assert ["all", "4", "4", "1", "25.0", "25.0", "50.0", "50.0", "75.0"] in lines
+    metrics = pd.read_parquet(tmp_path / "metrics.parquet")
+    assert set(metrics["protocol"]) == {"spair", "pf-willow-bbox-kp"}
+
+
+def test_five_lines_of_pandas_print_the_per_category_table(tmp_path: Path):
+    main([*_plant(tmp_path, {"cat1": 0, "cat2": 12, "dog1": 4}), "--protocol", "spair"])
+    metrics = pd.read_parquet(tmp_path / "metrics.parquet")
+    rows = metrics[metrics["group_kind"].isin(["category", "all"]) & (metrics["subset"] == "all")]
+    table = rows.pivot(index="group", columns="alpha", values="pck_image")
+    assert table.loc["cat"].tolist() == [50.0, 50.0, 50.0, 50.0, 100.0]
+
+
+def test_failed_pairs_are_excluded_by_an_option(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    flags = _plant(tmp_path, {"cat1": 0, "dog1": None})
+    assert main([*flags, "--protocol", "spair", "--failed", "exclude", "--alpha", "0.1"]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["all", "1", "1", "1", "100.0"] in lines
+    assert ["dog", "0", "0", "1", "-"] in lines
+
+
+def test_a_run_with_a_limit_is_scored_on_the_pairs_it_was_to_match(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    flags = _plant(tmp_path, {"cat1": 0, "cat2": 50, "cat3": 50})
+    run, pairs = str(tmp_path / "run"), str(tmp_path / "pairs.parquet")
+    write_success(run, count_run(run, pairs, ("source_to_target",), 1), 1)
+    assert main([*flags, "--protocol", "spair", "--alpha", "0.1"]) == 0
+    printed = capsys.readouterr().out
+    assert ["all", "1", "1", "0", "100.0"] in [line.split() for line in printed.splitlines()]
+    assert "2 matches are of pairs that this manifest does not plan" in printed
+
+
+@pytest.mark.parametrize(
+    ("protocol", "message"),
+    [("spiar", "there is no protocol 'spiar'"), ("nemf", "jobs.match --direction target_to_source"), ("", "protocol")],
+)
+def test_bad_input_is_one_line_and_exit_code_2(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], protocol: str, message: str
+):
+    assert main([*_plant(tmp_path, {"cat1": 0}), "--protocol", protocol]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert message in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "metrics.parquet").exists()

@@ -1,0 +1,74 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import skimage.data
+from PIL import Image
+
+from jobs.pair import main
+
+
+@pytest.fixture
+def photographs(tmp_path: Path) -> list[str]:
+    """A photograph, and the same without its 20 leftmost columns and 10 topmost rows."""
+    whole = skimage.data.chelsea()
+    paths = [tmp_path / "whole.png", tmp_path / "cut.png"]
+    for path, image in zip(paths, [whole, whole[10:, 20:]], strict=True):
+        Image.fromarray(image).save(path)
+    return [str(path) for path in paths]
+
+
+def test_json_says_where_the_points_are(photographs: list[str], capsys: pytest.CaptureFixture[str]):
+    assert main([*photographs, "--points", "150,100", "300.5,140", "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["matcher"] == "nearest-neighbour:dense-sift"
+    assert answer["query_hw"] == [300, 451]
+    assert answer["reference_hw"] == [290, 431]
+    assert [point["query_xy_px"] for point in answer["points"]] == [[150, 100], [300.5, 140]]
+    found = np.array([point["reference_xy_px"] for point in answer["points"]])
+    assert np.abs(found - [[130, 90], [280.5, 130]]).max() < 6
+    assert all(0.5 < point["confidence"] <= 1 for point in answer["points"])
+
+
+def test_a_table_and_a_drawing_of_a_grid(photographs: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    out = tmp_path / "drawn" / "match.jpg"
+    assert main([*photographs, "--out", str(out)]) == 0
+    header, *rows, last = capsys.readouterr().out.splitlines()
+    assert header.split() == ["query", "x", "y", "reference", "x", "y", "confidence"]
+    assert len(rows) == 16
+    assert [float(number) for number in rows[0].split()[:2]] == [55.9, 37.0]  # 451 / 8 - 1/2, 300 / 8 - 1/2
+    assert last == f"drawn: {out}"
+    with Image.open(out) as drawn:
+        assert drawn.format == "JPEG"
+        assert drawn.width > drawn.height
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--points", "10"], "--points takes X,Y pairs such as 10,20 30.5,40; got '10'"),
+        (["--points", "10,20,30"], "--points takes X,Y pairs"),
+        (["--points", "ten,20"], "--points takes X,Y pairs"),
+        (["--points", "nan,20"], "--points nan,20 is outside the query image"),
+        (["--points", "10,20", "451,20"], "--points 451,20 is outside the query image, whose x go from 0 to 450"),
+        (["--points", "-3,20"], "--points -3,20 is outside the query image"),
+        (["--out", "match.xyz"], "--out match.xyz: '.xyz' is no image format to write"),
+        (["--out", "match"], "is no image format to write"),
+        (["--matcher", "nothing"], "there is no matcher 'nothing'"),
+    ],
+)
+def test_bad_input_is_one_line(
+    photographs: list[str], arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+):
+    assert main([*photographs, *arguments]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("error: ")
+    assert printed.err.count("\n") == 1
+    assert message in printed.err
+
+
+def test_an_image_that_is_not_there(photographs: list[str], capsys: pytest.CaptureFixture[str]):
+    assert main([photographs[0], "nowhere.png"]) == 2
+    assert "nowhere.png" in capsys.readouterr().err

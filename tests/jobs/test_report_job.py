@@ -1,0 +1,32 @@
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from jobs.report import main
+from schemas.matches import MATCHES
+from schemas.metrics import METRICS
+from schemas.pairs import PAIRS
+
+
+def _flags(folder: Path) -> list[str]:
+    for name, schema in (("metrics", METRICS), ("matches", MATCHES), ("pairs", PAIRS)):
+        pq.write_table(schema.empty_table(), folder / f"{name}.parquet")
+    return [part for name in ("metrics", "matches", "pairs") for part in (f"--{name}", str(folder / f"{name}.parquet"))]
+
+
+def test_writes_the_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    out = tmp_path / "report.html"
+    assert main([*_flags(tmp_path), "--out", str(out)]) == 0
+    assert out.read_text("utf-8").startswith("<!doctype html>")
+    assert str(out) in capsys.readouterr().out
+
+
+def test_bad_input_is_one_line_and_exit_code_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    out = tmp_path / "report.html"
+    flags = [*_flags(tmp_path), "--out", str(out)]
+    assert main([*flags, "--pairs-per-category", "-1"]) == 2
+    (tmp_path / "metrics.parquet").unlink()
+    assert main(flags) == 2
+    assert "metrics.parquet" in capsys.readouterr().err
+    assert not out.exists()

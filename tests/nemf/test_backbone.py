@@ -1,0 +1,119 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+import timm
+import torch
+import torchvision
+from safetensors.torch import load_file
+from timm.layers.format import Format
+from torch import nn
+
+from nemf.model.backbone import Backbone, load_backbone
+from nemf.model.weights_file import BackboneConfig
+
+IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+
+
+@pytest.fixture(scope="module")
+def image() -> torch.Tensor:
+    return torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+
+
+def test_timm_maps_are_those_of_the_library(
+    mobilenet_file: Path, mobilenet_tensors: dict[str, torch.Tensor], image: torch.Tensor
+):
+    network = timm.create_model(
+        "mobilenetv1_100", features_only=True, out_indices=(1, 2, 3), pad_type="same", bn_eps=0.001
+    )
+    network.load_state_dict(mobilenet_tensors)
+    backbone = load_backbone("timm/mobilenetv1_100", mobilenet_file)
+    with torch.inference_mode():
+        expected, maps = network.eval()(image), backbone(image)
+    assert [features.shape[1:] for features in maps] == [(128, 16, 16), (256, 8, 8), (512, 4, 4)]
+    assert all(torch.equal(features, other) for features, other in zip(maps, expected, strict=True))
+
+
+def test_a_file_may_hold_the_stages_no_map_needs(
+    write_weights: Callable[..., Path], mobilenet_file: Path, mobilenet_tensors: dict[str, torch.Tensor]
+):
+    config = mobilenet_file.with_suffix(".json").read_text()
+    whole = write_weights(mobilenet_tensors, config, "whole")
+    digests = {load_backbone("timm/mobilenetv1_100", path).digest() for path in (whole, mobilenet_file)}
+    assert len(digests) == 1
+
+
+def test_torchvision_maps_are_the_sums_before_the_last_relu(write_weights: Callable[..., Path], image: torch.Tensor):
+    torch.manual_seed(2)
+    network = torchvision.models.resnet18().eval()
+    path = write_weights(network.state_dict(), {"create_kwargs": {}, "out_indices": [1, 2, 3, 4], **IMAGENET})
+    backbone = load_backbone("torchvision/resnet18", path)
+    with torch.inference_mode():
+        maps = backbone(image)
+        x = network.maxpool(torch.relu(network.bn1(network.conv1(image))))
+        for layer, features in zip([network.layer1, network.layer2, network.layer3, network.layer4], maps, strict=True):
+            for block in layer:
+                identity = x if block.downsample is None else block.downsample(x)
+                inner = torch.relu(block.bn1(block.conv1(x)))
+                total = block.bn2(block.conv2(inner)) + identity
+                x = torch.relu(total)
+            assert total.min() < 0
+            assert torch.allclose(features, total, atol=1e-5)
+
+
+def test_maps_are_channels_first():
+    class ChannelsLast(nn.Module):
+        output_fmt = Format.NHWC
+
+        def forward(self, image: torch.Tensor) -> list[torch.Tensor]:
+            return [image.permute(0, 2, 3, 1)]
+
+    backbone = Backbone("x", ChannelsLast(), BackboneConfig(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)))
+    image = torch.rand(1, 3, 4, 5)
+    assert torch.equal(backbone(image)[0], image)
+
+
+def test_a_backbone_is_frozen(mobilenet_file: Path):
+    backbone = load_backbone("timm/mobilenetv1_100", mobilenet_file).train()
+    assert not any(module.training for module in backbone.modules())
+    assert not any(parameter.requires_grad for parameter in backbone.parameters())
+
+
+def test_the_digest_tells_weights_and_configuration(write_weights: Callable[..., Path], mobilenet_file: Path):
+    config = mobilenet_file.with_suffix(".json").read_text()
+    tensors = load_file(mobilenet_file)
+
+    def digest(tensors: dict[str, torch.Tensor], config: str) -> str:
+        return load_backbone("timm/mobilenetv1_100", write_weights(tensors, config, "other")).digest()
+
+    original = digest(tensors, config)
+    assert digest(tensors, config) == original
+    assert digest(tensors, config.replace("[0.5, 0.5, 0.5]", "[0.5, 0.5, 0.4]", 1)) != original
+    assert digest(tensors, config.replace("[1, 2, 3]", "[1, 3]")) != original
+    tensors["conv_stem.weight"][0, 0, 0, 0] += 1e-3
+    assert digest(tensors, config) != original
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("timm/mobilenetv1_10", "mobilenetv1_100"),
+        ("torchvision/vgg16", "resnet101, resnet152"),
+        ("keras/resnet", "timm/MODEL and torchvision/MODEL"),
+        ("timm/hf-hub:someone/something", "timm has no model"),
+    ],
+)
+def test_unknown_names_say_what_there_is(name: str, message: str):
+    with pytest.raises(ValueError, match=message):
+        load_backbone(name)
+
+
+@pytest.mark.parametrize("name", ["torchvision/resnet18", "timm/mobilenetv1_100"])
+def test_offline_the_error_asks_for_a_local_file(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:1")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(ValueError, match=rf"{name}: .* give --backbone-weights FILE\.safetensors"):
+        load_backbone(name)

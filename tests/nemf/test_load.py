@@ -1,0 +1,95 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from nemf import load_matcher
+from nemf.load import find_device
+
+SIFT = "nearest-neighbour:dense-sift"
+
+FACTORY = """
+from nemf import Matcher
+
+class Mine(Matcher):
+    def __init__(self, **arguments):
+        self.name, self.fingerprint, self.arguments = "mine", "1", arguments
+
+    def match_batch(self, pairs):
+        return []
+
+make = Mine
+number = 3
+
+def broken(**arguments):
+    return object()
+"""
+
+
+@pytest.fixture
+def own_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own_matchers.py").write_text(FACTORY)
+    (tmp_path / "own_unfinished.py").write_text("import no_such_library\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+
+def test_built_by_name():
+    matcher = load_matcher(f"{SIFT}?readout=soft-argmax&image_size=160", device="cpu")
+    assert matcher.name == f"{SIFT}?readout=soft-argmax&image_size=160"
+    assert (matcher.readout, matcher.image_size) == ("soft-argmax", 160)
+    assert load_matcher(SIFT).fingerprint == load_matcher(f"{SIFT}?readout=argmax").fingerprint != matcher.fingerprint
+
+
+def test_built_from_a_weights_file(mobilenet_file: Path):
+    matcher = load_matcher("nearest-neighbour:timm/mobilenetv1_100", backbone_weights=str(mobilenet_file))
+    assert matcher.level == 2  # stride 16 of 4, 8, 16
+
+
+@pytest.mark.usefixtures("own_module")
+def test_built_by_a_factory_of_ones_own():
+    matcher = load_matcher("own_matchers:make", backbone_weights="w.safetensors", device="cpu")
+    assert matcher.arguments == {"backbone_weights": "w.safetensors", "device": "cpu"}
+
+
+@pytest.mark.usefixtures("own_module")
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("", "there is no matcher ''; there are nearest-neighbour:timm/MODEL"),
+        ("nemf-small", "there is no matcher 'nemf-small'; there are nearest-neighbour:timm/MODEL"),
+        ("nearest-neighbour:sift", "there is no matcher 'nearest-neighbour:sift'; there are .*dense-sift"),
+        ("nearest-neighbour:timm/mobilnet", "timm has no model 'mobilnet'"),
+        (f"{SIFT}?sharpness=3", "option 'sharpness' is unknown; there are readout, image_size"),
+        (f"{SIFT}?image_size=64&image_size=64", "option 'image_size' is given twice"),
+        (f"{SIFT}?image_size=big", "option image_size must be a whole number; got 'big'"),
+        (f"{SIFT}?readout=max", "readout must be one of argmax, soft-argmax; got 'max'"),
+        ("no_such_package.module:make", "there is no module 'no_such_package' on Python's path"),
+        ("own_matchers:nothing", "own_matchers has no function nothing"),
+        ("own_matchers:number", "own_matchers has no function number"),
+        ("own_matchers:broken", "broken returned a object without name, fingerprint, match_batch"),
+    ],
+)
+def test_names_that_will_not_do(name: str, message: str):
+    with pytest.raises(ValueError, match=message):
+        load_matcher(name)
+
+
+@pytest.mark.usefixtures("own_module")
+def test_a_fault_inside_ones_own_module_is_shown_as_it_is():
+    with pytest.raises(ModuleNotFoundError, match="no_such_library"):
+        load_matcher("own_unfinished:make")
+
+
+def test_weights_for_a_matcher_without_any():
+    with pytest.raises(ValueError, match=r"has no weights to load: leave out --backbone-weights x\.safetensors"):
+        load_matcher(SIFT, backbone_weights="x.safetensors")
+
+
+def test_devices():
+    assert find_device("cpu") == torch.device("cpu")
+    assert find_device("auto").type in ("cpu", "cuda")
+    for unknown in ("gpu", "meta", "cuda:x"):
+        with pytest.raises(ValueError, match=f"device must be auto, cpu, cuda or cuda:N; got '{unknown}'"):
+            find_device(unknown)
+    with pytest.raises(ValueError, match=r"device cuda:99: this machine has \d+ CUDA devices"):
+        find_device("cuda:99")

@@ -1,0 +1,65 @@
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from nemf import ImagePair, Match, Matcher
+
+
+class Recorder(Matcher):
+    """Answers every point with itself and keeps what it was asked."""
+
+    name = "recorder"
+    fingerprint = "0"
+
+    def match_batch(self, pairs: Sequence[ImagePair]) -> list[Match]:
+        self.pairs = list(pairs)
+        points = [np.zeros((0, 2), np.float32) if p.query_xy_px is None else p.query_xy_px for p in pairs]
+        return [Match(reference_xy_px=xy, point_confidence=np.ones(len(xy), np.float32)) for xy in points]
+
+
+IMAGE = np.arange(4 * 5 * 3, dtype=np.uint8).reshape(4, 5, 3)
+
+
+@pytest.mark.parametrize("image", [IMAGE, Image.fromarray(IMAGE), torch.from_numpy(IMAGE)])
+def test_numpy_pil_and_torch_images_are_the_same(image: object):
+    matcher = Recorder()
+    match = matcher.match(image, IMAGE, [[1, 2], [3.5, 0]])
+    assert np.array_equal(matcher.pairs[0].query_rgb, IMAGE)
+    assert match.reference_xy_px.dtype == np.float32
+    assert match.reference_xy_px.tolist() == [[1, 2], [3.5, 0]]
+
+
+def test_the_flow_is_asked_for_where_no_points_are():
+    matcher = Recorder()
+    matcher.match(IMAGE, IMAGE)
+    assert matcher.pairs[0].dense
+    matcher.match(IMAGE, IMAGE, [])
+    assert not matcher.pairs[0].dense
+    matcher.match(IMAGE, IMAGE, [[1, 2]], dense=True)
+    assert matcher.pairs[0].dense
+
+
+@pytest.mark.parametrize(
+    ("image", "got"),
+    [
+        (IMAGE.astype(np.float32), "float32"),
+        (IMAGE[..., 0], r"\(4, 5\)"),
+        (IMAGE.transpose(2, 0, 1), r"\(3, 4, 5\)"),
+        (IMAGE[:0], r"\(0, 5, 3\)"),
+    ],
+)
+def test_what_is_no_image_is_named(image: np.ndarray, got: str):
+    with pytest.raises(ValueError, match=f"reference image must be RGB .* got .*{got}"):
+        Recorder().match(IMAGE, image, [[1, 2]])
+
+
+@pytest.mark.parametrize(
+    ("points", "message"),
+    [([[1, 2, 3]], r"shape \(K, 2\)"), ([1, 2], r"shape \(K, 2\)"), ([[1, 2], [np.nan, 0]], "point 1 is")],
+)
+def test_what_are_no_points_is_named(points: list, message: str):
+    with pytest.raises(ValueError, match=message):
+        Recorder().match(IMAGE, IMAGE, np.array(points))

@@ -1,0 +1,228 @@
+import base64
+import html
+import io
+import re
+from collections.abc import Sequence
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from pipeline.evaluate import MATCH_COLUMNS, Failed, evaluate, write_metrics
+from pipeline.flow_encoding import encode_flow
+from pipeline.manifest import read_pairs
+from pipeline.parts import read_matches, write_part
+from pipeline.protocols import protocol
+from pipeline.report import _spread, render_report
+from schemas.matches import MATCHES
+from schemas.metrics import METRICS
+from schemas.pairs import PAIRS
+
+POINTS = [[10.0, 10.0], [50.0, 10.0], [10.0, 30.0], [50.0, 30.0]]
+HOSTILE = "<script>alert('x')</script>&\"'"
+
+
+def _pair(pair_id: str, category: str | None = "cat", **more: Any) -> dict[str, Any]:
+    row = {"pair_id": pair_id, "category": category, "dataset": "toy", "source_uri": "a.png", "target_uri": "b.png"}
+    box = {"source_box_xyxy": [0, 0, 60, 40], "target_box_xyxy": [0, 0, 60, 40]}
+    return {**row, **box, "source_xy_px": POINTS, "target_xy_px": POINTS, **more}
+
+
+def _answer(pair: dict[str, Any], off_px: Sequence[float] = (0, 0, 0, 0), **more: Any) -> dict[str, Any]:
+    row = {"pair_id": pair["pair_id"], "direction": "source_to_target", "attempt": 1, "status": "ok"}
+    row |= {"matcher": "planted", "fingerprint": "f00d", "query_hw": [40, 60], "reference_hw": [40, 60]}
+    row |= {"milliseconds": {"decode": 2.0, "match": 8.0}, "query_xy_px": pair["source_xy_px"]}
+    row["reference_xy_px"] = [[x + off, y] for (x, y), off in zip(pair["source_xy_px"] or [], off_px, strict=False)]
+    return {**row, **more}
+
+
+def _error(pair: dict[str, Any], message: str = "b.png is truncated") -> dict[str, Any]:
+    nothing = dict.fromkeys(["query_xy_px", "reference_xy_px", "query_hw", "reference_hw", "milliseconds"])
+    why = {"status": "error", "error_stage": "decode", "error_kind": "truncated", "error_message": message}
+    return {**_answer(pair), **nothing, **why}
+
+
+def _page(
+    tmp_path: Path,
+    pairs: list[dict[str, Any]],
+    rows: list[dict[str, Any]],
+    protocol_name: str = "spair",
+    failed: Failed = "wrong",
+) -> str:
+    """The report of a planted run, checked to be well formed and free of NaN and of the network."""
+    files = {name: str(tmp_path / name) for name in ("pairs.parquet", "run", "metrics.parquet")}
+    for name, grey in (("a.png", 90), ("b.png", 160)):
+        Image.fromarray(np.full((40, 60, 3), grey, np.uint8)).save(tmp_path / name)
+    pq.write_table(pa.Table.from_pylist(pairs, PAIRS), files["pairs.parquet"])
+    write_part(files["run"], pa.Table.from_pylist(rows, MATCHES))
+    matches, manifest = read_matches(files["run"], MATCH_COLUMNS), read_pairs(files["pairs.parquet"])
+    metrics = evaluate(matches, manifest, [protocol(protocol_name)], failed=failed)
+    write_metrics(files["metrics.parquet"], metrics)
+    page = render_report(files["metrics.parquet"], files["run"], files["pairs.parquet"], image_root=str(tmp_path))
+    _Balanced().check(page)
+    text = re.sub(r"data:image/jpeg;base64,[\w+/=]+", "", page)
+    assert not re.search(r"\bnan\b|https?:|//|url\(", text, re.IGNORECASE)
+    return page
+
+
+class _Balanced(HTMLParser):
+    """Every element that is opened is closed, in order."""
+
+    def check(self, page: str) -> None:
+        self.open: list[str] = []
+        self.feed(page)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: Any) -> None:
+        if tag not in ("meta", "img", "br"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: Any) -> None:
+        pass
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def _text(page: str) -> str:
+    """What a reader reads, in one line."""
+    return " ".join(html.unescape(re.sub(r"<style>.*?</style>|<[^>]*>", " ", page, flags=re.DOTALL)).split())
+
+
+def test_numbers_come_with_protocol_and_counts(tmp_path: Path):
+    pairs = [_pair("p1"), _pair("p2"), _pair("p3", "dog")]
+    text = _text(_page(tmp_path, pairs, [_answer(pair, [0, 3, 6, 9]) for pair in pairs]))
+    assert "toy under protocol spair" in text
+    assert "longest side of the target object box" in text
+    assert "PCK@0.1, image average 75.0 keypoint average 75.0 mean of 2 categories 75.0" in text
+    assert "cat 2 8 0 25.0 25.0 50.0 75.0 100.0 25.0 25.0 50.0 75.0 100.0" in text
+    assert "all 3 12 0 25.0 25.0 50.0 75.0 100.0" in text
+    assert "3 pairs answered, 0 failed , 0 missing" in text
+    assert "f00d" in text
+    assert "decode 3 2.0 2.0 0.0" in text
+
+
+def test_the_same_run_gives_the_same_page(tmp_path: Path):
+    pairs = [_pair(f"p{index}") for index in range(12)]
+    rows = [_answer(pair, [0, index, 0, 0]) for index, pair in enumerate(pairs)]
+    assert _page(tmp_path, pairs, rows) == _page(tmp_path, pairs, rows)
+
+
+def test_best_worst_and_random_pairs_are_drawn_once_each(tmp_path: Path):
+    pairs = [_pair(f"p{index}") for index in range(9)]
+    rows = [
+        _answer(pair, [99] * index + [0] * 4) for index, pair in zip([0, 1, 2, 2, 2, 2, 2, 3, 4], pairs, strict=True)
+    ]
+    page = _page(tmp_path, pairs, rows)
+    assert page.count("data:image/jpeg;base64,") == 6
+    captions = re.findall(r"<figcaption><b>(.*?)</b>, (.*?)<br>(.*?)</figcaption>", page)
+    assert captions[:2] == [("best", "4 of 4 correct, PCK 100.0", "p0"), ("best", "3 of 4 correct, PCK 75.0", "p1")]
+    assert captions[2:4] == [("worst", "0 of 4 correct, PCK 0.0", "p8"), ("worst", "1 of 4 correct, PCK 25.0", "p7")]
+    assert {kind for kind, _, _ in captions[4:]} == {"random"}
+    assert len({pair_id for _, _, pair_id in captions}) == 6
+
+
+def test_strings_of_the_manifest_and_of_errors_are_escaped(tmp_path: Path):
+    fine, broken = _pair("p" + HOSTILE, HOSTILE, dataset=HOSTILE), _pair("q", HOSTILE, dataset=HOSTILE)
+    page = _page(tmp_path, [fine, broken], [_answer(fine, matcher=HOSTILE), _error(broken, HOSTILE)])
+    assert "<script" not in page
+    assert page.count("&lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt;&amp;&#34;&#39;") > 5
+
+
+def test_an_image_that_cannot_be_read_becomes_a_caption(tmp_path: Path):
+    gone, fine = _pair("gone", source_uri="gone.png"), _pair("fine")
+    page = _page(tmp_path, [gone, fine], [_answer(gone), _answer(fine)])
+    assert page.count("data:image/jpeg;base64,") == 1
+    assert re.search(r"cannot be drawn: .*gone\.png", _text(page))
+
+
+def test_the_query_is_on_the_left_whichever_side_it_is(tmp_path: Path):
+    pair = _pair("p")
+    page = _page(tmp_path, [pair], [_answer(pair, direction="target_to_source")], protocol_name="nemf")
+    data = re.search(r"data:image/jpeg;base64,([\w+/=]+)", page)
+    assert data is not None
+    picture = np.asarray(Image.open(io.BytesIO(base64.b64decode(data[1]))).convert("L"))
+    assert abs(int(picture[-5, 5]) - 160) < 10  # the target, b.png
+    assert abs(int(picture[-5, -5]) - 90) < 10
+    assert "under nemf" in _text(page)
+
+
+def test_inline_images_are_drawn_too(tmp_path: Path):
+    Image.new("RGB", (60, 40)).save(tmp_path / "inline.png")
+    data = (tmp_path / "inline.png").read_bytes()
+    pair = _pair("p", source_uri=None, target_uri=None, source_image=data, target_image=data)
+    assert _page(tmp_path, [pair], [_answer(pair)]).count("data:image/jpeg;base64,") == 1
+
+
+def test_flow_is_drawn_where_there_are_no_keypoints(tmp_path: Path):
+    pair = _pair("p", source_xy_px=None, target_xy_px=None)
+    flow = encode_flow(np.full((40, 60, 2), 3.0))
+    page = _page(tmp_path, [pair], [_answer(pair, reference_xy_px=None, **flow)])
+    text = _text(page)
+    assert page.count("data:image/jpeg;base64,") == 1
+    assert "Nothing to score: no pair has keypoints" in text
+    assert "24 points of the flow, no truth to compare with" in text
+    assert "1 of them without keypoints" in text
+
+
+def test_points_without_a_known_truth_are_drawn(tmp_path: Path):
+    pair = _pair("p", target_xy_px=None)
+    text = _text(_page(tmp_path, [pair], [_answer(pair)]))
+    assert "no truth , 4 points, no truth to compare with" in text
+
+
+@pytest.mark.parametrize(("failed", "said"), [("wrong", "count as wrong"), ("exclude", "no pair was answered")])
+def test_a_run_where_everything_failed_says_so(tmp_path: Path, failed: Failed, said: str):
+    pairs = [_pair("p1"), _pair("p2")]
+    text = _text(_page(tmp_path, pairs, [_error(pairs[0])], failed=failed))
+    assert "0 pairs answered, 1 failed , 1 missing" in text
+    assert "2 pairs with keypoints failed or are missing" in text
+    assert said in text
+    assert "decode truncated 1 p1: b.png is truncated" in text
+
+
+def test_a_run_without_rows_says_so(tmp_path: Path):
+    files = [str(tmp_path / name) for name in ("metrics.parquet", "matches.parquet", "pairs.parquet")]
+    for file, schema in zip(files, (METRICS, MATCHES, PAIRS), strict=True):
+        pq.write_table(schema.empty_table(), file)
+    text = _text(render_report(*files))
+    assert "none was matched" in text
+    assert "nothing was scored" in text
+
+
+def test_leak_free_number_stands_beside_the_usual_one(tmp_path: Path):
+    leaked, fresh = _pair("p1", seen_in_training=True), _pair("p2", seen_in_training=False)
+    text = _text(_page(tmp_path, [leaked, fresh], [_answer(leaked), _answer(fresh, [99] * 4)]))
+    assert "1 leak-free pairs 0.0" in text
+    assert "PCK@0.1, image average 50.0" in text
+
+
+def test_metrics_of_another_run_are_refused(tmp_path: Path):
+    pair = _pair("p")
+    _page(tmp_path, [pair], [_answer(pair)])
+    write_part(str(tmp_path / "other"), pa.Table.from_pylist([_answer(pair, fingerprint="beef")], MATCHES))
+    with pytest.raises(ValueError, match=r"fingerprint f00d, here beef.*jobs\.evaluate"):
+        render_report(*(str(tmp_path / name) for name in ("metrics.parquet", "other", "pairs.parquet")))
+
+
+def test_metrics_older_than_the_matches_are_refused(tmp_path: Path):
+    pairs = [_pair("p"), _pair("q")]
+    _page(tmp_path, pairs, [_answer(pairs[0])])
+    write_part(str(tmp_path / "run"), pa.Table.from_pylist([_answer(pairs[1])], MATCHES))
+    with pytest.raises(ValueError, match=r"counts 1 failed pairs.*there are 0.*jobs\.evaluate again"):
+        render_report(*(str(tmp_path / name) for name in ("metrics.parquet", "run", "pairs.parquet")))
+
+
+def test_labels_of_the_curve_keep_their_order_and_distance():
+    wanted = np.array([300.0, 20.0, 21.0, 314.0, 313.0])
+    placed = _spread(wanted)
+    assert np.argsort(placed).tolist() == np.argsort(wanted).tolist()
+    assert np.diff(np.sort(placed)).min() >= 14
+    assert placed.max() <= 314
+    assert placed[1] == 20.0
