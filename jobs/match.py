@@ -24,7 +24,7 @@ from jobs.command import Names, OverBudgetError, as_json, run_command
 from nemf import load_matcher
 from pipeline.attempts import Lease, acquire
 from pipeline.manifest import manifest_digest, manifest_files
-from pipeline.match import OUTPUTS, MatchOptions, directions_of
+from pipeline.options import OUTPUTS, MatchOptions, directions_of
 from pipeline.plan import Plan, make_plan
 from pipeline.run_folder import Count, committed_ids, count_run, open_run, run_fingerprint, write_success
 

@@ -14,7 +14,7 @@ import tyro
 
 from jobs.command import run_command
 from pipeline.manifest import manifest_digest, manifest_files
-from pipeline.match import directions_of
+from pipeline.options import directions_of
 from pipeline.run_folder import Count, count_run, read_run, read_success
 
 

@@ -1,7 +1,8 @@
 """The main road, on one screen: slices -> decode -> match -> commit.
 
 Ray Data moves the rows; what the stages do is in pipeline.decode, pipeline.match and pipeline.parts, none of which
-knows Ray. Every process that matches runs torch on THREADS threads, since a result may change with their number.
+knows Ray. Every process that matches runs torch on THREADS threads, since a result may change with their number; the
+others never import torch, which would cost each of them 300 MB.
 """
 
 from collections.abc import Iterator
@@ -12,13 +13,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray.data
-import torch
 
-from nemf import load_matcher
 from pipeline import storage
-from pipeline.decode import Chunk, decode_rows
+from pipeline.decode import CHUNK_BYTES, Chunk, decode_rows
 from pipeline.manifest import read_rows
-from pipeline.match import MatchOptions, match_chunk
+from pipeline.options import MatchOptions
 from pipeline.parts import write_part
 from pipeline.plan import Slice
 from pipeline.quarantine import Quarantine
@@ -28,6 +27,8 @@ THREADS = 1
 MATCH_CPUS = 0.75
 IO_CPUS = 0.25
 """What a matching process and a decoding or committing task ask for: together one core for each worker."""
+CHUNKS_AHEAD = 4
+"""Full chunks that may wait in the object store for each worker; decoding pauses beyond."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,10 +50,21 @@ class Stream:
 
 def build_stream(slices: list[Slice], stream: Stream) -> ray.data.Dataset:
     """The lazy Ray dataset whose execution matches the slices; its rows say what was committed."""
+    context = ray.data.DataContext.get_current()
+    context.execution_options.resource_limits = ray.data.ExecutionResources(
+        object_store_memory=CHUNKS_AHEAD * CHUNK_BYTES * stream.workers
+    )
     rows = [{"file": s.file, "row_group": s.row_group, "rows": s.rows.tobytes()} for s in slices]
+    beside = ray.data.TaskPoolStrategy(size=stream.workers)
     return (
         ray.data.from_items(rows, override_num_blocks=len(rows))
-        .map_batches(partial(decode_slice, stream=stream), batch_size=1, batch_format="pyarrow", num_cpus=IO_CPUS)
+        .map_batches(
+            partial(decode_slice, stream=stream),
+            batch_size=1,
+            batch_format="pyarrow",
+            compute=beside,
+            num_cpus=IO_CPUS,
+        )
         .map_batches(
             MatchWorker,
             fn_constructor_args=(stream,),
@@ -62,7 +74,13 @@ def build_stream(slices: list[Slice], stream: Stream) -> ray.data.Dataset:
             num_cpus=MATCH_CPUS,
             num_gpus=1 if stream.device.startswith("cuda") else 0,
         )
-        .map_batches(partial(commit, stream=stream), batch_size=None, batch_format="pyarrow", num_cpus=IO_CPUS)
+        .map_batches(
+            partial(commit, stream=stream),
+            batch_size=None,
+            batch_format="pyarrow",
+            compute=beside,
+            num_cpus=IO_CPUS,
+        )
     )
 
 
@@ -84,6 +102,10 @@ class MatchWorker:
     """
 
     def __init__(self, stream: Stream) -> None:
+        import torch
+
+        from nemf import load_matcher
+
         torch.set_num_threads(THREADS)
         self._stream = stream
         self._quarantine = Quarantine(stream.out, stream.begun_folder)
@@ -95,6 +117,8 @@ class MatchWorker:
         return self._quarantine.guard(Chunk.from_row(row), self._match)
 
     def _match(self, chunk: Chunk) -> pa.Table:
+        from pipeline.match import match_chunk
+
         fingerprint, attempt = self._stream.fingerprint, self._stream.attempt
         return match_chunk(self._matcher, chunk, self._stream.options, fingerprint=fingerprint, attempt=attempt)
 

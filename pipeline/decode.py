@@ -18,10 +18,10 @@ from pipeline.images import ImageError, decode_image, fetch_image
 from pipeline.manifest import INLINE_COLUMNS
 from schemas.pairs import PAIRS
 
-CHUNK_BYTES = 256 * 2**20
+CHUNK_BYTES = 64 * 2**20
 """Pixels a chunk holds before the next one is begun."""
 _FETCH_THREADS = 8
-_PAIRS_AT_ONCE = 8
+_PAIRS_AT_ONCE = 4
 
 _PAIRS = pa.schema(
     [field for field in PAIRS if field.name not in INLINE_COLUMNS]
@@ -79,7 +79,8 @@ class Chunk:
                 "key": key,
                 "height": image.rgb.shape[0] if image.rgb is not None else None,
                 "width": image.rgb.shape[1] if image.rgb is not None else None,
-                "rgb": image.rgb.data.cast("B") if image.rgb is not None else None,
+                # A copy: pyarrow 26 never releases a memoryview that it converts.
+                "rgb": image.rgb.tobytes() if image.rgb is not None else None,
                 "error_stage": image.error.stage if image.error else None,
                 "error_kind": image.error.kind if image.error else None,
                 "error_message": image.error.message if image.error else None,

@@ -13,28 +13,10 @@ import pyarrow as pa
 from nemf.matcher import ImagePair, Match, Matcher, as_points
 from pipeline.decode import Chunk
 from pipeline.flow_encoding import encode_confidence, encode_flow
-from schemas.matches import DIRECTIONS, MATCHES
-
-OUTPUTS = ("keypoints", "flow", "confidence", "cycle")
-"""What a run may store: the points' places, the dense flow, how sure of either, and how far a point lands from itself
-when its answer is matched back (as much work again)."""
+from pipeline.options import MatchOptions
+from schemas.matches import MATCHES
 
 _SIDES = {"source_to_target": ("source", "target"), "target_to_source": ("target", "source")}
-
-
-def directions_of(direction: str) -> tuple[str, ...]:
-    """The directions that 'source_to_target', 'target_to_source' or 'both' asks for."""
-    return DIRECTIONS if direction == "both" else (direction,)
-
-
-@dataclass(frozen=True, kw_only=True)
-class MatchOptions:
-    """How a run matches; all but batch_pairs shapes the result."""
-
-    directions: tuple[str, ...] = ("source_to_target",)
-    outputs: tuple[str, ...] = ("keypoints", "confidence")
-    batch_pairs: int = 128
-    """Pairs given to the matcher at once."""
 
 
 @dataclass(kw_only=True, eq=False)

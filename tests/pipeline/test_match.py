@@ -10,7 +10,8 @@ from nemf.matcher import ImagePair, Match
 from nemf.matchers.identity import IdentityMatcher
 from pipeline.decode import decode_rows
 from pipeline.flow_encoding import decode_confidence, decode_flow
-from pipeline.match import MatchOptions, match_chunk
+from pipeline.match import match_chunk
+from pipeline.options import MatchOptions
 from schemas.matches import MATCHES
 from schemas.pairs import PAIRS
 

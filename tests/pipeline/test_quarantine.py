@@ -6,7 +6,8 @@ from make import encoded, noise_rgb, pair_row
 
 from nemf.matchers.identity import IdentityMatcher
 from pipeline.decode import Chunk, decode_rows
-from pipeline.match import MatchOptions, match_chunk
+from pipeline.match import match_chunk
+from pipeline.options import MatchOptions
 from pipeline.quarantine import Quarantine
 from schemas.pairs import PAIRS
 
