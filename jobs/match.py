@@ -14,10 +14,11 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Literal
 
+import pyarrow as pa
 from tqdm import tqdm
 
 from jobs.command import Names, OverBudgetError, as_json, run_command
@@ -26,7 +27,7 @@ from pipeline.attempts import Lease, acquire
 from pipeline.manifest import manifest_digest, manifest_files
 from pipeline.options import OUTPUTS, MatchOptions, directions_of
 from pipeline.plan import Plan, make_plan
-from pipeline.run_folder import Count, committed_ids, count_run, open_run, run_fingerprint, write_success
+from pipeline.run_folder import Count, check_run, committed_ids, count_run, open_run, run_fingerprint, write_success
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,8 +54,8 @@ class Config:
     """Share of pairs that may end as errors before the job exits with code 3."""
     dry_run: bool = False
     """Say what would be done; write nothing and start nothing."""
-    device: str = "auto"
-    """cpu, cuda, or auto: GPUs if the cluster has any."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to match; auto: on GPUs if the cluster has any."""
     workers: int | None = None
     """Processes that match; default: one per core, or per GPU."""
     slice_pairs: int = 128
@@ -64,21 +65,22 @@ class Config:
     address: str | None = None
     """Ray cluster to run on; default: RAY_ADDRESS, else an embedded one on this machine."""
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Raises ValueError for settings that cannot be."""
         unknown = [name for name in self.outputs if name not in OUTPUTS]
         if unknown or not {"keypoints", "flow"} & set(self.outputs):
             raise ValueError(
-                f"outputs must name keypoints or flow, and otherwise be among {', '.join(OUTPUTS)}; "
+                f"--outputs must name keypoints or flow, and otherwise be among {', '.join(OUTPUTS)}; "
                 f"got {', '.join(self.outputs) or 'none'}"
             )
         if "cycle" in self.outputs and "keypoints" not in self.outputs:
-            raise ValueError("the output cycle is about keypoints: ask for both")
+            raise ValueError("--outputs cycle is about keypoints: ask for both")
         for name in ("limit", "workers", "slice_pairs", "batch_pairs"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1; got {value}")
+                raise ValueError(f"--{name.replace('_', '-')} must be at least 1; got {value}")
         if not 0 <= self.error_budget <= 1:
-            raise ValueError(f"error_budget is a share, 0..1; got {self.error_budget}")
+            raise ValueError(f"--error-budget is a share, 0..1; got {self.error_budget}")
 
     @property
     def options(self) -> MatchOptions:
@@ -96,13 +98,11 @@ def run(config: Config) -> str:
     Raises ValueError or OSError for what the caller can mend, OverBudgetError when more pairs failed than allowed and
     KeyboardInterrupt after a signal; what was committed stays in every case.
     """
+    config.check()
     options = config.options
     matcher = load_matcher(config.matcher, backbone_weights=config.backbone_weights, device="cpu")
     shaping = {"directions": options.directions, "outputs": options.outputs}
     fingerprint = run_fingerprint(matcher.fingerprint, shaping)
-    if config.dry_run:
-        print(_intent(config, _plan(config), fingerprint))
-        return config.out
     description = {
         "fingerprint": fingerprint,
         "manifest_digest": manifest_digest(manifest_files(config.pairs)),
@@ -111,14 +111,20 @@ def run(config: Config) -> str:
         "versions": _versions(),
     }
     del matcher
-    open_run(config.out, description)
+    if config.dry_run:
+        with suppress(FileNotFoundError):
+            check_run(config.out, description)
+        print(_intent(config, _plan(config, committed_ids(config.out, options.directions)), fingerprint))
+        return config.out
+    _plan(config, done_ids=pa.array([], pa.string()))  # a manifest that will not do must not claim the run folder
+    run_id = open_run(config.out, description)
     lease = acquire(config.out)
     reasons: Counter[str] = Counter()
     try:
-        plan = _plan(config)
+        plan = _plan(config, committed_ids(config.out, options.directions))
         print(_intent(config, plan, fingerprint))
         if plan.slices:
-            _match_all(config, plan, lease, fingerprint, reasons)
+            _match_all(config, plan, lease, run_id, fingerprint, reasons)
         count = count_run(config.out, config.pairs, options.directions, config.limit)
         write_success(config.out, count, config.limit)
     finally:
@@ -137,12 +143,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run_command(Config, run, argv)
 
 
-def _plan(config: Config) -> Plan:
-    done = committed_ids(config.out, config.options.directions)
-    return make_plan(config.pairs, done, slice_pairs=config.slice_pairs, limit=config.limit)
+def _plan(config: Config, done_ids: pa.Array) -> Plan:
+    return make_plan(config.pairs, done_ids, slice_pairs=config.slice_pairs, limit=config.limit)
 
 
-def _match_all(config: Config, plan: Plan, lease: Lease, fingerprint: str, reasons: Counter[str]) -> None:
+def _match_all(config: Config, plan: Plan, lease: Lease, run_id: str, fingerprint: str, reasons: Counter[str]) -> None:
     """Run the stream over the plan's slices; `reasons` counts committed rows as they come.
 
     Raises KeyboardInterrupt if a signal asked to stop, once what was in flight is committed.
@@ -155,6 +160,7 @@ def _match_all(config: Config, plan: Plan, lease: Lease, fingerprint: str, reaso
         device = choose_device(config.device)
         stream = Stream(
             out=config.out,
+            run_id=run_id,
             attempt=lease.attempt.number,
             fingerprint=fingerprint,
             stop_file=lease.stop_file,
@@ -168,7 +174,8 @@ def _match_all(config: Config, plan: Plan, lease: Lease, fingerprint: str, reaso
         )
         total = plan.n_left * len(config.options.directions)
         interval = 0.5 if sys.stderr.isatty() else 10.0
-        with _stopping_on_signals(lease) as stopped, tqdm(total=total, unit="row", mininterval=interval) as progress:
+        unit = "pair" if total == plan.n_left else "row"
+        with _stopping_on_signals(lease) as stopped, tqdm(total=total, unit=unit, mininterval=interval) as progress:
             for row in build_stream(plan.slices, stream).iter_rows():
                 reasons[row["reason"]] += row["count_all"]
                 progress.set_postfix(errors=reasons.total() - reasons["ok"], refresh=False)

@@ -36,6 +36,7 @@ class Stream:
     """Everything the stages need to know; plain values, since it travels to every worker."""
 
     out: str
+    run_id: str
     attempt: int
     fingerprint: str
     stop_file: str
@@ -126,7 +127,7 @@ class MatchWorker:
 def commit(rows: pa.Table, stream: Stream) -> pa.Table:
     """Make match rows durable; one row per reason with how many pairs it says."""
     if rows.num_rows:
-        write_part(stream.out, rows)
+        write_part(stream.out, rows, run_id=stream.run_id)
     reasons = pc.if_else(
         pc.equal(rows["status"], "ok"),
         "ok",

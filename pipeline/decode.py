@@ -141,7 +141,7 @@ def _register(
     if inline is not None:
         key = f"inline {side} image {hashlib.sha256(inline).hexdigest()[:16]}"
         loaders[key] = lambda: inline
-    elif uri is not None:
+    elif uri:
         key = storage.resolve(uri, root)
         loaders[key] = lambda: fetch_image(key)
     else:

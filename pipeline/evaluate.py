@@ -117,16 +117,15 @@ def directions(matches: pa.Table, protocol: Protocol) -> list[str]:
 def score(matches: pa.Table, pairs: pa.Table, protocol: Protocol, direction: str) -> Scores:
     """Error and T of every keypoint of `pairs` under one protocol and direction. Raises ValueError as evaluate does."""
     query, reference = ("source", "target") if direction == "source_to_target" else ("target", "source")
-    pair_id = pairs["pair_id"]
-    query_xy_px, truth_xy_px, n_points = _keypoints(pairs, query, reference)
+    n_points = _n_points(pairs, query, reference)
 
     matches = matches.filter(pc.equal(matches["direction"], direction))
-    rows = matches.take(pc.index_in(pair_id, matches["pair_id"]))
+    rows = matches.take(pc.index_in(pairs["pair_id"], matches["pair_id"]))
     ok = pc.fill_null(pc.equal(rows["status"], "ok"), False).to_numpy()
     answered = ok & (n_points > 0)
-    rows, counts = rows.filter(pa.array(answered)), n_points[answered]
-    is_answered = np.repeat(answered, n_points)
+    rows, scored, counts = rows.filter(pa.array(answered)), pairs.filter(pa.array(answered)), n_points[answered]
 
+    query_xy_px, truth_xy_px = _keypoints(scored, query, reference)
     asked_xy_px, n_asked = _points(rows, "query_xy_px")
     predicted_xy_px, n_predicted = _points(rows, "reference_xy_px")
     _refuse(
@@ -139,21 +138,22 @@ def score(matches: pa.Table, pairs: pa.Table, protocol: Protocol, direction: str
         "match again into a new folder"
     )
     _refuse(n_asked != counts, rows["pair_id"], stale)
-    differs = (asked_xy_px != query_xy_px[is_answered]).any(axis=1)
+    differs = (asked_xy_px != query_xy_px).any(axis=1)
     _refuse(pck.count_correct(differs, counts) > 0, rows["pair_id"], stale)
     _refuse(n_predicted != counts, rows["pair_id"], "has another number of reference_xy_px than of query_xy_px")
 
     if protocol.base == "box":
-        base_px = _box_sides_px(pairs.filter(pa.array(answered)), f"{reference}_box_xyxy", protocol.name)
+        base_px = _box_sides_px(scored, f"{reference}_box_xyxy", protocol.name)
     elif protocol.base == "image":
         _refuse(pc.is_null(rows["reference_hw"]).to_numpy(), rows["pair_id"], "has no reference_hw in the matches")
         base_px = _values(rows["reference_hw"]).reshape(-1, 2).max(axis=1, initial=0).astype(np.float64)
     else:
-        boxes_xyxy = pck.tight_boxes_xyxy(truth_xy_px[is_answered], counts)
+        boxes_xyxy = pck.tight_boxes_xyxy(truth_xy_px, counts)
         base_px = pck.longest_side_px(boxes_xyxy)
 
-    error_px, base_of_point_px = np.full(len(truth_xy_px), np.inf), np.zeros(len(truth_xy_px))
-    error_px[is_answered] = pck.errors_px(predicted_xy_px, truth_xy_px[is_answered])
+    is_answered = np.repeat(answered, n_points)
+    error_px, base_of_point_px = np.full(len(is_answered), np.inf), np.zeros(len(is_answered))
+    error_px[is_answered] = pck.errors_px(predicted_xy_px, truth_xy_px)
     base_of_point_px[is_answered] = np.repeat(base_px, counts)
     failed = ~answered & (n_points > 0)
     return Scores(n_points=n_points, failed=failed, error_px=error_px, base_px=base_of_point_px)
@@ -167,8 +167,7 @@ def planned_pairs(pairs_uri: str, matches_uri: str) -> pa.Table:
 
 def without_keypoints(pairs: pa.Table) -> int:
     """How many pairs have no keypoints with a known truth, and so are in no average."""
-    _, _, n_points = _keypoints(pairs, "source", "target")
-    return int(np.count_nonzero(n_points == 0))
+    return int(np.count_nonzero(_n_points(pairs, "source", "target") == 0))
 
 
 def read_metrics(uri: str) -> pa.Table:
@@ -220,16 +219,21 @@ def per_category(
     return pd.concat(tables)
 
 
-def _keypoints(pairs: pa.Table, query: str, reference: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Query (N, 2) and truth (N, 2) in pixels, and their number per pair (P,); none where either side is null."""
-    names = [f"{side}_xy_px" for side in (query, reference)]
-    both = pc.and_(*(pc.is_valid(pairs[name]) for name in names)).to_numpy()
-    usable = pairs.select(names).take(pa.array(np.arange(pairs.num_rows), mask=~both))
-    (query_xy_px, n_query), (truth_xy_px, n_truth) = (_points(usable, name) for name in names)
+def _n_points(pairs: pa.Table, query: str, reference: str) -> np.ndarray:
+    """(P,) int64: how many keypoints the query image has; 0 where the reference image has none."""
+    n_query, n_truth = (
+        pc.fill_null(pc.list_value_length(pairs[f"{side}_xy_px"]), 0).to_numpy() for side in (query, reference)
+    )
+    return np.where(n_truth > 0, n_query, 0).astype(np.int64)
+
+
+def _keypoints(pairs: pa.Table, query: str, reference: str) -> tuple[np.ndarray, np.ndarray]:
+    """Query (N, 2) and truth (N, 2) in pixels. Raises ValueError for a pair whose keypoints cannot be scored."""
+    (query_xy_px, n_query), (truth_xy_px, n_truth) = (_points(pairs, f"{side}_xy_px") for side in (query, reference))
     _refuse(n_query != n_truth, pairs["pair_id"], "has unequal numbers of source and target keypoints")
     not_finite = ~np.isfinite(np.concatenate([query_xy_px, truth_xy_px], axis=1)).all(axis=1)
     _refuse(pck.count_correct(not_finite, n_truth) > 0, pairs["pair_id"], "has a keypoint that is not finite")
-    return query_xy_px, truth_xy_px, n_truth
+    return query_xy_px, truth_xy_px
 
 
 def _points(table: pa.Table, name: str) -> tuple[np.ndarray, np.ndarray]:

@@ -43,19 +43,23 @@ def fetch_image(uri: str) -> bytes:
     """
     try:
         fs, path = storage.open_uri(uri)
-    except (ValueError, ImportError) as error:
-        raise ImageError("fetch", "bad_uri", f"{uri}: {error}") from error
-    try:
-        size = fs.size(path)
-        if size is not None and size > MAX_FILE_BYTES:
-            raise ImageError("fetch", "too_large", f"{uri}: {size} bytes, at most {MAX_FILE_BYTES} are read")
+        info = fs.info(path)
+        if info["type"] != "file":  # reading a device or a pipe may never end
+            raise ImageError("fetch", "unreadable", f"{uri}: not a file, but of type {info['type']}")
+        if (info["size"] or 0) > MAX_FILE_BYTES:
+            raise ImageError("fetch", "too_large", f"{uri}: {info['size']} bytes, at most {MAX_FILE_BYTES} are read")
         return fs.cat_file(path)
+    except ImageError:
+        raise
     except FileNotFoundError as error:
-        raise ImageError("fetch", "not_found", f"{uri}: there is no such file") from error
+        server_said = f" ({_one_line(error.__cause__)})" if error.__cause__ else ""
+        raise ImageError("fetch", "not_found", f"{uri}: there is no such file{server_said}") from error
     except PermissionError as error:
         raise ImageError("fetch", "permission_denied", f"{uri}: {_one_line(error)}") from error
-    except OSError as error:
-        raise ImageError("fetch", "unreadable", f"{uri}: {_one_line(error)}") from error
+    except ValueError as error:
+        raise ImageError("fetch", "bad_uri", f"{uri}: {_one_line(error)}") from error
+    except Exception as error:  # every file system has exceptions of its own
+        raise ImageError("fetch", "unreadable", f"{uri}: {type(error).__name__}: {_one_line(error)}") from error
 
 
 def decode_image(data: bytes, where: str = "image") -> np.ndarray:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from nemf.matcher import ImagePair, Match, Matcher, as_points
+from nemf.matcher import ImagePair, Match, Matcher, Points, as_points
 from pipeline.decode import Chunk
 from pipeline.flow_encoding import encode_confidence, encode_flow
 from pipeline.options import MatchOptions
@@ -69,9 +69,9 @@ def _question(
     points = None
     if "keypoints" in options.outputs:
         try:
-            points = as_points(pair[f"{query_side}_xy_px"] or [])
+            points = _keypoints(pair)[query_side]
         except ValueError as error:
-            return _Question(row=row | _error("manifest", "bad_keypoints", f"{query_side}_xy_px: {error}"))
+            return _Question(row=row | _error("manifest", "bad_keypoints", str(error)))
         row["query_xy_px"] = points.tolist()
     ask = ImagePair(
         query_rgb=query.rgb,
@@ -81,6 +81,20 @@ def _question(
         pair_id=pair["pair_id"],
     )
     return _Question(row=row, ask=ask)
+
+
+def _keypoints(pair: dict[str, Any]) -> dict[str, Points]:
+    """The points of each side, none where they are null. Raises ValueError if they cannot be keypoints of a pair."""
+    points = {}
+    for side in ("source", "target"):
+        try:
+            points[side] = as_points(np.array(pair[f"{side}_xy_px"] or [], np.float32))  # null becomes NaN
+        except ValueError as error:
+            raise ValueError(f"{side}_xy_px: {error}") from error
+    n_source, n_target = len(points["source"]), len(points["target"])
+    if n_source and n_target and n_source != n_target:
+        raise ValueError(f"source_xy_px has {n_source} points and target_xy_px {n_target}: they must correspond")
+    return points
 
 
 def _answer(matcher: Matcher, questions: Sequence[_Question], options: MatchOptions) -> None:

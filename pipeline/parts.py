@@ -23,7 +23,7 @@ from schemas.matches import MATCHES
 _KEY_COLUMNS = ("pair_id", "direction", "status", "attempt")
 
 
-def write_part(out: str, rows: pa.Table) -> str:
+def write_part(out: str, rows: pa.Table, *, run_id: str = "") -> str:
     """Commit MATCHES rows of one fingerprint and attempt to `<out>/parts`; the part's name.
 
     Raises SchemaError if the rows are not MATCHES. Writing the same pairs again changes nothing.
@@ -36,7 +36,8 @@ def write_part(out: str, rows: pa.Table) -> str:
     key = hashlib.sha256("\0\0".join([fingerprint, str(attempt), *ids]).encode()).hexdigest()[:20]
     name = f"part-{key}.parquet"
     buffer = io.BytesIO()
-    table = rows.replace_schema_metadata({**MATCHES.metadata, b"fingerprint": fingerprint.encode()})
+    said = {b"fingerprint": fingerprint.encode(), b"run_id": run_id.encode()}
+    table = rows.replace_schema_metadata({**MATCHES.metadata, **said})
     pq.write_table(table, buffer, compression="zstd")
     storage.create_bytes(storage.join(out, "parts", name), buffer.getvalue())
     return name

@@ -8,6 +8,7 @@
 
 import hashlib
 import json
+import uuid
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,14 +30,22 @@ def run_fingerprint(matcher_fingerprint: str, options: dict[str, Any]) -> str:
     return hashlib.sha256(said.encode()).hexdigest()[:16]
 
 
-def open_run(out: str, description: dict[str, Any]) -> None:
-    """Create `<out>/run.json`, or find there a run with the same fingerprint and manifest.
+def open_run(out: str, description: dict[str, Any]) -> str:
+    """Create `<out>/run.json`, or find there the same run; the run's id.
 
-    description: at least `fingerprint` and `manifest_digest`. Raises OtherRunError, showing both, if they differ.
+    description: at least `fingerprint` and `manifest_digest`. Raises OtherRunError as check_run does.
     """
-    file = storage.join(out, "run.json")
-    if storage.create_bytes(file, json.dumps(description, indent=2).encode()):
-        return
+    mine = {"run_id": uuid.uuid4().hex, **description}
+    if storage.create_bytes(storage.join(out, "run.json"), json.dumps(mine, indent=2).encode()):
+        return mine["run_id"]
+    return check_run(out, description)["run_id"]
+
+
+def check_run(out: str, description: dict[str, Any]) -> dict[str, Any]:
+    """What run.json says. Raises OtherRunError, showing both, if its fingerprint or manifest is not the described one.
+
+    Raises FileNotFoundError if `out` is no run folder.
+    """
     found = read_run(out)
     differences = [
         f"{key.replace('_', ' ')} is {description[key]}, the folder's is {found.get(key)}"
@@ -54,6 +63,7 @@ def open_run(out: str, description: dict[str, Any]) -> None:
             + (f" (changed: {', '.join(changed)})" if changed else "")
             + "; give a new --out, or the settings and manifest the run began with"
         )
+    return found
 
 
 def read_run(out: str) -> dict[str, Any]:

@@ -1,8 +1,10 @@
 """Files anywhere fsspec reaches: whole-file reads and writes that are there entirely or not at all."""
 
-import contextlib
 import os
+import tempfile
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -11,8 +13,14 @@ from fsspec.implementations.local import LocalFileSystem
 
 
 def open_uri(uri: str) -> tuple[Any, str]:
-    """The fsspec file system of `uri` and the path in it. A plain path is local."""
-    fs, path = fsspec.core.url_to_fs(str(uri))
+    """The fsspec file system of `uri` and the path in it. A plain path is local.
+
+    Nothing it lists is remembered: other processes write too. Raises ValueError for a scheme there is nothing for.
+    """
+    try:
+        fs, path = fsspec.core.url_to_fs(str(uri), use_listings_cache=False)
+    except ImportError as error:
+        raise ValueError(str(error)) from error
     return fs, path
 
 
@@ -31,7 +39,8 @@ def resolve(uri: str, root: str | None) -> str:
 def read_bytes(uri: str) -> bytes:
     """All bytes of one file. FileNotFoundError if it is not there."""
     fs, path = open_uri(uri)
-    return fs.cat_file(path)
+    with _os_errors(uri):
+        return fs.cat_file(path)
 
 
 def write_bytes(uri: str, data: bytes) -> None:
@@ -41,11 +50,29 @@ def write_bytes(uri: str, data: bytes) -> None:
     """
     fs, path = open_uri(uri)
     if not isinstance(fs, LocalFileSystem):
-        fs.pipe_file(path, data)
+        with _os_errors(uri):
+            fs.pipe_file(path, data)
         return
-    temporary = _write_temporary(Path(path), data)
-    temporary.replace(path)
-    _sync_folder(Path(path).parent)
+    with whole_file(uri) as temporary:
+        temporary.write_bytes(data)
+
+
+@contextmanager
+def whole_file(uri: str) -> Iterator[Path]:
+    """A local path to write a large file to; it becomes `uri`, atomically, when the block ends without an error."""
+    fs, path = open_uri(uri)
+    if isinstance(fs, LocalFileSystem):
+        with _temporary(Path(path)) as temporary:
+            yield temporary
+            _sync(temporary)
+            temporary.replace(path)
+        _sync(Path(path).parent)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, PurePosixPath(path).name)
+        yield file
+        with _os_errors(uri):
+            fs.put_file(str(file), path)
 
 
 def create_bytes(uri: str, data: bytes) -> bool:
@@ -53,26 +80,28 @@ def create_bytes(uri: str, data: bytes) -> bool:
     fs, path = open_uri(uri)
     if not isinstance(fs, LocalFileSystem):
         try:
-            fs.pipe_file(path, data, mode="create")
-        except FileExistsError:
+            with _os_errors(uri):
+                fs.pipe_file(path, data, mode="create")
+        except OSError:  # FileExistsError from S3 itself; other stores say it in other words
+            if not exists(uri):
+                raise
             return False
         return True
-    temporary = _write_temporary(Path(path), data)
-    try:
-        os.link(temporary, path)
-    except FileExistsError:
-        return False
-    finally:
-        temporary.unlink()
-    _sync_folder(Path(path).parent)
+    with _temporary(Path(path)) as temporary:
+        temporary.write_bytes(data)
+        _sync(temporary)
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            return False
+    _sync(Path(path).parent)
     return True
 
 
 def delete(uri: str) -> None:
     """Remove a file, or a folder with all it holds; nothing happens if there is none."""
     fs, path = open_uri(uri)
-    fs.invalidate_cache()
-    with contextlib.suppress(FileNotFoundError):
+    with _os_errors(uri), suppress(FileNotFoundError):
         fs.rm(path, recursive=True)
 
 
@@ -82,9 +111,9 @@ def list_files(uri: str, suffix: str) -> list[str]:
     Names beginning with '.' are unfinished and left out.
     """
     fs, path = open_uri(uri)
-    fs.invalidate_cache(path)
     try:
-        found = fs.ls(path, detail=False)
+        with _os_errors(uri):
+            found = fs.ls(path, detail=False)
     except FileNotFoundError:
         return []
     names = (PurePosixPath(name).name for name in found)
@@ -94,28 +123,42 @@ def list_files(uri: str, suffix: str) -> list[str]:
 def is_file(uri: str) -> bool:
     """Whether `uri` is a file (and not a folder, and not absent)."""
     fs, path = open_uri(uri)
-    return bool(fs.isfile(path))
+    with _os_errors(uri):
+        return bool(fs.isfile(path))
 
 
 def exists(uri: str) -> bool:
-    """Whether there is a file or folder at `uri`, asked afresh."""
+    """Whether there is a file or folder at `uri`."""
     fs, path = open_uri(uri)
-    fs.invalidate_cache(str(PurePosixPath(path).parent))
-    return bool(fs.exists(path))
+    with _os_errors(uri):
+        return bool(fs.exists(path))
 
 
-def _write_temporary(final: Path, data: bytes) -> Path:
+@contextmanager
+def _os_errors(uri: str) -> Iterator[None]:
+    """Every file system has exceptions of its own for a server that is not there or says no; here they are OSError."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        raise OSError(f"{uri}: {type(error).__name__}: {' '.join(str(error).split())}") from error
+
+
+@contextmanager
+def _temporary(final: Path) -> Iterator[Path]:
+    """A name beside `final` for a file that is not finished; gone when the block ends."""
     final.parent.mkdir(parents=True, exist_ok=True)
     temporary = final.with_name(f".{final.name}.{uuid.uuid4().hex}.tmp")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    return temporary
+    try:
+        yield temporary
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+def _sync(path: Path) -> None:
+    """Have the disk hold a file's content, or a folder's names."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

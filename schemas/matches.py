@@ -3,6 +3,13 @@
 `query` holds the points and the flow's grid, `reference` is searched: for direction `source_to_target` the query is
 the pair's source image, for `target_to_source` its target image.
 
+A row with status `error` says at which stage, and why in one of a few words (`error_message` tells the rest):
+
+    manifest    bad_keypoints
+    fetch       not_found, permission_denied, unreadable, too_large, bad_uri, no_image
+    decode      empty_file, not_an_image, truncated, corrupt, too_large, unsupported_mode
+    match       not_finite, worker_died, or the name of the exception that the matcher raised
+
 Flow is fixed point, so that it is small and readable anywhere:
 
     shape = (*row.flow_hw, 2)

@@ -3,17 +3,14 @@
 import csv
 import io
 import itertools
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from fsspec.implementations.local import LocalFileSystem
 
 from pipeline import storage
 from pipeline.datasets.interface import PairRow, Rejected
@@ -59,7 +56,7 @@ def write_manifest(
     """
     summary = Summary()
     records = (_record(row, dataset, written_uri) for row in _usable(found, summary, skip_errors))
-    with _whole_file(out) as path:
+    with storage.whole_file(out) as path:
         with pq.ParquetWriter(path, PAIRS, compression="zstd") as writer:
             while group := list(itertools.islice(records, ROW_GROUP_ROWS)):
                 writer.write_table(pa.Table.from_pylist(group, schema=PAIRS))
@@ -143,19 +140,3 @@ def _write_rejected(rejected: Sequence[Rejected], uri: str) -> None:
     writer.writerow(("pair", "file", "reason", "detail"))
     writer.writerows((item.pair, item.where, item.reason, item.detail) for item in rejected)
     storage.write_bytes(uri, text.getvalue().encode())
-
-
-@contextmanager
-def _whole_file(uri: str) -> Iterator[Path]:
-    """A local path to write to; what is there becomes `uri` in one step when the block ends without an error."""
-    fs, path = storage.open_uri(uri)
-    local = isinstance(fs, LocalFileSystem)
-    if local:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".", dir=Path(path).parent if local else None) as folder:
-        file = Path(folder, PurePosixPath(path).name)
-        yield file
-        if local:
-            file.replace(path)
-        else:
-            fs.put_file(str(file), path)

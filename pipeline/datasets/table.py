@@ -1,6 +1,7 @@
 """Pairs of your own: a CSV or Parquet file with the columns of PAIRS, of which source_uri and target_uri are needed.
 
-`--annotations` is the file, `--root` the folder that relative URIs start from. An unknown column is an error. In CSV
+`--annotations` is the file, `--root` the folder that relative URIs start from; `--root` alone may be the file, and its
+folder is then where they start. An unknown column is an error. In CSV
 
     source_xy_px, target_xy_px              'x,y;x,y;...'   the same keypoints in the same order
     keypoint_id                             'left_eye;nose;...'
@@ -31,16 +32,19 @@ _COLUMNS = tuple(field.name for field in dataclass_fields(PairRow) if field.name
 
 def pairs(options: Options) -> Iterator[PairRow | Rejected]:
     """Pairs in the order of the file."""
-    if options.annotations is None:
-        raise ValueError("table needs --annotations: a .csv or .parquet file with one row per pair")
-    if options.annotations.endswith(".csv"):
-        for row in csv_rows(options.annotations, _REQUIRED, _COLUMNS):
-            yield attempt(row.where, _pair_of_text, row, options.root)
-    elif options.annotations.endswith(".parquet"):
-        for fields in parquet_rows(options.annotations, _REQUIRED, _COLUMNS):
-            yield attempt(fields.where, _pair, fields, options.root)
+    file, root = options.annotations, options.root
+    if file is None:
+        file, root = options.root, options.root.rpartition("/")[0]
+    if file.endswith(".csv"):
+        for row in csv_rows(file, _REQUIRED, _COLUMNS):
+            yield attempt(row.where, _pair_of_text, row, root)
+    elif file.endswith(".parquet"):
+        for fields in parquet_rows(file, _REQUIRED, _COLUMNS):
+            yield attempt(fields.where, _pair, fields, root)
     else:
-        raise ValueError(f"--annotations must be a .csv or .parquet file, got {options.annotations}")
+        raise ValueError(
+            f"a table is a .csv or .parquet file with one row per pair, given by --annotations; got {file}"
+        )
 
 
 def _numbers(text: str) -> list[float]:

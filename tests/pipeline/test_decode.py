@@ -38,13 +38,17 @@ def test_an_image_that_pairs_share_is_decoded_once(tmp_path: Path) -> None:
 
 def test_what_cannot_be_read_is_an_error_in_the_chunk(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(encoded(noise_rgb(1)))
-    rows = _rows(pair_row("1", source_uri="a.png", target_uri="absent.png"), pair_row("2", source_uri="a.png"))
+    rows = _rows(
+        pair_row("1", source_uri="a.png", target_uri="absent.png"),
+        pair_row("2", source_uri="a.png"),
+        pair_row("3", source_uri="a.png", target_uri=""),
+    )
 
     (chunk,) = decode_rows(rows, str(tmp_path))
     read = Chunk.from_row(chunk.to_row())
 
     errors = [read.images[pair["target_key"]].error for pair in read.pairs]
-    assert [(e.stage, e.kind) for e in errors if e] == [("fetch", "not_found"), ("fetch", "no_image")]
+    assert [(e.stage, e.kind) for e in errors if e] == [("fetch", "not_found"), *[("fetch", "no_image")] * 2]
     assert read.images[read.pairs[0]["source_key"]].error is None
 
 

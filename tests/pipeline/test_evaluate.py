@@ -236,6 +236,16 @@ def test_a_stale_run_is_refused_naming_the_pair():
         evaluate(_matches(answers[0], flow_only), _pairs(pair, moved), [SPAIR])
 
 
+@pytest.mark.parametrize("points", [[[np.nan, 1], *CORNERS[1:]], [None, *CORNERS[1:]], [*CORNERS, [1, 1]]])
+def test_unusable_keypoints_of_a_pair_that_failed_count_as_failed(points: list[Any]):
+    """The match job gives such a pair an error row; it must not keep the others from being scored."""
+    fine, bad = _pair("fine", "cat"), _pair("bad", "cat", target_xy_px=points)
+    matches = _matches(_answer(fine, [0] * 4), _error(_pair("bad", "cat")))
+    overall = _one(evaluate(matches, _pairs(fine, bad), [SPAIR]))
+    assert (overall.n_pairs, overall.n_points, overall.n_failed) == (2, 8, 1)
+    assert overall.pck_image == overall.pck_point == 50.0
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -118,11 +118,31 @@ def test_keypoints_outside_the_image_are_answered() -> None:
     assert row["status"] == "ok"
 
 
-def test_keypoints_that_are_no_numbers_are_an_error() -> None:
-    (row,) = _match(MatchOptions(), _pair(source_xy_px=[[1.0, float("nan")]])).to_pylist()
+@pytest.mark.parametrize(
+    ("columns", "why"),
+    [
+        ({"source_xy_px": [[1.0, float("nan")]]}, "source_xy_px: points must be finite; point 0 is (1.0, nan)"),
+        ({"source_xy_px": [[None, 1.0]]}, "source_xy_px: points must be finite; point 0 is (nan, 1.0)"),
+        ({"source_xy_px": [[1.0, 1.0], None]}, "source_xy_px: "),
+        ({"target_xy_px": [[1.0, float("inf")]]}, "target_xy_px: points must be finite; point 0 is (1.0, inf)"),
+        ({"target_xy_px": [[1.0, 1.0]] * 3}, "source_xy_px has 1 points and target_xy_px 3: they must correspond"),
+    ],
+)
+def test_keypoints_that_cannot_be_are_an_error_in_both_directions(columns: dict[str, object], why: str) -> None:
+    options = MatchOptions(directions=("source_to_target", "target_to_source"))
 
-    assert (row["error_stage"], row["error_kind"]) == ("manifest", "bad_keypoints")
-    assert "source_xy_px: points must be finite; point 0 is (1.0, nan)" in row["error_message"]
+    rows = _match(options, _pair("bad", **columns), _pair("good")).to_pylist()
+
+    assert [row["status"] for row in rows] == ["error", "error", "ok", "ok"]
+    for row in rows[:2]:
+        assert (row["error_stage"], row["error_kind"]) == ("manifest", "bad_keypoints")
+        assert row["error_message"].startswith(why)
+
+
+def test_points_that_nobody_asks_for_are_not_looked_at() -> None:
+    (row,) = _match(MatchOptions(outputs=("flow",)), _pair(source_xy_px=[[1.0, float("nan")]])).to_pylist()
+
+    assert row["status"] == "ok"
 
 
 def test_the_batch_size_changes_nothing() -> None:

@@ -76,14 +76,14 @@ def test_rows_of_another_schema_are_refused(tmp_path: Path) -> None:
         write_part(str(tmp_path), pa.table({"pair_id": ["a"]}))
 
 
-def test_parts_say_their_schema_and_fingerprint(tmp_path: Path) -> None:
+def test_parts_say_their_schema_run_and_fingerprint(tmp_path: Path) -> None:
     import pyarrow.parquet as pq
 
-    name = write_part(str(tmp_path), match_rows({"pair_id": "a"}))
+    name = write_part(str(tmp_path), match_rows({"pair_id": "a"}), run_id="r")
 
     metadata = pq.read_schema(tmp_path / "parts" / name).metadata
     assert metadata[b"schema_version"] == MATCHES.metadata[b"schema_version"]
-    assert metadata[b"fingerprint"] == b"f"
+    assert (metadata[b"fingerprint"], metadata[b"run_id"]) == (b"f", b"r")
 
 
 def test_flow_is_read_back_by_the_documented_lines(tmp_path: Path) -> None:

@@ -13,8 +13,9 @@ RUN = {"fingerprint": "aaa", "manifest_digest": "m1", "config": {"matcher": "one
 
 
 def test_the_same_run_is_opened_again_whatever_its_limit(tmp_path: Path) -> None:
-    open_run(str(tmp_path), RUN)
-    open_run(str(tmp_path), {**RUN, "config": {"matcher": "one", "limit": 7}})
+    run_id = open_run(str(tmp_path), RUN)
+
+    assert open_run(str(tmp_path), {**RUN, "config": {"matcher": "one", "limit": 7}}) == run_id
 
 
 def test_another_run_is_refused_with_both_fingerprints_and_what_changed(tmp_path: Path) -> None:

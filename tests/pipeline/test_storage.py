@@ -1,6 +1,11 @@
+import errno
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import broken_storage  # noqa: F401
+import fsspec
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from pipeline import storage
 
@@ -24,10 +29,89 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pyt
         storage.write_bytes(file, b"new")
 
     assert storage.read_bytes(file) == b"old"
+    assert [f.name for f in tmp_path.iterdir()] == ["a"]
 
 
 def _disk_full(_descriptor: int) -> None:
     raise OSError("disk full")
+
+
+@pytest.fixture(params=["local", "memory"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    yield str(tmp_path) if request.param == "local" else "memory://test_storage"
+    if request.param == "memory":
+        fsspec.filesystem("memory").rm("/test_storage", recursive=True)
+
+
+def test_a_whole_file_is_there_when_it_is_finished(folder: str) -> None:
+    file = storage.join(folder, "new", "pairs.parquet")
+
+    with storage.whole_file(file) as path, path.open("wb") as unfinished:
+        unfinished.write(b"first")
+        assert not storage.exists(file)
+        assert storage.list_files(storage.join(folder, "new"), "") == []
+
+    assert storage.read_bytes(file) == b"first"
+    assert storage.list_files(storage.join(folder, "new"), "") == [file]
+
+
+def test_a_whole_file_that_fails_leaves_the_old_one(folder: str) -> None:
+    file = storage.join(folder, "pairs.parquet")
+    storage.write_bytes(file, b"old")
+
+    with pytest.raises(OSError, match="disk full"), storage.whole_file(file) as path:
+        _write_half(path)
+
+    assert storage.read_bytes(file) == b"old"
+    assert storage.list_files(folder, "") == [file]
+
+
+def _write_half(path: Path) -> None:
+    path.write_bytes(b"ne")
+    raise OSError("disk full")
+
+
+def test_create_believes_what_is_there_where_a_store_refuses_in_other_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stores that speak S3 answer a failed condition with errors of several kinds."""
+
+    def refuse(*_arguments: object, **_options: object) -> None:
+        raise OSError(errno.EINVAL, "At least one of the preconditions did not hold")
+
+    memory = fsspec.filesystem("memory")
+    storage.write_bytes("memory://test_create/run.json", b"first")
+    monkeypatch.setattr(MemoryFileSystem, "pipe_file", refuse)
+
+    assert not storage.create_bytes("memory://test_create/run.json", b"second")
+    with pytest.raises(OSError, match="preconditions did not hold"):
+        storage.create_bytes("memory://test_create/other.json", b"")
+
+    assert storage.read_bytes("memory://test_create/run.json") == b"first"
+    memory.rm("/test_create", recursive=True)
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        storage.read_bytes,
+        lambda uri: storage.write_bytes(uri, b""),
+        lambda uri: storage.create_bytes(uri, b""),
+        lambda uri: storage.list_files(uri, ""),
+        storage.is_file,
+        storage.exists,
+        storage.delete,
+    ],
+)
+def test_whatever_a_file_system_raises_is_an_os_error(ask: Callable[[str], object]) -> None:
+    with pytest.raises(OSError, match=r"^broken://a: LookupError: the server is on fire$"):
+        ask("broken://a")
+
+
+def test_a_scheme_there_is_nothing_for_is_a_value_error() -> None:
+    with pytest.raises(ValueError, match="Protocol not known: nonsense"):
+        storage.exists("nonsense://a")
+    fsspec.register_implementation("uninstalled", "nowhere.FileSystem", clobber=True, errtxt="Please install nowhere")
+    with pytest.raises(ValueError, match="Please install nowhere"):
+        storage.exists("uninstalled://a")
 
 
 def test_list_files_leaves_out_unfinished_ones(tmp_path: Path) -> None:

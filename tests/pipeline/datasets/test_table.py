@@ -42,6 +42,15 @@ def read(folder: Path, what: str | bytes | list[dict[str, Any]]) -> list[PairRow
     return list(table.pairs(Options(root="/images", out="out.parquet", annotations=str(file))))
 
 
+def test_the_table_alone_is_enough_when_its_folder_is_the_root(tmp_path):
+    (tmp_path / "pairs.csv").write_text("source_uri,target_uri\na.jpg,sub/b.jpg\n")
+
+    (row,) = table.pairs(Options(root=str(tmp_path / "pairs.csv"), out="out.parquet"))
+
+    assert isinstance(row, PairRow)
+    assert (row.source_uri, row.target_uri) == (f"{tmp_path}/a.jpg", f"{tmp_path}/sub/b.jpg")
+
+
 def test_every_column_in_both_formats(tmp_path):
     for place, what in (("pairs.csv, line 2", FULL_CSV), ("pairs.parquet, row 1", [FULL])):
         assert read(tmp_path, what) == [
@@ -131,9 +140,7 @@ def test_another_table_is_refused(tmp_path, what, message):
         read(tmp_path, what)
 
 
-@pytest.mark.parametrize(
-    ("annotations", "message"), [(None, "table needs --annotations"), ("pairs.xlsx", "a .csv or .parquet file")]
-)
+@pytest.mark.parametrize(("annotations", "message"), [(None, "got /images"), ("pairs.xlsx", "a .csv or .parquet file")])
 def test_the_file_must_be_one_of_the_two_formats(annotations, message):
     with pytest.raises(ValueError, match=message):
         list(table.pairs(Options(root="/images", out="out.parquet", annotations=annotations)))

@@ -1,0 +1,205 @@
+"""What jobs.match does before it starts Ray, and when there is no need to."""
+
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from make import match_rows, pair_row, write_pairs
+
+from jobs import cli
+from jobs.match import Config, main, run
+from pipeline.attempts import read_attempts
+from pipeline.parts import write_part
+
+
+@pytest.fixture(autouse=True)
+def _no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_arguments: object, **_options: object) -> None:
+        raise AssertionError("this must not need Ray")
+
+    monkeypatch.setattr("ray.init", refuse)
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> str:
+    return write_pairs(tmp_path / "pairs.parquet", [pair_row(name) for name in "abc"])
+
+
+def _answered(pairs: str, out: Path) -> list[str]:
+    """Commit answers to all three pairs; the flags of the run they could be of."""
+    write_part(str(out), match_rows(*({"pair_id": name} for name in "abc")))
+    return ["--pairs", pairs, "--out", str(out), "--matcher", "identity"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--outputs nonsense", "--outputs must name keypoints or flow, .* among keypoints, flow, .*; got nonsense"),
+        ("--outputs confidence", "--outputs must name keypoints or flow"),
+        ("--outputs=", "--outputs must name keypoints or flow.*; got none"),
+        ("--outputs flow,cycle", "--outputs cycle is about keypoints: ask for both"),
+        ("--limit 0", "--limit must be at least 1; got 0"),
+        ("--workers 0", "--workers must be at least 1; got 0"),
+        ("--slice-pairs -5", "--slice-pairs must be at least 1; got -5"),
+        ("--batch-pairs 0", "--batch-pairs must be at least 1; got 0"),
+        ("--error-budget 1.5", "--error-budget is a share, 0..1; got 1.5"),
+        ("--error-budget nan", "--error-budget is a share, 0..1; got nan"),
+        ("--matcher sift", "there is no matcher 'sift'; there are"),
+        ("--matcher nowhere:make", "matcher 'nowhere:make': there is no module 'nowhere' on Python's path"),
+        ("--matcher identity --backbone-weights w.safetensors", "identity has no weights to load"),
+        ("--matcher nearest-neighbour:dense-sift?image_size=8", "image_size must be 32 to 1024; got 8"),
+    ],
+)
+def test_settings_that_cannot_be_are_one_line_and_exit_code_2(
+    pairs: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: str, message: str
+) -> None:
+    out = tmp_path / "run"
+
+    assert main(["--pairs", pairs, "--out", str(out), *flags.split()]) == 2
+
+    _expect_one_line(capsys, message)
+    assert not out.exists()
+
+
+def test_the_console_script_says_the_same(
+    pairs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--pairs", pairs, "--out", str(tmp_path / "run"), "--outputs", "nonsense"]
+    monkeypatch.setattr(sys, "argv", ["nemf", "match", *flags])
+
+    assert cli.main() == 2
+
+    _expect_one_line(capsys, "got nonsense")
+
+
+@pytest.mark.parametrize(("flags", "said"), [("--direction forth", "--direction"), ("--pairs x.parquet", "--out")])
+def test_what_is_no_command_line_ends_with_exit_code_2(
+    capsys: pytest.CaptureFixture[str], flags: str, said: str
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(flags.split())
+
+    assert end.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+def test_from_python_they_are_a_value_error(pairs: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="--limit must be at least 1"):
+        run(Config(pairs=pairs, out=str(tmp_path / "run"), limit=0))
+
+
+def _no_manifest(path: Path) -> None:
+    path.mkdir()
+
+
+def _not_parquet(path: Path) -> None:
+    path.write_text("source_uri,target_uri\n")
+
+
+def _not_pairs(path: Path) -> None:
+    pq.write_table(pa.table({"pair_id": ["a"], "source_uri": [1], "colour": ["red"]}), path)
+
+
+def _repeated_ids(path: Path) -> None:
+    write_pairs(path, [pair_row(name) for name in "abcab"])
+
+
+def _empty(path: Path) -> None:
+    write_pairs(path, [])
+
+
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        (lambda _path: None, "no manifest at .*: neither a .parquet file nor a folder that holds one"),
+        (_no_manifest, "no manifest at "),
+        (_not_parquet, "is not a Parquet file"),
+        (_not_pairs, "column source_uri is int64, schema says string; column colour is not in the schema"),
+        (_repeated_ids, "2 pair_id occur more than once, for instance 'a', 'b'"),
+        (_empty, "the manifest has no rows"),
+    ],
+)
+def test_a_manifest_that_will_not_do_claims_no_run_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], write: Callable[[Path], None], message: str
+) -> None:
+    file, out = tmp_path / "manifest.parquet", tmp_path / "run"
+    write(file)
+
+    assert main(["--pairs", str(file), "--out", str(out), "--matcher", "identity"]) == 2
+
+    _expect_one_line(capsys, message, str(file))
+    assert not out.exists()
+
+
+def test_a_dry_run_says_what_is_left_and_writes_nothing(
+    pairs: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--pairs", pairs, "--out", str(tmp_path / "run"), "--matcher", "identity", "--dry-run"]
+
+    assert main([*flags, "--slice-pairs", "2"]) == 0
+
+    assert "3 pairs: 0 done, 3 to do in 2 slices" in capsys.readouterr().out
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_with_nothing_left_to_do_ends_without_ray(
+    pairs: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    flags = _answered(pairs, out)
+
+    assert main(flags) == 0
+
+    assert "3 pairs: 3 done, 0 to do in 0 slices" in capsys.readouterr().out
+    assert json.loads((out / "_SUCCESS").read_text())["ok"] == 3
+    (attempt,) = read_attempts(str(out))
+    assert attempt.ended is not None
+
+
+@pytest.mark.parametrize(
+    ("change", "shown"),
+    [
+        (["--outputs", "flow", "--dry-run"], "fingerprint is .*outputs: .*'keypoints', 'confidence'.* -> .*'flow'"),
+        (["--direction", "both"], "fingerprint is .*direction: 'source_to_target' -> 'both'"),
+        (["--matcher", "nearest-neighbour:dense-sift"], "fingerprint is .*matcher: 'identity' -> 'nearest-neighbour"),
+    ],
+)
+def test_the_folder_of_another_run_is_refused_and_kept(
+    pairs: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], change: list[str], shown: str
+) -> None:
+    out = tmp_path / "run"
+    flags = _answered(pairs, out)
+    assert main(flags) == 0
+    fingerprint = json.loads((out / "run.json").read_text())["fingerprint"]
+    before = {file: file.read_bytes() for file in out.rglob("*") if file.is_file()}
+    capsys.readouterr()
+
+    assert main([*flags, *change]) == 2
+
+    _expect_one_line(capsys, f"{out} holds another run: .*{shown}", f"the folder's is {fingerprint}")
+    assert {file: file.read_bytes() for file in out.rglob("*") if file.is_file()} == before
+
+
+def test_the_folder_of_another_manifest_is_refused(
+    pairs: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = _answered(pairs, tmp_path / "run")
+    assert main(flags) == 0
+    write_pairs(Path(pairs), [pair_row(name) for name in "abcd"])
+
+    assert main(flags) == 2
+
+    _expect_one_line(capsys, "manifest digest is .*, the folder's is ")
+
+
+def _expect_one_line(capsys: pytest.CaptureFixture[str], *patterns: str) -> None:
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    for pattern in patterns:
+        assert re.search(pattern, error), error
