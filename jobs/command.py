@@ -2,14 +2,20 @@
 
 import dataclasses
 import os
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Annotated, Any, TypeVar
 
 import tyro
 
-OK, BAD_INPUT, OVER_BUDGET, INTERRUPTED = 0, 2, 3, 130
-"""Exit codes: done; bad input or configuration; finished beyond the error budget; stopped by a signal."""
+from pipeline.errors import ClusterError
+
+OK, CLUSTER_FAILED, BAD_INPUT, OVER_BUDGET, INTERRUPTED = 0, 1, 2, 3, 130
+"""Exit codes: done; Ray or one of its processes failed, or a fault of ours; bad input or configuration; finished beyond
+the error budget; stopped by a signal."""
 
 Config = TypeVar("Config")
 
@@ -44,19 +50,32 @@ def run_command(config_type: type[Config], run: Callable[[Config], Any], argv: S
     name = "nemf " + (module.__spec__.name if module.__spec__ else module.__name__).removeprefix("jobs.")
     config = tyro.cli(config_type, args=argv, prog=name, description=module.__doc__)
     try:
-        run(config)
-    except KeyboardInterrupt:
-        print("interrupted; what was committed is kept: run the same command again to go on", file=sys.stderr)
+        with _sigterm_as_ctrl_c():
+            run(config)
+    except KeyboardInterrupt as interrupt:
+        print(f"interrupted: {interrupt}" if interrupt.args else "interrupted", file=sys.stderr)
         return INTERRUPTED
     except OverBudgetError as error:
         print(f"error: {error}", file=sys.stderr)
         return OVER_BUDGET
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ClusterError) as error:
         if os.environ.get("NEMF_TRACEBACK"):
             raise
         print(f"error: {error}", file=sys.stderr)
-        return BAD_INPUT
+        return CLUSTER_FAILED if isinstance(error, ClusterError) else BAD_INPUT
     return OK
+
+
+@contextmanager
+def _sigterm_as_ctrl_c() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    earlier = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, earlier)
 
 
 def as_json(config: Any) -> dict[str, Any]:

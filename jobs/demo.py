@@ -3,7 +3,7 @@
     python -m jobs.demo --out demo
 
 The photographs come inside scikit-image. Each is warped by smooth transformations that are known, so that every
-keypoint's true place is known too. Needs no data, no weights and no network; about a minute on two cores.
+keypoint's true place is known too. Needs no data, no weights and no network; half a minute on two cores.
 """
 
 import shutil
@@ -24,6 +24,7 @@ from jobs.command import run_command
 PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "motorcycle_left", "rocket")
 _LONG_SIDE = 400
 _GRID = 5
+_TABLE = "demo_pairs.csv"  # also what tells a demo's folder from others
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,10 +64,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _make_room(out: Path) -> None:
     """An empty folder at `out`; never removes what is not a demo's."""
-    if out.exists() and any(out.iterdir()) and not (out / "demo_pairs.csv").exists():
+    if out.exists() and any(out.iterdir()) and not (out / _TABLE).exists():
         raise ValueError(f"{out} is not empty and was not made by the demo: give another --out")
     shutil.rmtree(out, ignore_errors=True)
     (out / "images").mkdir(parents=True)
+    (out / _TABLE).touch()
 
 
 def _write_pairs(out: Path, n_warps: int, seed: int) -> Path:
@@ -93,7 +95,7 @@ def _write_pairs(out: Path, n_warps: int, seed: int) -> Path:
                     "target_xy_px": _as_text(target_xy_px),
                 }
             )
-    table = out / "demo_pairs.csv"
+    table = out / _TABLE
     pd.DataFrame(rows).to_csv(table, index=False)
     return table
 

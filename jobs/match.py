@@ -15,19 +15,32 @@ import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import pyarrow as pa
 from tqdm import tqdm
 
+import nemf
 from jobs.command import Names, OverBudgetError, as_json, run_command
 from nemf import load_matcher
+from pipeline import storage
 from pipeline.attempts import Lease, acquire
-from pipeline.manifest import manifest_digest, manifest_files
+from pipeline.manifest import manifest_digest, manifest_files, read_ids
 from pipeline.options import OUTPUTS, MatchOptions, directions_of
 from pipeline.plan import Plan, make_plan
-from pipeline.run_folder import Count, check_run, committed_ids, count_run, open_run, run_fingerprint, write_success
+from pipeline.run_folder import (
+    check_run,
+    committed_ids,
+    count_run,
+    delete_success,
+    open_run,
+    read_success,
+    run_fingerprint,
+    summary,
+    wider,
+    write_success,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +57,7 @@ class Config:
     """Local safetensors file of backbone weights, with a .json beside it; default: the library's own."""
     image_root: str | None = None
     """Folder, path or URI, that relative image URIs of the manifest are below."""
-    outputs: Names = ("keypoints", "confidence")
+    outputs: Names = MatchOptions.outputs
     """What to store: keypoints, flow, confidence, cycle (distance a point lands from itself when matched back)."""
     direction: Literal["source_to_target", "target_to_source", "both"] = "source_to_target"
     """Which image is the query."""
@@ -60,7 +73,7 @@ class Config:
     """Processes that match; default: one per core, or per GPU."""
     slice_pairs: int = 128
     """Pairs matched and committed together: what a crash can cost. Does not change results."""
-    batch_pairs: int = 128
+    batch_pairs: int = MatchOptions.batch_pairs
     """Pairs given to the matcher at once: an image they share is encoded once. Does not change results."""
     address: str | None = None
     """Ray cluster to run on; default: RAY_ADDRESS, else an embedded one on this machine."""
@@ -95,41 +108,36 @@ class Config:
 def run(config: Config) -> str:
     """Match, and return the run folder.
 
-    Raises ValueError or OSError for what the caller can mend, OverBudgetError when more pairs failed than allowed and
-    KeyboardInterrupt after a signal; what was committed stays in every case.
+    Raises ValueError or OSError for what the caller can mend, OverBudgetError when more pairs failed than allowed,
+    ClusterError when Ray failed, and KeyboardInterrupt after a signal; what was committed stays in every case.
     """
     config.check()
+    config = _with_absolute_paths(config)
     options = config.options
-    matcher = load_matcher(config.matcher, backbone_weights=config.backbone_weights, device="cpu")
-    shaping = {"directions": options.directions, "outputs": options.outputs}
-    fingerprint = run_fingerprint(matcher.fingerprint, shaping)
-    description = {
-        "fingerprint": fingerprint,
-        "manifest_digest": manifest_digest(manifest_files(config.pairs)),
-        "matcher_fingerprint": matcher.fingerprint,
-        "config": as_json(config),
-        "versions": _versions(),
-    }
-    del matcher
+    ids = read_ids(config.pairs)
+    description = _describe(config)
+    fingerprint = description["fingerprint"]
     if config.dry_run:
         with suppress(FileNotFoundError):
             check_run(config.out, description)
-        print(_intent(config, _plan(config, committed_ids(config.out, options.directions)), fingerprint))
+        print(_intent(config, _plan(config, ids, fingerprint), fingerprint))
         return config.out
-    _plan(config, done_ids=pa.array([], pa.string()))  # a manifest that will not do must not claim the run folder
     run_id = open_run(config.out, description)
     lease = acquire(config.out)
     reasons: Counter[str] = Counter()
     try:
-        plan = _plan(config, committed_ids(config.out, options.directions))
+        plan = _plan(config, ids, fingerprint)
         print(_intent(config, plan, fingerprint))
+        finished = read_success(config.out)
+        limit = wider(config.limit, finished["limit"]) if finished else config.limit
         if plan.slices:
+            delete_success(config.out)
             _match_all(config, plan, lease, run_id, fingerprint, reasons)
-        count = count_run(config.out, config.pairs, options.directions, config.limit)
-        write_success(config.out, count, config.limit)
+        count = count_run(config.out, ids, options.directions, fingerprint, limit)
+        write_success(config.out, count, limit)
     finally:
         lease.release(dict(reasons))
-    print(_summary(config, count))
+    print(summary(config.out, count))
     if count.error > config.error_budget * count.expected:
         raise OverBudgetError(
             f"{count.error} of {count.expected} rows are errors, more than the error budget of "
@@ -143,8 +151,34 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run_command(Config, run, argv)
 
 
-def _plan(config: Config, done_ids: pa.Array) -> Plan:
-    return make_plan(config.pairs, done_ids, slice_pairs=config.slice_pairs, limit=config.limit)
+def _with_absolute_paths(config: Config) -> Config:
+    """Paths that mean the same to the workers, which run in folders of their own."""
+    return replace(
+        config,
+        pairs=storage.absolute(config.pairs),
+        out=storage.absolute(config.out),
+        image_root=config.image_root and storage.absolute(config.image_root),
+        backbone_weights=config.backbone_weights and storage.absolute(config.backbone_weights),
+    )
+
+
+def _describe(config: Config) -> dict[str, Any]:
+    """What run.json is to say; loads the matcher for its fingerprint."""
+    matcher = load_matcher(config.matcher, backbone_weights=config.backbone_weights, device="cpu")
+    shaping = {"directions": config.options.directions, "outputs": config.options.outputs}
+    return {
+        "fingerprint": run_fingerprint(matcher.fingerprint, shaping),
+        "manifest_digest": manifest_digest(manifest_files(config.pairs)),
+        "image_root": config.image_root,
+        "matcher_fingerprint": matcher.fingerprint,
+        "config": as_json(config),
+        "versions": _versions(),
+    }
+
+
+def _plan(config: Config, ids: pa.ChunkedArray, fingerprint: str) -> Plan:
+    done = committed_ids(config.out, config.options.directions, fingerprint)
+    return make_plan(config.pairs, ids.slice(0, config.limit), done, slice_pairs=config.slice_pairs)
 
 
 def _match_all(config: Config, plan: Plan, lease: Lease, run_id: str, fingerprint: str, reasons: Counter[str]) -> None:
@@ -177,11 +211,11 @@ def _match_all(config: Config, plan: Plan, lease: Lease, run_id: str, fingerprin
         unit = "pair" if total == plan.n_left else "row"
         with _stopping_on_signals(lease) as stopped, tqdm(total=total, unit=unit, mininterval=interval) as progress:
             for row in build_stream(plan.slices, stream).iter_rows():
-                reasons[row["reason"]] += row["count_all"]
+                reasons[row["reason"]] += row["rows"]
                 progress.set_postfix(errors=reasons.total() - reasons["ok"], refresh=False)
-                progress.update(row["count_all"])
+                progress.update(row["rows"])
     if stopped.is_set():
-        raise KeyboardInterrupt
+        raise KeyboardInterrupt("what was in flight is committed: run the same command again to go on")
 
 
 @contextmanager
@@ -218,15 +252,10 @@ def _intent(config: Config, plan: Plan, fingerprint: str) -> str:
     )
 
 
-def _summary(config: Config, count: Count) -> str:
-    lines = [f"{config.out}: {count.ok} rows ok, {count.error} errors"]
-    lines += [f"  {n:>8}  {reason}" for reason, n in count.errors_by_reason.items()]
-    return "\n".join(lines)
-
-
 def _versions() -> dict[str, str]:
-    packages = ("nemf", "torch", "torchvision", "timm", "kornia", "numpy", "pillow", "pyarrow", "ray")
-    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in packages}}
+    packages = ("torch", "torchvision", "timm", "kornia", "numpy", "pillow", "pyarrow", "ray")
+    ours = {"python": platform.python_version(), "nemf": nemf.__version__}
+    return ours | {name: importlib.metadata.version(name) for name in packages}
 
 
 if __name__ == "__main__":

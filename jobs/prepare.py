@@ -13,11 +13,10 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
-from pathlib import Path
 from typing import Literal
 
 from jobs.command import run_command
-from pipeline import datasets
+from pipeline import datasets, storage
 from pipeline.datasets.interface import Options
 from pipeline.datasets.manifest import Summary, write_manifest
 
@@ -39,7 +38,7 @@ def run(config: Config) -> str:
     """Write the manifest and print what is in it; returns its path or URI."""
     dataset = datasets.load(config.dataset)
     _refuse_unread_options(config, dataset.OPTIONS)
-    config = replace(config, root=_absolute(config.root), out=_absolute(config.out))
+    config = replace(config, root=storage.absolute(config.root), out=storage.absolute(config.out))
     summary = write_manifest(
         dataset.pairs(config),
         config.out,
@@ -49,10 +48,6 @@ def run(config: Config) -> str:
     )
     _print(summary, config.out)
     return config.out
-
-
-def _absolute(uri: str) -> str:
-    return uri.rstrip("/") if "://" in uri else str(Path(uri).resolve())
 
 
 def _relative(uri: str, config: Config) -> str:

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 import tyro
 
 from jobs.command import run_command
-from pipeline.manifest import manifest_digest, manifest_files
+from pipeline import storage
+from pipeline.manifest import manifest_digest, manifest_files, read_ids
 from pipeline.options import directions_of
-from pipeline.run_folder import Count, count_run, read_run, read_success
+from pipeline.run_folder import Count, count_run, read_run, read_success, summary
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,14 +31,14 @@ class Config:
 
 def run(config: Config) -> Count:
     """The counts. Raises ValueError listing every problem, FileNotFoundError if `out` is no run folder."""
-    recorded = read_run(config.out)
-    pairs = config.pairs or recorded["config"]["pairs"]
-    success = read_success(config.out)
-    limit = success["limit"] if success else recorded["config"]["limit"]
-    count = count_run(config.out, pairs, directions_of(recorded["config"]["direction"]), limit)
-    print(
-        f"{config.out}: {count.ok} rows ok, {count.error} errors, {count.missing} missing, of {count.expected} expected"
-    )
+    out = storage.absolute(config.out)
+    recorded = read_run(out)
+    pairs = recorded["config"]["pairs"] if config.pairs is None else config.pairs
+    success = read_success(out)
+    limit = (success or recorded["config"])["limit"]
+    directions = directions_of(recorded["config"]["direction"])
+    count = count_run(out, read_ids(pairs), directions, recorded["fingerprint"], limit)
+    print(summary(out, count))
     problems = []
     if manifest_digest(manifest_files(pairs)) != recorded["manifest_digest"]:
         problems.append(f"{pairs} is not the manifest this run was made from")
@@ -48,9 +49,9 @@ def run(config: Config) -> Count:
     if count.missing:
         problems.append(f"{count.missing} rows are missing")
     if count.unexpected:
-        problems.append(f"{count.unexpected} rows belong to no pair of the manifest")
+        problems.append(f"{count.unexpected} rows are of another run, or of pairs that the manifest does not have")
     if problems:
-        raise ValueError(f"{config.out}: " + "; ".join(problems))
+        raise ValueError(f"{out}: " + "; ".join(problems))
     return count
 
 

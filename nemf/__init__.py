@@ -3,4 +3,5 @@
 from nemf.load import load_matcher
 from nemf.matcher import ImagePair, Match, Matcher
 
-__all__ = ["ImagePair", "Match", "Matcher", "load_matcher"]
+__all__ = ["ImagePair", "Match", "Matcher", "__version__", "load_matcher"]
+__version__ = "0.1.0"

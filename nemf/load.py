@@ -1,6 +1,7 @@
 """A matcher by its name."""
 
 import importlib
+import inspect
 import re
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,10 @@ def _made_by_factory(name: str, backbone_weights: str | None, device: torch.devi
     factory = getattr(module, factory_name, None)
     if not callable(factory):
         raise ValueError(f"matcher {name!r}: {module_name} has no function {factory_name}")
+    try:
+        inspect.signature(factory).bind(backbone_weights=backbone_weights, device=str(device))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"matcher {name!r}: it must take backbone_weights=... and device=...: {error}") from error
     matcher = factory(backbone_weights=backbone_weights, device=str(device))
     missing = [member for member in ("name", "fingerprint", "match_batch") if not hasattr(matcher, member)]
     if missing:

@@ -18,7 +18,6 @@ from pipeline.evaluate import Scores
 from pipeline.flow_encoding import decode_flow
 from pipeline.manifest import iter_rows, manifest_files
 from pipeline.parts import list_parts
-from schemas.check import conform
 from schemas.pairs import PAIRS
 
 _WIDTH_PX = 720
@@ -134,12 +133,9 @@ def _rows_of(table: pa.Table, ids: Sequence[str]) -> pa.Table:
 
 def _manifest_rows(pairs_uri: str, ids: Sequence[str]) -> pa.Table:
     """The PAIRS rows of these pairs, with inline images."""
-    batches = (
-        _rows_of(pa.Table.from_batches([batch]), ids)
-        for file in manifest_files(pairs_uri)
-        for _, _, batch in iter_rows(file, PAIRS.names, 1024)
+    return pa.concat_tables(
+        _rows_of(rows, ids) for file in manifest_files(pairs_uri) for _, _, rows in iter_rows(file, PAIRS.names, 1024)
     )
-    return conform(pa.concat_tables(batches), PAIRS, pairs_uri)
 
 
 def _flow_lines(matches_uri: str, ids: Sequence[str], direction: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:

@@ -32,20 +32,21 @@ class RunInUseError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class Owner:
-    """A process, told apart from every other: process ids are reused, so its start time and the boot count too."""
+    """A process, told apart from every other: process ids are reused, so its start time and its host count too."""
 
-    boot_id: str
+    host_id: str
+    """Changes with every boot, and from container to container: where the process id means something."""
     pid: int
     process_started: str
 
     @classmethod
     def this_process(cls) -> "Owner":
         """The owner that this process is."""
-        return cls(boot_id=_boot_id(), pid=os.getpid(), process_started=_process_started(os.getpid()))
+        return cls(host_id=_host_id(), pid=os.getpid(), process_started=_process_started(os.getpid()))
 
     def is_here(self) -> bool:
         """Whether the owner runs, or ran, on this host since it booted: then is_alive is known."""
-        return self.boot_id == _boot_id()
+        return self.host_id == _host_id()
 
     def is_alive(self) -> bool:
         """Whether the owner's process still runs; only where is_here."""
@@ -122,10 +123,9 @@ def acquire(out: str, *, stale_seconds: float = STALE_SECONDS) -> Lease:
     """
     while True:
         earlier = read_attempts(out)
-        for attempt in earlier:
-            _wait_until_dead(out, attempt, stale_seconds)
-        number = max((attempt.number for attempt in earlier), default=0) + 1
-        mine = Attempt(number=number, owner=Owner.this_process(), started=time.time())
+        if earlier:  # the last could only begin when those before it were dead
+            _wait_until_dead(out, earlier[-1], stale_seconds)
+        mine = Attempt(number=earlier[-1].number + 1 if earlier else 1, owner=Owner.this_process(), started=time.time())
         if storage.create_bytes(mine.file(out), mine.to_json()):
             return Lease(out, mine)
 
@@ -136,7 +136,7 @@ def read_attempts(out: str) -> list[Attempt]:
 
 
 def _read(file: str) -> Attempt:
-    fields: dict[str, Any] = json.loads(storage.read_bytes(file))
+    fields: dict[str, Any] = storage.read_json(file)
     return Attempt(**{**fields, "owner": Owner(**fields["owner"])})
 
 
@@ -160,10 +160,12 @@ def _wait_until_dead(out: str, attempt: Attempt, stale_seconds: float) -> None:
             raise in_use
 
 
-def _boot_id() -> str:
-    """An id of this host's current boot; where the system tells none, of its network card and name."""
-    file = Path("/proc/sys/kernel/random/boot_id")
-    return file.read_text().strip() if file.exists() else f"{uuid.getnode():012x}"
+def _host_id() -> str:
+    """The host's current boot and, within it, the container; where the system tells neither, the network card."""
+    boot, container = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
+    if not (boot.exists() and container.is_symlink()):
+        return f"{uuid.getnode():012x}"
+    return f"{boot.read_text().strip()} {container.readlink()}"
 
 
 def _process_started(pid: int) -> str:

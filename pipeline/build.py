@@ -1,11 +1,12 @@
 """The main road, on one screen: slices -> decode -> match -> commit.
 
 Ray Data moves the rows; what the stages do is in pipeline.decode, pipeline.match and pipeline.parts, none of which
-knows Ray. Every process that matches runs torch on THREADS threads, since a result may change with their number; the
-others never import torch, which would cost each of them 300 MB.
+knows Ray. Ray starts a process that died again, for ever; the quarantine sees to it that this ends. Every process that
+matches runs torch on THREADS threads, since a result may change with their number; the others never import torch, which
+would cost each of them 300 MB.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -18,7 +19,7 @@ from pipeline import storage
 from pipeline.decode import CHUNK_BYTES, Chunk, decode_rows
 from pipeline.manifest import read_rows
 from pipeline.options import MatchOptions
-from pipeline.parts import write_part
+from pipeline.parts import count_reasons, write_part
 from pipeline.plan import Slice
 from pipeline.quarantine import Quarantine
 from schemas.matches import MATCHES
@@ -29,6 +30,8 @@ IO_CPUS = 0.25
 """What a matching process and a decoding or committing task ask for: together one core for each worker."""
 CHUNKS_AHEAD = 4
 """Full chunks that may wait in the object store for each worker; decoding pauses beyond."""
+
+_COUNTS = pa.schema([("reason", pa.string()), ("rows", pa.int64())])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,16 +94,19 @@ def decode_slice(row: pa.Table, stream: Stream) -> Iterator[pa.Table]:
         yield Chunk().to_row().slice(0, 0)
         return
     file, row_group = row["file"][0].as_py(), row["row_group"][0].as_py()
-    rows = np.frombuffer(row["rows"][0].as_py(), np.int32)
-    for chunk in decode_rows(read_rows(file, row_group, rows), stream.image_root):
-        yield chunk.to_row()
+    rows = read_rows(file, row_group, np.frombuffer(row["rows"][0].as_py(), np.int32))
+    quarantine = Quarantine(stream.out, stream.begun_folder)
+
+    def decode(pair_ids: Sequence[str]) -> Iterator[pa.Table]:
+        asked = rows.filter(pc.is_in(rows["pair_id"], pa.array(pair_ids)))
+        for chunk in decode_rows(asked, stream.image_root, refused=quarantine.refused):
+            yield chunk.to_row()
+
+    yield from quarantine.guard("decode", rows["pair_id"].to_pylist(), decode)
 
 
 class MatchWorker:
-    """A process that holds the matcher and matches chunk after chunk.
-
-    Ray starts it again, for ever, when it dies; the quarantine sees to it that this ends.
-    """
+    """A process that holds the matcher and matches chunk after chunk."""
 
     def __init__(self, stream: Stream) -> None:
         import torch
@@ -113,24 +119,31 @@ class MatchWorker:
         self._matcher = load_matcher(stream.matcher, backbone_weights=stream.backbone_weights, device=stream.device)
 
     def __call__(self, row: pa.Table) -> pa.Table:
-        if storage.exists(self._stream.stop_file):
-            return MATCHES.empty_table()
-        return self._quarantine.guard(Chunk.from_row(row), self._match)
-
-    def _match(self, chunk: Chunk) -> pa.Table:
         from pipeline.match import match_chunk
 
-        fingerprint, attempt = self._stream.fingerprint, self._stream.attempt
-        return match_chunk(self._matcher, chunk, self._stream.options, fingerprint=fingerprint, attempt=attempt)
+        stream = self._stream
+        if storage.exists(stream.stop_file):
+            return MATCHES.empty_table()
+        chunk = Chunk.from_row(row)
+
+        def match(pair_ids: Sequence[str]) -> Iterator[pa.Table]:
+            wanted = set(pair_ids)
+            asked = Chunk(pairs=[pair for pair in chunk.pairs if pair["pair_id"] in wanted], images=chunk.images)
+            yield match_chunk(
+                self._matcher,
+                asked,
+                stream.options,
+                fingerprint=stream.fingerprint,
+                attempt=stream.attempt,
+                refused=self._quarantine.refused,
+            )
+
+        pair_ids = [pair["pair_id"] for pair in chunk.pairs]
+        return pa.concat_tables(self._quarantine.guard("match", pair_ids, match))
 
 
 def commit(rows: pa.Table, stream: Stream) -> pa.Table:
-    """Make match rows durable; one row per reason with how many pairs it says."""
+    """Make match rows durable; how many rows there are of each reason."""
     if rows.num_rows:
         write_part(stream.out, rows, run_id=stream.run_id)
-    reasons = pc.if_else(
-        pc.equal(rows["status"], "ok"),
-        "ok",
-        pc.binary_join_element_wise(rows["error_stage"], rows["error_kind"], ": ", null_handling="replace"),
-    )
-    return pa.table({"reason": reasons}).group_by("reason").aggregate([([], "count_all")])
+    return pa.Table.from_pylist([{"reason": reason, "rows": n} for reason, n in count_reasons(rows).items()], _COUNTS)

@@ -7,15 +7,18 @@ from contextlib import contextmanager
 
 import ray
 import ray.data
+from ray.exceptions import RayError, RayTaskError
 
 from pipeline.build import IO_CPUS, MATCH_CPUS
+from pipeline.errors import ClusterError
 
 
 @contextmanager
 def connected(address: str | None) -> Iterator[None]:
     """Ray at `address`, else at RAY_ADDRESS, else an embedded one that ends with the block.
 
-    Inside a submitted job RAY_ADDRESS is set, so the same call runs on the cluster.
+    Inside a submitted job RAY_ADDRESS is set, so the same call runs on the cluster. What Ray raises in the block
+    becomes the ValueError or OSError that a worker raised, or else ClusterError.
     """
     address = address or os.environ.get("RAY_ADDRESS") or "local"
     dashboard = False if address == "local" else None
@@ -28,6 +31,13 @@ def connected(address: str | None) -> Iterator[None]:
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
     try:
         yield
+    except RayTaskError as error:
+        cause = error.cause
+        if isinstance(cause, ValueError | OSError):
+            raise cause from error
+        raise ClusterError(f"a worker failed: {type(cause).__name__}: {cause}") from error
+    except RayError as error:
+        raise ClusterError(f"Ray failed: {type(error).__name__}: {error}") from error
     finally:
         ray.shutdown()
 

@@ -5,7 +5,7 @@ A slice becomes one or more chunks of bounded size; a chunk is what is matched t
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,13 +19,13 @@ from pipeline.manifest import INLINE_COLUMNS
 from schemas.pairs import PAIRS
 
 CHUNK_BYTES = 64 * 2**20
-"""Pixels a chunk holds before the next one is begun."""
+"""Pixels a chunk holds, at most, unless one pair has more."""
 _FETCH_THREADS = 8
-_PAIRS_AT_ONCE = 4
+_PAIRS_FETCHED = 8
 
 _PAIRS = pa.schema(
     [field for field in PAIRS if field.name not in INLINE_COLUMNS]
-    + [pa.field("source_key", pa.string()), pa.field("target_key", pa.string())]
+    + [pa.field(name, pa.string()) for name in ("source_key", "target_key", "refused")]
 )
 _IMAGES = pa.schema(
     [
@@ -61,16 +61,9 @@ class Chunk:
     """Pairs and the images they show."""
 
     pairs: list[dict[str, Any]] = field(default_factory=list)
-    """PAIRS rows without the inline images, with `source_key` and `target_key` naming entries of `images`."""
+    """PAIRS rows without the inline images, with `source_key` and `target_key` naming entries of `images`, and
+    `refused`: None, or why the pair must not be worked on (it then has no images)."""
     images: dict[str, DecodedImage] = field(default_factory=dict)
-    refused: dict[str, str] = field(default_factory=dict)
-    """Reasons, by pair_id, for pairs that must not be matched."""
-
-    def only(self, pair_id: str) -> "Chunk":
-        """The chunk of this one pair."""
-        pairs = [pair for pair in self.pairs if pair["pair_id"] == pair_id]
-        refused = {key: reason for key, reason in self.refused.items() if key == pair_id}
-        return Chunk(pairs=pairs, images=self.images, refused=refused)
 
     def to_row(self) -> pa.Table:
         """One row for Ray's object store: two Arrow streams."""
@@ -107,30 +100,61 @@ class Chunk:
         return cls(pairs=pa.ipc.open_stream(row["pairs"][0].as_buffer()).read_all().to_pylist(), images=images)
 
 
-def decode_rows(rows: pa.Table, image_root: str | None, chunk_bytes: int = CHUNK_BYTES) -> Iterator[Chunk]:
-    """PAIRS rows to chunks, in order. What cannot be read is an error in the chunk, never an exception."""
+def decode_rows(
+    rows: pa.Table, image_root: str | None, *, refused: Mapping[str, str] | None = None, chunk_bytes: int = CHUNK_BYTES
+) -> Iterator[Chunk]:
+    """PAIRS rows to chunks, in order. What cannot be read is an error in the chunk, never an exception.
+
+    refused: reasons, by pair_id, for pairs whose images are not to be touched.
+    chunk_bytes: pixels per chunk, at most, unless one pair has more.
+    """
     inline = {name: rows[name] for name in INLINE_COLUMNS}
     pairs = rows.drop_columns(list(INLINE_COLUMNS)).to_pylist()
     loaders: dict[str, Callable[[], bytes]] = {}
     for index, pair in enumerate(pairs):
+        pair["refused"] = (refused or {}).get(pair["pair_id"])
         for side in ("source", "target"):
             pair[f"{side}_key"] = _register(loaders, pair, side, inline[f"{side}_image"][index].as_py(), image_root)
-    chunk = Chunk()
+    chunk, size = Chunk(), 0
     with ThreadPoolExecutor(_FETCH_THREADS) as pool:
-        for start in range(0, len(pairs), _PAIRS_AT_ONCE):
-            group = pairs[start : start + _PAIRS_AT_ONCE]
-            keys = list(dict.fromkeys(pair[f"{side}_key"] for pair in group for side in ("source", "target")))
-            missing = [key for key in keys if key not in chunk.images]
-            images = dict(zip(missing, pool.map(lambda key: _decode(key, loaders[key]), missing), strict=True))
-            size = sum(image.n_bytes for image in [*chunk.images.values(), *images.values()])
-            if chunk.pairs and size > chunk_bytes:
-                reused = {key: chunk.images[key] for key in keys if key in chunk.images}
-                yield chunk
-                chunk = Chunk(images=reused)
-            chunk.images |= images
-            chunk.pairs += group
+        for start in range(0, len(pairs), _PAIRS_FETCHED):
+            group = pairs[start : start + _PAIRS_FETCHED]
+            missing = dict.fromkeys(key for pair in group for key in _keys(pair) if key not in chunk.images)
+            fetched = dict(zip(missing, pool.map(lambda key: _fetch(loaders[key]), missing), strict=True))
+            for pair in group:
+                # An image that only the chunk before this one has is fetched again: rare, and it bounds memory.
+                images = {
+                    key: chunk.images[key]
+                    if key in chunk.images
+                    else _decode(key, fetched.get(key) or _fetch(loaders[key]))
+                    for key in _keys(pair)
+                }
+                if chunk.pairs and size + _new_bytes(chunk, images) > chunk_bytes:
+                    yield chunk
+                    chunk, size = Chunk(), 0
+                size += _new_bytes(chunk, images)
+                chunk.images |= images
+                chunk.pairs.append(pair)
     if chunk.pairs:
         yield chunk
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Fetched:
+    """Encoded bytes, or why there are none."""
+
+    data: bytes = b""
+    error: ImageError | None = None
+    seconds: float = 0.0
+
+
+def _new_bytes(chunk: Chunk, images: dict[str, DecodedImage]) -> int:
+    return sum(image.n_bytes for key, image in images.items() if key not in chunk.images)
+
+
+def _keys(pair: dict[str, Any]) -> list[str]:
+    """The images to be had for a pair."""
+    return [] if pair["refused"] else list(dict.fromkeys((pair["source_key"], pair["target_key"])))
 
 
 def _register(
@@ -154,13 +178,23 @@ def _raise_absent(side: str) -> bytes:
     raise ImageError("fetch", "no_image", f"the row has neither {side}_uri nor {side}_image")
 
 
-def _decode(key: str, load: Callable[[], bytes]) -> DecodedImage:
+def _fetch(load: Callable[[], bytes]) -> _Fetched:
     start = time.perf_counter()
     try:
-        rgb = decode_image(load(), key)
+        return _Fetched(data=load(), seconds=time.perf_counter() - start)
+    except ImageError as error:
+        return _Fetched(error=error)
+
+
+def _decode(key: str, fetched: _Fetched) -> DecodedImage:
+    if fetched.error:
+        return DecodedImage(error=fetched.error)
+    start = time.perf_counter()
+    try:
+        rgb = decode_image(fetched.data, key)
     except ImageError as error:
         return DecodedImage(error=error)
-    return DecodedImage(rgb=rgb, milliseconds=(time.perf_counter() - start) * 1000)
+    return DecodedImage(rgb=rgb, milliseconds=(fetched.seconds + time.perf_counter() - start) * 1000)
 
 
 def _to_stream(table: pa.Table) -> pa.Array:

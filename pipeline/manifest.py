@@ -5,10 +5,11 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline import storage
-from schemas.check import check_schema, conform
+from schemas.check import SchemaError, check_schema, conform
 from schemas.pairs import PAIRS
 
 INLINE_COLUMNS = ("source_image", "target_image")
@@ -49,14 +50,31 @@ def read_pairs(pairs_uri: str, columns: Sequence[str] | None = None) -> pa.Table
     return pa.concat_tables(tables)
 
 
-def iter_rows(file: str, columns: Sequence[str], batch_rows: int) -> Iterator[tuple[int, int, pa.RecordBatch]]:
+def read_ids(pairs_uri: str) -> pa.ChunkedArray:
+    """All pair ids of a manifest, in order.
+
+    Raises SchemaError if there is none, or one is null or occurs twice; and as manifest_files does.
+    """
+    ids = read_pairs(pairs_uri, ["pair_id"])["pair_id"]
+    if not len(ids):
+        raise SchemaError(f"{pairs_uri}: the manifest has no rows")
+    if pc.count_distinct(ids).as_py() < len(ids):
+        counts = ids.value_counts()
+        repeated = counts.filter(pc.greater(counts.field("counts"), 1)).field("values")
+        examples = ", ".join(repr(value) for value in repeated[:3].to_pylist())
+        raise SchemaError(f"{pairs_uri}: {len(repeated)} pair_id occur more than once, for instance {examples}")
+    return ids
+
+
+def iter_rows(file: str, columns: Sequence[str], batch_rows: int) -> Iterator[tuple[int, int, pa.Table]]:
     """(row group, offset in the row group, rows) over one manifest file, at most `batch_rows` rows in memory."""
+    expected = pa.schema([PAIRS.field(name) for name in columns], metadata=PAIRS.metadata)
     with open_parquet(file) as parquet:
         present = [name for name in columns if name in parquet.schema_arrow.names]
         for group in range(parquet.num_row_groups):
             offset = 0
             for batch in parquet.iter_batches(batch_rows, row_groups=[group], columns=present):
-                yield group, offset, batch
+                yield group, offset, conform(pa.Table.from_batches([batch]), expected, file)
                 offset += batch.num_rows
 
 

@@ -3,7 +3,7 @@
 import os
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,12 +11,16 @@ import numpy as np
 import pyarrow as pa
 
 from nemf.matcher import ImagePair, Match, Matcher, Points, as_points
+from pipeline.answers import BadAnswerError, answer_columns
 from pipeline.decode import Chunk
-from pipeline.flow_encoding import encode_confidence, encode_flow
 from pipeline.options import MatchOptions
 from schemas.matches import MATCHES
 
 _SIDES = {"source_to_target": ("source", "target"), "target_to_source": ("target", "source")}
+
+
+DENSE_PIXELS_AT_ONCE = 2**24
+"""Query pixels whose flow is in memory at once (12 bytes each), unless one image has more."""
 
 
 @dataclass(kw_only=True, eq=False)
@@ -27,9 +31,18 @@ class _Question:
     ask: ImagePair | None = None
 
 
-def match_chunk(matcher: Matcher, chunk: Chunk, options: MatchOptions, *, fingerprint: str, attempt: int) -> pa.Table:
+def match_chunk(
+    matcher: Matcher,
+    chunk: Chunk,
+    options: MatchOptions,
+    *,
+    fingerprint: str,
+    attempt: int,
+    refused: Mapping[str, str] | None = None,
+) -> pa.Table:
     """MATCHES rows of a chunk: pairs in order, within a pair the directions in order.
 
+    refused: reasons, by pair_id, for pairs that must not be matched, beside those the chunk has.
     A matcher that raises on a batch is asked again pair by pair, so that only the pairs it fails on end as errors.
     """
     common = {
@@ -38,29 +51,27 @@ def match_chunk(matcher: Matcher, chunk: Chunk, options: MatchOptions, *, finger
         "fingerprint": fingerprint,
         "worker": f"{socket.gethostname()}:{os.getpid()}",
     }
-    questions = [_question(chunk, pair, way, options, common) for pair in chunk.pairs for way in options.directions]
-    asked = [question for question in questions if question.ask is not None]
-    for start in range(0, len(asked), options.batch_pairs):
-        _answer(matcher, asked[start : start + options.batch_pairs], options)
+    questions = []
+    for pair in chunk.pairs:
+        reason = pair["refused"] or (refused or {}).get(pair["pair_id"])
+        for direction in options.directions:
+            row = {"pair_id": pair["pair_id"], "direction": direction, **common}
+            if reason:
+                questions.append(_Question(row=row | _error("worker", "died", reason)))
+            else:
+                questions.append(_question(chunk, pair, row, options))
+    for batch in _batches([question for question in questions if question.ask is not None], options):
+        _answer(matcher, batch, options)
     return pa.Table.from_pylist([question.row for question in questions], MATCHES)
 
 
-def _question(
-    chunk: Chunk, pair: dict[str, Any], direction: str, options: MatchOptions, common: dict[str, Any]
-) -> _Question:
-    query_side, reference_side = _SIDES[direction]
+def _question(chunk: Chunk, pair: dict[str, Any], row: dict[str, Any], options: MatchOptions) -> _Question:
+    query_side, reference_side = _SIDES[row["direction"]]
     query, reference = chunk.images[pair[f"{query_side}_key"]], chunk.images[pair[f"{reference_side}_key"]]
-    row = {
-        "pair_id": pair["pair_id"],
-        "direction": direction,
-        **common,
-        "milliseconds": {"decode": query.milliseconds + reference.milliseconds, "match": None},
-    }
+    row["milliseconds"] = {"decode": query.milliseconds + reference.milliseconds, "match": None}
     for image, name in ((query, "query_hw"), (reference, "reference_hw")):
         if image.rgb is not None:
             row[name] = list(image.rgb.shape[:2])
-    if pair["pair_id"] in chunk.refused:
-        return _Question(row=row | _error("match", "worker_died", chunk.refused[pair["pair_id"]]))
     for image in (query, reference):
         if image.error is not None:
             return _Question(row=row | _error(image.error.stage, image.error.kind, image.error.message))
@@ -97,66 +108,72 @@ def _keypoints(pair: dict[str, Any]) -> dict[str, Points]:
     return points
 
 
+def _batches(questions: Sequence[_Question], options: MatchOptions) -> Iterator[list[_Question]]:
+    """Questions to be asked together, in order."""
+    batch: list[_Question] = []
+    dense_pixels = 0
+    for question in questions:
+        assert question.ask is not None
+        height, width = question.ask.query_rgb.shape[:2]
+        pixels = height * width if question.ask.dense else 0
+        if batch and (len(batch) == options.batch_pairs or dense_pixels + pixels > DENSE_PIXELS_AT_ONCE):
+            yield batch
+            batch, dense_pixels = [], 0
+        batch.append(question)
+        dense_pixels += pixels
+    if batch:
+        yield batch
+
+
 def _answer(matcher: Matcher, questions: Sequence[_Question], options: MatchOptions) -> None:
     start = time.perf_counter()
     try:
-        answers = _match(matcher, [q.ask for q in questions if q.ask is not None], options)
+        answers = _ask(matcher, [question.ask for question in questions if question.ask], options)
     except Exception as error:  # a matcher may raise anything; the pair it raised on is told apart below
         if len(questions) == 1:
-            questions[0].row |= _error("match", type(error).__name__, " ".join(str(error).split())[:500])
+            kind = error.kind if isinstance(error, BadAnswerError) else type(error).__name__
+            questions[0].row |= _error("match", kind, " ".join(str(error).split())[:500])
             return
         for question in questions:
             _answer(matcher, [question], options)
         return
     milliseconds = (time.perf_counter() - start) * 1000 / len(questions)
-    for question, (match, cycle_error_px) in zip(questions, answers, strict=True):
+    for question, answer in zip(questions, answers, strict=True):
         question.row["milliseconds"]["match"] = milliseconds
-        question.row |= _result(match, cycle_error_px, options)
+        question.row |= {"status": "ok", **answer}
 
 
-def _match(
-    matcher: Matcher, pairs: Sequence[ImagePair], options: MatchOptions
-) -> list[tuple[Match, np.ndarray | None]]:
-    """The matcher's answers, with the cycle error (K,) in query pixels where it was asked for."""
-    matches = matcher.match_batch(pairs)
-    assert len(matches) == len(pairs), f"{matcher.name} answered {len(matches)} of {len(pairs)} pairs"
-    if "cycle" not in options.outputs:
-        return [(match, None) for match in matches]
-    back = matcher.match_batch(
-        [
-            ImagePair(
-                query_rgb=pair.reference_rgb,
-                reference_rgb=pair.query_rgb,
-                query_xy_px=match.reference_xy_px,
-                pair_id=pair.pair_id,
-            )
-            for pair, match in zip(pairs, matches, strict=True)
+def _ask(matcher: Matcher, pairs: Sequence[ImagePair], options: MatchOptions) -> list[dict[str, Any]]:
+    """The columns of the matcher's answers. Raises BadAnswerError if one of them is none."""
+    matches = _one_each(matcher, pairs)
+    cycle_errors_px: list[np.ndarray | None] = [None] * len(pairs)
+    if "cycle" in options.outputs:
+        back = _one_each(matcher, [_reversed(pair, match) for pair, match in zip(pairs, matches, strict=True)])
+        cycle_errors_px = [
+            np.linalg.norm(match.reference_xy_px - pair.query_xy_px, axis=1)
+            for match, pair in zip(back, pairs, strict=True)
         ]
-    )
-    errors = [
-        np.linalg.norm(there_and_back.reference_xy_px - pair.query_xy_px, axis=1)
-        for there_and_back, pair in zip(back, pairs, strict=True)
+    return [
+        answer_columns(match, pair, cycle_error_px, options.outputs)
+        for match, pair, cycle_error_px in zip(matches, pairs, cycle_errors_px, strict=True)
     ]
-    return list(zip(matches, errors, strict=True))
 
 
-def _result(match: Match, cycle_error_px: np.ndarray | None, options: MatchOptions) -> dict[str, Any]:
-    """The answer's columns; an error row if the matcher answered something that is no number."""
-    result: dict[str, Any] = {"status": "ok"}
-    arrays = [match.reference_xy_px, match.point_confidence, match.flow_px, match.flow_confidence]
-    if not all(np.isfinite(array).all() for array in arrays if array is not None):
-        return _error("match", "not_finite", "the matcher answered NaN or infinity")
-    if "keypoints" in options.outputs:
-        result["reference_xy_px"] = match.reference_xy_px.tolist()
-        if "confidence" in options.outputs:
-            result["point_confidence"] = match.point_confidence.tolist()
-        if cycle_error_px is not None:
-            result["point_cycle_error_px"] = cycle_error_px.tolist()
-    if match.flow_px is not None:
-        result |= encode_flow(match.flow_px)
-        if "confidence" in options.outputs and match.flow_confidence is not None:
-            result["flow_confidence"] = encode_confidence(match.flow_confidence)
-    return result
+def _one_each(matcher: Matcher, pairs: Sequence[ImagePair]) -> list[Match]:
+    matches = list(matcher.match_batch(pairs))
+    if len(matches) != len(pairs):
+        raise BadAnswerError("bad_answer", f"match_batch answered {len(matches)} of {len(pairs)} pairs")
+    return matches
+
+
+def _reversed(pair: ImagePair, match: Match) -> ImagePair:
+    """Where do the answered points come from?"""
+    return ImagePair(
+        query_rgb=pair.reference_rgb,
+        reference_rgb=pair.query_rgb,
+        query_xy_px=match.reference_xy_px,
+        pair_id=pair.pair_id,
+    )
 
 
 def _error(stage: str, kind: str, message: str) -> dict[str, Any]:

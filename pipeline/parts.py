@@ -72,6 +72,13 @@ def read_matches(out: str, columns: Sequence[str] | None = None) -> pa.Table:
     return rows.take(_chosen_rows(rows, pa.chunked_array(ranks))).select(wanted)
 
 
+def count_reasons(rows: pa.Table) -> dict[str, int]:
+    """How many MATCHES rows are 'ok', and how many are errors of each 'stage: kind', in order of name."""
+    ok = pc.equal(rows["status"], "ok")
+    reasons = pc.if_else(ok, "ok", pc.binary_join_element_wise(rows["error_stage"], rows["error_kind"], ": "))
+    return dict(sorted((entry["values"], entry["counts"]) for entry in reasons.value_counts().to_pylist()))
+
+
 def _chosen_rows(rows: pa.Table, part_rank: pa.ChunkedArray) -> pa.Array:
     """Indices of the row to believe for every pair and direction, ordered by these two."""
     keys = pa.table(

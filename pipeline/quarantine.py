@@ -1,65 +1,62 @@
-"""Pairs that kill the process that matches them: found, set aside, and named; the others go on.
+"""Pairs that kill the process that works on them: found, set aside, and named; the others go on.
 
-    <out>/attempts/<attempt>.begun/<key>    a chunk or pair that was begun; removed when it is finished
-    <out>/quarantine/<key>.json             a pair that killed its worker DEATHS times: pair_id and reason
+    <out>/attempts/<n>.begun/<key>    work that was begun; removed when it is finished
+    <out>/quarantine/<key>.json       a pair that killed its process DEATHS times: pair_id and reason
 
-Ray starts a dead process again and hands it the same chunk. A chunk that was begun DEATHS times and never finished is
-matched pair by pair; a pair begun that often is set aside and becomes an error row, in this run and in later ones,
-until its file is removed.
+Ray starts a dead process again and hands it the same work. Work that was begun DEATHS times and never finished is done
+pair by pair; a pair begun that often is set aside and becomes an error row, in this run and in later ones, until its
+file is removed.
 """
 
 import hashlib
 import json
-from collections.abc import Callable
-
-import pyarrow as pa
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 from pipeline import storage
-from pipeline.decode import Chunk
 
 DEATHS = 2
 
+Result = TypeVar("Result")
+
 
 class Quarantine:
-    """The guard of one worker process."""
+    """The guard of one process."""
 
     def __init__(self, out: str, begun_folder: str) -> None:
         self._folder = storage.join(out, "quarantine")
         self._begun_folder = begun_folder
-        self._reasons = {
-            entry["pair_id"]: entry["reason"]
-            for file in storage.list_files(self._folder, ".json")
-            for entry in [json.loads(storage.read_bytes(file))]
-        }
+        entries = map(storage.read_json, storage.list_files(self._folder, ".json"))
+        self.refused: dict[str, str] = {entry["pair_id"]: entry["reason"] for entry in entries}
+        """Reasons, by pair_id, of the pairs set aside."""
 
-    def guard(self, chunk: Chunk, match: Callable[[Chunk], pa.Table]) -> pa.Table:
-        """`match(chunk)`, in one piece if that is safe; pairs set aside get `chunk.refused` reasons instead."""
-        chunk.refused = {
-            p["pair_id"]: self._reasons[p["pair_id"]] for p in chunk.pairs if p["pair_id"] in self._reasons
-        }
-        key = _key("chunk", *(pair["pair_id"] for pair in chunk.pairs))
+    def guard(
+        self, stage: str, pair_ids: Sequence[str], work: Callable[[Sequence[str]], Iterator[Result]]
+    ) -> Iterator[Result]:
+        """`work(pair_ids)` in one piece if that is safe, else pair by pair; `work` heeds `refused`."""
+        key = _key(f"{stage}-all", *pair_ids)
         if self._deaths(key) < DEATHS:
-            return self._watched(key, chunk, match)
-        pieces = [self._guard_pair(chunk.only(pair["pair_id"]), match) for pair in chunk.pairs]
-        return pa.concat_tables(pieces)
+            yield from self._watched(key, pair_ids, work)
+            return
+        for pair_id in pair_ids:
+            key = _key(stage, pair_id)
+            if self._deaths(key) >= DEATHS:
+                self._set_aside(pair_id, key, stage)
+            yield from self._watched(key, [pair_id], work)
 
-    def _guard_pair(self, chunk: Chunk, match: Callable[[Chunk], pa.Table]) -> pa.Table:
-        pair_id = chunk.pairs[0]["pair_id"]
-        key = _key("pair", pair_id)
-        deaths = self._deaths(key)
-        if deaths >= DEATHS and pair_id not in self._reasons:
-            reason = f"the process that matched this pair died {deaths} times"
-            entry = json.dumps({"pair_id": pair_id, "reason": reason}, indent=2)
-            storage.write_bytes(storage.join(self._folder, f"{key}.json"), entry.encode())
-            self._reasons[pair_id] = chunk.refused[pair_id] = reason
-        return self._watched(key, chunk, match)
-
-    def _watched(self, key: str, chunk: Chunk, match: Callable[[Chunk], pa.Table]) -> pa.Table:
+    def _watched(
+        self, key: str, pair_ids: Sequence[str], work: Callable[[Sequence[str]], Iterator[Result]]
+    ) -> Iterator[Result]:
         file = storage.join(self._begun_folder, key)
         storage.write_bytes(file, str(self._deaths(key) + 1).encode())
-        rows = match(chunk)
+        yield from work(pair_ids)
         storage.delete(file)
-        return rows
+
+    def _set_aside(self, pair_id: str, key: str, stage: str) -> None:
+        file = storage.join(self._folder, f"{key}.json")
+        reason = f"its process died {DEATHS} times at stage {stage}; to try it again, remove {file}"
+        storage.write_bytes(file, json.dumps({"pair_id": pair_id, "reason": reason}, indent=2).encode())
+        self.refused[pair_id] = reason
 
     def _deaths(self, key: str) -> int:
         """How often `key` was begun in this attempt and not finished."""
@@ -69,5 +66,5 @@ class Quarantine:
             return 0
 
 
-def _key(kind: str, *pair_ids: str) -> str:
-    return f"{kind}-{hashlib.sha256(chr(0).join(pair_ids).encode()).hexdigest()[:20]}"
+def _key(stage: str, *pair_ids: str) -> str:
+    return f"{stage}-{hashlib.sha256(chr(0).join(pair_ids).encode()).hexdigest()[:20]}"

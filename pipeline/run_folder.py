@@ -16,8 +16,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline import storage
-from pipeline.manifest import iter_rows, manifest_files
-from pipeline.parts import list_parts, read_matches
+from pipeline.parts import count_reasons, list_parts, read_matches
+from schemas.matches import MATCHES
 
 
 class OtherRunError(ValueError):
@@ -33,7 +33,7 @@ def run_fingerprint(matcher_fingerprint: str, options: dict[str, Any]) -> str:
 def open_run(out: str, description: dict[str, Any]) -> str:
     """Create `<out>/run.json`, or find there the same run; the run's id.
 
-    description: at least `fingerprint` and `manifest_digest`. Raises OtherRunError as check_run does.
+    description: what check_run compares, and `config`. Raises OtherRunError as check_run does.
     """
     mine = {"run_id": uuid.uuid4().hex, **description}
     if storage.create_bytes(storage.join(out, "run.json"), json.dumps(mine, indent=2).encode()):
@@ -42,22 +42,20 @@ def open_run(out: str, description: dict[str, Any]) -> str:
 
 
 def check_run(out: str, description: dict[str, Any]) -> dict[str, Any]:
-    """What run.json says. Raises OtherRunError, showing both, if its fingerprint or manifest is not the described one.
+    """What run.json says. Raises OtherRunError, showing both, where it is not as described.
 
-    Raises FileNotFoundError if `out` is no run folder.
+    Compared are `fingerprint`, `manifest_digest` and `image_root`. Raises FileNotFoundError if `out` is no run folder.
     """
     found = read_run(out)
     differences = [
-        f"{key.replace('_', ' ')} is {description[key]}, the folder's is {found.get(key)}"
-        for key in ("fingerprint", "manifest_digest")
-        if description[key] != found.get(key)
+        f"{key.replace('_', ' ')} is {description[key]}, the folder's is {found[key]}"
+        for key in ("fingerprint", "manifest_digest", "image_root")
+        if description[key] != found[key]
     ]
     if differences:
-        changed = [
-            f"{key}: {found.get('config', {}).get(key)!r} -> {value!r}"
-            for key, value in description.get("config", {}).items()
-            if found.get("config", {}).get(key) != value
-        ]
+        now, then = json.loads(json.dumps(description["config"])), found["config"]
+        shaping = ("matcher", "backbone_weights", "outputs", "direction")
+        changed = [f"{key}: {then[key]!r} -> {now[key]!r}" for key in shaping if then[key] != now[key]]
         raise OtherRunError(
             f"{out} holds another run: {' and '.join(differences)}"
             + (f" (changed: {', '.join(changed)})" if changed else "")
@@ -67,21 +65,24 @@ def check_run(out: str, description: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_run(out: str) -> dict[str, Any]:
-    """What run.json says. Raises FileNotFoundError if `out` is no run folder."""
+    """What run.json says. Raises FileNotFoundError if `out` is no run folder, ValueError if run.json is damaged."""
+    file = storage.join(out, "run.json")
     try:
-        return json.loads(storage.read_bytes(storage.join(out, "run.json")))
+        found = storage.read_json(file)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{out} is no run folder: it has no run.json") from error
+    absent = {"run_id", "fingerprint", "manifest_digest", "image_root", "config"} - found.keys()
+    if absent:
+        raise ValueError(f"{file} is damaged: it lacks {', '.join(sorted(absent))}")
+    return found
 
 
-def committed_ids(out: str, directions: tuple[str, ...]) -> pa.Array:
-    """Ids of the pairs that are answered, without error, in every one of the directions."""
-    if not list_parts(out):
-        return pa.array([], pa.string())
-    rows = read_matches(out, ["pair_id", "direction", "status"])
-    ok = rows.filter(pc.and_(pc.equal(rows["status"], "ok"), pc.is_in(rows["direction"], pa.array(directions))))
-    counts = ok.group_by("pair_id").aggregate([([], "count_all")])
-    return counts.filter(pc.equal(counts["count_all"], len(directions)))["pair_id"].combine_chunks()
+def committed_ids(out: str, directions: tuple[str, ...], fingerprint: str) -> pa.ChunkedArray:
+    """Ids of the pairs that this run answered, without error, in every one of the directions."""
+    rows = _read_run_rows(out, ["pair_id", "direction", "status", "fingerprint"])
+    rows = rows.filter(pc.and_(pc.equal(rows["status"], "ok"), _of_run(rows, directions, fingerprint)))
+    counts = rows.group_by("pair_id").aggregate([([], "count_all")])
+    return counts.filter(pc.equal(counts["count_all"], len(directions)))["pair_id"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,12 +90,21 @@ class Count:
     """A run folder counted against its manifest, in rows (pairs x directions)."""
 
     expected: int
-    ok: int
-    error: int
-    errors_by_reason: dict[str, int]
+    reasons: dict[str, int]
+    """Committed rows that are 'ok', or errors by 'stage: kind'."""
     unexpected: int
-    """Rows of pairs that the manifest (up to the limit) does not have."""
+    """Rows of another run, or of pairs that the manifest does not have."""
     digest: str
+
+    @property
+    def ok(self) -> int:
+        """Rows that are answered."""
+        return self.reasons.get("ok", 0)
+
+    @property
+    def error(self) -> int:
+        """Rows that are errors."""
+        return sum(self.reasons.values()) - self.ok
 
     @property
     def missing(self) -> int:
@@ -102,24 +112,37 @@ class Count:
         return self.expected - self.ok - self.error
 
 
-def count_run(out: str, pairs_uri: str, directions: tuple[str, ...], limit: int | None) -> Count:
-    """Count the committed rows of the first `limit` pairs (None: all) of a manifest."""
-    ids = _manifest_ids(pairs_uri, limit)
-    columns = ["pair_id", "direction", "status", "error_stage", "error_kind"]
-    parts = list_parts(out)
-    rows = read_matches(out, columns) if parts else pa.table({name: pa.array([], pa.string()) for name in columns})
-    known = pc.and_(pc.is_in(rows["pair_id"], value_set=ids), pc.is_in(rows["direction"], pa.array(directions)))
-    rows, n_unexpected = rows.filter(known), rows.num_rows - rows.filter(known).num_rows
-    errors = rows.filter(pc.not_equal(rows["status"], "ok"))
-    reasons = pc.binary_join_element_wise(errors["error_stage"], errors["error_kind"], ": ").value_counts()
+def count_run(
+    out: str, ids: pa.ChunkedArray, directions: tuple[str, ...], fingerprint: str, limit: int | None
+) -> Count:
+    """Count the committed rows of the first `limit` (None: all) of a manifest's `ids`."""
+    rows = _read_run_rows(out, ["pair_id", "direction", "status", "error_stage", "error_kind", "fingerprint"])
+    known = pc.and_(pc.is_in(rows["pair_id"], value_set=ids), _of_run(rows, directions, fingerprint))
+    asked = pc.and_(known, pc.is_in(rows["pair_id"], value_set=ids.slice(0, limit)))
     return Count(
-        expected=len(ids) * len(directions),
-        ok=rows.num_rows - errors.num_rows,
-        error=errors.num_rows,
-        errors_by_reason=dict(sorted((entry["values"], entry["counts"]) for entry in reasons.to_pylist())),
-        unexpected=n_unexpected,
-        digest=parts_digest(parts),
+        expected=len(ids.slice(0, limit)) * len(directions),
+        reasons=count_reasons(rows.filter(asked)),
+        unexpected=rows.num_rows - rows.filter(known).num_rows,
+        digest=parts_digest(list_parts(out)),
     )
+
+
+def summary(out: str, count: Count) -> str:
+    """The counts as text, with the reasons of errors."""
+    errors = [f"  {n:>8}  {reason}" for reason, n in count.reasons.items() if reason != "ok"]
+    missing = f", {count.missing} missing" if count.missing else ""
+    return "\n".join([f"{out}: {count.ok} rows ok, {count.error} errors{missing}", *errors])
+
+
+def _read_run_rows(out: str, columns: list[str]) -> pa.Table:
+    if list_parts(out):
+        return read_matches(out, columns)
+    return pa.schema([MATCHES.field(name) for name in columns]).empty_table()
+
+
+def _of_run(rows: pa.Table, directions: tuple[str, ...], fingerprint: str) -> pa.ChunkedArray:
+    asked = pc.is_in(rows["direction"], value_set=pa.array(directions))
+    return pc.and_(asked, pc.equal(rows["fingerprint"], fingerprint))
 
 
 def parts_digest(parts: list[str]) -> str:
@@ -135,28 +158,27 @@ def write_success(out: str, count: Count, limit: int | None) -> None:
     """Say that the run is finished, up to `limit` pairs. Raises RuntimeError if rows are missing."""
     if count.missing:
         raise RuntimeError(f"{out}: {count.missing} of {count.expected} rows are neither answered nor failed")
-    totals = {
-        "ok": count.ok,
-        "error": count.error,
-        "errors_by_reason": count.errors_by_reason,
-        "limit": limit,
-        "parts_digest": count.digest,
-    }
-    storage.write_bytes(storage.join(out, "_SUCCESS"), json.dumps(totals, indent=2).encode())
+    totals = {"reasons": count.reasons, "limit": limit, "parts_digest": count.digest}
+    storage.write_bytes(_success_file(out), json.dumps(totals, indent=2).encode())
 
 
 def read_success(out: str) -> dict[str, Any] | None:
     """What _SUCCESS says; None if the run is not finished (or `out` is a single MATCHES file)."""
     try:
-        return json.loads(storage.read_bytes(storage.join(out, "_SUCCESS")))
+        return storage.read_json(_success_file(out))
     except (FileNotFoundError, NotADirectoryError):
         return None
 
 
-def _manifest_ids(pairs_uri: str, limit: int | None) -> pa.Array:
-    chunks = [
-        rows["pair_id"].cast(pa.string())
-        for file in manifest_files(pairs_uri)
-        for _, _, rows in iter_rows(file, ["pair_id"], 65_536)
-    ]
-    return pa.concat_arrays(chunks).slice(0, limit) if chunks else pa.array([], pa.string())
+def delete_success(out: str) -> None:
+    """Say that the run is not finished any more."""
+    storage.delete(_success_file(out))
+
+
+def wider(limit: int | None, other: int | None) -> int | None:
+    """The larger of two limits, where None is none."""
+    return None if limit is None or other is None else max(limit, other)
+
+
+def _success_file(out: str) -> str:
+    return storage.join(out, "_SUCCESS")

@@ -1,5 +1,6 @@
 """Files anywhere fsspec reaches: whole-file reads and writes that are there entirely or not at all."""
 
+import json
 import os
 import tempfile
 import uuid
@@ -24,6 +25,13 @@ def open_uri(uri: str) -> tuple[Any, str]:
     return fs, path
 
 
+def absolute(uri: str) -> str:
+    """`uri` so that it means the same in every process: a path becomes absolute. Raises ValueError if it is empty."""
+    if not uri:
+        raise ValueError("expected a path or URI, got nothing")
+    return uri.rstrip("/") if "://" in uri else str(Path(uri).expanduser().absolute())
+
+
 def join(root: str, *names: str) -> str:
     """`root` (path or URI) with path segments added."""
     return "/".join([str(root).rstrip("/") if str(root) != "/" else "", *names])
@@ -41,6 +49,14 @@ def read_bytes(uri: str) -> bytes:
     fs, path = open_uri(uri)
     with _os_errors(uri):
         return fs.cat_file(path)
+
+
+def read_json(uri: str) -> Any:
+    """What a JSON file says. Raises FileNotFoundError, or ValueError naming the file if it is damaged."""
+    try:
+        return json.loads(read_bytes(uri))
+    except ValueError as error:
+        raise ValueError(f"{uri} is damaged, expected JSON: {error}") from error
 
 
 def write_bytes(uri: str, data: bytes) -> None:
@@ -85,7 +101,7 @@ def create_bytes(uri: str, data: bytes) -> bool:
         except OSError:  # FileExistsError from S3 itself; other stores say it in other words
             if not exists(uri):
                 raise
-            return False
+            return read_bytes(uri) == data  # a PUT that was repeated since its reply got lost is refused by itself
         return True
     with _temporary(Path(path)) as temporary:
         temporary.write_bytes(data)
@@ -94,6 +110,8 @@ def create_bytes(uri: str, data: bytes) -> bool:
             os.link(temporary, path)
         except FileExistsError:
             return False
+        except OSError:  # a file system without hard links
+            return _create_in_place(Path(path), data)
     _sync(Path(path).parent)
     return True
 
@@ -132,6 +150,16 @@ def exists(uri: str) -> bool:
     fs, path = open_uri(uri)
     with _os_errors(uri):
         return bool(fs.exists(path))
+
+
+def _create_in_place(path: Path, data: bytes) -> bool:
+    try:
+        with path.open("xb") as file:
+            file.write(data)
+    except FileExistsError:
+        return False
+    _sync(path)
+    return True
 
 
 @contextmanager

@@ -8,7 +8,8 @@ A row with status `error` says at which stage, and why in one of a few words (`e
     manifest    bad_keypoints
     fetch       not_found, permission_denied, unreadable, too_large, bad_uri, no_image
     decode      empty_file, not_an_image, truncated, corrupt, too_large, unsupported_mode
-    match       not_finite, worker_died, or the name of the exception that the matcher raised
+    match       not_finite, bad_answer, or the name of the exception that the matcher raised
+    worker      died (the pair killed the process that worked on it, more than once)
 
 Flow is fixed point, so that it is small and readable anywhere:
 
@@ -32,7 +33,7 @@ MATCHES = pa.schema(
         pa.field("direction", pa.string(), nullable=False),
         pa.field("attempt", pa.int32(), nullable=False),
         pa.field("status", pa.string(), nullable=False),  # ok | error
-        pa.field("error_stage", pa.string()),  # manifest | fetch | decode | match
+        pa.field("error_stage", pa.string()),  # manifest | fetch | decode | match | worker
         pa.field("error_kind", pa.string()),
         pa.field("error_message", pa.string()),
         pa.field("query_hw", SIZE_HW),

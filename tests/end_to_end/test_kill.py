@@ -7,6 +7,7 @@ from pathlib import Path
 
 import psutil
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from job_process import MatchProcess
 from make import write_image_pairs
@@ -15,6 +16,7 @@ from jobs import verify
 from pipeline.attempts import read_attempts
 from pipeline.parts import list_parts, read_matches
 from schemas.matches import RESULT_COLUMNS
+from schemas.pairs import PAIRS
 
 N_PAIRS = 60
 
@@ -87,8 +89,8 @@ def test_sigterm_commits_what_is_in_flight_and_the_rest_is_done_later(
     pairs: str, untouched: pa.Table, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-    job = _start(pairs, out, seconds_per_pair=0.5)
-    job.wait_for_parts(out, 2)
+    job = _start(pairs, out, seconds_per_pair=2)  # long enough for the second to come and go
+    job.wait_for_parts(out, 1)
 
     second = _start(pairs, out)
     assert second.wait() == 2
@@ -105,3 +107,21 @@ def test_sigterm_commits_what_is_in_flight_and_the_rest_is_done_later(
     again = _start(pairs, out, seconds_per_pair=0)
     assert again.wait() == 0, again.log.read_text()
     assert _results(out).equals(untouched)
+
+
+def test_a_pair_that_kills_its_process_is_set_aside_and_the_others_are_done(tmp_path: Path) -> None:
+    pairs = write_image_pairs(tmp_path / "images", 8)
+    table = pq.read_table(pairs)
+    ids = [f"deadly-{name}" if n == 5 else name for n, name in enumerate(table["pair_id"].to_pylist())]
+    pq.write_table(table.set_column(0, PAIRS.field("pair_id"), [ids]), pairs)
+    out = tmp_path / "run"
+
+    job = _start(pairs, out, seconds_per_pair=0)
+    assert job.wait() == 3, job.log.read_text()
+
+    rows = _results(out).to_pylist()
+    assert [row["status"] for row in rows] == ["error"] + ["ok"] * 7
+    assert (rows[0]["pair_id"], rows[0]["error_stage"], rows[0]["error_kind"]) == (ids[5], "worker", "died")
+    assert "to try it again, remove" in rows[0]["error_message"]
+    (entry,) = (out / "quarantine").iterdir()
+    assert ids[5] in entry.read_text()

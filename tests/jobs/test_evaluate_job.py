@@ -7,6 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs.evaluate import main
+from pipeline.manifest import read_ids
 from pipeline.parts import write_part
 from pipeline.run_folder import count_run, write_success
 from schemas.matches import MATCHES
@@ -62,7 +63,7 @@ def test_failed_pairs_are_excluded_by_an_option(tmp_path: Path, capsys: pytest.C
 def test_a_run_with_a_limit_is_scored_on_the_pairs_it_was_to_match(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     flags = _plant(tmp_path, {"cat1": 0, "cat2": 50, "cat3": 50})
     run, pairs = str(tmp_path / "run"), str(tmp_path / "pairs.parquet")
-    write_success(run, count_run(run, pairs, ("source_to_target",), 1), 1)
+    write_success(run, count_run(run, read_ids(pairs), ("source_to_target",), "f", 1), 1)
     assert main([*flags, "--protocol", "spair", "--alpha", "0.1"]) == 0
     printed = capsys.readouterr().out
     assert ["all", "1", "1", "0", "100.0"] in [line.split() for line in printed.splitlines()]

@@ -13,8 +13,10 @@ from make import match_rows, pair_row, write_pairs
 
 from jobs import cli
 from jobs.match import Config, main, run
+from nemf import load_matcher
 from pipeline.attempts import read_attempts
 from pipeline.parts import write_part
+from pipeline.run_folder import run_fingerprint
 
 
 @pytest.fixture(autouse=True)
@@ -31,8 +33,10 @@ def pairs(tmp_path: Path) -> str:
 
 
 def _answered(pairs: str, out: Path) -> list[str]:
-    """Commit answers to all three pairs; the flags of the run they could be of."""
-    write_part(str(out), match_rows(*({"pair_id": name} for name in "abc")))
+    """Commit answers to all three pairs; the flags of the run they are of."""
+    shaping = {"directions": ["source_to_target"], "outputs": ["keypoints", "confidence"]}
+    fingerprint = run_fingerprint(load_matcher("identity").fingerprint, shaping)
+    write_part(str(out), match_rows(*({"pair_id": name, "fingerprint": fingerprint} for name in "abc")))
     return ["--pairs", pairs, "--out", str(out), "--matcher", "identity"]
 
 
@@ -156,7 +160,7 @@ def test_a_run_with_nothing_left_to_do_ends_without_ray(
     assert main(flags) == 0
 
     assert "3 pairs: 3 done, 0 to do in 0 slices" in capsys.readouterr().out
-    assert json.loads((out / "_SUCCESS").read_text())["ok"] == 3
+    assert json.loads((out / "_SUCCESS").read_text())["reasons"] == {"ok": 3}
     (attempt,) = read_attempts(str(out))
     assert attempt.ended is not None
 

@@ -8,7 +8,7 @@ import pytest
 from pipeline import storage
 from pipeline.attempts import Attempt, Owner, RunInUseError, acquire, read_attempts
 
-ELSEWHERE = Owner(boot_id="another-host", pid=1, process_started="1")
+ELSEWHERE = Owner(host_id="another-host", pid=1, process_started="1")
 
 
 def _plant(out: Path, owner: Owner, heartbeat: int = 0) -> None:

@@ -56,7 +56,7 @@ def test_a_slice_is_decoded_matched_and_committed(stream: Stream, row: pa.Table)
     said = commit(rows, stream)
 
     assert torch.get_num_threads() == THREADS
-    assert said.to_pylist() == [{"reason": "ok", "count_all": 6}]
+    assert said.to_pylist() == [{"reason": "ok", "rows": 6}]
     committed = read_matches(stream.out)
     assert set(committed["pair_id"].to_pylist()) == {"pair-0002", "pair-0004", "pair-0007"}
     assert set(committed["attempt"].to_pylist()) == {3}
@@ -92,6 +92,6 @@ def test_reasons_are_counted(stream: Stream) -> None:
 
     said = commit(rows, stream)
 
-    counts = {row["reason"]: row["count_all"] for row in said.to_pylist()}
+    counts = {row["reason"]: row["rows"] for row in said.to_pylist()}
     assert counts == {"ok": 4, "fetch: not_found": 2, "decode: truncated": 1}
     assert read_matches(stream.out).num_rows == 7

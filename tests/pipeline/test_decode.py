@@ -53,19 +53,29 @@ def test_what_cannot_be_read_is_an_error_in_the_chunk(tmp_path: Path) -> None:
 
 
 def test_chunks_hold_a_bounded_number_of_pixels() -> None:
-    """Forty pairs of two images of 3 kB each, in chunks of 60 kB."""
+    """Forty pairs of two images each, in chunks of at most five images."""
     rows = _rows(
         *(
             pair_row(str(n), source_image=encoded(noise_rgb(2 * n)), target_image=encoded(noise_rgb(2 * n + 1)))
             for n in range(40)
         )
     )
-    image_bytes = noise_rgb(0).nbytes
 
-    chunks = list(decode_rows(rows, None, chunk_bytes=20 * image_bytes))
+    chunks = list(decode_rows(rows, None, chunk_bytes=5 * noise_rgb(0).nbytes))
 
-    assert [pair["pair_id"] for chunk in chunks for pair in chunk.pairs] == [str(n) for n in range(40)]
-    assert all(sum(image.n_bytes for image in chunk.images.values()) <= 20 * image_bytes for chunk in chunks)
+    assert [[pair["pair_id"] for pair in chunk.pairs] for chunk in chunks] == [
+        [str(n), str(n + 1)] for n in range(0, 40, 2)
+    ]
+    assert all(len(chunk.images) == 4 for chunk in chunks)
+
+
+def test_a_pair_larger_than_a_chunk_is_a_chunk_of_its_own() -> None:
+    shared = encoded(noise_rgb(0))
+    rows = _rows(*(pair_row(str(n), source_image=shared, target_image=encoded(noise_rgb(n))) for n in (1, 2, 3)))
+
+    chunks = list(decode_rows(rows, None, chunk_bytes=1))
+
+    assert [len(chunk.pairs) for chunk in chunks] == [1, 1, 1]
     assert all(
         pair[f"{side}_key"] in chunk.images for chunk in chunks for pair in chunk.pairs for side in ("source", "target")
     )

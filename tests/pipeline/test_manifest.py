@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 from make import pair_row, write_pairs
 
-from pipeline.manifest import manifest_digest, manifest_files, read_pairs, read_rows
+from pipeline.manifest import manifest_digest, manifest_files, read_ids, read_pairs, read_rows
 from schemas.check import SchemaError
 from schemas.pairs import PAIRS
 
@@ -53,3 +53,23 @@ def test_a_manifest_that_is_none(tmp_path: Path) -> None:
     pq.write_table(pa.table({"id": ["1"]}), tmp_path / "a.parquet")
     with pytest.raises(SchemaError, match="column pair_id is missing"):
         manifest_files(str(tmp_path / "a.parquet"))
+
+
+def test_ids_come_in_the_order_of_the_manifest(tmp_path: Path) -> None:
+    write_pairs(tmp_path / "a.parquet", [pair_row("2"), pair_row("1")])
+    write_pairs(tmp_path / "b.parquet", [pair_row("0")])
+
+    assert read_ids(str(tmp_path)).to_pylist() == ["2", "1", "0"]
+
+
+def test_repeated_ids_are_refused_across_files(tmp_path: Path) -> None:
+    write_pairs(tmp_path / "a.parquet", [pair_row("1"), pair_row("twice")])
+    write_pairs(tmp_path / "b.parquet", [pair_row("twice")])
+
+    with pytest.raises(SchemaError, match="1 pair_id occur more than once, for instance 'twice'"):
+        read_ids(str(tmp_path))
+
+
+def test_an_empty_manifest_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SchemaError, match="the manifest has no rows"):
+        read_ids(write_pairs(tmp_path / "a.parquet", []))

@@ -1,4 +1,5 @@
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -6,7 +7,8 @@ import pytest
 from make import encoded, noise_rgb, pair_row
 from slow_matcher import SlowMatcher
 
-from nemf.matcher import ImagePair, Match
+from nemf import load_matcher
+from nemf.matcher import ImagePair, Match, Matcher
 from nemf.matchers.identity import IdentityMatcher
 from pipeline.decode import decode_rows
 from pipeline.flow_encoding import decode_confidence, decode_flow
@@ -18,7 +20,7 @@ from schemas.pairs import PAIRS
 SMALL, WIDE = encoded(noise_rgb(1, (10, 20))), encoded(noise_rgb(2, (10, 41)))
 
 
-def _match(options: MatchOptions, *rows: dict[str, object], matcher: IdentityMatcher | None = None) -> pa.Table:
+def _match(options: MatchOptions, *rows: dict[str, object], matcher: Matcher | None = None) -> pa.Table:
     (chunk,) = decode_rows(pa.Table.from_pylist(list(rows), PAIRS), None)
     table = match_chunk(matcher or IdentityMatcher(), chunk, options, fingerprint="f", attempt=3)
     assert table.schema.equals(MATCHES)
@@ -145,9 +147,62 @@ def test_points_that_nobody_asks_for_are_not_looked_at() -> None:
     assert row["status"] == "ok"
 
 
-def test_the_batch_size_changes_nothing() -> None:
-    pairs = [_pair(str(n), source_xy_px=[[float(n), 2.0]]) for n in range(7)]
-    tables = [_match(MatchOptions(batch_pairs=size), *pairs).drop_columns(["milliseconds"]) for size in (1, 3, 16)]
+@pytest.mark.parametrize("answers", [[], [None], "nonsense"])
+def test_a_matcher_that_answers_nonsense_is_an_error_of_each_pair(answers: Any) -> None:
+    class Nonsense(IdentityMatcher):
+        """Answers something else than one Match per pair."""
 
+        def match_batch(self, pairs: Sequence[ImagePair]) -> list[Match]:
+            return answers
+
+    rows = _match(MatchOptions(), _pair("1"), _pair("2"), matcher=Nonsense()).to_pylist()
+
+    assert [(row["status"], row["error_stage"], row["error_kind"]) for row in rows] == [
+        ("error", "match", "bad_answer")
+    ] * 2
+
+
+def test_a_refused_pair_is_an_error_without_its_images_being_touched() -> None:
+    table = pa.Table.from_pylist([_pair("1"), _pair("2", source_image=b"must not be opened")], PAIRS)
+
+    (chunk,) = decode_rows(table, None, refused={"2": "it kills"})
+    rows = match_chunk(IdentityMatcher(), chunk, MatchOptions(), fingerprint="f", attempt=1).to_pylist()
+
+    assert [row["status"] for row in rows] == ["ok", "error"]
+    assert (rows[1]["error_stage"], rows[1]["error_kind"], rows[1]["error_message"]) == ("worker", "died", "it kills")
+    assert len(chunk.images) == 2
+
+
+def test_flow_is_asked_for_in_batches_of_bounded_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = []
+
+    class Counting(IdentityMatcher):
+        """Notes how many pairs come at once."""
+
+        def match_batch(self, pairs: Sequence[ImagePair]) -> list[Match]:
+            sizes.append(len(pairs))
+            return super().match_batch(pairs)
+
+    monkeypatch.setattr("pipeline.match.DENSE_PIXELS_AT_ONCE", 450)  # of 200 a pair
+    _match(MatchOptions(outputs=("flow",)), *(_pair(str(n)) for n in range(5)), matcher=Counting())
+    _match(MatchOptions(), *(_pair(str(n)) for n in range(5)), matcher=Counting())
+
+    assert sizes == [2, 2, 1, 5]
+
+
+def test_the_batch_size_changes_nothing() -> None:
+    """With a matcher that could depend on it: it encodes an image once a batch, and scores points in tiles."""
+    matcher = load_matcher("nearest-neighbour:dense-sift?image_size=64")
+    sides = {name: encoded(noise_rgb(seed, (40, 50))) for seed, name in enumerate(("source_image", "target_image"))}
+    pairs = [
+        _pair(str(n), **sides, source_xy_px=[[float(n + k), 2.0] for k in range(n)], target_xy_px=None)
+        for n in range(7)
+    ]
+    tables = [
+        _match(MatchOptions(batch_pairs=size), *pairs, matcher=matcher).drop_columns(["milliseconds"])
+        for size in (1, 3, 16)
+    ]
+
+    assert set(tables[0]["status"].to_pylist()) == {"ok"}
     assert tables[0].equals(tables[1])
     assert tables[0].equals(tables[2])

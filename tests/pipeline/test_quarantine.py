@@ -1,73 +1,59 @@
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import pyarrow as pa
 import pytest
-from make import encoded, noise_rgb, pair_row
 
-from nemf.matchers.identity import IdentityMatcher
-from pipeline.decode import Chunk, decode_rows
-from pipeline.match import match_chunk
-from pipeline.options import MatchOptions
 from pipeline.quarantine import Quarantine
-from schemas.pairs import PAIRS
 
 
 class _Death(BaseException):
     """Stands for the end of the process: nothing after it runs, and no `except Exception` stops it."""
 
 
-def _chunk() -> Chunk:
-    rows = [pair_row(name, source_image=encoded(noise_rgb(1)), target_image=encoded(noise_rgb(2))) for name in "abcd"]
-    (chunk,) = decode_rows(pa.Table.from_pylist(rows, PAIRS), None)
-    return chunk
+def _work(quarantine: Quarantine, deadly: str, done: list[str]) -> Iterator[str]:
+    """What a process does with pairs a to d; one of them kills it unless it is refused."""
 
+    def work(pair_ids: Sequence[str]) -> Iterator[str]:
+        for pair_id in pair_ids:
+            if pair_id == deadly and pair_id not in quarantine.refused:
+                raise _Death
+            done.append(pair_id)
+            yield "refused" if pair_id in quarantine.refused else "ok"
 
-def _match(chunk: Chunk) -> pa.Table:
-    if any(pair["pair_id"] == "c" for pair in chunk.pairs) and "c" not in chunk.refused:
-        raise _Death
-    return match_chunk(IdentityMatcher(), chunk, MatchOptions(), fingerprint="f", attempt=1)
+    return quarantine.guard("match", list("abcd"), work)
 
 
 def test_a_pair_that_kills_is_found_and_set_aside(tmp_path: Path) -> None:
-    out, begun = str(tmp_path), str(tmp_path / "begun")
     deaths = 0
     while True:  # every turn is a new process that Ray starts in place of the dead one
+        quarantine = Quarantine(str(tmp_path), str(tmp_path / "begun"))
         try:
-            rows = Quarantine(out, begun).guard(_chunk(), _match).to_pylist()
+            assert list(_work(quarantine, deadly="c", done=[])) == ["ok", "ok", "refused", "ok"]
             break
         except _Death:
             deaths += 1
 
     assert deaths == 4
-    assert [(row["pair_id"], row["status"], row["error_kind"]) for row in rows] == [
-        ("a", "ok", None),
-        ("b", "ok", None),
-        ("c", "error", "worker_died"),
-        ("d", "ok", None),
-    ]
+    later = Quarantine(str(tmp_path), str(tmp_path / "begun of attempt 2"))
+    assert list(later.refused) == ["c"]
+    assert "its process died 2 times at stage match; to try it again, remove" in later.refused["c"]
+    done: list[str] = []
+    assert list(_work(later, deadly="c", done=done)) == ["ok", "ok", "refused", "ok"]
+    assert done == list("abcd")
 
 
-def test_a_later_run_does_not_try_it_again(tmp_path: Path) -> None:
-    test_a_pair_that_kills_is_found_and_set_aside(tmp_path)
-
-    rows = Quarantine(str(tmp_path), str(tmp_path / "begun of attempt 2")).guard(_chunk(), _match).to_pylist()
-
-    assert [row["status"] for row in rows] == ["ok", "ok", "error", "ok"]
-    assert rows[2]["error_message"] == "the process that matched this pair died 2 times"
-
-
-def test_deaths_of_other_pairs_set_nothing_aside(tmp_path: Path) -> None:
-    def dies(_chunk: Chunk) -> pa.Table:
-        raise _Death
-
+def test_deaths_that_no_pair_caused_set_nothing_aside(tmp_path: Path) -> None:
     for _ in range(2):
         with pytest.raises(_Death):
-            Quarantine(str(tmp_path), str(tmp_path / "begun")).guard(_chunk(), dies)
+            list(_work(Quarantine(str(tmp_path), str(tmp_path / "begun")), deadly="a", done=[]))
 
-    rows = (
-        Quarantine(str(tmp_path), str(tmp_path / "begun"))
-        .guard(_chunk(), lambda c: match_chunk(IdentityMatcher(), c, MatchOptions(), fingerprint="f", attempt=1))
-        .to_pylist()
-    )
-    assert [row["status"] for row in rows] == ["ok"] * 4
+    quarantine = Quarantine(str(tmp_path), str(tmp_path / "begun"))
+    assert list(_work(quarantine, deadly="none", done=[])) == ["ok"] * 4
     assert not (tmp_path / "quarantine").exists()
+
+
+def test_finished_work_leaves_no_mark(tmp_path: Path) -> None:
+    for _ in range(3):
+        list(_work(Quarantine(str(tmp_path), str(tmp_path / "begun")), deadly="none", done=[]))
+
+    assert list((tmp_path / "begun").iterdir()) == []

@@ -47,8 +47,8 @@ class MatchProcess:
         self._process.send_signal(number)
 
     def kill_driver(self) -> None:
-        """SIGKILL, and wait until the processes that matched for it have noticed."""
-        workers = self.workers()
+        """SIGKILL, and wait until the processes that worked for it have noticed."""
+        workers = [c for c in self._children() if "ray::" in (name := " ".join(_command(c))) and "Agent" not in name]
         self._process.kill()
         self._process.wait(30)
         _, alive = psutil.wait_procs(workers, timeout=60)

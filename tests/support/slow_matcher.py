@@ -1,4 +1,4 @@
-"""A matcher for tests: the identity, slowly, so that there is time to kill it.
+"""A real matcher for tests, slowly, so that there is time to kill it.
 
 It fails on pairs whose id has 'bad' in it, and its process dies on those with 'deadly'.
 """
@@ -9,24 +9,23 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from nemf.matcher import ImagePair, Match
-from nemf.matchers.identity import IdentityMatcher
+from nemf import load_matcher
+from nemf.matcher import ImagePair, Match, Matcher
 
 
-class SlowMatcher(IdentityMatcher):
-    """Waits SLOW_MATCHER_SECONDS a pair."""
+class SlowMatcher(Matcher):
+    """The nearest neighbour on small dense SIFT, waiting SLOW_MATCHER_SECONDS a pair."""
 
     def __init__(self, **_options: Any) -> None:
-        super().__init__()
+        self._matcher = load_matcher("nearest-neighbour:dense-sift?image_size=64", device="cpu")
         self.name = "slow"
-        self.fingerprint = "slow-" + os.environ.get("SLOW_MATCHER_VERSION", "1")
+        self.fingerprint = "slow"
 
     def match_batch(self, pairs: Sequence[ImagePair]) -> list[Match]:
-        """As the identity."""
         for pair in pairs:
             time.sleep(float(os.environ.get("SLOW_MATCHER_SECONDS", "0")))
             if "bad" in pair.pair_id:
                 raise ArithmeticError("this pair cannot be matched")
             if "deadly" in pair.pair_id:
                 os.kill(os.getpid(), signal.SIGKILL)
-        return super().match_batch(pairs)
+        return self._matcher.match_batch(pairs)
