@@ -48,6 +48,10 @@ def run_command(config_type: type[Config], run: Callable[[Config], Any], argv: S
     """
     module = sys.modules[run.__module__]
     name = "nemf " + (module.__spec__.name if module.__spec__ else module.__name__).removeprefix("jobs.")
+    flags = [word.partition("=")[0] for word in (sys.argv[1:] if argv is None else argv) if word.startswith("--")]
+    if repeated := {flag for flag in flags if flags.count(flag) > 1}:
+        print(f"error: given more than once: {', '.join(sorted(repeated))}", file=sys.stderr)
+        return BAD_INPUT
     config = tyro.cli(config_type, args=argv, prog=name, description=module.__doc__)
     try:
         with _sigterm_as_ctrl_c():

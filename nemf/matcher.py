@@ -9,6 +9,8 @@ from jaxtyping import Float32, UInt8
 from PIL import Image
 from torch import Tensor
 
+from nemf.pixels import to_rgb
+
 RGB = UInt8[np.ndarray, "_ _ 3"]
 Points = Float32[np.ndarray, "k 2"]
 
@@ -59,8 +61,8 @@ class Matcher(Protocol):
 
     def match(
         self,
-        query: np.ndarray | Tensor | Image.Image,
-        reference: np.ndarray | Tensor | Image.Image,
+        query_rgb: np.ndarray | Tensor | Image.Image,
+        reference_rgb: np.ndarray | Tensor | Image.Image,
         query_xy_px: Sequence[Sequence[float | int]] | np.ndarray | Tensor | None = None,
         *,
         dense: bool | None = None,
@@ -73,8 +75,8 @@ class Matcher(Protocol):
         """
         points = None if query_xy_px is None else as_points(query_xy_px)
         pair = ImagePair(
-            query_rgb=as_rgb(query, "query"),
-            reference_rgb=as_rgb(reference, "reference"),
+            query_rgb=as_rgb(query_rgb, "query"),
+            reference_rgb=as_rgb(reference_rgb, "reference"),
             query_xy_px=points,
             dense=points is None if dense is None else dense,
         )
@@ -84,7 +86,7 @@ class Matcher(Protocol):
 def as_rgb(image: np.ndarray | Tensor | Image.Image, what: str) -> RGB:
     """The image as an (H, W, 3) uint8 array; ValueError naming `what` if it is something else."""
     if isinstance(image, Image.Image):
-        return np.asarray(image.convert("RGB"))
+        return to_rgb(image)
     array = image.detach().cpu().numpy() if isinstance(image, Tensor) else np.asarray(image)
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or 0 in array.shape:
         raise ValueError(

@@ -1,7 +1,6 @@
 """From a URI or bytes to RGB pixels. Image files are untrusted: a few raster formats, a size limit, no surprises.
 
-Every image becomes (H, W, 3) uint8 with its EXIF orientation applied. CMYK and palettes are converted, transparency
-shows white, 16-bit grey keeps its high 8 bits (rounded), of several frames the first is taken. The limit of pixels is
+Every image becomes (H, W, 3) uint8 as nemf.pixels says; of several frames the first is taken. The limit of pixels is
 Pillow's own (89 million).
 """
 
@@ -9,8 +8,9 @@ import io
 import warnings
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
+from nemf.pixels import to_rgb
 from pipeline import storage
 
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")
@@ -72,7 +72,9 @@ def decode_image(data: bytes, where: str = "image") -> np.ndarray:
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             image.load()
-            return _to_rgb(ImageOps.exif_transpose(image), where)
+            if image.mode in ("I", "F"):
+                raise ImageError("decode", "unsupported_mode", f"{where}: pixels of mode {image.mode!r} have no range")
+            return to_rgb(image)
     except ImageError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -82,18 +84,6 @@ def decode_image(data: bytes, where: str = "image") -> np.ndarray:
     except Exception as error:  # Pillow's readers raise whatever a hostile file makes them meet
         kind = "truncated" if "truncated" in str(error).lower() else "corrupt"
         raise ImageError("decode", kind, f"{where}: {type(error).__name__}: {_one_line(error)}") from error
-
-
-def _to_rgb(image: Image.Image, where: str) -> np.ndarray:
-    if image.mode.startswith("I;16"):
-        grey = np.asarray(image).astype(np.uint32)
-        image = Image.fromarray(((grey + 128) // 257).astype(np.uint8))
-    elif image.mode in ("I", "F"):
-        raise ImageError("decode", "unsupported_mode", f"{where}: pixels of mode {image.mode!r} have no known range")
-    elif image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
-    return np.ascontiguousarray(image.convert("RGB"))
 
 
 def _one_line(error: BaseException) -> str:

@@ -1,4 +1,5 @@
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -6,6 +7,7 @@ import torch
 from PIL import Image
 
 from nemf import ImagePair, Match, Matcher
+from pipeline.images import read_image
 
 
 class Recorder(Matcher):
@@ -30,6 +32,21 @@ def test_numpy_pil_and_torch_images_are_the_same(image: object):
     assert np.array_equal(matcher.pairs[0].query_rgb, IMAGE)
     assert match.reference_xy_px.dtype == np.float32
     assert match.reference_xy_px.tolist() == [[1, 2], [3.5, 0]]
+
+
+def test_a_pil_image_is_what_the_pipeline_sees(tmp_path: Path):
+    """Orientation, transparency and depth as pipeline.images reads them from a file."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned, transparent = Image.fromarray(IMAGE), Image.new("RGBA", (3, 2), (0, 0, 0, 0))
+    turned.save(tmp_path / "turned.png", exif=exif)
+    transparent.save(tmp_path / "transparent.png")
+    Image.fromarray(np.array([[0, 65535]], np.uint16)).save(tmp_path / "deep.png")
+    for name in ("turned.png", "transparent.png", "deep.png"):
+        matcher = Recorder()
+        with Image.open(tmp_path / name) as image:
+            matcher.match(image, IMAGE, [])
+        np.testing.assert_array_equal(matcher.pairs[0].query_rgb, read_image(str(tmp_path / name)))
 
 
 def test_the_flow_is_asked_for_where_no_points_are():

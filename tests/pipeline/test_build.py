@@ -1,5 +1,7 @@
 """The stages of the main road, called without Ray."""
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -95,3 +97,9 @@ def test_reasons_are_counted(stream: Stream) -> None:
     counts = {row["reason"]: row["rows"] for row in said.to_pylist()}
     assert counts == {"ok": 4, "fetch: not_found": 2, "decode: truncated": 1}
     assert read_matches(stream.out).num_rows == 7
+
+
+def test_decoding_and_committing_load_no_torch() -> None:
+    script = "import sys; import pipeline.build; sys.exit('torch' in sys.modules)"
+
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
