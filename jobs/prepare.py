@@ -30,8 +30,8 @@ class Config(Options):
     on_error: Literal["raise", "skip"] = "raise"
     """A pair that cannot be used ends the job, or is left out and listed in OUT.skipped.csv."""
     relative_uris: bool = False
-    """Write image URIs relative to --root, to be given to jobs.match as --image-root, instead of absolute ones.
-    Images that are written beside the manifest are relative to its folder."""
+    """Write image URIs relative to --root (or its folder, where it is a table), to be given to jobs.match as
+    --image-root, instead of absolute ones. Images that are written beside the manifest are relative to its folder."""
 
 
 def run(config: Config) -> str:
@@ -39,6 +39,7 @@ def run(config: Config) -> str:
     dataset = datasets.load(config.dataset)
     _refuse_unread_options(config, dataset.OPTIONS)
     config = replace(config, root=storage.absolute(config.root), out=storage.absolute(config.out))
+    _check_out(config)
     summary = write_manifest(
         dataset.pairs(config),
         config.out,
@@ -47,15 +48,25 @@ def run(config: Config) -> str:
         written_uri=partial(_relative, config=config) if config.relative_uris else str,
     )
     _print(summary, config.out)
+    if config.relative_uris and (outside := sum(_relative(uri, config) == uri for uri in summary.images)):
+        print(f"kept absolute: {outside:,} images, which are not below {config.image_root}")
     return config.out
 
 
 def _relative(uri: str, config: Config) -> str:
-    """`uri` relative to the root, or to the manifest's folder if it was written beside the manifest."""
-    for above, base in ((config.inline_images, config.out.rpartition("/")[0]), (config.root, config.root)):
+    """`uri` relative to the image root, or to the manifest's folder if it was written beside it; itself if neither."""
+    for above, base in ((config.inline_images, config.out.rpartition("/")[0]), (config.image_root, config.image_root)):
         if uri.startswith(f"{above}/"):
             return uri.removeprefix(f"{base}/")
     return uri
+
+
+def _check_out(config: Config) -> None:
+    """ValueError unless --out has the suffix by which manifests are found and is none of the inputs."""
+    if not config.out.endswith(".parquet"):
+        raise ValueError(f"--out must end in .parquet, got {config.out}")
+    inputs = (config.root, config.annotations, config.training_list)
+    storage.refuse_overwrite(config.out, *(given for given in inputs if given))
 
 
 def _refuse_unread_options(config: Config, read: tuple[str, ...]) -> None:

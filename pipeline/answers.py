@@ -9,6 +9,9 @@ from nemf.matcher import ImagePair, Match
 from pipeline.flow_encoding import encode_confidence, encode_flow
 
 
+_ROUNDING = 1e-5
+
+
 class BadAnswerError(ValueError):
     """An answer that is none; `kind` is bad_answer or not_finite."""
 
@@ -54,6 +57,6 @@ def _checked(match: Match, name: str, shape: tuple[int, ...]) -> np.ndarray:
 
 def _checked_share(match: Match, name: str, shape: tuple[int, ...]) -> np.ndarray:
     array = _checked(match, name, shape)
-    if array.size and not (array.min() >= 0 and array.max() <= 1):
+    if array.size and not (array.min() >= -_ROUNDING and array.max() <= 1 + _ROUNDING):
         raise BadAnswerError("bad_answer", f"{name} must be in 0..1; got {array.min():g} to {array.max():g}")
-    return array
+    return array.clip(0, 1)

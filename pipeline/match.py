@@ -99,7 +99,8 @@ def _keypoints(pair: dict[str, Any]) -> dict[str, Points]:
     points = {}
     for side in ("source", "target"):
         try:
-            points[side] = as_points(np.array(pair[f"{side}_xy_px"] or [], np.float32))  # null becomes NaN
+            known = [point or (None, None) for point in pair[f"{side}_xy_px"] or []]
+            points[side] = as_points(np.array(known, np.float32))  # null becomes NaN
         except ValueError as error:
             raise ValueError(f"{side}_xy_px: {error}") from error
     n_source, n_target = len(points["source"]), len(points["target"])

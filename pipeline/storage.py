@@ -32,6 +32,12 @@ def absolute(uri: str) -> str:
     return uri.rstrip("/") if "://" in uri else str(Path(uri).expanduser().absolute())
 
 
+def refuse_overwrite(out: str, *inputs: str) -> None:
+    """Raises ValueError if `out`, which is about to be written, is one of the inputs it is made from."""
+    if absolute(out) in map(absolute, inputs):
+        raise ValueError(f"--out {out} is also an input and would be overwritten; give --out another name")
+
+
 def join(root: str, *names: str) -> str:
     """`root` (path or URI) with path segments added."""
     return "/".join([str(root).rstrip("/") if str(root) != "/" else "", *names])
@@ -128,14 +134,20 @@ def list_files(uri: str, suffix: str) -> list[str]:
 
     Names beginning with '.' are unfinished and left out.
     """
+    return sorted(join(uri, name) for name in file_names(uri) if name.endswith(suffix) and not name.startswith("."))
+
+
+def file_names(uri: str) -> set[str]:
+    """The names of the files directly below folder `uri`, not of its folders; none if there is no such folder."""
     fs, path = open_uri(uri)
     try:
         with _os_errors(uri):
-            found = fs.ls(path, detail=False)
-    except FileNotFoundError:
-        return []
-    names = (PurePosixPath(name).name for name in found)
-    return sorted(join(uri, name) for name in names if name.endswith(suffix) and not name.startswith("."))
+            found = fs.ls(path, detail=True)
+            # fsspec does not say what a link leads to.
+            files = (entry for entry in found if entry["type"] == "file" or _links_to_file(fs, entry))
+            return {PurePosixPath(entry["name"]).name for entry in files}
+    except (FileNotFoundError, NotADirectoryError):
+        return set()
 
 
 def is_file(uri: str) -> bool:
@@ -150,6 +162,10 @@ def exists(uri: str) -> bool:
     fs, path = open_uri(uri)
     with _os_errors(uri):
         return bool(fs.exists(path))
+
+
+def _links_to_file(fs: Any, entry: dict[str, Any]) -> bool:
+    return entry.get("islink", False) and fs.isfile(entry["name"])
 
 
 def _create_in_place(path: Path, data: bytes) -> bool:

@@ -22,6 +22,7 @@ def pairs(options: Options) -> Iterator[PairRow | Rejected]:
     files = {PurePosixPath(uri).stem: uri for uri in uris}
     if not files:
         raise FileNotFoundError(f"{options.root} has no .parquet file")
+    storage.refuse_overwrite(options.out, *uris)
     split = choose_split(options.split, files, options.root)
     instances: list[Instance] = []
     row_of_image: dict[str, str] = {}

@@ -20,7 +20,9 @@ class Fields:
         self.where = where
 
     def has(self, name: str) -> bool:
-        """Whether there is anything in the field."""
+        """Whether there is anything in the field. DataError if the record is not a mapping."""
+        if not isinstance(self.record, Mapping):
+            self._fail("wrong type", f"expected a record, got {_short(self.record)}")
         return self.record.get(name) not in (None, "")
 
     def optional(self, name: str, read: Callable[[str], Value]) -> Value | None:
@@ -28,20 +30,25 @@ class Fields:
         return read(name) if self.has(name) else None
 
     def text(self, name: str) -> str:
+        """Text that can be written as UTF-8, not empty."""
         value = self._get(name, "text")
-        return value if isinstance(value, str) and value else self._wrong_type(name, "text")
+        if not isinstance(value, str):
+            self._wrong_type(name, "text")
+        self._check_encodable(name, value)
+        return value
 
     def texts(self, name: str) -> list[str]:
         """A list of text."""
         value = self._get(name, "a list of text")
         if not (isinstance(value, (list, tuple)) and all(isinstance(part, str) for part in value)):
             self._wrong_type(name, "a list of text")
+        self._check_encodable(name, *value)
         return list(value)
 
     def records(self, name: str) -> list["Fields"]:
-        """A list of records."""
+        """A list of records. Whether each is one is seen when it is read: one bad record is not all of them."""
         value = self._get(name, "a list of records")
-        if not (isinstance(value, list) and all(isinstance(part, dict) for part in value)):
+        if not isinstance(value, list):
             self._wrong_type(name, "a list of records")
         return [Fields(record, f"{self.where}, {name}[{number}]") for number, record in enumerate(value)]
 
@@ -145,8 +152,16 @@ class Fields:
         a, b, c, d = map(float, value)
         return a, b, c, d
 
+    def _check_encodable(self, name: str, *texts: str) -> None:
+        """JSON can say half of a surrogate pair, '\\ud800', which no file can hold."""
+        for text in texts:
+            try:
+                text.encode()
+            except UnicodeEncodeError:
+                self._fail("wrong value", f"field {name}: expected text that UTF-8 can hold, got {_short(text)}")
+
     def _get(self, name: str, expected: str) -> Any:
-        if self.record.get(name) is None:
+        if not self.has(name):
             self._fail("missing field", f"field {name}: expected {expected}, but it is absent or empty")
         return self.record[name]
 

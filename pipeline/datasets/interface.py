@@ -39,6 +39,11 @@ class Options:
     with two names per line."""
 
     @property
+    def image_root(self) -> str:
+        """The folder that relative image URIs start from: the root, or the root's folder where that is a table."""
+        return self.root.rpartition("/")[0] if self.root.endswith((".csv", ".parquet")) else self.root
+
+    @property
     def inline_images(self) -> str:
         """The folder, beside the manifest, for images that come inline."""
         return f"{self.out.removesuffix('.parquet')}_images"

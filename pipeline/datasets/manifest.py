@@ -6,7 +6,6 @@ import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
 from typing import Any
 
 import pyarrow as pa
@@ -81,7 +80,8 @@ def _usable(found: Iterable[PairRow | Rejected], summary: Summary, skip_errors: 
             continue
         pair_ids.add(row.pair_id)
         summary.pairs += 1
-        summary.keypoints += len(row.source_xy_px or row.target_xy_px or ())
+        if row.source_xy_px and row.target_xy_px:
+            summary.keypoints += len(row.source_xy_px)
         summary.images |= {row.source_uri, row.target_uri}
         if row.category is not None:
             summary.categories.add(row.category)
@@ -113,7 +113,7 @@ class _Listing:
             return True
         folder, _, name = uri.rpartition("/")
         if folder not in self._names:
-            self._names[folder] = {PurePosixPath(file).name for file in storage.list_files(folder or "/", "")}
+            self._names[folder] = storage.file_names(folder or "/")
         return name in self._names[folder]
 
 

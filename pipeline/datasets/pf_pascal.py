@@ -1,9 +1,10 @@
 """PF-PASCAL: lists of pairs as CSV, keypoints in the list (test, val) or in Annotations/<class>/<name>.mat (training).
 
 The lists go by two names each, trn_pairs.csv or train_pairs_pf_pascal.csv and so on; the images are in JPEGImages/,
-which may be inside PF-dataset-PASCAL/. Coordinates belong to images whose long side is 300 and are scaled where the
-images here are larger. Training rows with flip = 1 mean both images mirrored: a manifest refers to image files, so
-those rows are left out and counted.
+which may be inside PF-dataset-PASCAL/. Boxes come from Annotations/; where the list has the keypoints, a box that
+cannot be read is null. Coordinates belong to images whose long side is 300 and are scaled where the images here are
+larger. Training rows with flip = 1 mean both images mirrored: a manifest refers to image files, so those rows are left
+out and counted.
 https://www.di.ens.fr/willow/research/proposalflow
 """
 
@@ -59,8 +60,7 @@ def pairs(options: Options) -> Iterator[PairRow | Rejected]:
     split = choose_split(options.split and _split_name(options.split), lists, options.root)
     inner = storage.join(options.root, "PF-dataset-PASCAL")
     folder = inner if storage.exists(storage.join(inner, "JPEGImages")) else options.root
-    annotated = storage.exists(storage.join(folder, "Annotations"))
-    image = functools.cache(functools.partial(_image, folder, annotated))
+    image = functools.cache(functools.partial(_image, folder))
     trained_on = _trained_on(options.training_list) if options.training_list else None
 
     def build(numbered_row: tuple[int, CsvRow]) -> PairRow | Rejected:
@@ -82,12 +82,17 @@ class _Image:
     scale: float
     """From the published coordinates to this image's pixels."""
     points: dict[str, tuple[float, float]]
-    """The visible keypoints by their number; empty without Annotations/."""
+    """The visible keypoints by their number; empty without an annotation."""
     box: Box | None
+    """None without an annotation."""
 
 
 def _pair(
-    number: int, row: CsvRow, split: str, image: Callable[[str, str], _Image], trained_on: set[frozenset[str]] | None
+    number: int,
+    row: CsvRow,
+    split: str,
+    image: Callable[[str, str, bool], _Image],
+    trained_on: set[frozenset[str]] | None,
 ) -> PairRow | Rejected:
     fields = row.fields()
     category = _category(fields)
@@ -101,13 +106,12 @@ def _pair(
             detail="flip = 1 means both images mirrored, and a manifest refers to image files as they are",
             by_design=True,
         )
-    source, target = image(category, source_name), image(category, target_name)
-    if "XA" in row.header:
+    listed = "XA" in row.header
+    source, target = image(category, source_name, listed), image(category, target_name, listed)
+    if listed:
         keypoint_id = None
         source_xy_px, target_xy_px = _listed_points(fields, source.scale, target.scale)
     else:
-        if source.box is None:
-            raise DataError(row.where, "missing annotation", "there are no keypoints here, and no folder Annotations/")
         keypoint_id = [k for k in source.points if k in target.points]
         source_xy_px = [source.points[k] for k in keypoint_id]
         target_xy_px = [target.points[k] for k in keypoint_id]
@@ -144,12 +148,16 @@ def _listed_points(fields: Fields, source_scale: float, target_scale: float) -> 
     return source_xy_px, target_xy_px
 
 
-def _image(folder: str, annotated: bool, category: str, name: str) -> _Image:
+def _image(folder: str, category: str, name: str, listed: bool) -> _Image:
+    """listed: the list has the keypoints, so a missing or malformed annotation costs the box alone."""
     uri = storage.join(folder, "JPEGImages", name)
     scale = max(1.0, _long_side_px(uri) / _ANNOTATED_LONG_SIDE_PX)
-    if not annotated:
+    try:
+        points, box = _read_mat(storage.join(folder, "Annotations", category, f"{PurePosixPath(name).stem}.mat"))
+    except DataError:
+        if not listed:
+            raise
         return _Image(uri, scale, {}, None)
-    points, box = _read_mat(storage.join(folder, "Annotations", category, f"{PurePosixPath(name).stem}.mat"))
     x_min, y_min, x_max, y_max = box
     return _Image(
         uri,

@@ -15,9 +15,12 @@ and an empty cell is null. Without a pair_id, a row's id is a hash of what is in
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import fields as dataclass_fields
+from dataclasses import replace
 from typing import Any
+
+import numpy as np
 
 from pipeline import storage
 from pipeline.datasets.fields import Fields
@@ -32,9 +35,7 @@ _COLUMNS = tuple(field.name for field in dataclass_fields(PairRow) if field.name
 
 def pairs(options: Options) -> Iterator[PairRow | Rejected]:
     """Pairs in the order of the file."""
-    file, root = options.annotations, options.root
-    if file is None:
-        file, root = options.root, options.root.rpartition("/")[0]
+    file, root = options.annotations or options.root, options.image_root
     if file.endswith(".csv"):
         for row in csv_rows(file, _REQUIRED, _COLUMNS):
             yield attempt(row.where, _pair_of_text, row, root)
@@ -87,11 +88,11 @@ def _pair(fields: Fields, root: str) -> PairRow:
     keypoint_id = fields.optional("keypoint_id", fields.texts)
     lists = {"source_xy_px": source_xy_px, "target_xy_px": target_xy_px, "keypoint_id": keypoint_id}
     fields.same_length(**{name: values for name, values in lists.items() if values is not None})
-    return PairRow(
+    row = PairRow(
         where=fields.where,
-        pair_id=fields.optional("pair_id", fields.text) or _hash(fields.record),
-        source_uri=storage.resolve(fields.text("source_uri"), root),
-        target_uri=storage.resolve(fields.text("target_uri"), root),
+        pair_id=fields.optional("pair_id", fields.text) or "",
+        source_uri=fields.text("source_uri"),
+        target_uri=fields.text("target_uri"),
         category=fields.optional("category", fields.text),
         dataset=fields.optional("dataset", fields.text),
         split=fields.optional("split", fields.text),
@@ -106,9 +107,22 @@ def _pair(fields: Fields, root: str) -> PairRow:
         occlusion=fields.level("occlusion", 3),
         seen_in_training=fields.optional("seen_in_training", fields.boolean),
     )
+    return replace(
+        row,
+        pair_id=row.pair_id or _hash(row),
+        source_uri=storage.resolve(row.source_uri, root),
+        target_uri=storage.resolve(row.target_uri, root),
+    )
 
 
-def _hash(record: Mapping[str, Any]) -> str:
+def _hash(row: PairRow) -> str:
     """The same for the same values, whichever the order of the columns and the format of the file."""
-    given = {name: value for name, value in record.items() if value not in (None, "")}
-    return hashlib.sha256(json.dumps(given, sort_keys=True, default=repr).encode()).hexdigest()[:16]
+    values = [getattr(row, name) for name in _COLUMNS]
+    return hashlib.sha256(json.dumps(_as_float32(values)).encode()).hexdigest()[:16]
+
+
+def _as_float32(value: Any) -> Any:
+    """`value` with its numbers rounded to what PAIRS holds."""
+    if isinstance(value, (list, tuple)):
+        return [_as_float32(part) for part in value]
+    return float(np.float32(value)) if isinstance(value, float) else value

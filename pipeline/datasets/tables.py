@@ -62,17 +62,17 @@ def parquet_rows(uri: str, required: Collection[str], known: Collection[str] | N
     """
     fs, path = storage.open_uri(uri)
     with fs.open(path, "rb") as file:
+        number = 0
         try:
             parquet = pq.ParquetFile(file)
-        except pa.ArrowInvalid as error:
-            raise ValueError(f"{uri}: not a Parquet file: {error}") from error
-        header = parquet.schema_arrow.names
-        _check_columns(header, required, known, uri)
-        number = 0
-        for batch in parquet.iter_batches(batch_size=256, columns=header if known else list(required)):
-            for record in batch.to_pylist():
-                number += 1
-                yield Fields(record, f"{uri}, row {number}")
+            header = parquet.schema_arrow.names
+            _check_columns(header, required, known, uri)
+            for batch in parquet.iter_batches(batch_size=256, columns=header if known else list(required)):
+                for record in batch.to_pylist():
+                    number += 1
+                    yield Fields(record, f"{uri}, row {number}")
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+            raise ValueError(f"{uri}, after row {number}: cannot be read as Parquet: {error}") from error
 
 
 def _check_columns(header: list[str], required: Collection[str], known: Collection[str] | None, uri: str) -> None:

@@ -1,4 +1,5 @@
 import dataclasses
+import itertools
 from pathlib import Path
 
 import pandas as pd
@@ -45,6 +46,15 @@ def test_relative_uris(images, tmp_path):
     assert pd.read_parquet(out)["target_uri"].tolist() == ["images/b.jpg"]
 
 
+def test_uris_relative_to_the_folder_of_a_table(images, tmp_path, capsys):
+    table, out = tmp_path / "table.csv", tmp_path / "out" / "pairs.parquet"
+    table.write_text(f"source_uri,target_uri\nimages/a.jpg,{images}/b.jpg\nimages/c.jpg,https://example.org/d.jpg\n")
+    assert prepare(out, "table", table, "--relative-uris") == 0
+    assert pd.read_parquet(out)["source_uri"].tolist() == ["images/a.jpg", "images/c.jpg"]
+    assert pd.read_parquet(out)["target_uri"].tolist() == ["images/b.jpg", "https://example.org/d.jpg"]
+    assert f"kept absolute: 1 images, which are not below {tmp_path}\n" in capsys.readouterr().out
+
+
 def pairing(tmp_path: Path) -> str:
     file = tmp_path / "pairs.txt"
     file.write_text("images/a.jpg images/b.jpg\n")
@@ -74,7 +84,7 @@ def test_errors_end_the_job_or_are_left_out(images, tmp_path, capsys):
     assert not out.exists()
     assert prepare(out, "table", images, *flags, "--on-error", "skip") == 0
     assert capsys.readouterr().out.splitlines() == [
-        f"{out}: 1 pairs, 0 categories, 2 images, 1 keypoint pairs",
+        f"{out}: 1 pairs, 0 categories, 2 images, 0 keypoint pairs",
         "left out: 1 x missing image",
         "left out: 1 x not finite",
         f"listed in {out}.skipped.csv",
@@ -97,6 +107,24 @@ def test_errors_end_the_job_or_are_left_out(images, tmp_path, capsys):
 def test_what_cannot_be_asked(images, tmp_path, capsys, dataset, flags, message):
     assert prepare(tmp_path / "pairs.parquet", dataset, images, *flags) == 2
     assert message in capsys.readouterr().err
+
+
+def test_the_manifest_has_the_suffix_by_which_it_is_found(images, tmp_path, capsys):
+    assert prepare(tmp_path / "pairs", "folder", images) == 2
+    assert f"error: --out must end in .parquet, got {tmp_path}/pairs\n" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("dataset", "flag"), [("table", "--root"), ("table", "--annotations"), ("pf-pascal", "--training-list")]
+)
+def test_an_input_is_not_overwritten(tmp_path, monkeypatch, capsys, dataset, flag):
+    monkeypatch.chdir(tmp_path)
+    Path("mine.parquet").write_bytes(b"mine")
+    flags = {"--root": "."} | {flag: "./mine.parquet"}
+    argv = ["--dataset", dataset, "--out", str(tmp_path / "mine.parquet"), *itertools.chain(*flags.items())]
+    assert main(argv) == 2
+    assert f"--out {tmp_path}/mine.parquet is also an input" in capsys.readouterr().err
+    assert Path("mine.parquet").read_bytes() == b"mine"
 
 
 @pytest.mark.parametrize("name", datasets.names())

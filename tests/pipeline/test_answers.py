@@ -26,6 +26,12 @@ class _Answer:
         vars(self).update(parts)
 
 
+def test_confidence_a_rounding_beyond_one_is_one() -> None:
+    answer: Any = _Answer(point_confidence=np.array([1 + 1e-6, -1e-7], np.float32))
+
+    assert answer_columns(answer, PAIR, None, OUTPUTS)["point_confidence"] == [1.0, 0.0]
+
+
 def test_only_the_columns_asked_for() -> None:
     answer: Any = _Answer()
 

@@ -60,8 +60,13 @@ def test_another_file_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"column instances is missing; there are: image_id, jpeg"):
         read(tmp_path, [{"image_id": "a", "jpeg": b"x"}])
     (tmp_path / "val.parquet").write_bytes(b"no parquet at all")
-    with pytest.raises(ValueError, match=r"val.parquet: not a Parquet file"):
+    with pytest.raises(ValueError, match=r"val.parquet, after row 0: cannot be read as Parquet"):
         list(animal_pose.pairs(Options(root=str(tmp_path), out="pairs.parquet")))
+
+
+def test_a_file_that_is_read_is_not_written(tmp_path):
+    with pytest.raises(ValueError, match=r"val.parquet is also an input"):
+        read(tmp_path, [image("a", BOX), image("b", BOX)], out=str(tmp_path / "val.parquet"))
 
 
 def test_splits_are_the_files(tmp_path):

@@ -32,6 +32,11 @@ def test_rules(root, pairing, pair_ids):
     assert rows[0].source_xy_px is None
 
 
+def test_a_folder_named_like_an_image_is_none(root):
+    (root / "d.png").mkdir()
+    assert len(read(root, "all")) == 3
+
+
 def test_a_text_file_of_pairs(root):
     file = root / "notes.txt"
     file.write_text("c.png a.jpg\n\nwith space.jpg\ta.jpg\na.jpg b.JPEG c.png\n")

@@ -30,8 +30,9 @@ def test_rows_come_back_and_are_counted(images, tmp_path):
     out = tmp_path / "new" / "pairs.parquet"
     first = row(images, "1", category="cat", source_xy_px=[(1, 2), (3, 4)], target_xy_px=[(5, 6), (7, 8)], truncation=3)
     second = row(images, "2", "c.jpg", category="dog", dataset="theirs", source_box_xyxy=(1, 2, 3, 4))
-    summary = write_manifest([first, second], str(out), dataset="ours")
-    assert (summary.pairs, summary.keypoints, len(summary.images), len(summary.categories)) == (2, 2, 3, 2)
+    one_sided = [row(images, "3", source_xy_px=[(1, 2)]), row(images, "4", target_xy_px=[(1, 2)])]
+    summary = write_manifest([first, second, *one_sided], str(out), dataset="ours")
+    assert (summary.pairs, summary.keypoints, len(summary.images), len(summary.categories)) == (4, 2, 3, 2)
     assert summary.reasons() == {}
     assert pq.read_schema(out).metadata == PAIRS.metadata
     check_schema(pq.read_schema(out), PAIRS, str(out))
@@ -76,6 +77,18 @@ def test_what_is_wrong_raises_and_leaves_nothing(images, tmp_path, number, messa
     with pytest.raises(ValueError, match=message):
         write_manifest([wrong(images)[0], wrong(images)[number]], str(out), dataset="ours")
     assert list(out.parent.iterdir()) == []
+
+
+def test_an_image_is_a_file_hidden_or_linked_to_but_no_folder(images, tmp_path):
+    (images / "folder.jpg").mkdir()
+    (images / ".a.jpg").touch()
+    for name in ("a.jpg", "folder.jpg", "nothing.jpg"):
+        (images / f"to-{name}").symlink_to(images / name)
+    names = [".a.jpg", "to-a.jpg", "folder.jpg", "to-folder.jpg", "to-nothing.jpg", "a.jpg/below/b.jpg"]
+    rows = [row(images, name, name) for name in names]
+    summary = write_manifest(rows, str(tmp_path / "pairs.parquet"), dataset="ours", skip_errors=True)
+    assert summary.pairs == 2
+    assert [rejected.pair for rejected in summary.rejected] == names[2:]
 
 
 def test_what_is_wrong_is_left_out_and_listed(images, tmp_path):

@@ -53,6 +53,24 @@ def test_boxes_come_from_the_annotations_and_are_scaled_too(root):
     assert row.source_xy_px == [(1, 2)]
 
 
+def test_a_listed_pair_needs_no_annotation(root):
+    (root / "test_pairs.csv").write_text(f"{TEST_HEADER}\na.jpg,b.jpg,8,1,2,3,4\nb.jpg,c.jpg,8,1,2,3,4\n")
+    Image.new("RGB", (300, 200)).save(root / "JPEGImages" / "c.jpg")
+    annotate(root, "b", np.zeros((3, 2)))
+    (root / "Annotations" / "cat" / "c.mat").write_bytes(b"\x00" * 200)
+    missing, malformed = read(root)
+    assert (missing.source_box_xyxy, missing.target_box_xyxy) == (None, (2, 4, 60, 80))
+    assert (malformed.source_box_xyxy, malformed.target_box_xyxy) == ((2, 4, 60, 80), None)
+    assert malformed.target_xy_px == [(3, 4)]
+
+
+def test_smaller_images_are_not_scaled(root):
+    (root / "test_pairs.csv").write_text(f"{TEST_HEADER}\na.jpg,b.jpg,8,1,2,3,4\n")
+    Image.new("RGB", (150, 100)).save(root / "JPEGImages" / "a.jpg")
+    (row,) = read(root)
+    assert row.source_xy_px == [(1, 2)]
+
+
 @pytest.mark.parametrize("name", ["trn_pairs.csv", "train_pairs.csv", "train_pairs_pf_pascal.csv"])
 def test_training_keypoints_are_those_visible_in_both_images(root, name):
     (root / name).write_text(f"{TRAIN_HEADER}\na.jpg,b.jpg,8,0\na.jpg,b.jpg,8,1\n")
@@ -101,6 +119,7 @@ def test_images_inside_pf_dataset_pascal(root):
         ("a.jpg,b.jpg,8,1;2,3;4,5;6,7", "unequal keypoint lists", "XA has 2, YA has 2, XB has 2, YB has 1"),
         ("a.jpg,b.jpg,8,1;2,3;4,5;6,7;", "wrong type", "field YB: expected numbers separated by ';', got '7;'"),
         ("a.jpg,b.jpg,8,1;2,3;inf,5;6,7;8", "not finite", "field YA is '3;inf'"),
+        ("a.jpg,b.jpg,8,1,,3,4", "missing field", "field YA: expected text, but it is absent or empty"),
         ("a.jpg,c.jpg,8,1,2,3,4", "missing image", "the list names it"),
         ("a.jpg,broken.jpg,8,1,2,3,4", "unreadable image", "cannot identify"),
     ],

@@ -25,6 +25,11 @@ def test_a_row_of_the_file_becomes_a_pair(tmp_path):
     assert row.source_box_xyxy is None
 
 
+def test_the_category_is_the_source_images(tmp_path):
+    (row,) = read(tmp_path, [CELLS[0], "PF-dataset/car(S)/b.png", *CELLS[2:]])
+    assert row.category == "car(G)"
+
+
 @pytest.mark.parametrize(
     ("cells", "reason", "detail"),
     [

@@ -75,6 +75,8 @@ def test_file_names_with_a_dash_for_the_colon(tmp_path):
         ({"src_bndbox": [1, 1, 10]}, "wrong type", "field src_bndbox: expected a box"),
         ({"src_bndbox": [9, 1, 9, 5]}, "wrong value", "not empty, got [9, 1, 9, 5]"),
         ({"category": 3}, "wrong type", "field category: expected text, got 3"),
+        ({"category": "\ud800"}, "wrong value", "expected text that UTF-8 can hold, got '\\ud800'"),
+        ({"kps_ids": ["0", "\ud800"]}, "wrong value", "field kps_ids: expected text that UTF-8 can hold"),
         ({"truncation": 4}, "wrong value", "field truncation: expected a level in 0..3, got 4"),
         ({"occlusion": True}, "wrong type", "field occlusion: expected a whole number, got True"),
     ],

@@ -7,6 +7,7 @@ import pytest
 
 from pipeline.datasets import table
 from pipeline.datasets.interface import Options, PairRow, Rejected
+from schemas.pairs import PAIRS
 
 FULL_CSV = """\
 pair_id,source_uri,target_uri,category,dataset,split,source_xy_px,target_xy_px,keypoint_id,source_box_xyxy,\
@@ -91,8 +92,20 @@ def test_points_in_one_image_only(tmp_path):
 def test_the_default_id_is_a_hash_of_what_is_in_the_row(tmp_path):
     first, second, again = read(tmp_path, "source_uri,target_uri,category\na,b,\na,c,\na,b,\n")
     assert first.pair_id == again.pair_id != second.pair_id
-    (other_format,) = read(tmp_path, [{"target_uri": "b", "source_uri": "a"}])
-    assert other_format.pair_id == first.pair_id
+    assert read(tmp_path, [{"target_uri": "b", "source_uri": "a"}])[0].pair_id == first.pair_id
+
+
+def test_the_default_id_is_the_same_for_numbers_of_another_precision(tmp_path):
+    (of_text,) = read(
+        tmp_path, 'source_uri,target_uri,source_xy_px,source_box_xyxy,occlusion\na,b,"1.1,2","0,0,3,4.7",1\n'
+    )
+    (other_points,) = read(tmp_path, 'source_uri,target_uri,source_xy_px\na,b,"1.2,2"\n')
+    record = {"source_uri": "a", "target_uri": "b", "source_xy_px": [[1.1, 2]], "source_box_xyxy": [0, 0, 3, 4.7]}
+    (of_doubles,) = read(tmp_path, [record | {"occlusion": 1}])
+    as_in_pairs = pa.Table.from_pylist([record | {"occlusion": 1}], schema=PAIRS).select([*record, "occlusion"])
+    pq.write_table(as_in_pairs, tmp_path / "float32.parquet")
+    (of_floats,) = table.pairs(Options(root=str(tmp_path / "float32.parquet"), out="out.parquet"))
+    assert of_floats.pair_id == of_doubles.pair_id == of_text.pair_id != other_points.pair_id
 
 
 @pytest.mark.parametrize(
@@ -138,6 +151,27 @@ def test_wrong_types_in_parquet(tmp_path):
 def test_another_table_is_refused(tmp_path, what, message):
     with pytest.raises(ValueError, match=message):
         read(tmp_path, what)
+
+
+def test_a_damaged_table_is_named(tmp_path):
+    file = tmp_path / "pairs.parquet"
+    columns = {"source_uri": ["a" * 1000] * 300, "target_uri": ["b" * 1000] * 300}
+    pq.write_table(pa.table(columns), file, compression="zstd", use_dictionary=False)
+    page = pq.ParquetFile(file).metadata.row_group(0).column(0)
+    data = bytearray(file.read_bytes())
+    end = page.data_page_offset + page.total_compressed_size
+    data[end - 20 : end] = bytes(20)
+    file.write_bytes(data)
+    with pytest.raises(ValueError, match=rf"{file}, after row 0: cannot be read as Parquet: .*"):
+        list(table.pairs(Options(root=str(file), out="out.parquet")))
+
+
+def test_text_that_is_not_utf8_in_parquet(tmp_path):
+    file = tmp_path / "pairs.parquet"
+    text = pa.array([b"\xff"], pa.binary()).view(pa.string())
+    pq.write_table(pa.table({"source_uri": text, "target_uri": text}), file)
+    with pytest.raises(ValueError, match=rf"{file}, after row 0: cannot be read as Parquet: .*decode"):
+        list(table.pairs(Options(root=str(file), out="out.parquet")))
 
 
 @pytest.mark.parametrize(("annotations", "message"), [(None, "got /images"), ("pairs.xlsx", "a .csv or .parquet file")])
