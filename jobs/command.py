@@ -7,7 +7,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_origin, get_type_hints
 
 import tyro
 
@@ -48,9 +48,8 @@ def run_command(config_type: type[Config], run: Callable[[Config], Any], argv: S
     """
     module = sys.modules[run.__module__]
     name = "nemf " + (module.__spec__.name if module.__spec__ else module.__name__).removeprefix("jobs.")
-    flags = [word.partition("=")[0] for word in (sys.argv[1:] if argv is None else argv) if word.startswith("--")]
-    if repeated := {flag for flag in flags if flags.count(flag) > 1}:
-        print(f"error: given more than once: {', '.join(sorted(repeated))}", file=sys.stderr)
+    if repeated := _repeated_lists(config_type, sys.argv[1:] if argv is None else argv):
+        print(f"error: {repeated} is given more than once: give all its values to one", file=sys.stderr)
         return BAD_INPUT
     config = tyro.cli(config_type, args=argv, prog=name, description=module.__doc__)
     try:
@@ -68,6 +67,13 @@ def run_command(config_type: type[Config], run: Callable[[Config], Any], argv: S
         print(f"error: {error}", file=sys.stderr)
         return CLUSTER_FAILED if isinstance(error, ClusterError) else BAD_INPUT
     return OK
+
+
+def _repeated_lists(config_type: type[Any], argv: Sequence[str]) -> str | None:
+    """A flag of several values that occurs more than once: the last would silently replace the others."""
+    flags = [word.partition("=")[0] for word in argv]
+    lists = (name for name, kind in get_type_hints(config_type).items() if get_origin(kind) is tuple)
+    return next((flag for name in lists if flags.count(flag := f"--{name.replace('_', '-')}") > 1), None)
 
 
 @contextmanager

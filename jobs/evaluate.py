@@ -20,13 +20,13 @@ from pipeline.evaluate import (
     MATCH_COLUMNS,
     Failed,
     evaluate,
-    per_category,
     planned_pairs,
     without_keypoints,
-    write_metrics,
 )
+from pipeline.metrics import per_category, write_metrics
 from pipeline.parts import read_matches
 from pipeline.protocols import protocol
+from pipeline.storage import refuse_overwrite
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +47,7 @@ class Config:
 
 def run(config: Config) -> str:
     """Score, print a table per dataset, protocol and direction, and write METRICS; where they were written."""
+    refuse_overwrite(config.out, config.matches, config.pairs)
     protocols = [protocol(name) for name in config.protocol]
     pairs = planned_pairs(config.pairs, config.matches)
     matches = read_matches(config.matches, MATCH_COLUMNS)

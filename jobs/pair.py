@@ -22,7 +22,7 @@ from nemf.coordinates import pixel_grid, rescale_px
 from nemf.matcher import RGB, Points, as_points
 from pipeline.drawing import draw_match
 from pipeline.images import read_image
-from pipeline.storage import write_bytes
+from pipeline.storage import refuse_overwrite, write_bytes
 
 GRID_HW = (4, 4)
 
@@ -51,7 +51,10 @@ class Config:
 
 def run(config: Config) -> None:
     """Match, draw, print."""
-    image_format = None if config.out is None else _format_of(config.out)
+    image_format = None
+    if config.out is not None:
+        image_format = _format_of(config.out)
+        refuse_overwrite(config.out, config.query, config.reference)
     query_rgb, reference_rgb = read_image(config.query), read_image(config.reference)
     query_xy_px = _parse(config.points, query_rgb) if config.points else _grid(query_rgb)
     matcher = load_matcher(config.matcher, backbone_weights=config.backbone_weights, device=config.device)

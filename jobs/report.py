@@ -3,7 +3,8 @@
     python -m jobs.report --metrics metrics.parquet --matches runs/x --pairs pairs.parquet --out report.html
 
 Needs what jobs.match and jobs.evaluate wrote, and the images of the few pairs it draws. The page loads nothing from
-anywhere else; it takes seconds for thousands of pairs and has about 60 kB per drawn pair.
+anywhere else; it takes seconds for thousands of pairs and has about 60 kB per drawn pair. It draws at most 18
+categories and lists at most 200 in a table, and says what it left out.
 """
 
 import sys
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 
 from jobs.command import run_command
 from pipeline.report import render_report
-from pipeline.storage import write_bytes
+from pipeline.storage import refuse_overwrite, write_bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +36,7 @@ def run(config: Config) -> str:
     """Write the page; where it is."""
     if config.pairs_per_category < 0:
         raise ValueError(f"--pairs-per-category must be 0 or more; got {config.pairs_per_category}")
+    refuse_overwrite(config.out, config.metrics, config.matches, config.pairs)
     page = render_report(
         config.metrics,
         config.matches,

@@ -2,8 +2,10 @@
 
 import base64
 import io
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 import pyarrow as pa
@@ -29,6 +31,7 @@ _POINTS = ("query_xy_px", "reference_xy_px")
 class Choice:
     """A pair to draw, and why this one: best, worst, random or no truth."""
 
+    dataset: str
     category: str
     kind: str
     row: int
@@ -39,8 +42,7 @@ class Choice:
 class Picture:
     """One drawn pair, or why it could not be drawn."""
 
-    category: str
-    kind: str
+    choice: Choice
     pair_id: str
     caption: str
     data_uri: str | None
@@ -52,15 +54,17 @@ def choose(
     """Up to `per_category` best, worst and random pairs of each category, none twice; the same every time.
 
     drawable: (P,) bool, the pairs to choose from; of those, pairs without a known truth are drawn at random.
+    max_categories: of all data sets together, which have equal shares of it; one with fewer leaves room for the next.
     Best and worst go by the share of keypoints correct at `alpha`, then by their number: more shows more.
     """
     rng = np.random.default_rng(0)
     share = scores.n_correct(alpha) / np.maximum(scores.n_points, 1)
     best_first, worst_first = (np.lexsort((-scores.n_points, sign * share)) for sign in (-1, 1))
-    category = pc.fill_null(pairs["category"], "unknown").to_numpy()
-    choices = []
-    for name in sorted(set(category[drawable]))[:max_categories]:
-        here = drawable & (category == name)
+    dataset, category = (pc.fill_null(pairs[name], "unknown").to_numpy() for name in ("dataset", "category"))
+    choices: list[Choice] = []
+    categories = sorted(set(zip(dataset[drawable], category[drawable], strict=True)))
+    for dataset_name, name in _shared_out(categories, max_categories):
+        here = drawable & (dataset == dataset_name) & (category == name)
         scored, without_truth = here & (scores.n_points > 0), np.flatnonzero(here & (scores.n_points == 0))
         best = best_first[scored[best_first]][:per_category]
         scored[best] = False
@@ -72,7 +76,11 @@ def choose(
             "random": _sample(np.flatnonzero(scored), per_category, rng),
             "no truth": _sample(without_truth, per_category, rng),
         }
-        choices += [Choice(category=name, kind=kind, row=int(row)) for kind, rows in groups.items() for row in rows]
+        choices += [
+            Choice(dataset=dataset_name, category=name, kind=kind, row=int(row))
+            for kind, rows in groups.items()
+            for row in rows
+        ]
     return choices
 
 
@@ -115,16 +123,26 @@ def draw(
                 caption = f"{marks.sum()} of {len(marks)} correct, PCK {100 * marks.mean():.1f}"
             sides = ("source", "target") if answer["direction"] == "source_to_target" else ("target", "source")
             query, reference = (chunk.images[pair[f"{side}_key"]] for side in sides)
+            truth_xy_px = None if marks is None else np.array(pair[f"{sides[1]}_xy_px"], np.float32)
             data_uri = None
             if query.rgb is not None and reference.rgb is not None:
-                drawn = draw_match(query.rgb, reference.rgb, query_xy_px, reference_xy_px, correct=marks)
+                points = query_xy_px, reference_xy_px
+                drawn = draw_match(query.rgb, reference.rgb, *points, correct=marks, truth_xy_px=truth_xy_px)
                 data_uri = _jpeg_data_uri(drawn)
             elif error := query.error or reference.error:
                 caption = f"{caption}; cannot be drawn: {error.message}"
-            pictures[pair_id] = Picture(
-                category=choice.category, kind=choice.kind, pair_id=pair_id, caption=caption, data_uri=data_uri
-            )
+            pictures[pair_id] = Picture(choice=choice, pair_id=pair_id, caption=caption, data_uri=data_uri)
     return [pictures[pair_id] for pair_id in ids]
+
+
+def _shared_out(categories: Sequence[tuple[str, str]], most: int) -> list[tuple[str, str]]:
+    """At most so many of the sorted (dataset, category), of each data set its first ones."""
+    by_dataset = [list(group) for _, group in groupby(categories, lambda category: category[0])]
+    chosen: list[tuple[str, str]] = []
+    for index, group in enumerate(by_dataset):
+        share = math.ceil((most - len(chosen)) / (len(by_dataset) - index))
+        chosen += group[:share]
+    return chosen
 
 
 def _rows_of(table: pa.Table, ids: Sequence[str]) -> pa.Table:
@@ -166,5 +184,5 @@ def _sample(rows: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarra
 def _jpeg_data_uri(picture: Image.Image) -> str:
     picture.thumbnail((_WIDTH_PX, _WIDTH_PX))
     buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=82)
+    picture.save(buffer, "JPEG", quality=75)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

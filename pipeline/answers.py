@@ -8,7 +8,6 @@ import numpy as np
 from nemf.matcher import ImagePair, Match
 from pipeline.flow_encoding import encode_confidence, encode_flow
 
-
 _ROUNDING = 1e-5
 
 

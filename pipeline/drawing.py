@@ -7,7 +7,7 @@ from PIL import Image, ImageDraw
 
 from nemf.matcher import RGB, Points
 
-CORRECT, WRONG = (22, 163, 74), (220, 38, 38)
+CORRECT, WRONG, MISSED = (22, 163, 74), (220, 38, 38), (252, 165, 165)
 _HEIGHT_RANGE_PX = (240, 640)
 _WIDEST = 4  # width / height; a panorama is drawn lower rather than wider than this
 _OVERSAMPLING = 2  # drawn larger and shrunk: Pillow's lines are not anti-aliased
@@ -20,6 +20,7 @@ def draw_match(
     reference_xy_px: Points,
     *,
     correct: np.ndarray | None = None,
+    truth_xy_px: Points | None = None,
 ) -> Image.Image:
     """The query image left, the reference image right, and a line with two dots per point pair.
 
@@ -27,15 +28,19 @@ def draw_match(
     proportions.
     query_xy_px, reference_xy_px: (K, 2) pixels, each of its own image; points outside go to the nearest edge.
     correct: (K,) bool, green where true and red where not; None gives every point a colour of its own.
-    Raises ValueError if the three do not have one length.
+    truth_xy_px: (K, 2) pixels of the reference image; a wrong point gets a dotted line to a ring at its true place.
+    Raises ValueError if those that are given do not have one length.
     """
-    lengths = {len(query_xy_px), len(reference_xy_px)} | (set() if correct is None else {len(correct)})
-    if len(lengths) > 1:
-        raise ValueError(
-            f"to draw a match, points must come in pairs: {len(query_xy_px)} query points, "
-            f"{len(reference_xy_px)} reference points"
-            + ("" if correct is None else f", {len(correct)} marks of correct or wrong")
-        )
+    given = {
+        "query points": query_xy_px,
+        "reference points": reference_xy_px,
+        "marks of correct or wrong": correct,
+        "true places": truth_xy_px,
+    }
+    lengths = {name: len(values) for name, values in given.items() if values is not None}
+    if len(set(lengths.values())) > 1:
+        listed = ", ".join(f"{length} {name}" for name, length in lengths.items())
+        raise ValueError(f"to draw a match, points must come in pairs: {listed}")
     height = np.clip(max(len(query_rgb), len(reference_rgb)), *_HEIGHT_RANGE_PX)
     wideness = max(rgb.shape[1] / rgb.shape[0] for rgb in (query_rgb, reference_rgb))
     height = max(1, int(height * min(1, _WIDEST / wideness)))
@@ -45,18 +50,32 @@ def draw_match(
     canvas.paste(left, (0, 0))
     canvas.paste(right, (left.width + gap, 0))
 
+    right_corner = np.array([left.width + gap, 0])
     starts = _on_canvas(query_xy_px, query_rgb, left)
-    ends = _on_canvas(reference_xy_px, reference_rgb, right) + np.array([left.width + gap, 0])
+    ends = _on_canvas(reference_xy_px, reference_rgb, right) + right_corner
     large = canvas.resize((canvas.width * _OVERSAMPLING, canvas.height * _OVERSAMPLING), Image.Resampling.BILINEAR)
     draw = ImageDraw.Draw(large)
     line_px, dot_px = max(1, round(height / 160)) * _OVERSAMPLING, height / 70 * _OVERSAMPLING
     lines = list(zip(starts * _OVERSAMPLING, ends * _OVERSAMPLING, _colours(correct, len(query_xy_px)), strict=True))
     for start, end, colour in lines:
         draw.line([*start, *end], fill=colour, width=line_px)
+    if truth_xy_px is not None and correct is not None:
+        truths = _on_canvas(truth_xy_px, reference_rgb, right) + right_corner
+        for end, truth in zip(ends[~correct] * _OVERSAMPLING, truths[~correct] * _OVERSAMPLING, strict=True):
+            _draw_miss(draw, end, truth, dot_px)
     for start, end, colour in lines:
         for centre in (start, end):
             draw.circle(tuple(centre), dot_px, fill=colour, outline="white", width=line_px // 2)
     return large.resize(canvas.size, Image.Resampling.BOX)
+
+
+def _draw_miss(draw: ImageDraw.ImageDraw, found: np.ndarray, truth: np.ndarray, dot_px: float) -> None:
+    """A dotted line from where a point was found to a ring where it is."""
+    steps = max(1, int(np.linalg.norm(truth - found) / dot_px))
+    for centre in np.linspace(found, truth, steps, endpoint=False):
+        draw.circle(tuple(centre), dot_px / 4, fill=MISSED)
+    draw.circle(tuple(truth), 1.5 * dot_px, outline="white", width=round(dot_px / 3))
+    draw.circle(tuple(truth), 1.25 * dot_px, outline=WRONG, width=round(dot_px / 2))
 
 
 def _resized(rgb: RGB, height: int) -> Image.Image:

@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from nemf import pck
-from pipeline import storage
-from pipeline.manifest import open_parquet, read_pairs
+from pipeline.manifest import read_pairs
+from pipeline.metrics import load_metrics as load_metrics
+from pipeline.metrics import per_category as per_category
 from pipeline.protocols import Protocol
 from pipeline.run_folder import read_success
 from schemas.check import conform
@@ -53,6 +53,16 @@ class Scores:
     def n_counted(self, failed: Failed) -> np.ndarray:
         """(P,) int64: how many keypoints of each pair enter the averages when failed pairs count as wrong or not."""
         return np.where(self.failed, 0, self.n_points) if failed == "exclude" else self.n_points
+
+    def of(self, chosen: np.ndarray) -> "Scores":
+        """The scores of the chosen pairs, (P,) bool, alone."""
+        points = np.repeat(chosen, self.n_points)
+        return Scores(
+            n_points=self.n_points[chosen],
+            failed=self.failed[chosen],
+            error_px=self.error_px[points],
+            base_px=self.base_px[points],
+        )
 
 
 def evaluate(
@@ -148,8 +158,12 @@ def score(matches: pa.Table, pairs: pa.Table, protocol: Protocol, direction: str
         _refuse(pc.is_null(rows["reference_hw"]).to_numpy(), rows["pair_id"], "has no reference_hw in the matches")
         base_px = _values(rows["reference_hw"]).reshape(-1, 2).max(axis=1, initial=0).astype(np.float64)
     else:
-        boxes_xyxy = pck.tight_boxes_xyxy(truth_xy_px, counts)
-        base_px = pck.longest_side_px(boxes_xyxy)
+        base_px = pck.longest_side_px(pck.tight_boxes_xyxy(truth_xy_px, counts))
+        no_extent = (
+            f"has its {reference} keypoints all at one place: their box has no extent, so there is no T under protocol "
+            f"{protocol.name}; leave it out of the manifest, or score it under a protocol with another T"
+        )
+        _refuse(base_px == 0, scored["pair_id"], no_extent)
 
     is_answered = np.repeat(answered, n_points)
     error_px, base_of_point_px = np.full(len(is_answered), np.inf), np.zeros(len(is_answered))
@@ -168,55 +182,6 @@ def planned_pairs(pairs_uri: str, matches_uri: str) -> pa.Table:
 def without_keypoints(pairs: pa.Table) -> int:
     """How many pairs have no keypoints with a known truth, and so are in no average."""
     return int(np.count_nonzero(_n_points(pairs, "source", "target") == 0))
-
-
-def read_metrics(uri: str) -> pa.Table:
-    """A METRICS file. Raises FileNotFoundError, or ValueError if it is something else."""
-    with open_parquet(uri) as parquet:
-        table = parquet.read()
-    return conform(table, METRICS, uri).replace_schema_metadata(table.schema.metadata)
-
-
-def load_metrics(uri: str) -> pd.DataFrame:
-    """A METRICS file as a pandas table."""
-    return read_metrics(uri).to_pandas()
-
-
-def write_metrics(uri: str, metrics: pa.Table) -> None:
-    """Write METRICS as one Parquet file, whole or not at all."""
-    buffer = pa.BufferOutputStream()
-    pq.write_table(metrics, buffer, compression="zstd")
-    storage.write_bytes(uri, buffer.getvalue().to_pybytes())
-
-
-def per_category(
-    metrics: pd.DataFrame,
-    *,
-    dataset: str,
-    protocol: str,
-    direction: str,
-    subset: str = "all",
-    average: Literal["image", "point"] = "image",
-) -> pd.DataFrame:
-    """One row per category and a last row 'all': pairs, keypoints, failed, and a column of percent per alpha.
-
-    PCK is missing (NA) where there was nothing to average over.
-    """
-    chosen = metrics[
-        (metrics["dataset"] == dataset)
-        & (metrics["protocol"] == protocol)
-        & (metrics["direction"] == direction)
-        & (metrics["subset"] == subset)
-    ]
-    tables = []
-    for kind in ("category", "all"):
-        rows = chosen[chosen["group_kind"] == kind]
-        percent = rows[f"pck_{average}"].where(rows["n_pairs"] > 0)
-        table = rows.assign(percent=percent).pivot(index="group", columns="alpha", values="percent")
-        table.columns = [f"PCK@{alpha:g}" for alpha in table.columns]
-        counts = rows.drop_duplicates("group").set_index("group")[["n_pairs", "n_points", "n_failed"]]
-        tables.append(counts.set_axis(["pairs", "keypoints", "failed"], axis=1).join(table))
-    return pd.concat(tables)
 
 
 def _n_points(pairs: pa.Table, query: str, reference: str) -> np.ndarray:

@@ -17,20 +17,22 @@ from pipeline.evaluate import (
     MATCH_COLUMNS,
     Failed,
     Scores,
-    per_category,
     planned_pairs,
-    read_metrics,
     score,
     without_keypoints,
 )
+from pipeline.metrics import per_category, read_metrics
 from pipeline.parts import read_matches
 from pipeline.protocols import protocol
 
 HEADLINE_ALPHA = 0.1
 """The alpha of the large numbers, and the one at which drawn points are green or red."""
-MAX_DRAWN_CATEGORIES = 40
-_REPORT_COLUMNS = ("error_stage", "error_kind", "error_message", "flow_hw", "matcher", "milliseconds", "worker")
-_CURVE_ALPHAS = np.linspace(0, 0.2, 81)
+MAX_DRAWN_CATEGORIES = 18
+"""Of all data sets together: a drawn pair has about 60 kB, six of each category make 6.5 MB."""
+MAX_TABLE_CATEGORIES = 200
+"""Rows of one table."""
+_REPORT_COLUMNS = ("error_stage", "error_kind", "error_message", "flow_hw", "matcher", "milliseconds")
+_CURVE_ALPHAS = np.linspace(0, 0.2, 41)
 _MAX_CURVE_CATEGORIES = 20
 
 
@@ -63,25 +65,30 @@ def render_report(
 
     sections: list[dict[str, Any]] = []
     albums: list[dict[str, Any]] = []
-    frame = metrics.to_pandas()
-    for dataset, name, direction in frame[["dataset", "protocol", "direction"]].drop_duplicates().to_numpy():
-        here = pc.equal(pc.fill_null(pairs["dataset"], "unknown"), dataset).to_numpy()
+    frame = metrics.filter(pc.is_in(metrics["group_kind"], pa.array(["all", "category"]))).to_pandas()
+    dataset_of_pair = pc.fill_null(pairs["dataset"], "unknown").to_numpy()
+    for (name, direction), measured in frame.groupby(["protocol", "direction"], sort=False):
         scores = score(matches, pairs, protocol(name), direction)
-        chosen = {"dataset": dataset, "protocol": name, "direction": direction}
-        numbers = _numbers(frame, chosen)
-        counts = [np.count_nonzero(scores.failed[here]), scores.n_counted(failed)[here].sum()]
-        if counts != [numbers["headline"]["n_failed"], numbers["headline"]["n_points"]]:
-            raise ValueError(
-                f"{metrics_uri} is older than {matches_uri} or of another manifest: it counts "
-                f"{numbers['headline']['n_failed']} failed pairs and {numbers['headline']['n_points']} keypoints of "
-                f"{dataset}, there are {counts[0]} and {counts[1]}; run python -m jobs.evaluate again"
-            )
-        curve = _curve(scores, pairs, here, failed)
-        sections.append(chosen | numbers | {"curve": curve, "description": protocol(name).describe(direction)})
-        if dataset not in {drawn["dataset"] for drawn in albums}:
+        chosen = {"protocol": name, "direction": direction}
+        for dataset, of_dataset in measured.groupby("dataset", sort=False):
+            here = dataset_of_pair == dataset
+            scores_here = scores.of(here)
+            numbers = _numbers(of_dataset, chosen | {"dataset": dataset})
+            counts = [np.count_nonzero(scores_here.failed), scores_here.n_counted(failed).sum()]
+            if counts != [numbers["headline"]["n_failed"], numbers["headline"]["n_points"]]:
+                raise ValueError(
+                    f"{metrics_uri} is older than {matches_uri} or of another manifest: it counts "
+                    f"{numbers['headline']['n_failed']} failed pairs and {numbers['headline']['n_points']} keypoints "
+                    f"of {dataset}, there are {counts[0]} and {counts[1]}; run python -m jobs.evaluate again"
+                )
+            curve = _curve(scores_here, pairs["category"].filter(pa.array(here)), failed)
+            about = {"dataset": dataset, "description": protocol(name).describe(direction), "curve": curve}
+            sections.append(chosen | about | numbers)
+        if not albums:
             answers = matches.filter(pc.equal(matches["direction"], direction))
-            drawable = here & _drawable(answers, pairs)
-            choices = album.choose(scores, pairs, drawable, HEADLINE_ALPHA, pairs_per_category, MAX_DRAWN_CATEGORIES)
+            drawable = _drawable(answers, pairs)
+            most = pairs_per_category, MAX_DRAWN_CATEGORIES
+            choices = album.choose(scores, pairs, drawable, HEADLINE_ALPHA, *most)
             pictures = album.draw(
                 choices,
                 scores,
@@ -92,8 +99,7 @@ def render_report(
                 pairs_uri=pairs_uri,
                 image_root=image_root,
             )
-            by_category = [(key, list(group)) for key, group in groupby(pictures, lambda picture: picture.category)]
-            albums.append(chosen | {"categories": by_category})
+            albums = [chosen | drawn for drawn in _albums(pictures, pairs.filter(pa.array(drawable)))]
 
     page = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -145,7 +151,9 @@ def _numbers(metrics: pd.DataFrame, chosen: dict[str, str]) -> dict[str, Any]:
         "alpha": alpha,
         "headline": headline["all"],
         "leak_free": headline.get("leak_free"),
-        "categories": rows[:-1],
+        "n_categories": len(rows) - 1,
+        "categories": rows[:-1][:MAX_TABLE_CATEGORIES],
+        "n_pairs_left_out": sum(row["pairs"] for row in rows[:-1][MAX_TABLE_CATEGORIES:]),
         "overall": rows[-1],
         "class_means": _present(means.to_numpy()),
     }
@@ -178,14 +186,14 @@ def _plot_y(percent: np.ndarray) -> np.ndarray:
     return _PLOT["bottom"] - (_PLOT["bottom"] - _PLOT["top"]) * percent / 100
 
 
-def _curve(scores: Scores, pairs: pa.Table, here: np.ndarray, failed: Failed) -> list[_Line]:
+def _curve(scores: Scores, category_of_pair: pa.ChunkedArray, failed: Failed) -> list[_Line]:
     """PCK over alpha: both averages over all pairs, and each category's image average if there are few."""
     n_points = scores.n_counted(failed)
-    counted = here & (n_points > 0)
+    counted = n_points > 0
     if not counted.any():
         return []
     n_points = n_points[counted]
-    category = pc.fill_null(pairs["category"], "unknown").to_pandas()[counted]
+    category = pc.fill_null(category_of_pair, "unknown").to_pandas()[counted]
     group, names = pd.factorize(category, sort=True)
     everything = np.zeros_like(group)
     image, point, by_category = [], [], []
@@ -219,6 +227,18 @@ def _spread(wanted_y: np.ndarray) -> np.ndarray:
     placed = np.empty_like(spread)
     placed[order] = np.minimum(spread, room_below)
     return placed
+
+
+def _albums(pictures: list[album.Picture], drawable: pa.Table) -> list[dict[str, Any]]:
+    """The pictures by category of every data set, and how many categories it has that could be drawn."""
+    names = pa.table({name: pc.fill_null(drawable[name], "unknown") for name in ("dataset", "category")})
+    n_categories = names.to_pandas().groupby("dataset")["category"].nunique()
+    by_category = groupby(pictures, lambda picture: (picture.choice.dataset, picture.choice.category))
+    drawn = [(*key, list(group)) for key, group in by_category]
+    return [
+        {"dataset": dataset, "n_categories": count, "categories": [found[1:] for found in drawn if found[0] == dataset]}
+        for dataset, count in n_categories.items()
+    ]
 
 
 def _drawable(answers: pa.Table, pairs: pa.Table) -> np.ndarray:

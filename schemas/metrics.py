@@ -3,13 +3,11 @@
 `group_kind` says what the group is (all, category, pair, a SPair-71k nuisance), `group` which one. Exactly one row
 per dataset, protocol, direction, subset and alpha has `group_kind = group = 'all'`. PCK values are percent, 0..100:
 `pck_image` averages the pairs' own percentages, `pck_point` averages over all keypoints, `pck_class_mean` is the
-unweighted mean of the categories' `pck_image`. `_low` and `_high` bound a 95 % interval and are null where none was
-computed.
+unweighted mean of the categories' `pck_image`. `_low` and `_high` are for the bounds of a 95 % interval; intervals are
+not yet computed, so they are null.
 """
 
 import pyarrow as pa
-
-SUBSETS = ("all", "leak_free")
 
 METRICS = pa.schema(
     [

@@ -25,7 +25,8 @@ MIN_IMAGE_SIZE, MAX_IMAGE_SIZE = 32, 1024
 
 _CODE_VERSION = 1
 _POINTS_PER_TILE = 16
-_IMAGES_KEPT = 64
+_FEATURE_BYTES_KEPT = 512 * 2**20
+_MIN_IMAGES_KEPT = 4
 _UPSAMPLING = 4
 _SOFT_RADIUS = 4
 _SOFT_TEMPERATURE = 0.02
@@ -36,8 +37,9 @@ class NearestNeighbourMatcher(Matcher):
 
     readout: 'argmax', the centre of the best cell, or 'soft-argmax', the mean of the cells up to 4 around it weighted
         by softmax(cosine / 0.02), which is finer than a cell.
-    image_size: side S of the square that images are squashed to, in pixels. Features live on (S/8, S/8) cells, made
-        from the backbone's deepest map of at least (S/16, S/16), and matches on four times as many a side.
+    image_size: side S of the square that images are squashed to, in pixels; a multiple of 16. Features live on
+        (S/8, S/8) cells, made from the backbone's deepest map of at least (S/16, S/16), and matches on four times as
+        many a side.
 
     The confidence of a match is its cosine (0 if negative): how alike the two places look. A query point outside its
     image takes the feature nearest to it. The flow has the resolution of the feature cells: each cell's centre is
@@ -57,6 +59,8 @@ class NearestNeighbourMatcher(Matcher):
             raise ValueError(f"{name}: readout must be one of {', '.join(READOUTS)}; got {readout!r}")
         if not MIN_IMAGE_SIZE <= image_size <= MAX_IMAGE_SIZE:
             raise ValueError(f"{name}: image_size must be {MIN_IMAGE_SIZE} to {MAX_IMAGE_SIZE}; got {image_size}")
+        if image_size % 16:
+            raise ValueError(f"{name}: image_size must be a multiple of 16, so that cells tile it; got {image_size}")
         self.name = name
         self.image_size = image_size
         self.readout = readout
@@ -66,13 +70,15 @@ class NearestNeighbourMatcher(Matcher):
         self.backbone = backbone.to(device)
         self.cells_hw = (image_size // 8, image_size // 8)
         self.score_hw = (_UPSAMPLING * self.cells_hw[0], _UPSAMPLING * self.cells_hw[1])
-        self.level = self._choose_level()
+        self.level, n_channels = self._choose_level()
+        image_bytes = 4 * n_channels * self.cells_hw[0] * self.cells_hw[1]
+        self.images_kept = max(_MIN_IMAGES_KEPT, _FEATURE_BYTES_KEPT // image_bytes)
 
     @torch.inference_mode()
     def match_batch(self, pairs: Sequence[ImagePair]) -> list[Match]:
         images = {id(image): image for pair in pairs for image in (pair.query_rgb, pair.reference_rgb)}
 
-        @lru_cache(maxsize=_IMAGES_KEPT)
+        @lru_cache(maxsize=self.images_kept)
         def features_of(image_id: int) -> Tensor:
             return self.encode(images[image_id])
 
@@ -107,7 +113,7 @@ class NearestNeighbourMatcher(Matcher):
             by_cell = by_cell.reshape(1, 3, *self.cells_hw)
             by_pixel = F.interpolate(by_cell, query_hw, mode="bilinear", align_corners=False)[0]
             flow_px = by_pixel[:2].permute(1, 2, 0).contiguous().numpy()
-            flow_confidence = by_pixel[2].clone().numpy()
+            flow_confidence = by_pixel[2].clamp(0, 1).numpy()
         return Match(
             reference_xy_px=reference_xy_px.numpy(),
             point_confidence=point_confidence.numpy(),
@@ -153,8 +159,8 @@ class NearestNeighbourMatcher(Matcher):
         weight = near * torch.exp((score - best[:, None]) / _SOFT_TEMPERATURE)
         return weight @ cell_xy / weight.sum(dim=1, keepdim=True)
 
-    def _choose_level(self) -> int:
-        """Which of the backbone's maps the features are made from."""
+    def _choose_level(self) -> tuple[int, int]:
+        """Which of the backbone's maps the features are made from, and its number of channels."""
         blank = torch.zeros(1, 3, self.image_size, self.image_size, device=self.device)
         try:
             with torch.inference_mode():
@@ -170,4 +176,4 @@ class NearestNeighbourMatcher(Matcher):
                 f"{self.name}: no feature map has {self.image_size // 16} cells a side; "
                 f"there are {', '.join(str(features.shape[2]) for features in maps)}"
             )
-        return fine[-1]
+        return fine[-1], maps[fine[-1]].shape[1]

@@ -1,7 +1,7 @@
 """A network's weights in a local safetensors file, and the .json beside it that says how to build and feed it."""
 
 import json
-import math
+import reprlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,20 +43,20 @@ def read_config(weights: Path, model: str) -> BackboneConfig:
         )
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not JSON: {error}") from error
     if not isinstance(fields, dict):
-        raise ValueError(f"{path}: must be a JSON object; got {json.dumps(fields)[:80]}")
+        raise ValueError(f"{path}: must be a JSON object; got {reprlib.repr(fields)}")
 
     def take(name: str, expected: str, holds: Any) -> Any:
         if name not in fields:
             raise ValueError(f"{path}: field {name} is missing; it must be {expected}")
         if not holds(fields[name]):
-            raise ValueError(f"{path}: field {name} must be {expected}; got {json.dumps(fields[name])[:80]}")
+            raise ValueError(f"{path}: field {name} must be {expected}; got {reprlib.repr(fields[name])}")
         return fields[name]
 
     if fields.get("model", model) != model:
-        raise ValueError(f"{path}: these are weights of {fields['model']!r}, not of {model!r}")
+        raise ValueError(f"{path}: these are weights of {reprlib.repr(fields['model'])}, not of {model!r}")
     return BackboneConfig(
         create_kwargs=take("create_kwargs", "an object of numbers, strings and booleans", _is_flat_object),
         out_indices=tuple(take("out_indices", "a rising list of whole numbers from 0", _is_rising)),
@@ -97,7 +97,8 @@ def _some(names: list[str], most: int = 8) -> str:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and abs(value) <= torch.finfo(torch.float32).max
 
 
 def _is_triple(value: Any) -> bool:

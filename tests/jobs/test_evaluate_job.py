@@ -23,6 +23,7 @@ def _plant(folder: Path, off_px: dict[str, float | None]) -> list[str]:
         points = {"source_xy_px": [[9, 9]], "target_xy_px": [[9, 9]]}
         pairs.append({"pair_id": pair_id, "category": pair_id[:3], "dataset": "toy", **points, **boxes})
         row = {"pair_id": pair_id, "direction": "source_to_target", "attempt": 1, "matcher": "m", "fingerprint": "f"}
+        row["reference_hw"] = [60, 110]
         answer = {"status": "ok", "query_xy_px": [[9, 9]], "reference_xy_px": [[9 + (off or 0), 9]]}
         rows.append({**row, **({"status": "error", "error_stage": "fetch"} if off is None else answer)})
     pq.write_table(pa.Table.from_pylist(pairs, PAIRS), folder / "pairs.parquet")
@@ -33,7 +34,7 @@ def _plant(folder: Path, off_px: dict[str, float | None]) -> list[str]:
 
 def test_prints_the_per_category_table_and_writes_metrics(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     flags = _plant(tmp_path, {"cat1": 0, "cat2": 12, "dog1": 4, "dog2": None})
-    assert main([*flags, "--protocol", "spair,pf-willow-bbox-kp"]) == 0
+    assert main([*flags, "--protocol", "spair,pf-pascal"]) == 0
     printed = capsys.readouterr().out
     assert "toy, protocol spair\n" in printed
     assert "4 pairs, 4 keypoints; 1 pairs failed or missing (counted wrong)" in printed
@@ -41,7 +42,7 @@ def test_prints_the_per_category_table_and_writes_metrics(tmp_path: Path, capsys
     assert ["cat", "2", "2", "0", "50.0", "50.0", "50.0", "50.0", "100.0"] in lines
     assert ["all", "4", "4", "1", "25.0", "25.0", "50.0", "50.0", "75.0"] in lines
     metrics = pd.read_parquet(tmp_path / "metrics.parquet")
-    assert set(metrics["protocol"]) == {"spair", "pf-willow-bbox-kp"}
+    assert set(metrics["protocol"]) == {"spair", "pf-pascal"}
 
 
 def test_five_lines_of_pandas_print_the_per_category_table(tmp_path: Path):
@@ -83,3 +84,15 @@ def test_bad_input_is_one_line_and_exit_code_2(
     assert message in error
     assert error.count("\n") == 1
     assert not (tmp_path / "metrics.parquet").exists()
+
+
+@pytest.mark.parametrize("name", ["run", "pairs.parquet"])
+def test_an_input_is_not_overwritten(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, name: str
+):
+    flags = _plant(tmp_path, {"cat1": 0})
+    before = (tmp_path / "pairs.parquet").read_bytes()
+    monkeypatch.chdir(tmp_path)
+    assert main([*flags[:-1], name, "--protocol", "spair"]) == 2
+    assert f"--out {name} is also an input" in capsys.readouterr().err
+    assert (tmp_path / "pairs.parquet").read_bytes() == before

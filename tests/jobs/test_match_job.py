@@ -189,6 +189,16 @@ def test_the_folder_of_another_run_is_refused_and_kept(
     assert {file: file.read_bytes() for file in out.rglob("*") if file.is_file()} == before
 
 
+def test_a_list_given_twice_is_refused_rather_than_half_forgotten(
+    pairs: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    outputs = ["--outputs", "flow", "--outputs=keypoints"]
+
+    assert main(["--pairs", pairs, "--out", str(tmp_path / "run"), *outputs]) == 2
+
+    _expect_one_line(capsys, "--outputs is given more than once")
+
+
 def test_the_folder_of_another_manifest_is_refused(
     pairs: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

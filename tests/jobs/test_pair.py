@@ -72,3 +72,10 @@ def test_bad_input_is_one_line(
 def test_an_image_that_is_not_there(photographs: list[str], capsys: pytest.CaptureFixture[str]):
     assert main([photographs[0], "nowhere.png"]) == 2
     assert "nowhere.png" in capsys.readouterr().err
+
+
+def test_a_photograph_is_not_drawn_over(photographs: list[str], capsys: pytest.CaptureFixture[str]):
+    before = Path(photographs[1]).read_bytes()
+    assert main([*photographs, "--out", photographs[1]]) == 2
+    assert photographs[1] in capsys.readouterr().err
+    assert Path(photographs[1]).read_bytes() == before

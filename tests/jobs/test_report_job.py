@@ -30,3 +30,12 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path: Path, capsys: pytest.Ca
     assert main(flags) == 2
     assert "metrics.parquet" in capsys.readouterr().err
     assert not out.exists()
+
+
+@pytest.mark.parametrize("name", ["metrics", "matches", "pairs"])
+def test_an_input_is_not_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str):
+    flags, file = _flags(tmp_path), tmp_path / f"{name}.parquet"
+    before = file.read_bytes()
+    assert main([*flags, "--out", str(file)]) == 2
+    assert "is also an input and would be overwritten" in capsys.readouterr().err
+    assert file.read_bytes() == before

@@ -1,4 +1,6 @@
 import json
+import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,6 @@ from torch import nn
 
 from nemf import ImagePair, Match, load_matcher
 from nemf.coordinates import pixel_grid, rescale_px
-from nemf.matchers import nearest_neighbour
 from nemf.matchers.nearest_neighbour import NearestNeighbourMatcher
 from nemf.model.backbone import Backbone
 from nemf.model.weights_file import BackboneConfig
@@ -39,6 +40,18 @@ class Patches(nn.Module):
 
 def patches(seed: int = 0, **options: object) -> NearestNeighbourMatcher:
     return NearestNeighbourMatcher("patches", Backbone("patches", Patches(seed), RAW), torch.device("cpu"), **options)
+
+
+def planted(
+    maps: Callable[[torch.Tensor], list[torch.Tensor]], config: BackboneConfig = RAW, **options: object
+) -> NearestNeighbourMatcher:
+    """The matcher of a network that is a function."""
+
+    class Planted(nn.Module):
+        def forward(self, image: torch.Tensor) -> list[torch.Tensor]:
+            return maps(image)
+
+    return NearestNeighbourMatcher("planted", Backbone("planted", Planted(), config), torch.device("cpu"), **options)
 
 
 def noise(*hw: int, seed: int = 0) -> np.ndarray:
@@ -123,7 +136,7 @@ def test_an_answer_does_not_depend_on_its_batch(name: str, mobilenet_file: Path)
     assert all(same(match, other) for match, other in zip(halves, alone, strict=True))
 
 
-def test_an_image_is_encoded_once_per_batch(monkeypatch: pytest.MonkeyPatch):
+def test_an_image_is_encoded_once_per_batch():
     matcher = patches()
     network = matcher.backbone.network
     a, b, c = (noise(20, 20, seed=seed) for seed in range(3))
@@ -133,10 +146,70 @@ def test_an_image_is_encoded_once_per_batch(monkeypatch: pytest.MonkeyPatch):
     answers = matcher.match_batch(pairs)
     assert network.passes == 3
 
-    monkeypatch.setattr(nearest_neighbour, "_IMAGES_KEPT", 1)
+    matcher.images_kept = 1
     forgetful = matcher.match_batch(pairs)
     assert network.passes > 6
     assert all(same(match, other) for match, other in zip(forgetful, answers, strict=True))
+
+
+@pytest.mark.parametrize(("channels", "kept"), [(1, 8192), (1024, 8), (4096, 4)])
+def test_images_are_remembered_up_to_512_mib_but_four_at_least(channels: int, kept: int):
+    """At 1024 x 1024 pixels a channel has 128 x 128 cells, which is 64 KiB."""
+
+    def network(image: torch.Tensor) -> list[torch.Tensor]:
+        return [image.new_zeros(1, 1, 1, 1).expand(1, channels, 64, 64)]
+
+    assert planted(network, image_size=1024).images_kept == kept
+
+
+def test_the_network_sees_the_squashed_and_normalised_image():
+    seen = []
+
+    def network(image: torch.Tensor) -> list[torch.Tensor]:
+        seen.append(image)
+        return [image]
+
+    def weights(n_in: int, n_out: int) -> np.ndarray:
+        """(n_out, n_in): a triangle as wide as two output pixels around each, cut off at the edges."""
+        place = (np.arange(n_out) + 0.5) * n_in / n_out - 0.5
+        triangle = 1 - np.abs(np.arange(n_in) - place[:, None]) / max(1, n_in / n_out)
+        return np.clip(triangle, 0, None) / np.clip(triangle, 0, None).sum(axis=1, keepdims=True)
+
+    mean, std = np.array([0.2, 0.3, 0.4]), np.array([0.5, 0.25, 0.125])
+    config = BackboneConfig(mean=tuple(mean), std=tuple(std))
+    image = noise(48, 80)
+    planted(network, config, image_size=32).encode(image)
+    squashed = np.einsum("yh,xw,hwc->yxc", weights(48, 32), weights(80, 32), image)
+    expected = (squashed / 255 - mean) / std
+    found = seen[-1][0].permute(1, 2, 0).numpy()
+    assert found.shape == (32, 32, 3)
+    assert (np.abs(found - expected) * std).max() <= 1.5 / 255  # Pillow rounds after each of two passes
+
+
+def test_cells_between_those_of_the_network_are_interpolated_by_area():
+    def network(image: torch.Tensor) -> list[torch.Tensor]:
+        ramp = torch.arange(4.0).expand(4, 4)
+        return [torch.stack([ramp, ramp.T, torch.ones(4, 4)])[None]]
+
+    x, y, one = planted(network, image_size=64).encode(noise(9, 9))
+    expected = torch.tensor([0, 0.25, 0.75, 1.25, 1.75, 2.25, 2.75, 3])  # (i + 1/2) / 2 - 1/2, within 0..3
+    assert torch.allclose(x / one, expected.expand(8, 8), atol=1e-5)
+    assert torch.allclose(y / one, expected[:, None].expand(8, 8), atol=1e-5)
+    assert torch.allclose(x**2 + y**2 + one**2, torch.ones(8, 8))
+
+
+def test_soft_argmax_is_the_weighted_mean_of_the_cells_up_to_four_away():
+    matcher = patches(readout="soft-argmax", image_size=32)
+    score = torch.full((2, *matcher.score_hw), -1.0)
+    score[0, 5, 6] = 0.5  # the best, weight 1
+    score[0, 5, 10] = 0.5 - 0.02 * math.log(3)  # four to the right, weight 1/3
+    score[0, 9, 6] = 0.5 - 0.02 * math.log(1.5)  # four below, weight 2/3
+    score[0, 5, 11] = score[0, 10, 6] = 0.5  # five away
+    score[1, 0, 0] = 0.7
+    best, best_xy = torch.tensor([0.5, 0.7]), torch.tensor([[6.0, 5.0], [0.0, 0.0]])
+    found = matcher._centre_of_mass(score.flatten(1), best, best_xy)
+    expected = torch.tensor([[6 + 4 / 6, 5 + 4 / 3], [0, 0]])
+    assert torch.allclose(found, expected, atol=1e-5)
 
 
 def test_a_point_outside_is_answered_as_the_nearest_inside():
@@ -212,6 +285,8 @@ def test_options_that_will_not_do():
         patches(readout="max")
     with pytest.raises(ValueError, match="image_size must be 32 to 1024; got 4"):
         patches(image_size=4)
+    with pytest.raises(ValueError, match=r"image_size must be a multiple of 16.*; got 100"):
+        patches(image_size=100)  # cells of 8 pixels would end before the image does
 
 
 def test_a_network_of_one_size_says_how_to_choose_it():

@@ -27,6 +27,8 @@ def _changed(path: Path, **fields: Any) -> None:
         ({"mean": [0.5, 0.5]}, "field mean must be three numbers; got"),
         ({"mean": [0.5, True, 0.5]}, "field mean must be three numbers; got"),
         ({"mean": [0.5, float("nan"), 0.5]}, "field mean must be three numbers; got"),
+        ({"mean": [10**400, 0, 0]}, "field mean must be three numbers; got"),
+        ({"std": [0.5, 1e39, 0.5]}, "field std must be three numbers above 0"),
         ({"std": [0.5, 0, 0.5]}, "field std must be three numbers above 0"),
         ({"out_indices": 3}, "field out_indices must be a rising list"),
         ({"out_indices": [3, 1]}, "field out_indices must be a rising list"),
@@ -44,7 +46,15 @@ def test_a_wrong_field_is_named(mobilenet_file: Path, fields: dict[str, Any], me
         load_backbone(NAME, mobilenet_file)
 
 
-@pytest.mark.parametrize(("text", "message"), [("{", "not JSON"), ("[1]", "must be a JSON object")])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "not JSON"),
+        ("[1]", "must be a JSON object"),
+        ("[" * 200_000, "not JSON: maximum recursion depth"),
+        ('{"mean": ' + "[" * 200_000, "not JSON: maximum recursion depth"),
+    ],
+)
 def test_a_malformed_json_is_named(mobilenet_file: Path, text: str, message: str):
     mobilenet_file.with_suffix(".json").write_text(text)
     with pytest.raises(ValueError, match=rf"weights\.json: {message}"):

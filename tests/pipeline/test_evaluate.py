@@ -1,5 +1,4 @@
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -7,7 +6,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from pipeline.evaluate import evaluate, load_metrics, per_category, read_metrics, without_keypoints, write_metrics
+from pipeline.evaluate import evaluate, without_keypoints
 from pipeline.protocols import protocol
 from schemas.matches import MATCHES
 from schemas.metrics import METRICS
@@ -264,6 +263,18 @@ def test_a_manifest_that_cannot_be_scored_is_refused(change: dict[str, Any], mes
         evaluate(matches, _pairs(fine, {**bad, **change}), [SPAIR])
 
 
+@pytest.mark.parametrize("points", [[[5, 5]], [[5, 5], [5, 5]]])
+def test_keypoints_without_extent_have_no_t_under_pf_willow(points: list[list[float]]):
+    fine, bad = _pair("fine", "cat"), _pair("bad", "cat", [[1, 1]] * len(points), target_xy_px=points)
+    answers = [_answer(fine, [0] * 4), _answer(bad, [0] * len(points))]
+    with pytest.raises(
+        ValueError, match=r"pair bad has its target keypoints all at one place: .*no T .*pf-willow-bbox-kp"
+    ):
+        evaluate(_matches(*answers), _pairs(fine, bad), [WILLOW])
+    failed = evaluate(_matches(answers[0], _error(bad)), _pairs(fine, bad), [WILLOW])
+    assert (_one(failed).pck_image, _one(failed).n_failed) == (50.0, 1)
+
+
 def test_matches_of_another_manifest_are_refused():
     with pytest.raises(ValueError, match="none of the manifest's pairs"):
         evaluate(_matches(_answer(_pair("a", "cat"), [0] * 4)), _pairs(_pair("b", "cat")), [SPAIR])
@@ -287,29 +298,3 @@ def test_unusable_alphas_are_refused(alphas: list[float]):
     pair = _pair("a", "cat")
     with pytest.raises(ValueError, match="alphas"):
         evaluate(_matches(_answer(pair, [0] * 4)), _pairs(pair), [SPAIR], alphas)
-
-
-def test_metrics_are_written_and_read_back_with_what_they_are_of(tmp_path: Path):
-    pairs, matches = _three()
-    metrics = evaluate(_matches(*matches), _pairs(*pairs), [SPAIR])
-    file = str(tmp_path / "metrics.parquet")
-    write_metrics(file, metrics)
-    assert read_metrics(file).equals(metrics)
-    assert read_metrics(file).schema.metadata[b"fingerprint"] == b"f"
-    assert load_metrics(file).equals(pd.read_parquet(file))
-
-
-def test_the_per_category_table_has_a_row_per_category_and_one_for_all():
-    pairs, matches = _three()
-    lost = _pair("lost", "wolf")
-    metrics = evaluate(_matches(*matches), _pairs(*pairs, lost), [SPAIR], failed="exclude").to_pandas()
-    chosen = {"dataset": "toy", "protocol": "spair", "direction": "source_to_target"}
-    table = per_category(metrics, **chosen)
-    assert list(table.index) == ["cat", "dog", "wolf", "all"]
-    alphas = [f"PCK@{alpha}" for alpha in ("0.01", "0.03", "0.05", "0.1", "0.15")]
-    assert list(table.columns) == ["pairs", "keypoints", "failed", *alphas]
-    assert table.loc["cat", "PCK@0.1"] == 37.5
-    assert per_category(metrics, **chosen, average="point").loc["cat", "PCK@0.1"] == 60.0
-    assert table.loc["all", "pairs"] == 3
-    assert table.loc["wolf", "failed"] == 1
-    assert table.loc["wolf", alphas].isna().all()

@@ -13,9 +13,11 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from pipeline.evaluate import MATCH_COLUMNS, Failed, evaluate, write_metrics
+from pipeline import report
+from pipeline.evaluate import MATCH_COLUMNS, Failed, evaluate, score
 from pipeline.flow_encoding import encode_flow
 from pipeline.manifest import read_pairs
+from pipeline.metrics import write_metrics
 from pipeline.parts import read_matches, write_part
 from pipeline.protocols import protocol
 from pipeline.report import _spread, render_report
@@ -51,7 +53,7 @@ def _page(
     tmp_path: Path,
     pairs: list[dict[str, Any]],
     rows: list[dict[str, Any]],
-    protocol_name: str = "spair",
+    *protocol_names: str,
     failed: Failed = "wrong",
 ) -> str:
     """The report of a planted run, checked to be well formed and free of NaN and of the network."""
@@ -61,7 +63,7 @@ def _page(
     pq.write_table(pa.Table.from_pylist(pairs, PAIRS), files["pairs.parquet"])
     write_part(files["run"], pa.Table.from_pylist(rows, MATCHES))
     matches, manifest = read_matches(files["run"], MATCH_COLUMNS), read_pairs(files["pairs.parquet"])
-    metrics = evaluate(matches, manifest, [protocol(protocol_name)], failed=failed)
+    metrics = evaluate(matches, manifest, [protocol(name) for name in protocol_names or ["spair"]], failed=failed)
     write_metrics(files["metrics.parquet"], metrics)
     page = render_report(files["metrics.parquet"], files["run"], files["pairs.parquet"], image_root=str(tmp_path))
     _Balanced().check(page)
@@ -88,6 +90,11 @@ class _Balanced(HTMLParser):
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag
+
+
+def _pictures(page: str) -> list[Image.Image]:
+    found = re.findall(r"data:image/jpeg;base64,([\w+/=]+)", page)
+    return [Image.open(io.BytesIO(base64.b64decode(data))) for data in found]
 
 
 def _text(page: str) -> str:
@@ -128,6 +135,66 @@ def test_best_worst_and_random_pairs_are_drawn_once_each(tmp_path: Path):
     assert len({pair_id for _, _, pair_id in captions}) == 6
 
 
+def test_a_wrong_point_is_drawn_with_its_true_place(tmp_path: Path):
+    pair = _pair("p", source_xy_px=[[5, 5]], target_xy_px=[[50, 30]])
+    page = _page(tmp_path, [pair], [_answer(pair, reference_xy_px=[[20, 8]])])
+    assert "a dotted line to a ring where it should be" in _text(page)
+    picture = _pictures(page)[0]
+    ring_xy = picture.width - 360 + 50.5 * 6, 30.5 * 6  # images of 60 x 40 are drawn 360 x 240
+    y, x = np.ogrid[: picture.height, : picture.width]
+    near = (np.hypot(x - ring_xy[0], y - ring_xy[1]) < 8) & (np.hypot(x - ring_xy[0], y - ring_xy[1]) > 2)
+    red, green, _ = np.asarray(picture, np.int64)[near].T
+    assert (red - green > 60).sum() > 20
+
+
+def test_many_data_sets_share_the_drawn_categories_of_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(report, "MAX_DRAWN_CATEGORIES", 5)
+    n_categories = {"a": 1, "b": 9, "c": 2}
+    pairs = [
+        _pair(f"{dataset}{index}", f"{dataset}-kind{index}", dataset=dataset)
+        for dataset, count in n_categories.items()
+        for index in range(count)
+    ]
+    page = _page(tmp_path, pairs, [_answer(pair) for pair in pairs])
+    drawn = re.findall(r"<h3>(.*?)</h3>", page)
+    assert drawn == ["a-kind0", "b-kind0", "b-kind1", "c-kind0", "c-kind1"]
+    assert len(_pictures(page)) == 5
+    assert "the first 2 of 9 categories, for this page draws at most 5" in _text(page)
+    assert _text(page).count("These are the first") == 1
+    assert "more data sets could be drawn" not in _text(page)
+
+    monkeypatch.setattr(report, "MAX_DRAWN_CATEGORIES", 2)
+    page = _page(tmp_path, pairs, [_answer(pair) for pair in pairs])
+    assert re.findall(r"<h3>(.*?)</h3>", page) == ["a-kind0", "b-kind0"]
+    assert "1 more data sets could be drawn, but this page draws at most 2 categories" in _text(page)
+
+
+def test_a_long_table_ends_with_what_it_left_out(tmp_path: Path):
+    pairs = [_pair(f"p{index}", f"kind{index // 2:03d}") for index in range(406)]
+    text = _text(_page(tmp_path, pairs, [_answer(pair) for pair in pairs]))
+    assert "mean of 203 categories" in text
+    assert "kind199 2 8 0" in text
+    assert "kind200 2 8 0" not in text
+    assert "all 406 1,624 0" in text
+    assert "the first 200 of 203 categories; the others, with 6 pairs, are in the metrics file" in text
+
+
+def test_points_are_compared_once_per_protocol_and_direction(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    asked = []
+
+    def counted(*what: Any) -> Any:
+        asked.append((what[2].name, what[3]))
+        return score(*what)
+
+    monkeypatch.setattr(report, "score", counted)
+    pairs = [_pair(f"p{index}", dataset=f"toy{index % 3}") for index in range(6)]
+    page = _page(tmp_path, pairs, [_answer(pair) for pair in pairs], "spair", "pf-pascal")
+    assert asked == [("spair", "source_to_target"), ("pf-pascal", "source_to_target")]
+    titles = [f"{name} under protocol {of}" for of in ("spair", "pf-pascal") for name in ("toy0", "toy1", "toy2")]
+    assert re.findall(r"<h2>(.*? under .*?)</h2>", page) == titles
+    assert re.findall(r"<h2>(Drawn .*?)</h2>", page) == [f"Drawn pairs of toy{index}" for index in range(3)]
+
+
 def test_strings_of_the_manifest_and_of_errors_are_escaped(tmp_path: Path):
     fine, broken = _pair("p" + HOSTILE, HOSTILE, dataset=HOSTILE), _pair("q", HOSTILE, dataset=HOSTILE)
     page = _page(tmp_path, [fine, broken], [_answer(fine, matcher=HOSTILE), _error(broken, HOSTILE)])
@@ -144,10 +211,8 @@ def test_an_image_that_cannot_be_read_becomes_a_caption(tmp_path: Path):
 
 def test_the_query_is_on_the_left_whichever_side_it_is(tmp_path: Path):
     pair = _pair("p")
-    page = _page(tmp_path, [pair], [_answer(pair, direction="target_to_source")], protocol_name="nemf")
-    data = re.search(r"data:image/jpeg;base64,([\w+/=]+)", page)
-    assert data is not None
-    picture = np.asarray(Image.open(io.BytesIO(base64.b64decode(data[1]))).convert("L"))
+    page = _page(tmp_path, [pair], [_answer(pair, direction="target_to_source")], "nemf")
+    picture = np.asarray(_pictures(page)[0].convert("L"))
     assert abs(int(picture[-5, 5]) - 160) < 10  # the target, b.png
     assert abs(int(picture[-5, -5]) - 90) < 10
     assert "under nemf" in _text(page)
