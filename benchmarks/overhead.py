@@ -95,7 +95,7 @@ def _measure(folder: Path, n_rows: int, n_images: int) -> Measured:
         time.sleep(0.2)
     seconds = time.perf_counter() - start
     success = read_success(str(out))
-    if success is None or success["ok"] != n_rows:
+    if success is None or success["reasons"] != {"ok": n_rows}:
         raise RuntimeError(f"the run of {n_rows} rows did not finish: {' '.join(command)}")
     return Measured(
         rows=n_rows,

@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -157,6 +158,7 @@ def _with_absolute_paths(config: Config) -> Config:
         config,
         pairs=storage.absolute(config.pairs),
         out=storage.absolute(config.out),
+        matcher=storage.absolute(config.matcher) if Path(config.matcher).is_dir() else config.matcher,
         image_root=config.image_root and storage.absolute(config.image_root),
         backbone_weights=config.backbone_weights and storage.absolute(config.backbone_weights),
     )
