@@ -1,4 +1,4 @@
-"""`nemf NAME ...` runs `python -m jobs.NAME ...`."""
+"""`nemf NAME ...` runs `python -m jobs.NAME ...`; a '-' in NAME is a '_' of the module."""
 
 import importlib
 import pkgutil
@@ -11,7 +11,9 @@ _NOT_JOBS = {"cli", "command"}
 
 def main() -> int:
     """Entry point of the console script."""
-    names = sorted(module.name for module in pkgutil.iter_modules(jobs.__path__) if module.name not in _NOT_JOBS)
+    names = sorted(
+        module.name.replace("_", "-") for module in pkgutil.iter_modules(jobs.__path__) if module.name not in _NOT_JOBS
+    )
     if len(sys.argv) < 2 or sys.argv[1] not in names:
         asked_for_help = len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help")
         if not asked_for_help:
@@ -20,7 +22,7 @@ def main() -> int:
         return 0 if asked_for_help else 2
     name = sys.argv[1]
     sys.argv[0] = f"nemf {name}"
-    return int(importlib.import_module(f"jobs.{name}").main(sys.argv[2:]))
+    return int(importlib.import_module(f"jobs.{name.replace('-', '_')}").main(sys.argv[2:]))
 
 
 if __name__ == "__main__":

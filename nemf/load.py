@@ -13,7 +13,7 @@ from nemf.matchers.identity import IdentityMatcher
 
 _NAMES = (
     "nearest-neighbour:timm/MODEL, nearest-neighbour:torchvision/MODEL, nearest-neighbour:dense-sift, identity, "
-    "package.module:factory"
+    "package.module:factory, and the path of a NeMF checkpoint folder"
 )
 _OPTIONS = {"readout": str, "image_size": int}
 
@@ -23,8 +23,9 @@ def load_matcher(name: str, *, backbone_weights: str | None = None, device: str 
 
     name: 'nearest-neighbour:timm/MODEL', 'nearest-neighbour:torchvision/MODEL' or 'nearest-neighbour:dense-sift',
         with options as a query string ('...?readout=soft-argmax&image_size=480', see NearestNeighbourMatcher);
-        'identity', which leaves every point where it is; or 'package.module:factory' for a matcher of your own, where
-        factory(backbone_weights=..., device=...) returns a Matcher.
+        'identity', which leaves every point where it is; the path of a NeMF checkpoint folder (see nemf.checkpoints);
+        or 'package.module:factory' for a matcher of your own, where factory(backbone_weights=..., device=...) returns
+        a Matcher.
     backbone_weights: a local safetensors file, with a .json of the same name beside it saying how to build and feed
         the network; without it the library named loads its own ImageNet weights (it needs to be online once).
     device: 'cpu', 'cuda', 'cuda:1', ... or 'auto' (CUDA where there is one).
@@ -38,6 +39,8 @@ def load_matcher(name: str, *, backbone_weights: str | None = None, device: str 
         if backbone_weights is not None:
             raise ValueError(f"identity has no weights to load: leave out --backbone-weights {backbone_weights}")
         return IdentityMatcher()
+    if name and Path(name).is_dir():
+        return _from_checkpoint(name, backbone_weights, find_device(device))
     return _made_by_factory(name, backbone_weights, find_device(device))
 
 
@@ -70,6 +73,15 @@ def _nearest_neighbour(name: str, rest: str, backbone_weights: str | None, devic
     else:
         raise ValueError(f"there is no matcher {name!r}; there are {_NAMES}")
     return NearestNeighbourMatcher(name, backbone, device, **options)
+
+
+def _from_checkpoint(name: str, backbone_weights: str | None, device: torch.device) -> Matcher:
+    from nemf import checkpoints
+    from nemf.matchers.nemf import NemfMatcher
+
+    if backbone_weights is not None:
+        raise ValueError(f"{name} holds its backbone's weights: leave out --backbone-weights {backbone_weights}")
+    return NemfMatcher(name, checkpoints.load(Path(name)), device)
 
 
 def _options(name: str, query: str) -> dict[str, Any]:

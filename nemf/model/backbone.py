@@ -4,6 +4,7 @@ import difflib
 import hashlib
 import inspect
 import json
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,9 @@ from torch import Tensor, nn
 from torchvision.models.feature_extraction import create_feature_extractor
 
 from nemf.model.weights_file import BackboneConfig, load_weights, read_config
+
+_Published = Callable[[str], tuple[nn.Module, BackboneConfig]]
+_FromFile = Callable[[str, BackboneConfig], tuple[nn.Module, set[str]]]
 
 
 class Backbone(nn.Module):
@@ -51,11 +55,16 @@ class Backbone(nn.Module):
 
     def digest(self) -> str:
         """A hash of everything the feature maps depend on: name, configuration and weights."""
-        sha = hashlib.sha256(json.dumps([self.name, asdict(self.config)], sort_keys=True).encode())
-        for name, tensor in sorted(self.state_dict().items()):
-            sha.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-            sha.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-        return sha.hexdigest()
+        return tensors_digest(self.state_dict(), [self.name, asdict(self.config)])
+
+
+def tensors_digest(tensors: Mapping[str, Tensor], configuration: Any) -> str:
+    """A hash of a network's tensors and of its configuration, plain JSON values."""
+    sha = hashlib.sha256(json.dumps(configuration, sort_keys=True).encode())
+    for name, tensor in sorted(tensors.items()):
+        sha.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        sha.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return sha.hexdigest()
 
 
 def load_backbone(name: str, weights: Path | None = None) -> Backbone:
@@ -64,23 +73,11 @@ def load_backbone(name: str, weights: Path | None = None) -> Backbone:
     weights: a safetensors file with a .json beside it (see nemf.model.weights_file); None for the library's own
         ImageNet weights, which it downloads once.
     timm gives the maps of its features_only=True. torchvision gives, for the ResNet family, the sums before the last
-    ReLU of layer1..layer4; its out_indices are these numbers, 1 to 4.
+    ReLU of layer1..layer4; its out_indices are these numbers, 1 to 4. 'torchvision-blocks/MODEL' does so for any of
+    its residual blocks, which out_indices number from 1 through all four layers ("hyperpixels").
     Raises ValueError for a name, a file or weights that will not do, FileNotFoundError where a file is not there.
     """
-    library, _, model = name.partition("/")
-    if library == "timm":
-        if not timm.is_model(model):
-            near = difflib.get_close_matches(model, timm.list_models(), n=5, cutoff=0.3)
-            raise ValueError(f"timm has no model {model!r} (timm.list_models() lists them; near: {', '.join(near)})")
-        published, from_file = _timm_published, _timm_from_file
-    elif library == "torchvision":
-        resnets = torchvision.models.list_models(torchvision.models, include=["resnet*", "resnext*", "wide_resnet*"])
-        if model not in resnets:
-            raise ValueError(f"there is no backbone torchvision/{model}; of torchvision there are {', '.join(resnets)}")
-        published, from_file = _torchvision_published, _torchvision_from_file
-    else:
-        raise ValueError(f"there is no backbone {name!r}; there are timm/MODEL and torchvision/MODEL")
-
+    model, published, from_file = _find(name)
     if weights is None:
         try:
             network, config = published(model)
@@ -101,6 +98,40 @@ def load_backbone(name: str, weights: Path | None = None) -> Backbone:
         ) from error
     load_weights(network, weights, spare)
     return Backbone(name, network, config)
+
+
+def build_backbone(name: str, config: BackboneConfig) -> Backbone:
+    """The backbone called `name` as `config` describes it, with random weights: a checkpoint fills them.
+
+    Raises ValueError for a name that load_backbone would not take and for a configuration that does not fit.
+    """
+    model, _, from_file = _find(name)
+    try:
+        network, _ = from_file(model, config)
+    except Exception as error:  # the configuration may hold anything, and so may what it breaks
+        raise ValueError(
+            f"{name} cannot be built with {config.create_kwargs} and out_indices {list(config.out_indices or [])} "
+            f"({type(error).__name__}: {error})"
+        ) from error
+    return Backbone(name, network, config)
+
+
+def _find(name: str) -> tuple[str, _Published, _FromFile]:
+    """The model of that name, and how to build it with its library's weights and without."""
+    library, _, model = name.partition("/")
+    if library == "timm":
+        if not timm.is_model(model):
+            near = difflib.get_close_matches(model, timm.list_models(), n=5, cutoff=0.3)
+            raise ValueError(f"timm has no model {model!r} (timm.list_models() lists them; near: {', '.join(near)})")
+        return model, _timm_published, _timm_from_file
+    if library in ("torchvision", "torchvision-blocks"):
+        resnets = torchvision.models.list_models(torchvision.models, include=["resnet*", "resnext*", "wide_resnet*"])
+        if model not in resnets:
+            raise ValueError(f"there is no backbone {library}/{model}; of torchvision there are {', '.join(resnets)}")
+        if library == "torchvision-blocks":
+            return model, _blocks_published, _blocks_from_file
+        return model, _torchvision_published, _torchvision_from_file
+    raise ValueError(f"there is no backbone {name!r}; there are timm/MODEL and torchvision/MODEL")
 
 
 def _timm_published(model: str) -> tuple[nn.Module, BackboneConfig]:
@@ -135,15 +166,33 @@ def _torchvision_from_file(model: str, config: BackboneConfig) -> tuple[nn.Modul
 
 
 def _torchvision_stages(network: nn.Module, config: BackboneConfig) -> nn.Module:
-    """The network up to the sums of the stages asked for, before their ReLU."""
+    """The network up to the sums of the last blocks of the layers asked for."""
+    last = {int(block.removeprefix("layer").split(".")[0]): block for block in _residual_blocks(network)}
+    return _sums(network, [last[index] for index in config.out_indices or ()])
+
+
+def _blocks_published(model: str) -> tuple[nn.Module, BackboneConfig]:
+    raise ValueError("only a local file's out_indices say which blocks to take")
+
+
+def _blocks_from_file(model: str, config: BackboneConfig) -> tuple[nn.Module, set[str]]:
+    _refuse(config.create_kwargs.keys() & {"weights", "progress"})
+    network = torchvision.models.get_model(model, **config.create_kwargs)
+    blocks = _residual_blocks(network)
+    return _sums(network, [blocks[index - 1] for index in config.out_indices or ()]), set(network.state_dict())
+
+
+def _residual_blocks(network: nn.Module) -> list[str]:
+    """The names of a ResNet's residual blocks, in order."""
+    return [f"layer{i}.{name}" for i in range(1, 5) for name, _ in network.get_submodule(f"layer{i}").named_children()]
+
+
+def _sums(network: nn.Module, blocks: list[str]) -> nn.Module:
+    """The network up to the sums of those residual blocks, before their ReLU."""
     for module in network.modules():
         if isinstance(module, nn.ReLU):
             module.inplace = False  # in place, it would turn the sum just taken into its own output
-    nodes = {}
-    for index in config.out_indices or ():
-        blocks = list(network.get_submodule(f"layer{index}").children())
-        nodes[f"layer{index}.{len(blocks) - 1}.add"] = str(index)
-    return create_feature_extractor(network, nodes)
+    return create_feature_extractor(network, {f"{block}.add": block for block in blocks})
 
 
 def _refuse(reserved: set[str]) -> None:

@@ -1,0 +1,102 @@
+"""The transformer that refines a correlation by looking at it from both images (after CATs, Cho et al. 2021)."""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+Tokens = Float[Tensor, "b channel cell dim"]
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention among the tokens of the last but one axis."""
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, tokens: Float[Tensor, "*n token dim"]) -> Float[Tensor, "*n token dim"]:
+        """The attended tokens, before the residual sum."""
+        query, key, value = self.qkv(tokens).unflatten(-1, (3, self.heads, -1)).movedim(-3, 0).transpose(-3, -2)
+        attended = F.scaled_dot_product_attention(query, key, value)
+        return self.proj(attended.transpose(-3, -2).flatten(-2))
+
+
+class Mlp(nn.Module):
+    """Two layers with an exact GELU between them."""
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden)
+        self.fc2 = nn.Linear(hidden, dim)
+
+    def forward(self, tokens: Float[Tensor, "*n dim"]) -> Float[Tensor, "*n dim"]:
+        """The transformed tokens, before the residual sum."""
+        return self.fc2(F.gelu(self.fc1(tokens)))
+
+
+class Block(nn.Module):
+    """Attention among the cells of each channel, then among the channels of each cell, each with its MLP."""
+
+    def __init__(self, dim: int, heads: int, mlp_ratio: int) -> None:
+        super().__init__()
+        self.cell_norm = nn.LayerNorm(dim, eps=1e-6)
+        self.cell_attention = Attention(dim, heads)
+        self.cell_mlp_norm = nn.LayerNorm(dim, eps=1e-6)
+        self.cell_mlp = Mlp(dim, mlp_ratio * dim)
+        self.channel_norm = nn.LayerNorm(dim, eps=1e-6)
+        self.channel_attention = Attention(dim, heads)
+        self.channel_mlp_norm = nn.LayerNorm(dim, eps=1e-6)
+        self.channel_mlp = Mlp(dim, mlp_ratio * dim)
+
+    def forward(self, tokens: Tokens) -> Tokens:
+        """Tokens of every cell in every channel, refined."""
+        tokens = tokens + self.cell_attention(self.cell_norm(tokens))
+        tokens = tokens + self.cell_mlp(self.cell_mlp_norm(tokens))
+        by_cell = self.channel_norm(tokens).transpose(1, 2)
+        tokens = tokens + self.channel_attention(by_cell).transpose(1, 2)
+        return tokens + self.channel_mlp(self.channel_mlp_norm(tokens))
+
+
+class Aggregator(nn.Module):
+    """Refines M (source cells x target cells) in two passes: its target cells as tokens, then its source cells.
+
+    n_levels: feature levels; the channels of M are as many equal groups, one per level.
+    """
+
+    def __init__(
+        self, *, n_levels: int, feature_size: int, projection_dim: int, depth: int, heads: int, mlp_ratio: int
+    ) -> None:
+        super().__init__()
+        n_cells = feature_size**2
+        dim = n_cells + projection_dim
+        self.position_x = nn.Parameter(torch.zeros(1, n_levels, 1, feature_size, dim // 2))
+        self.position_y = nn.Parameter(torch.zeros(1, n_levels, feature_size, 1, dim // 2))
+        nn.init.trunc_normal_(self.position_x, std=0.02)
+        nn.init.trunc_normal_(self.position_y, std=0.02)
+        self.blocks = nn.Sequential(*(Block(dim, heads, mlp_ratio) for _ in range(depth)))
+        self.proj = nn.Linear(dim, n_cells)
+
+    def forward(
+        self,
+        correlation: Float[Tensor, "b channel source target"],
+        features_source: Float[Tensor, "b level source d"],
+        features_target: Float[Tensor, "b level target d"],
+    ) -> Float[Tensor, "b channel source target"]:
+        """The refined correlation."""
+        seen_from_target = self._refine(correlation.transpose(2, 3), features_target)
+        half_refined = seen_from_target.transpose(2, 3) + correlation
+        return self._refine(half_refined, features_source) + correlation
+
+    def _refine(
+        self, correlation: Float[Tensor, "b channel cell other"], features: Float[Tensor, "b level cell d"]
+    ) -> Float[Tensor, "b channel cell other"]:
+        size = self.position_x.shape[3]
+        position = torch.cat(
+            [self.position_x.expand(-1, -1, size, -1, -1), self.position_y.expand(-1, -1, -1, size, -1)], dim=-1
+        ).flatten(2, 3)
+        repeats = correlation.shape[1] // features.shape[1]
+        tokens = torch.cat([correlation, features.repeat_interleave(repeats, dim=1)], dim=-1)
+        return self.proj(self.blocks(tokens + position.repeat_interleave(repeats, dim=1)))

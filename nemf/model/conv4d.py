@@ -1,0 +1,83 @@
+"""Convolution of 4D volumes, made of two 2D ones: one over the source axes, one over the target axes.
+
+Volumes have the axes (batch, channel, source row, source column, target row, target column).
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+Volume = Float[Tensor, "b _ _ _ _ _"]
+
+
+def on_source(function: Callable[[Tensor], Tensor], volume: Volume) -> Tensor:
+    """Apply a function of (n, c, h, w) maps to the source axes, for every target cell."""
+    maps = volume.permute(0, 4, 5, 1, 2, 3)
+    return function(maps.flatten(0, 2)).unflatten(0, maps.shape[:3]).permute(0, 3, 4, 5, 1, 2)
+
+
+def on_target(function: Callable[[Tensor], Tensor], volume: Volume) -> Tensor:
+    """Apply a function of (n, c, h, w) maps to the target axes, for every source cell."""
+    maps = volume.permute(0, 2, 3, 1, 4, 5)
+    return function(maps.flatten(0, 2)).unflatten(0, maps.shape[:3]).permute(0, 3, 1, 2, 4, 5)
+
+
+class Conv4d(nn.Module):
+    """Separable ("centre-pivot") 4D convolution, 3 cells wide; stride 1 or 2 in all four axes.
+
+    The sum of two branches. Each convolves the axes of one image, after the axes of the other were brought to their
+    new size: by max-pooling for stride 2.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+        self.over_source = nn.Conv2d(in_channels, out_channels, 3, stride, padding=1)
+        self.over_target = nn.Conv2d(in_channels, out_channels, 3, stride, padding=1)
+
+    def forward(self, volume: Volume) -> Volume:
+        """(b, c, hs, ws, ht, wt) to (b, c', ...), every size divided by the stride, which it must be a multiple of."""
+        small_target, small_source = (volume if self.stride == 1 else _max_pool(volume, row) for row in (4, 2))
+        return on_source(self.over_source, small_target) + on_target(self.over_target, small_source)
+
+
+def _max_pool(volume: Volume, row: int) -> Volume:
+    """The greatest of every 2 x 2 cells along axes `row` and `row` + 1, read where they lie."""
+    rows = torch.maximum(*volume.unflatten(row, (-1, 2)).unbind(row + 1))
+    return torch.maximum(*rows.unflatten(row + 1, (-1, 2)).unbind(row + 2))
+
+
+class ConvTranspose4d(nn.Module):
+    """The transposed form of Conv4d: stride 2 doubles every size, the other image's axes by bilinear upsampling."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+        self.over_source = nn.ConvTranspose2d(in_channels, out_channels, 3, stride, 1, output_padding=stride - 1)
+        self.over_target = nn.ConvTranspose2d(in_channels, out_channels, 3, stride, 1, output_padding=stride - 1)
+
+    def forward(self, volume: Volume) -> Volume:
+        """(b, c, hs, ws, ht, wt) to (b, c', ...), every size multiplied by the stride."""
+        over_source = on_source(self.over_source, on_target(self._resize, volume))
+        return over_source + on_target(self.over_target, on_source(self._resize, volume))
+
+    def _resize(self, maps: Tensor) -> Tensor:
+        if self.stride == 1:
+            return maps
+        return F.interpolate(maps, scale_factor=self.stride, mode="bilinear", align_corners=True)
+
+
+class CostBlock(nn.Module):
+    """4D convolution, group normalisation, ReLU."""
+
+    def __init__(self, conv: Conv4d | ConvTranspose4d, groups: int) -> None:
+        super().__init__()
+        self.conv = conv
+        self.norm = nn.GroupNorm(groups, conv.over_source.out_channels)
+
+    def forward(self, volume: Volume) -> Volume:
+        """(b, c, hs, ws, ht, wt) to (b, c', ...), of the size the convolution gives."""
+        return F.relu(self.norm(self.conv(volume)))

@@ -1,0 +1,101 @@
+"""The cost encoder: feature maps of two images in, a refined correlation and a coarse flow out."""
+
+import itertools
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from nemf.model.aggregator import Aggregator
+from nemf.model.conv4d import Conv4d, ConvTranspose4d, CostBlock
+from nemf.model.correlation import correlate, soft_mutual_nearest_neighbour
+
+TEMPERATURE = 0.02
+
+
+class CostEncoder(nn.Module):
+    """Embeds the correlation of every level, joins them at one size and refines them.
+
+    level_shapes: (channels, cells a side) of each feature map.
+    embedding_channels: channels after each of a level's two 4D convolutions.
+    """
+
+    x_normal: Tensor
+    y_normal: Tensor
+
+    def __init__(
+        self,
+        *,
+        level_shapes: tuple[tuple[int, int], ...],
+        feature_size: int,
+        embedding_channels: tuple[int, int],
+        projection_dim: int,
+        depth: int,
+        heads: int,
+        mlp_ratio: int,
+    ) -> None:
+        super().__init__()
+        self.feature_size = feature_size
+        self.heads = heads
+        self.embeddings = nn.ModuleList(_embedding(size, feature_size, embedding_channels) for _, size in level_shapes)
+        self.projections = nn.ModuleList(nn.Linear(channels, projection_dim) for channels, _ in level_shapes)
+        self.aggregator = Aggregator(
+            n_levels=len(level_shapes),
+            feature_size=feature_size,
+            projection_dim=projection_dim,
+            depth=depth,
+            heads=heads,
+            mlp_ratio=mlp_ratio,
+        )
+        # published checkpoints hold these as if they were trained, and read their coarse flow with them
+        self.register_buffer("x_normal", torch.linspace(-1, 1, feature_size))
+        self.register_buffer("y_normal", torch.linspace(-1, 1, feature_size))
+
+    def correlate(self, features_source: list[Tensor], features_target: list[Tensor]) -> Float[Tensor, "b n s t"]:
+        """The embedded correlations of all levels, as channels over (source cell, target cell)."""
+        levels = zip(self.embeddings, features_source, features_target, strict=True)
+        embedded = [embedding(correlate(source, target)) for embedding, source, target in levels]
+        return soft_mutual_nearest_neighbour(torch.cat(embedded, dim=1).flatten(4, 5).flatten(2, 3))
+
+    def refine(
+        self, correlation: Float[Tensor, "b n s t"], features_source: list[Tensor], features_target: list[Tensor]
+    ) -> Float[Tensor, "b n s t"]:
+        """The correlation, refined by the transformer."""
+        return self.aggregator(correlation, self._project(features_source), self._project(features_target))
+
+    def coarse_flow(self, refined_mean: Float[Tensor, "b s t"]) -> Float[Tensor, "b 2 h w"]:
+        """The normalised source (x, y) of every target cell."""
+        return soft_argmax(refined_mean, self.x_normal, self.y_normal)
+
+    def _project(self, features: list[Tensor]) -> Float[Tensor, "b level cell d"]:
+        size = (self.feature_size, self.feature_size)
+        resized = [F.interpolate(level, size, mode="bilinear", align_corners=True) for level in features]
+        cells = [level.flatten(2).transpose(1, 2) for level in resized]
+        return torch.stack([project(level) for project, level in zip(self.projections, cells, strict=True)], dim=1)
+
+
+def soft_argmax(
+    refined_mean: Float[Tensor, "b s t"], x_norm: Float[Tensor, " w"], y_norm: Float[Tensor, " h"]
+) -> Float[Tensor, "b 2 h w"]:
+    """Where the source cells that suit a target cell lie on average, with softmax(refined_mean / 0.02) as weight.
+
+    x_norm, y_norm: the normalised coordinates of the columns and rows of source cells.
+    """
+    weight = torch.softmax(refined_mean / TEMPERATURE, dim=1).unflatten(1, (len(y_norm), len(x_norm)))
+    x = torch.einsum("bhwt,w->bt", weight, x_norm)
+    y = torch.einsum("bhwt,h->bt", weight, y_norm)
+    return torch.stack([x, y], dim=1).unflatten(2, (len(y_norm), len(x_norm)))
+
+
+def _embedding(size: int, feature_size: int, channels: tuple[int, int]) -> nn.Sequential:
+    """Two 4D convolutions that bring a correlation of `size` cells a side to `feature_size`."""
+    sizes = {4 * feature_size: (2, 2), 2 * feature_size: (2, 1), feature_size: (1, 1), feature_size // 2: (2, 1)}
+    if size not in sizes:
+        raise ValueError(
+            f"feature maps must have {', '.join(map(str, sizes))} cells a side to be brought to {feature_size}; "
+            f"got one of {size}"
+        )
+    conv = Conv4d if size >= feature_size else ConvTranspose4d
+    steps = zip(itertools.pairwise((1, *channels)), sizes[size], strict=True)
+    return nn.Sequential(*(CostBlock(conv(before, after, stride), groups=1) for (before, after), stride in steps))

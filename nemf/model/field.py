@@ -1,0 +1,75 @@
+"""The matching field: how well a place in the source suits a place in the target, at any real-valued coordinates."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from nemf.model.conv4d import Conv4d, CostBlock
+from nemf.model.quadrilinear import sample_quadrilinear
+
+CostFeatures = Float[Tensor, "b c hs ws ht wt"]
+
+
+class Field(nn.Module):
+    """Cost features at both coordinates and the coordinates themselves in, a logit out; its sigmoid is the score."""
+
+    def __init__(self, *, cost_channels: int, hidden: int, n_blocks: int, n_frequencies: int) -> None:
+        super().__init__()
+        self.n_frequencies = n_frequencies
+        self.embedding = CostBlock(Conv4d(cost_channels + 1, cost_channels, stride=1), groups=4)
+        self.fc_p = nn.Linear(2 * (2 * 2 * n_frequencies + 2), hidden)
+        self.fc_c = nn.ModuleList(nn.Linear(cost_channels, hidden) for _ in range(n_blocks))
+        self.blocks = nn.ModuleList(ResidualBlock(hidden) for _ in range(n_blocks))
+        self.fc_out = nn.Linear(hidden, 1)
+
+    def cost_features(self, refined: Float[Tensor, "b c s t"], refined_mean: Float[Tensor, "b s t"]) -> CostFeatures:
+        """What the field interpolates; depends on the pair only. Channels are adjacent in memory."""
+        side = math.isqrt(refined.shape[2])
+        volume = torch.cat([refined, refined_mean[:, None]], dim=1)
+        embedded = self.embedding(volume.unflatten(3, (side, side)).unflatten(2, (side, side)))
+        return embedded.movedim(1, -1).contiguous().movedim(-1, 1)
+
+    def forward(
+        self,
+        cost_features: CostFeatures,
+        source_xy_norm: Float[Tensor, "b n 2"],
+        target_xy_norm: Float[Tensor, "b n 2"],
+        *,
+        positional_gradient: bool,
+    ) -> Float[Tensor, "b n"]:
+        """Logits of point pairs.
+
+        positional_gradient: whether the gradient with respect to the coordinates flows through their encoding too, or
+            only through the interpolation of the cost features.
+        """
+        phi = sample_quadrilinear(cost_features, source_xy_norm, target_xy_norm)
+        if not positional_gradient:
+            source_xy_norm, target_xy_norm = source_xy_norm.detach(), target_xy_norm.detach()
+        source, target = self._encode(source_xy_norm), self._encode(target_xy_norm)
+        h = self.fc_p(torch.cat([source, target], dim=-1))
+        for fc_c, block in zip(self.fc_c, self.blocks, strict=True):
+            h = block(h + fc_c(phi))
+        return self.fc_out(F.relu(h))[..., 0]
+
+    def _encode(self, xy_norm: Float[Tensor, "*n 2"]) -> Float[Tensor, "*n d"]:
+        """All sines (x's, then y's), all cosines, and the coordinates themselves, shifted to be positive."""
+        z = 2 * xy_norm + 3
+        frequencies = torch.linspace(1, 2**9, self.n_frequencies, dtype=z.dtype, device=z.device)
+        angles = (z[..., None] * frequencies).flatten(-2)
+        return torch.cat([angles.sin(), angles.cos(), z], dim=-1)
+
+
+class ResidualBlock(nn.Module):
+    """h + fc_1(relu(fc_0(relu(h))))."""
+
+    def __init__(self, hidden: int) -> None:
+        super().__init__()
+        self.fc_0 = nn.Linear(hidden, hidden)
+        self.fc_1 = nn.Linear(hidden, hidden)
+
+    def forward(self, h: Float[Tensor, "*n d"]) -> Float[Tensor, "*n d"]:
+        """The sum of h and its transformation."""
+        return h + self.fc_1(F.relu(self.fc_0(F.relu(h))))

@@ -1,0 +1,102 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from official_nemf import SMALL, official_shapes, official_state_dict
+
+from nemf import ImagePair, Match, checkpoints, load_matcher
+from nemf.matchers.nemf import NemfMatcher, SearchConfig
+from nemf.model.network import NeMF
+from nemf.model.official import from_official_state_dict, official_config
+
+POINTS = np.array([[3, 4], [20, 11], [39, 0], [0, 23], [20, 12]], np.float32)
+
+
+@pytest.fixture(scope="module")
+def model() -> NeMF:
+    return from_official_state_dict(official_state_dict(official_shapes(**SMALL), seed=3), 2)
+
+
+@pytest.fixture(scope="module")
+def matcher(model: NeMF) -> NemfMatcher:
+    search = SearchConfig(patchmatch_steps=3, refine_steps=2)
+    return NemfMatcher("nemf", model, torch.device("cpu"), search)
+
+
+def noise(*hw: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (*hw, 3), dtype=np.uint8)
+
+
+def pair(pair_id: str = "a", seed: int = 0, **options: object) -> ImagePair:
+    return ImagePair(
+        query_rgb=noise(24, 40, seed=seed), reference_rgb=noise(50, 30, seed=seed + 1), pair_id=pair_id, **options
+    )
+
+
+def same(match: Match, other: Match) -> bool:
+    arrays = ("reference_xy_px", "point_confidence", "flow_px", "flow_confidence")
+    return all(np.array_equal(getattr(match, name), getattr(other, name)) for name in arrays)
+
+
+def test_points_get_exactly_the_flow_of_their_pixels(matcher: NemfMatcher):
+    sparse, dense = matcher.match_batch([pair(query_xy_px=POINTS), pair(dense=True)])
+    assert sparse.flow_px is None
+    assert dense.flow_px.shape == (24, 40, 2)
+    assert dense.reference_xy_px.shape == (0, 2)
+    x, y = POINTS.astype(int).T
+    assert np.array_equal(sparse.reference_xy_px - POINTS, dense.flow_px[y, x])
+    assert np.array_equal(sparse.point_confidence, dense.flow_confidence[y, x])
+    assert 0 < dense.flow_confidence.min() < dense.flow_confidence.max() < 1
+    both = matcher.match_batch([pair(query_xy_px=POINTS, dense=True)])[0]
+    assert np.array_equal(both.reference_xy_px, sparse.reference_xy_px)
+
+
+def test_a_pair_does_not_depend_on_its_batch(matcher: NemfMatcher):
+    pairs = [pair(query_xy_px=POINTS), pair("b", seed=5, query_xy_px=POINTS[:2]), pair("c", seed=7)]
+    together = matcher.match_batch(pairs)
+    apart = [matcher.match_batch([one])[0] for one in reversed(pairs)][::-1]
+    assert all(same(one, other) for one, other in zip(together, apart, strict=True))
+    assert not same(matcher.match_batch([pair("other", query_xy_px=POINTS)])[0], together[0])
+
+
+def test_the_search_finds_better_places_than_it_starts_from(model: NeMF):
+    steps = [
+        NemfMatcher("n", model, torch.device("cpu"), SearchConfig(patchmatch_steps=n, refine_steps=0)) for n in (0, 4)
+    ]
+    start, end = (matcher.match_batch([pair(dense=True)])[0].flow_confidence for matcher in steps)
+    assert end.mean() > start.mean()
+
+
+def test_a_point_outside_is_the_nearest_one_inside(matcher: NemfMatcher):
+    outside = np.array([[-5, 3], [60, 30], [-0.4, 23.4]], np.float32)
+    inside = np.array([[0, 3], [39, 23], [0, 23]], np.float32)
+    answers = [matcher.match_batch([pair(query_xy_px=xy)])[0] for xy in (outside, inside)]
+    assert same(*answers)
+
+
+def test_images_of_one_pixel(matcher: NemfMatcher):
+    match = matcher.match(noise(1, 1), noise(1, 7), [[0, 0]], dense=True)
+    assert match.flow_px.shape == (1, 1, 2)
+    assert np.isfinite(match.reference_xy_px).all()
+
+
+def test_the_fingerprint_tells_weights_and_search(model: NeMF, matcher: NemfMatcher):
+    cpu = torch.device("cpu")
+    assert NemfMatcher("other", model, cpu, matcher.search).fingerprint == matcher.fingerprint
+    assert NemfMatcher("nemf", model, cpu).fingerprint != matcher.fingerprint
+    for seed, heads in ((4, 2), (3, 3)):
+        other = from_official_state_dict(official_state_dict(official_shapes(**SMALL), seed), heads)
+        assert NemfMatcher("nemf", other, cpu, matcher.search).fingerprint != matcher.fingerprint
+
+
+def test_loaded_from_its_folder(model: NeMF, tmp_path: Path):
+    shapes = official_shapes(**SMALL)
+    config = official_config({name: torch.empty(shape, device="meta") for name, shape in shapes.items()}, 2)
+    checkpoints.save(tmp_path / "nemf", model, config)
+    matcher = load_matcher(str(tmp_path / "nemf"), device="cpu")
+    assert matcher.fingerprint == NemfMatcher("nemf", model, torch.device("cpu")).fingerprint
+    with pytest.raises(ValueError, match=r"holds its backbone's weights: leave out --backbone-weights x\.safetensors"):
+        load_matcher(str(tmp_path / "nemf"), backbone_weights="x.safetensors")
+    with pytest.raises(FileNotFoundError, match=r"config\.json is missing; there is nemf"):
+        load_matcher(str(tmp_path))
