@@ -16,11 +16,11 @@ from pipeline.decode import Chunk
 from pipeline.options import MatchOptions
 from schemas.matches import MATCHES
 
-_SIDES = {"source_to_target": ("source", "target"), "target_to_source": ("target", "source")}
-
-
 DENSE_PIXELS_AT_ONCE = 2**24
 """Query pixels whose flow is in memory at once (12 bytes each), unless one image has more."""
+
+_SIDES = {"source_to_target": ("source", "target"), "target_to_source": ("target", "source")}
+"""Which side of the pair is the query and which the reference."""
 
 
 @dataclass(kw_only=True, eq=False)
