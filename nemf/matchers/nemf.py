@@ -4,26 +4,36 @@ The paper's roles: our query image, which has the points, is its *target*; our r
 *source*.
 """
 
-from collections.abc import Sequence
+import itertools
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from nemf.coordinates import norm_to_px, pixel_grid, px_to_norm
 from nemf.matcher import RGB, ImagePair, Match, Matcher
 from nemf.model.backbone import tensors_digest
-from nemf.model.network import TILE, Encoded, NeMF, initial_field
+from nemf.model.network import EncodedField, NeMF, initial_field
+from nemf.model.scorer import TILE
+from nemf.search.coarse_to_fine import grids, start_from
 from nemf.search.noise import pair_key
-from nemf.search.patchmatch import patchmatch
+from nemf.search.patchmatch import counter_based, search_pixels
 from nemf.search.refine import refine
 from nemf.search.sample import sample_field
 
-_CODE_VERSION = 1
+_CODE_VERSION = 2
+
+_ENCODED_AT_ONCE = {"cpu": 1, "cuda": 8}
+"""Pairs are encoded in batches of this one size, filled up: kernels round differently for different shapes."""
+_PAIRS_AT_ONCE = 8
+_PIXELS_AT_ONCE = {"cpu": 2**17, "cuda": 2**21}
+"""Pixels of dense pairs that are searched together, unless one pair has more: a hidden layer is kept for each."""
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
@@ -36,6 +46,30 @@ class SearchConfig:
     radius_norm: float = 0.1
     """How far PatchMatch may go from the coarse flow, and refinement from PatchMatch."""
     seed: int = 0
+    positional_gradient: bool = False
+    """Refine along the whole gradient, that through the encoding of the position included."""
+    neighbour_offset: bool = False
+    """PatchMatch tries a neighbour's place moved by as much as the pixel lies beside that neighbour."""
+    radius_decay: float = 1.0
+    """What the radius of the random steps is multiplied by after each of them."""
+    grid_strides: tuple[int, ...] = (1,)
+    """Grids to search one after the other, each from what the one before found: every n-th pixel, at last every one."""
+
+    def __post_init__(self) -> None:
+        expected = {
+            "patchmatch_steps": ("at least 0", self.patchmatch_steps >= 0),
+            "refine_steps": ("at least 0", self.refine_steps >= 0),
+            "refine_lr": ("above 0", 0 < self.refine_lr < math.inf),
+            "radius_norm": ("above 0 and at most 2", 0 < self.radius_norm <= 2),
+            "radius_decay": ("above 0 and at most 1", 0 < self.radius_decay <= 1),
+            "grid_strides": (
+                "whole numbers that fall to 1",
+                self.grid_strides[-1:] == (1,) and all(a > b for a, b in itertools.pairwise(self.grid_strides)),
+            ),
+        }
+        for name, (what, holds) in expected.items():
+            if not holds:
+                raise ValueError(f"{name} must be {what}; got {getattr(self, name)}")
 
 
 class NemfMatcher(Matcher):
@@ -48,50 +82,118 @@ class NemfMatcher(Matcher):
 
     def __init__(self, name: str, model: NeMF, device: torch.device, search: SearchConfig | None = None) -> None:
         self.name = name
-        self.search = search or SearchConfig()
+        self.config = search or SearchConfig()
         backbone = [model.backbone.name, asdict(model.backbone.config)]
         sizes = [model.image_size, model.cost_encoder.heads, TILE[device.type]]  # what no tensor tells
-        configuration = [_CODE_VERSION, asdict(self.search), backbone, sizes]
+        configuration = [_CODE_VERSION, asdict(self.config), backbone, sizes]
         self.fingerprint = tensors_digest(model.state_dict(), configuration)[:16]
         self.device = device
         self.model = model.eval().requires_grad_(False).to(device)
 
     @torch.no_grad()
     def match_batch(self, pairs: Sequence[ImagePair]) -> list[Match]:
-        return [self._match(pair) for pair in pairs]
+        matches = []
+        for group in self._groups(pairs):
+            encoded = self.encode(group)
+            matches += self.refine(encoded, self.search(encoded, group), group)
+        return matches
 
-    def _match(self, pair: ImagePair) -> Match:
-        query_hw, reference_hw = pair.query_rgb.shape[:2], pair.reference_rgb.shape[:2]
-        points = np.zeros((0, 2), np.float32) if pair.query_xy_px is None else pair.query_xy_px
-        last_px = np.array([query_hw[1] - 1, query_hw[0] - 1], np.float32)
-        points_px = torch.from_numpy(np.clip(points, 0, last_px)).to(self.device)
-        encoded = self.model.encode(self._squash(pair.reference_rgb), self._squash(pair.query_rgb))
-        field_norm = patchmatch(
-            partial(self.model.score, encoded),
-            initial_field(encoded, query_hw),
-            self.search.patchmatch_steps,
-            self.search.radius_norm,
-            pair_keys=torch.tensor([pair_key(self.search.seed, pair.pair_id)], device=self.device),
-            points_px=None if pair.dense else points_px[None],
-        )
+    @torch.no_grad()
+    def encode(self, pairs: Sequence[ImagePair]) -> EncodedField:
+        """What the search needs to know of the pairs."""
+        at_once = _ENCODED_AT_ONCE[self.device.type]
+        batches = []
+        for first in range(0, len(pairs), at_once):
+            batch = pairs[first : first + at_once]
+            reference, query = (
+                F.pad(torch.cat([self._squash(rgb) for rgb in role]), (0,) * 7 + (at_once - len(batch),))
+                for role in ([pair.reference_rgb for pair in batch], [pair.query_rgb for pair in batch])
+            )
+            batches.append(self.model.encode(reference, query).pairs(0, len(batch)))
+        return EncodedField.joined(batches)
 
-        def find(query_xy_px: Float[Tensor, "n 2"]) -> tuple[Tensor, Tensor]:
-            xy_norm, confidence = self._refine(encoded, field_norm, query_xy_px, query_hw)
-            return norm_to_px(xy_norm, reference_hw).cpu(), confidence.cpu()
+    @torch.no_grad()
+    def search(self, encoded: EncodedField, pairs: Sequence[ImagePair]) -> list[Float[Tensor, "2 _ _"]]:
+        """The normalised reference point found for every pixel of each query image.
 
-        reference_xy_px, point_confidence = find(points_px)
-        flow_px = flow_confidence = None
-        if pair.dense:
-            grid_xy_px = pixel_grid(query_hw)
-            found_xy_px, confidence = find(grid_xy_px.view(-1, 2).to(self.device))
-            flow_px = (found_xy_px.view(*query_hw, 2) - grid_xy_px).numpy()
-            flow_confidence = confidence.view(query_hw).numpy()
-        return Match(
-            reference_xy_px=reference_xy_px.numpy(),
-            point_confidence=point_confidence.numpy(),
-            flow_px=flow_px,
-            flow_confidence=flow_confidence,
-        )
+        For a pair that is not dense, only what is read at its points is a result.
+        """
+        config = self.config
+        keys = torch.tensor([pair_key(config.seed, pair.pair_id) for pair in pairs], device=self.device)
+        points_px = [None if pair.dense else self._points_px(pair) for pair in pairs]
+        sizes = [_query_hw(pair) for pair in pairs]
+        fields: list[Tensor] = []
+        for level, pixels in enumerate(
+            grids(sizes, points_px, config.grid_strides, config.patchmatch_steps, self.device)
+        ):
+            initial = [initial_field(encoded.pairs(i, i + 1), hw)[0] for i, hw in enumerate(pixels.sizes)]
+            found = search_pixels(
+                self.model.scorer(encoded, pixels.image, pixels.xy_norm),
+                pixels,
+                pixels.pick(initial),
+                config.patchmatch_steps,
+                config.radius_norm,
+                partial(counter_based, keys + level, pixels),
+                start_xy_norm=start_from(fields, pixels) if fields else None,
+                radius_decay=config.radius_decay,
+                neighbour_offset=config.neighbour_offset,
+            )
+            fields = pixels.put(found, initial)
+        return fields
+
+    @torch.no_grad()
+    def refine(
+        self, encoded: EncodedField, fields_norm: Sequence[Float[Tensor, "2 _ _"]], pairs: Sequence[ImagePair]
+    ) -> list[Match]:
+        """The matches of the pairs, from the fields that the search found."""
+        wanted_px = [torch.cat([self._points_px(pair), self._flow_px(pair)]) for pair in pairs]
+        counts = [len(xy_px) for xy_px in wanted_px]
+        start = [sample_field(field[None], xy_px[None])[0] for field, xy_px in zip(fields_norm, wanted_px, strict=True)]
+        target = [px_to_norm(xy_px, _query_hw(pair)) for xy_px, pair in zip(wanted_px, pairs, strict=True)]
+        image = torch.arange(len(pairs)).repeat_interleave(torch.tensor(counts)).to(self.device)
+        found_norm, confidence = self._refine(encoded, image, torch.cat(target), torch.cat(start))
+        answers = zip(pairs, found_norm.split(counts), confidence.split(counts), strict=True)
+        return [_match(*answer) for answer in answers]
+
+    def _refine(
+        self,
+        encoded: EncodedField,
+        pair: Int64[Tensor, " n"],
+        target_xy_norm: Float[Tensor, "n 2"],
+        start_xy_norm: Float[Tensor, "n 2"],
+    ) -> tuple[Float[Tensor, "n 2"], Float[Tensor, " n"]]:
+        """Source points and confidences; in tiles of one size, as the steps of an optimiser round by shape too."""
+        n_points, config = len(pair), self.config
+        scorer = self.model.scorer(encoded, pair, target_xy_norm, positional_gradient=config.positional_gradient)
+        number = F.pad(torch.arange(n_points, device=self.device), (0, -n_points % TILE[self.device.type]))
+        found_xy_norm, confidence = [start_xy_norm[:0]], [start_xy_norm[:0, 0]]
+
+        def score(source_xy_norm: Float[Tensor, "1 n 2"], target: Int64[Tensor, " n"]) -> Float[Tensor, "1 n"]:
+            return scorer(source_xy_norm[0], target)[None]
+
+        for tile in number.split(TILE[self.device.type]) if n_points else ():
+            at_targets = partial(score, target=tile)
+            found = refine(
+                at_targets, start_xy_norm[None, tile], config.refine_steps, config.refine_lr, config.radius_norm
+            )
+            found_xy_norm.append(found[0])
+            confidence.append(at_targets(found)[0].sigmoid())
+        return torch.cat(found_xy_norm)[:n_points], torch.cat(confidence)[:n_points]
+
+    def _groups(self, pairs: Sequence[ImagePair]) -> Iterator[list[ImagePair]]:
+        """Runs of pairs that are matched together, within what is to be in memory at once."""
+        group: list[ImagePair] = []
+        n_pixels = 0
+        for pair in pairs:
+            height, width = _query_hw(pair)
+            pair_pixels = height * width if pair.dense else 0
+            if group and (len(group) == _PAIRS_AT_ONCE or n_pixels + pair_pixels > _PIXELS_AT_ONCE[self.device.type]):
+                yield group
+                group, n_pixels = [], 0
+            group.append(pair)
+            n_pixels += pair_pixels
+        if group:
+            yield group
 
     def _squash(self, rgb: RGB) -> Float[Tensor, "1 3 h w"]:
         """The image as the network takes it: normalised first, then brought to its square."""
@@ -100,27 +202,35 @@ class NemfMatcher(Matcher):
         size = (self.model.image_size, self.model.image_size)
         return F.interpolate(normalised, size, mode="bicubic", align_corners=True)
 
-    def _refine(
-        self,
-        encoded: Encoded,
-        field_norm: Float[Tensor, "1 2 h w"],
-        query_xy_px: Float[Tensor, "n 2"],
-        query_hw: tuple[int, int],
-    ) -> tuple[Float[Tensor, "n 2"], Float[Tensor, " n"]]:
-        """The normalised reference points of query points, and their confidence; in tiles of one size."""
-        n_points, tile = len(query_xy_px), TILE[self.device.type]
-        if n_points == 0:
-            return query_xy_px, query_xy_px[:, 0]
-        found_xy_norm, confidence = [], []
-        for xy_px in F.pad(query_xy_px, (0, 0, 0, -n_points % tile)).split(tile):
-            score = partial(self.model.score, encoded, target_xy_norm=px_to_norm(xy_px, query_hw)[None])
-            xy_norm = refine(
-                score,
-                sample_field(field_norm, xy_px[None]),
-                self.search.refine_steps,
-                self.search.refine_lr,
-                self.search.radius_norm,
-            )
-            found_xy_norm.append(xy_norm[0])
-            confidence.append(score(xy_norm)[0].sigmoid())
-        return torch.cat(found_xy_norm)[:n_points], torch.cat(confidence)[:n_points]
+    def _points_px(self, pair: ImagePair) -> Float[Tensor, "k 2"]:
+        """The query points, those outside brought to the edge."""
+        height, width = _query_hw(pair)
+        points = np.zeros((0, 2), np.float32) if pair.query_xy_px is None else pair.query_xy_px
+        inside = np.clip(points, 0, np.array([width - 1, height - 1], np.float32))
+        return torch.from_numpy(inside).to(self.device)
+
+    def _flow_px(self, pair: ImagePair) -> Float[Tensor, "n 2"]:
+        """The pixels of the flow, none where none is wanted."""
+        grid = pixel_grid(_query_hw(pair)) if pair.dense else torch.zeros(0, 2)
+        return grid.view(-1, 2).to(self.device)
+
+
+def _match(pair: ImagePair, found_xy_norm: Float[Tensor, "n 2"], confidence: Float[Tensor, " n"]) -> Match:
+    """The answer, from what was found for the points and then for the pixels of the flow."""
+    hw = _query_hw(pair)
+    found_xy_px = norm_to_px(found_xy_norm.cpu(), (pair.reference_rgb.shape[0], pair.reference_rgb.shape[1]))
+    n_points = 0 if pair.query_xy_px is None else len(pair.query_xy_px)
+    flow_px = flow_confidence = None
+    if pair.dense:
+        flow_px = (found_xy_px[n_points:].view(*hw, 2) - pixel_grid(hw)).numpy()
+        flow_confidence = confidence[n_points:].cpu().view(hw).numpy()
+    return Match(
+        reference_xy_px=found_xy_px[:n_points].numpy(),
+        point_confidence=confidence[:n_points].cpu().numpy(),
+        flow_px=flow_px,
+        flow_confidence=flow_confidence,
+    )
+
+
+def _query_hw(pair: ImagePair) -> tuple[int, int]:
+    return pair.query_rgb.shape[0], pair.query_rgb.shape[1]

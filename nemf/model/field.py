@@ -1,6 +1,7 @@
 """The matching field: how well a place in the source suits a place in the target, at any real-valued coordinates."""
 
 import math
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
@@ -48,18 +49,36 @@ class Field(nn.Module):
         phi = sample_quadrilinear(cost_features, source_xy_norm, target_xy_norm)
         if not positional_gradient:
             source_xy_norm, target_xy_norm = source_xy_norm.detach(), target_xy_norm.detach()
-        source, target = self._encode(source_xy_norm), self._encode(target_xy_norm)
+        source, target = self.encode(source_xy_norm), self.encode(target_xy_norm)
         h = self.fc_p(torch.cat([source, target], dim=-1))
-        for fc_c, block in zip(self.fc_c, self.blocks, strict=True):
+        for fc_c, block in self.layers():
             h = block(h + fc_c(phi))
         return self.fc_out(F.relu(h))[..., 0]
 
-    def _encode(self, xy_norm: Float[Tensor, "*n 2"]) -> Float[Tensor, "*n d"]:
+    def layers(self) -> "Iterator[tuple[nn.Linear, ResidualBlock]]":
+        """What takes in the cost features before each block, and the block."""
+        for fc_c, block in zip(self.fc_c, self.blocks, strict=True):
+            assert isinstance(fc_c, nn.Linear)
+            assert isinstance(block, ResidualBlock)
+            yield fc_c, block
+
+    def encode(self, xy_norm: Float[Tensor, "*n 2"]) -> Float[Tensor, "*n d"]:
         """All sines (x's, then y's), all cosines, and the coordinates themselves, shifted to be positive."""
         z = 2 * xy_norm + 3
-        frequencies = torch.linspace(1, 2**9, self.n_frequencies, dtype=z.dtype, device=z.device)
-        angles = (z[..., None] * frequencies).flatten(-2)
+        angles = (z[..., None] * self._frequencies(z)).flatten(-2)
         return torch.cat([angles.sin(), angles.cos(), z], dim=-1)
+
+    def encode_backward(self, xy_norm: Float[Tensor, "*n 2"], to_code: Float[Tensor, "*n d"]) -> Float[Tensor, "*n 2"]:
+        """The derivative with respect to the coordinates, from that with respect to their encoding."""
+        z = 2 * xy_norm + 3
+        frequencies = self._frequencies(z)
+        angles = z[..., None] * frequencies
+        sines, cosines, itself = to_code.split([angles[0].numel(), angles[0].numel(), 2], dim=-1)
+        to_angles = sines.view_as(angles) * angles.cos() - cosines.view_as(angles) * angles.sin()
+        return 2 * ((to_angles * frequencies).sum(dim=-1) + itself)
+
+    def _frequencies(self, like: Tensor) -> Float[Tensor, " k"]:
+        return torch.linspace(1, 2**9, self.n_frequencies, dtype=like.dtype, device=like.device)
 
 
 class ResidualBlock(nn.Module):

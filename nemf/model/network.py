@@ -4,24 +4,46 @@ Neural Matching Fields for Semantic Correspondence, Hong et al., NeurIPS 2022. T
 lives on the *target* and answers with places in the *source*.
 """
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from nemf.model.backbone import Backbone
 from nemf.model.cost_encoder import CostEncoder, soft_argmax
 from nemf.model.field import Field
-
-TILE = {"cpu": 512, "cuda": 65536}
-"""Queries are scored in tiles of this one size: kernels round differently for different shapes."""
+from nemf.model.scorer import TargetScorer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Encoded:
-    """What the network knows of a batch of pairs. Cells are numbered row by row."""
+class EncodedField:
+    """What the search needs to know of a batch of pairs. Cells are numbered row by row."""
+
+    refined_mean: Float[Tensor, "b source target"]
+    """How well source cells suit target cells: the refined correlation's mean over its channels."""
+    cost_features: Float[Tensor, "b channel hs ws ht wt"]
+    """What the field interpolates."""
+
+    def pairs(self, first: int, last: int) -> "EncodedField":
+        """Those from `first` up to, not including, `last`."""
+        return EncodedField(refined_mean=self.refined_mean[first:last], cost_features=self.cost_features[first:last])
+
+    @staticmethod
+    def joined(batches: Sequence["EncodedField"]) -> "EncodedField":
+        """One batch of all pairs. The channels of its cost features are adjacent in memory, for fast interpolation."""
+        return EncodedField(
+            refined_mean=torch.cat([batch.refined_mean for batch in batches]),
+            cost_features=torch.cat([batch.cost_features.movedim(1, -1) for batch in batches]).movedim(-1, 1),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Encoded(EncodedField):
+    """All that the network knows of a batch of pairs."""
 
     features_source: list[Tensor]
     """Feature maps (B, c_l, h_l, w_l) of the source images."""
@@ -31,12 +53,8 @@ class Encoded:
     """Embedded correlation after soft mutual nearest neighbour: source cells x target cells."""
     refined: Float[Tensor, "b channel source target"]
     """The correlation refined by the transformer."""
-    refined_mean: Float[Tensor, "b source target"]
-    """Its mean over the channels."""
     coarse_flow: Float[Tensor, "b 2 h w"]
     """Normalised source (x, y) of every target cell, as trained by the flow loss."""
-    cost_features: Float[Tensor, "b channel hs ws ht wt"]
-    """What the field interpolates."""
 
 
 class NeMF(nn.Module):
@@ -80,7 +98,7 @@ class NeMF(nn.Module):
 
     def score(
         self,
-        encoded: Encoded,
+        encoded: EncodedField,
         source_xy_norm: Float[Tensor, "_ _ _"],
         target_xy_norm: Float[Tensor, "_ _ _"],
         *,
@@ -89,8 +107,9 @@ class NeMF(nn.Module):
         """The logit of how well each source point suits its target point; its sigmoid is the matching score.
 
         source_xy_norm, target_xy_norm: (B, N, 2). A point's logit does not depend on the other points nor on the batch.
-        positional_gradient: let the gradient with respect to the coordinates flow through their encoding too. As
+        positional_gradient: let the gradient with respect to the source points flow through their encoding too. As
             published it flows only through the interpolation of the cost features.
+        No gradient flows to the target points and the weights: to train, call `field`.
         Raises ValueError where batches or numbers of points differ.
         """
         expected = (len(encoded.cost_features), source_xy_norm.shape[1], 2)
@@ -99,36 +118,28 @@ class NeMF(nn.Module):
                 f"points of {expected[0]} encoded pairs must have shape {expected}; got source "
                 f"{tuple(source_xy_norm.shape)}, target {tuple(target_xy_norm.shape)}"
             )
-        if source_xy_norm.shape[1] == 0:
-            return source_xy_norm[..., 0]
-        return torch.stack(
-            [
-                self._score_pair(features[None], source, target, positional_gradient)
-                for features, source, target in zip(encoded.cost_features, source_xy_norm, target_xy_norm, strict=True)
-            ]
+        pair = torch.arange(expected[0], device=source_xy_norm.device).repeat_interleave(expected[1])
+        scorer = self.scorer(encoded, pair, target_xy_norm.flatten(0, 1), positional_gradient=positional_gradient)
+        number = torch.arange(len(pair), device=pair.device)
+        return scorer(source_xy_norm.flatten(0, 1), number).view(expected[:2])
+
+    def scorer(
+        self,
+        encoded: EncodedField,
+        pair: Int64[Tensor, " m"],
+        target_xy_norm: Float[Tensor, "m 2"],
+        *,
+        positional_gradient: bool = False,
+    ) -> TargetScorer:
+        """`score` at target points of the encoded pairs that are prepared once, and then called by number."""
+        return TargetScorer(
+            self.field, encoded.cost_features, pair, target_xy_norm, positional_gradient=positional_gradient
         )
 
-    def _score_pair(
-        self,
-        cost_features: Float[Tensor, "1 c hs ws ht wt"],
-        source_xy_norm: Float[Tensor, "n 2"],
-        target_xy_norm: Float[Tensor, "n 2"],
-        positional_gradient: bool,
-    ) -> Float[Tensor, " n"]:
-        n_points = len(source_xy_norm)
-        tile = TILE[cost_features.device.type]
-        padding = (0, 0, 0, -n_points % tile)
-        tiles = zip(F.pad(source_xy_norm, padding).split(tile), F.pad(target_xy_norm, padding).split(tile), strict=True)
-        logits = [
-            self.field(cost_features, source[None], target[None], positional_gradient=positional_gradient)[0]
-            for source, target in tiles
-        ]
-        return torch.cat(logits)[:n_points]
 
-
-def initial_field(encoded: Encoded, target_hw: tuple[int, int]) -> Float[Tensor, "b 2 h w"]:
+def initial_field(encoded: EncodedField, target_hw: tuple[int, int]) -> Float[Tensor, "b 2 h w"]:
     """Where the search starts: the normalised source (x, y) of every pixel of targets of size `target_hw`."""
-    side = encoded.coarse_flow.shape[-1]
-    centres = torch.linspace(-1, 1, side, device=encoded.refined_mean.device, dtype=encoded.refined_mean.dtype)
-    coarse = soft_argmax(encoded.refined_mean, centres, centres)
+    mean = encoded.refined_mean
+    centres = torch.linspace(-1, 1, math.isqrt(mean.shape[-1]), device=mean.device, dtype=mean.dtype)
+    coarse = soft_argmax(mean, centres, centres)
     return F.interpolate(coarse, target_hw, mode="bilinear", align_corners=True)

@@ -1,34 +1,42 @@
-"""PatchMatch over a score: good places spread to neighbouring pixels, and random steps improve them."""
+"""PatchMatch over a score: good places spread to neighbouring pixels, and random steps improve them.
+
+`patchmatch` searches whole grids of one size; `search_pixels` is the algorithm itself, over any list of pixels.
+"""
+
+from functools import partial
+from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from nemf.coordinates import pixel_grid, px_to_norm
-from nemf.search.cone import steps_to_points
 from nemf.search.noise import uniform
-from nemf.search.score import ScoreFn
+from nemf.search.pixels import Pixels, pixels_around
+from nemf.search.score import ScoreFn, TargetScoreFn
 
-FieldNorm = Float[Tensor, "b 2 h w"]
+
+@runtime_checkable
+class Draw(Protocol):
+    """Two numbers in [0, 1) for the random step of each pixel in an iteration."""
+
+    def __call__(self, iteration: int, pixel: Int64[Tensor, " n"]) -> Float[Tensor, "n 2"]:
+        """Draws of pixels known by number, which depend on nothing but these arguments."""
+        ...
 
 
 @torch.no_grad()
 def patchmatch(
     score: ScoreFn,
-    initial_field_norm: FieldNorm,
+    initial_field_norm: Float[Tensor, "b 2 h w"],
     iterations: int = 20,  # the paper says 10; 20 is what the published code runs
     radius_norm: float = 0.1,
     noise: Float[Tensor, "_ _ _ _ _"] | None = None,
     *,
     pair_keys: Int64[Tensor, " b"] | None = None,
     points_px: Float[Tensor, "b k 2"] | None = None,
-) -> FieldNorm:
-    """The place in the source with the best score found for every target pixel.
-
-    One iteration, for all pixels at once: the best of a pixel's own place and those of its left, right, upper and lower
-    neighbours (mirrored at the border; the first of equals); then a uniformly random step of up to `radius_norm` in x
-    and y, if it scores better; then both coordinates are brought to within `radius_norm` of their initial values.
+) -> Float[Tensor, "b 2 h w"]:
+    """The place in the source with the best score found for every target pixel; how, says `search_pixels`.
 
     score: called with the normalised coordinates of source points and of the target pixels they are tried at.
     initial_field_norm: normalised source (x, y) of every target pixel.
@@ -38,76 +46,126 @@ def patchmatch(
         elsewhere it is not defined.
     Raises ValueError for noise of another shape and numbers out of range.
     """
-    batch, _, height, width = initial_field_norm.shape
-    if iterations < 0 or not radius_norm > 0:
-        raise ValueError(f"iterations must be at least 0 and radius_norm above 0; got {iterations}, {radius_norm}")
-    if noise is not None and noise.shape != (iterations, batch, height, width, 2):
+    batch, _, *hw = initial_field_norm.shape
+    if noise is not None and noise.shape != (iterations, batch, *hw, 2):
         raise ValueError(
-            f"noise must have shape {(iterations, batch, height, width, 2)}, (iterations, B, H, W, 2); "
-            f"got {tuple(noise.shape)}"
+            f"noise must have shape {(iterations, batch, *hw, 2)}, (iterations, B, H, W, 2); got {tuple(noise.shape)}"
         )
     device = initial_field_norm.device
     if pair_keys is None:
         pair_keys = torch.zeros(batch, dtype=torch.int64, device=device)
-    target = px_to_norm(pixel_grid((height, width)), (height, width)).to(initial_field_norm)
-    target = target.view(1, -1, 2).expand(batch, -1, -1)
-    neighbours = _neighbours((height, width)).to(device)
-    initial = initial_field_norm.flatten(2).transpose(1, 2).contiguous()
-    steps = None if points_px is None else steps_to_points(points_px, (height, width), iterations).flatten(1)
+    points = [None] * batch if points_px is None else list(points_px)
+    pixels = pixels_around([(hw[0], hw[1])] * batch, points, iterations, device)
+    found = search_pixels(
+        partial(_score_in_rectangles, score, pixels, pixels.xy_norm.to(initial_field_norm)),
+        pixels,
+        pixels.pick(list(initial_field_norm)),
+        iterations,
+        radius_norm,
+        partial(counter_based, pair_keys, pixels) if noise is None else partial(_given, noise, pixels),
+    )
+    return torch.stack(pixels.put(found, list(initial_field_norm)))
 
-    def active_at(iteration: int) -> Int64[Tensor, "b n"]:
-        """The pixels that iteration has to compute."""
-        if steps is None:
-            return torch.arange(height * width, device=device).expand(batch, -1)
-        return _indices(steps <= iterations - 1 - iteration)
 
-    place = initial.clone()
-    logit = initial.new_full((batch, height * width), -torch.inf)
-    unscored = active_at(0)
+@torch.no_grad()
+def search_pixels(
+    score: TargetScoreFn,
+    pixels: Pixels,
+    initial_xy_norm: Float[Tensor, "p 2"],
+    iterations: int,
+    radius_norm: float,
+    draw: Draw,
+    *,
+    start_xy_norm: Float[Tensor, "p 2"] | None = None,
+    radius_decay: float = 1.0,
+    neighbour_offset: bool = False,
+) -> Float[Tensor, "p 2"]:
+    """The place in the source with the best score found for each pixel.
+
+    One iteration, for all pixels at once: the best of a pixel's own place and those of its left, right, upper and lower
+    neighbours (the first of equals); then a uniformly random step of up to `radius_norm` in x and y, if it scores
+    better; then both coordinates are brought to within `radius_norm` of their initial values. A place is not scored
+    where it is known to lose: the pixel's own, and one the neighbour had already when it lost before.
+
+    score: logits of places at pixels, which are known by number.
+    initial_xy_norm: normalised source (x, y) of every pixel.
+    start_xy_norm: places to begin with, by default the initial ones.
+    radius_decay: what the radius of the random steps is multiplied by after each iteration; as published it stays.
+    neighbour_offset: try a neighbour's place moved by as much as the pixel lies beside that neighbour, as PatchMatch
+        does elsewhere; as published, the very same place.
+    Raises ValueError for numbers out of range.
+    """
+    if iterations < 0 or not radius_norm > 0 or not 0 < radius_decay <= 1:
+        raise ValueError(
+            "iterations must be at least 0, radius_norm above 0 and radius_decay above 0 and at most 1; "
+            f"got {iterations}, {radius_norm}, {radius_decay}"
+        )
+    place = (initial_xy_norm if start_xy_norm is None else start_xy_norm).clone()
+    position = pixels.xy_norm.to(place)
+    logit = place.new_full((len(place),), -torch.inf)
+    moved = torch.ones_like(logit, dtype=torch.bool)  # since its neighbours looked at it
+    lowered = moved.clone()  # its score is not known, and any place may beat it
+
     for iteration in range(iterations):
-        logit.scatter_(1, unscored, score(_pick(place, unscored), _pick(target, unscored)))
-        active = active_at(iteration)
-        target_xy, best, best_logit = _pick(target, active), _pick(place, active), logit.gather(1, active)
+        active = (pixels.steps < iterations - iteration).nonzero()[:, 0]
+        unknown = active[lowered[active]]
+        logit[unknown] = score(place[unknown], unknown)
+        best, best_logit = place[active], logit[active]
 
-        candidates = [_pick(place, direction[active]) for direction in neighbours]
-        scored = score(torch.cat(candidates, dim=1), torch.cat([target_xy] * len(candidates), dim=1))
-        for candidate, candidate_logit in zip(candidates, scored.chunk(len(candidates), dim=1), strict=True):
-            better = candidate_logit > best_logit
-            best = torch.where(better[..., None], candidate, best)
-            best_logit = torch.where(better, candidate_logit, best_logit)
+        neighbours = pixels.neighbours[active]
+        candidates = place[neighbours]
+        if neighbour_offset:
+            candidates = candidates + (position[active, None] - position[neighbours])
+        untried = (moved[neighbours] | lowered[active, None]) & (candidates != best[:, None]).any(dim=-1)
+        row, side = untried.nonzero(as_tuple=True)
+        candidate_logits = logit.new_full(untried.shape, -torch.inf)
+        candidate_logits[row, side] = score(candidates[row, side], active[row])
+        for candidate, candidate_logit in zip(candidates.unbind(1), candidate_logits.unbind(1), strict=True):
+            best, best_logit = _better(best, best_logit, candidate, candidate_logit)
 
-        draw = uniform(pair_keys, iteration, active) if noise is None else _pick(noise[iteration].flatten(1, 2), active)
-        candidate = best + 2 * radius_norm * (draw - 0.5)
-        candidate_logit = score(candidate, target_xy)
-        better = candidate_logit > best_logit
-        best = torch.where(better[..., None], candidate, best)
-        best_logit = torch.where(better, candidate_logit, best_logit)
+        step = 2 * radius_norm * radius_decay**iteration * (draw(iteration, active) - 0.5)
+        best, best_logit = _better(best, best_logit, best + step, score(best + step, active))
 
-        start = _pick(initial, active)
-        clamped = best.maximum(start - radius_norm).minimum(start + radius_norm)
-        place.scatter_(1, active[..., None].expand(-1, -1, 2), clamped)
-        logit.scatter_(1, active, best_logit)
-        unscored = active.gather(1, _indices((clamped != best).any(dim=-1)))
-    return place.transpose(1, 2).unflatten(2, (height, width))
-
-
-def _neighbours(hw: tuple[int, int]) -> Int64[Tensor, "4 pixels"]:
-    """The left, right, upper and lower neighbour of every pixel, mirrored at the border."""
-    y, x = torch.meshgrid(torch.arange(hw[0]), torch.arange(hw[1]), indexing="ij")
-
-    def mirrored(index: Int64[Tensor, "h w"], size: int) -> Int64[Tensor, "h w"]:
-        last = size - 1
-        return (last - (last - index.abs()).abs()).clamp(min=0)
-
-    left, right = (y * hw[1] + mirrored(x + step, hw[1]) for step in (-1, 1))
-    upper, lower = (mirrored(y + step, hw[0]) * hw[1] + x for step in (-1, 1))
-    return torch.stack([left, right, upper, lower]).flatten(1)
+        clamped = best.maximum(initial_xy_norm[active] - radius_norm).minimum(initial_xy_norm[active] + radius_norm)
+        moved[active] = (clamped != place[active]).any(dim=-1)
+        lowered[active] = (clamped != best).any(dim=-1)
+        place[active], logit[active] = clamped, best_logit
+    return place
 
 
-def _pick(values: Float[Tensor, "b pixels 2"], index: Int64[Tensor, "b n"]) -> Float[Tensor, "b n 2"]:
-    return values.gather(1, index[..., None].expand(-1, -1, 2))
+def counter_based(
+    pair_keys: Int64[Tensor, " b"], pixels: Pixels, iteration: int, pixel: Int64[Tensor, " n"]
+) -> Float[Tensor, "n 2"]:
+    """Draws by nemf.search.noise.uniform, a function of pair, iteration and place in the image."""
+    return uniform(pair_keys[pixels.image[pixel]], iteration, pixels.index[pixel][:, None])[:, 0]
 
 
-def _indices(mask: Bool[Tensor, "b n"]) -> Int64[Tensor, "b m"]:
-    """Where each row is true; shorter rows are filled up with 0, to be computed for nothing."""
-    return pad_sequence([row.nonzero()[:, 0] for row in mask], batch_first=True)
+def _given(
+    noise: Float[Tensor, "_ _ _ _ _"], pixels: Pixels, iteration: int, pixel: Int64[Tensor, " n"]
+) -> Float[Tensor, "n 2"]:
+    return noise[iteration].flatten(1, 2)[pixels.image[pixel], pixels.index[pixel]]
+
+
+def _better(
+    best: Float[Tensor, "n 2"],
+    best_logit: Float[Tensor, " n"],
+    candidate: Float[Tensor, "n 2"],
+    candidate_logit: Float[Tensor, " n"],
+) -> tuple[Float[Tensor, "n 2"], Float[Tensor, " n"]]:
+    """The candidate where its logit is greater."""
+    better = candidate_logit > best_logit
+    return torch.where(better[:, None], candidate, best), torch.where(better, candidate_logit, best_logit)
+
+
+def _score_in_rectangles(
+    score: ScoreFn,
+    pixels: Pixels,
+    target_xy_norm: Float[Tensor, "p 2"],
+    source_xy_norm: Float[Tensor, "n 2"],
+    target: Int64[Tensor, " n"],
+) -> Float[Tensor, " n"]:
+    """Scores by a ScoreFn, which takes as many points of every pair: shorter rows are filled up for nothing."""
+    counts = pixels.image[target].bincount(minlength=len(pixels.sizes)).tolist()
+    listed = source_xy_norm.split(counts), target_xy_norm[target].split(counts)
+    logits = score(*(pad_sequence(list(rows), batch_first=True) for rows in listed))
+    return torch.cat([row[:count] for row, count in zip(logits, counts, strict=True)])

@@ -2,7 +2,7 @@
 
 from typing import Protocol, runtime_checkable
 
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 
@@ -18,6 +18,15 @@ class ScoreFn(Protocol):
         self, source_xy_norm: Float[Tensor, "b n 2"], target_xy_norm: Float[Tensor, "b n 2"]
     ) -> Float[Tensor, "b n"]:
         """Logits of b pairs of images with n pairs of points each."""
+        ...
+
+
+@runtime_checkable
+class TargetScoreFn(Protocol):
+    """A ScoreFn whose target points are known beforehand, and called by number."""
+
+    def __call__(self, source_xy_norm: Float[Tensor, "n 2"], target: Int64[Tensor, " n"]) -> Float[Tensor, " n"]:
+        """Logits of source points, each at the target point of that number."""
         ...
 
 

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -83,11 +84,11 @@ def test_images_of_one_pixel(matcher: NemfMatcher):
 
 def test_the_fingerprint_tells_weights_and_search(model: NeMF, matcher: NemfMatcher):
     cpu = torch.device("cpu")
-    assert NemfMatcher("other", model, cpu, matcher.search).fingerprint == matcher.fingerprint
+    assert NemfMatcher("other", model, cpu, matcher.config).fingerprint == matcher.fingerprint
     assert NemfMatcher("nemf", model, cpu).fingerprint != matcher.fingerprint
     for seed, heads in ((4, 2), (3, 3)):
         other = from_official_state_dict(official_state_dict(official_shapes(**SMALL), seed), heads)
-        assert NemfMatcher("nemf", other, cpu, matcher.search).fingerprint != matcher.fingerprint
+        assert NemfMatcher("nemf", other, cpu, matcher.config).fingerprint != matcher.fingerprint
 
 
 def test_loaded_from_its_folder(model: NeMF, tmp_path: Path):
@@ -100,3 +101,48 @@ def test_loaded_from_its_folder(model: NeMF, tmp_path: Path):
         load_matcher(str(tmp_path / "nemf"), backbone_weights="x.safetensors")
     with pytest.raises(FileNotFoundError, match=r"config\.json is missing; there is nemf"):
         load_matcher(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"neighbour_offset": True, "radius_decay": 0.8},
+        {"grid_strides": (4, 2, 1)},
+        {"positional_gradient": True, "refine_lr": 0.01},
+    ],
+)
+def test_options_change_the_answer_and_keep_its_rules(model: NeMF, matcher: NemfMatcher, options: dict[str, object]):
+    """Points get exactly the flow of their pixels, in any batch, by other fingerprints and other answers."""
+    changed = NemfMatcher("nemf", model, torch.device("cpu"), replace(matcher.config, **options))
+    sparse, dense = changed.match_batch([pair(query_xy_px=POINTS), pair(dense=True)])
+    x, y = POINTS.astype(int).T
+    assert np.array_equal(sparse.reference_xy_px - POINTS, dense.flow_px[y, x])
+    assert same(sparse, changed.match_batch([pair(query_xy_px=POINTS)])[0])
+    assert not same(sparse, matcher.match_batch([pair(query_xy_px=POINTS)])[0])
+    assert changed.fingerprint != matcher.fingerprint
+
+
+def test_many_pairs_of_any_sizes_are_matched_as_if_alone(matcher: NemfMatcher):
+    """More than one group of pairs, dense and not, of different sizes and aspects."""
+    pairs = [
+        ImagePair(
+            query_rgb=noise(5 + 7 * i, 60 - 5 * i, seed=i),
+            reference_rgb=noise(40 - 3 * i, 9 + i, seed=50 + i),
+            pair_id=str(i),
+            query_xy_px=np.float32([[i, 2], [4.5, i / 3]])[: i % 3],
+            dense=i % 4 == 0,
+        )
+        for i in range(11)
+    ]
+    together = matcher.match_batch(pairs)
+    assert all(same(match, matcher.match_batch([one])[0]) for match, one in zip(together, pairs, strict=True))
+
+
+def test_search_options_that_will_not_do():
+    with pytest.raises(ValueError, match="refine_lr must be above 0; got 0"):
+        SearchConfig(refine_lr=0.0)
+    with pytest.raises(ValueError, match="radius_decay must be above 0 and at most 1; got 1"):
+        SearchConfig(radius_decay=1.5)
+    for strides in ((), (4, 2), (2, 4, 1), (2, 1, 1)):
+        with pytest.raises(ValueError, match="grid_strides must be whole numbers that fall to 1"):
+            SearchConfig(grid_strides=strides)

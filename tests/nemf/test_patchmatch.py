@@ -2,13 +2,16 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nemf.coordinates import pixel_grid, px_to_norm
+from nemf.search.coarse_to_fine import grids, start_from
 from nemf.search.cone import steps_to_points
 from nemf.search.noise import pair_key, uniform
-from nemf.search.patchmatch import patchmatch
+from nemf.search.patchmatch import counter_based, patchmatch, search_pixels
+from nemf.search.pixels import Pixels, pixels_around
 
 HW = (9, 13)
 
@@ -26,7 +29,7 @@ class Paraboloid:
         self.n_queries = 0
 
     def __call__(self, source_xy_norm: torch.Tensor, target_xy_norm: torch.Tensor) -> torch.Tensor:
-        self.n_queries += source_xy_norm.shape[0] * source_xy_norm.shape[1]
+        self.n_queries += source_xy_norm.numel() // 2
         return -(source_xy_norm - affine(target_xy_norm)).square().sum(dim=-1)
 
 
@@ -113,8 +116,8 @@ def test_the_cone_asks_for_the_diamonds_only():
     hw = (21, 21)
     score = Paraboloid()
     patchmatch(score, true_field(hw), iterations=3, points_px=torch.tensor([[[10.0, 10.0]]]))
-    own, pixels = 13, 13 + 5 + 1
-    assert score.n_queries == own + 5 * pixels
+    own, neighbours, steps = 13, 4 * 13, 13 + 5 + 1
+    assert score.n_queries == own + neighbours + steps  # nothing moves, so neighbours are tried once
 
 
 def test_steps_to_points_are_the_distances_by_hand():
@@ -163,3 +166,122 @@ def test_inputs_that_will_not_do():
         patchmatch(Paraboloid(), true_field(HW), 2, noise=torch.zeros(3, 1, *HW, 2))
     with pytest.raises(ValueError, match="iterations must be at least 0"):
         patchmatch(Paraboloid(), true_field(HW), -1)
+
+
+def plain_patchmatch(score: Paraboloid, field: torch.Tensor, noise: torch.Tensor, radius: float) -> torch.Tensor:
+    """The text of the algorithm: everything scored, every time."""
+    start = field
+    target = px_to_norm(pixel_grid(field.shape[2:]), field.shape[2:])[None]
+    for draw in noise:
+        padded = F.pad(field, (1, 1, 1, 1), mode="reflect")
+        sides = [padded[:, :, 1:-1, :-2], padded[:, :, 1:-1, 2:], padded[:, :, :-2, 1:-1], padded[:, :, 2:, 1:-1]]
+        candidates = torch.stack([field, *sides]).permute(0, 1, 3, 4, 2)
+        logits = torch.stack([score(c, target) for c in candidates])
+        best = torch.where(
+            logits.max(0).values[..., None] == logits[0][..., None],
+            candidates[0],
+            candidates.gather(0, logits.argmax(0)[None, ..., None].expand(1, -1, -1, -1, 2))[0],
+        )
+        step = best + 2 * radius * (draw - 0.5)
+        best = torch.where((score(step, target) > logits.max(0).values)[..., None], step, best)
+        field = best.permute(0, 3, 1, 2).maximum(start - radius).minimum(start + radius)
+    return field
+
+
+@pytest.mark.parametrize("radius", [0.02, 0.1])
+def test_scores_that_are_known_are_not_asked_for_and_not_missed(radius: float):
+    """The same answer as from scoring all six candidates of all pixels, where clamps are frequent and where not."""
+    start, noise = rough((16, 18), size=0.3), torch.rand(12, 1, 16, 18, 2, generator=torch.Generator().manual_seed(5))
+    plain, thrifty = Paraboloid(), Paraboloid()
+    expected = plain_patchmatch(plain, start, noise, radius)
+    assert torch.equal(patchmatch(thrifty, start, 12, radius, noise), expected)
+    assert plain.n_queries == 6 * 12 * 16 * 18
+    assert thrifty.n_queries < plain.n_queries
+
+
+def every_pixel(*sizes: tuple[int, int]) -> Pixels:
+    return pixels_around(sizes, [None] * len(sizes), 0, torch.device("cpu"))
+
+
+def search(pixels: Pixels, start: list[torch.Tensor], iterations: int, **options: float) -> list[torch.Tensor]:
+    """Of the affine map, by a list of pixels."""
+    position, score = pixels.xy_norm, Paraboloid()
+    found = search_pixels(
+        lambda source, target: score(source[None], position[target][None])[0],
+        pixels,
+        pixels.pick(start),
+        iterations,
+        0.1,
+        lambda iteration, pixel: counter_based(torch.arange(len(start)), pixels, iteration, pixel),
+        **options,
+    )
+    return pixels.put(found, start)
+
+
+def test_images_of_any_sizes_are_searched_together_as_if_alone():
+    sizes = [(5, 9), (1, 1), (12, 4)]
+    start = [rough(hw)[0] for hw in sizes]
+    together = search(every_pixel(*sizes), start, 6)
+    for image, hw in enumerate(sizes):
+        alone = patchmatch(Paraboloid(), start[image][None], 6, pair_keys=torch.tensor([image]))
+        assert together[image].shape == (2, *hw)
+        assert torch.equal(together[image], alone[0])
+
+
+def test_a_neighbour_offset_continues_a_translation():
+    """One pixel knows where it is; all others learn it from their neighbours, exactly, without a random step."""
+    hw, shift = (5, 6), torch.tensor([0.02, -0.04])
+    grid = px_to_norm(pixel_grid(hw), hw)
+    pixels = every_pixel(hw)
+    position = pixels.xy_norm
+    start = grid.permute(2, 0, 1).clone()
+    start[:, 2, 3] += shift
+
+    def score(source_xy_norm: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        return -(source_xy_norm - position[target] - shift).abs().sum(dim=-1)
+
+    def still(iteration: int, pixel: torch.Tensor) -> torch.Tensor:
+        return torch.full((len(pixel), 2), 0.5)
+
+    found = search_pixels(score, pixels, pixels.pick([start]), 5, 0.1, still, neighbour_offset=True)
+    assert torch.allclose(found, position + shift, atol=1e-6)
+    as_published = search_pixels(score, pixels, pixels.pick([start]), 5, 0.1, still)
+    assert not torch.allclose(as_published, position + shift, atol=1e-2)
+
+
+def test_a_shrinking_radius_shortens_the_steps():
+    """A score without slope but for x: every step to the right is taken; the draws are 1, so steps are the radius."""
+    pixels = every_pixel((1, 1))
+    found = search_pixels(
+        lambda source, target: source[:, 0],
+        pixels,
+        torch.zeros(1, 2),
+        3,
+        0.1,
+        lambda iteration, pixel: torch.ones(1, 2),
+        radius_decay=0.5,
+        start_xy_norm=torch.tensor([[-0.1, -0.1]]),
+    )
+    assert torch.allclose(found, torch.full((1, 2), -0.1 + 0.1 + 0.05 + 0.025))
+
+
+def test_coarse_grids_lie_on_the_edges_of_the_image():
+    levels = grids([(9, 5), (3, 3)], [None, None], (4, 1), 2, torch.device("cpu"))
+    assert [pixels.sizes for pixels in levels] == [[(3, 2), (1, 1)], [(9, 5), (3, 3)]]
+    # a ramp on the coarse grid is the ramp on the fine one; the grid of one pixel is the same everywhere
+    coarse = [px_to_norm(pixel_grid((3, 2)), (3, 2)).permute(2, 0, 1), torch.full((2, 1, 1), 7.0)]
+    assert torch.allclose(
+        start_from(coarse, levels[1]), torch.cat([levels[1].xy_norm[: 9 * 5], torch.full((9, 2), 7.0)]), atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("iterations", [0, 1, 3])
+def test_a_coarse_grid_has_what_the_next_one_reads(iterations: int):
+    hw, points_px = (60, 80), torch.tensor([[3.0, 4.5], [6.0, 9.0]])
+    dense = grids([hw], [None], (4, 1), iterations, torch.device("cpu"))
+    cone = grids([hw], [points_px], (4, 1), iterations, torch.device("cpu"))
+    assert all(len(few) < len(many) for few, many in zip(cone, dense, strict=True))
+    start = [rough(dense[0].sizes[0])[0]]
+    coarse = [search(pixels, start, iterations) for pixels in (dense[0], cone[0])]
+    expected, found = (start_from(fields, cone[1]) for fields in coarse)
+    assert torch.equal(found, expected)

@@ -1,0 +1,52 @@
+"""Searching coarser grids first: each finer grid starts from what the coarser one found."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from nemf.search.pixels import Pixels, Size, pixels_around
+from nemf.search.sample import sample_field
+
+
+def grids(
+    sizes: Sequence[Size],
+    points_px: Sequence[Float[Tensor, "_ 2"] | None],
+    strides: Sequence[int],
+    iterations: int,
+    device: torch.device,
+) -> list[Pixels]:
+    """The pixels to search on the grid of each stride, in the order of `strides`, of which the last is 1.
+
+    A grid of stride s has ceil(h / s) x ceil(w / s) pixels, the outermost on the image's edges. Of the last grid there
+    is what the points depend on (None: all pixels), of the others what the next one reads as its start.
+    """
+    levels: list[Pixels] = []
+    wanted_px = list(points_px)
+    for stride in reversed(strides):
+        coarse = [(-(-h // stride), -(-w // stride)) for h, w in sizes]
+        if levels:
+            wanted_px = [
+                None if xy_px is None else read
+                for xy_px, read in zip(wanted_px, _positions(levels[-1], coarse), strict=True)
+            ]
+        levels.append(pixels_around(coarse, wanted_px, iterations, device))
+    return levels[::-1]
+
+
+def start_from(fields_norm: Sequence[Float[Tensor, "2 _ _"]], pixels: Pixels) -> Float[Tensor, "p 2"]:
+    """The values of coarser fields at the pixels."""
+    positions_px = _positions(pixels, [(field.shape[1], field.shape[2]) for field in fields_norm])
+    sampled = zip(fields_norm, positions_px, strict=True)
+    return torch.cat([sample_field(field[None], xy_px[None])[0] for field, xy_px in sampled])
+
+
+def _positions(pixels: Pixels, sizes: Sequence[Size]) -> list[Float[Tensor, "_ 2"]]:
+    """Where the pixels of each image lie on grids of other sizes over the same images, in pixels of those."""
+    per_image = pixels.xy_px.split(pixels.counts)
+    positions = []
+    for xy_px, fine, coarse in zip(per_image, pixels.sizes, sizes, strict=True):
+        scale = [(coarse[axis] - 1) / max(fine[axis] - 1, 1) for axis in (1, 0)]
+        positions.append(xy_px * xy_px.new_tensor(scale))
+    return positions

@@ -1,0 +1,78 @@
+import pytest
+import torch
+
+from nemf.model.field import Field
+from nemf.model.scorer import TILE, TargetScorer
+
+N_POINTS = 700  # more than a tile
+PAIR = torch.arange(2).repeat_interleave(N_POINTS)
+NUMBER = torch.arange(2 * N_POINTS)
+
+
+def random(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.rand(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+
+
+SOURCE, TARGET = 1.2 * random(2, N_POINTS, 2, seed=2), 1.2 * random(2, N_POINTS, 2, seed=3)
+"""Points of two pairs, some of them outside."""
+
+
+@pytest.fixture(scope="module")
+def field() -> Field:
+    torch.manual_seed(0)
+    return Field(cost_channels=4, hidden=8, n_blocks=2, n_frequencies=3).double().requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def volume() -> torch.Tensor:
+    return random(2, 4, 3, 5, 4, 2, seed=1)
+
+
+@pytest.mark.parametrize("positional_gradient", [False, True])
+def test_logits_and_gradients_are_those_of_the_field(field: Field, volume: torch.Tensor, positional_gradient: bool):
+    scorer = TargetScorer(field, volume, PAIR, TARGET.flatten(0, 1), positional_gradient=positional_gradient)
+    source = SOURCE.clone().requires_grad_()
+    expected = field(volume, source, TARGET, positional_gradient=positional_gradient)
+    found = scorer(source.flatten(0, 1), NUMBER).view(2, N_POINTS)
+    assert torch.allclose(found, expected)
+    weight = random(2, N_POINTS, seed=4)
+    gradients = [torch.autograd.grad((logits * weight).sum(), source)[0] for logits in (found, expected)]
+    assert gradients[1].abs().max() > 0.01
+    assert torch.allclose(*gradients)
+    with torch.no_grad():
+        assert torch.allclose(scorer(source.flatten(0, 1), NUMBER).view(2, N_POINTS), expected)
+
+
+def test_targets_are_known_by_number(field: Field, volume: torch.Tensor):
+    scorer = TargetScorer(field, volume, PAIR, TARGET.flatten(0, 1))
+    number, source_xy = torch.tensor([1399, 3, 3, 700]), SOURCE[0, :4]
+    expected = field(
+        volume[PAIR[number]], source_xy[:, None], TARGET.flatten(0, 1)[number][:, None], positional_gradient=False
+    )
+    assert torch.allclose(scorer(source_xy, number), expected[:, 0])
+
+
+@pytest.mark.parametrize("n_points", [1, 31, TILE["cpu"], TILE["cpu"] + 1])
+def test_a_logit_depends_on_nothing_beside_it(n_points: int):
+    """Bit by bit: among others, elsewhere in the call, and where its pair is the only one."""
+    torch.manual_seed(1)
+    field = Field(cost_channels=12, hidden=64, n_blocks=2, n_frequencies=10).requires_grad_(False)
+    volume, source, target = (
+        random(2, 12, 4, 4, 4, 4).float(),
+        SOURCE.float().flatten(0, 1),
+        TARGET.float().flatten(0, 1),
+    )
+    scorer = TargetScorer(field, volume, PAIR, target)
+    logits, gradients = scorer.with_gradient(source, NUMBER)
+    assert torch.equal(scorer(source, NUMBER), scorer(source.flip(0), NUMBER.flip(0)).flip(0))
+
+    chosen = N_POINTS + torch.randperm(N_POINTS)[:n_points]
+    alone = TargetScorer(field, volume[1:], torch.zeros_like(chosen), target[chosen])
+    some_logits, some_gradients = alone.with_gradient(source[chosen], torch.arange(len(chosen)))
+    assert torch.equal(some_logits, logits[chosen])
+    assert torch.equal(some_gradients, gradients[chosen])
+
+
+def test_no_points_have_no_logits(field: Field, volume: torch.Tensor):
+    scorer = TargetScorer(field, volume, PAIR[:0], TARGET[0, :0])
+    assert scorer(SOURCE[0, :0], NUMBER[:0]).shape == (0,)
