@@ -4,7 +4,7 @@
 
 CHECKPOINT_DIR holds model_best.pth and args.pkl, as the authors publish them. Nothing in them is run: a file that
 tries is refused. FOLDER gets model.safetensors and config.json, and is then the name of a matcher:
-`nemf pair a.jpg b.jpg --matcher FOLDER`. Cost: seconds, and 0.5 GB of memory.
+`nemf pair a.jpg b.jpg --matcher FOLDER`. Cost: seconds, and 1.6 GB of memory.
 """
 
 import sys
@@ -16,27 +16,31 @@ import tyro
 
 from jobs.command import run_command
 from nemf import checkpoints
+from pipeline import storage
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """Which checkpoint, and where to."""
 
-    checkpoint_dir: tyro.conf.Positional[Path]
-    """Folder with model_best.pth and args.pkl."""
-    out: Path
-    """Folder to write; must not hold a checkpoint yet."""
+    checkpoint_dir: tyro.conf.Positional[str]
+    """Folder with model_best.pth and args.pkl, path or URI."""
+    out: str
+    """Local folder to write; must not hold a checkpoint yet."""
 
 
 def run(config: Config) -> Path:
     """Import, write, and return the folder."""
-    if (config.out / "config.json").exists() or (config.out / "model.safetensors").exists():
-        raise FileExistsError(f"--out {config.out} holds a checkpoint already; name another folder")
+    if "://" in config.out:
+        raise ValueError(f"--out must be a local folder, which can be copied anywhere afterwards; got {config.out}")
+    out = Path(storage.absolute(config.out))
+    if (out / "config.json").exists() or (out / "model.safetensors").exists():
+        raise FileExistsError(f"--out {out} holds a checkpoint already; name another folder")
     model, sizes = checkpoints.import_official(config.checkpoint_dir)
-    checkpoints.save(config.out, model, sizes)
+    checkpoints.save(out, model, sizes)
     n_parameters = sum(tensor.numel() for tensor in model.state_dict().values())
-    print(f"{config.out}: {sizes.backbone}, {n_parameters / 1e6:.1f} M values")
-    return config.out
+    print(f"{out}: {sizes.backbone}, {n_parameters / 1e6:.1f} M values")
+    return out
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -16,7 +16,6 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -25,6 +24,7 @@ from tqdm import tqdm
 import nemf
 from jobs.command import Names, OverBudgetError, as_json, run_command
 from nemf import load_matcher
+from nemf.load import is_checkpoint
 from pipeline import storage
 from pipeline.attempts import Lease, acquire
 from pipeline.manifest import manifest_digest, manifest_files, read_ids
@@ -158,7 +158,7 @@ def _with_absolute_paths(config: Config) -> Config:
         config,
         pairs=storage.absolute(config.pairs),
         out=storage.absolute(config.out),
-        matcher=storage.absolute(config.matcher) if Path(config.matcher).is_dir() else config.matcher,
+        matcher=storage.absolute(config.matcher) if is_checkpoint(config.matcher) else config.matcher,
         image_root=config.image_root and storage.absolute(config.image_root),
         backbone_weights=config.backbone_weights and storage.absolute(config.backbone_weights),
     )

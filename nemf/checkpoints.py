@@ -1,5 +1,6 @@
 """Checkpoints of NeMF networks: a folder with model.safetensors and config.json, and official ones turned into it.
 
+Folders are read from any path or URI that fsspec reaches; credentials and endpoints are those of the environment.
 An official checkpoint is a folder with model_best.pth and args.pkl, both pickles. Neither is unpickled freely: the
 weights are read with weights_only, the arguments by an unpickler that knows argparse.Namespace and plain values only.
 """
@@ -8,18 +9,21 @@ import argparse
 import io
 import json
 import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, fields
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 import torch
 from safetensors.torch import save as as_safetensors
 
+from nemf.files import open_uri, os_errors
 from nemf.model.network import NeMF
 from nemf.model.official import from_official_state_dict, official_config
 from nemf.model.presets import NeMFConfig, build
-from nemf.model.weights_file import BackboneConfig, load_weights
+from nemf.model.weights_file import FIELDS, BackboneConfig, check_tensors, read_tensors
 
 __all__ = ["from_official_state_dict", "import_official", "load", "read_config", "save"]
 
@@ -39,22 +43,15 @@ def _is_size(value: Any) -> bool:
     return type(value) is int and 1 <= value <= 4096
 
 
-def _is_list(value: Any, kinds: tuple[type, ...], length: int | None = None) -> bool:
-    return isinstance(value, list) and all(type(v) in kinds for v in value) and length in (None, len(value))
-
-
 _SIZE = ("a whole number from 1 to 4096", _is_size)
-_THREE = ("three numbers", lambda value: _is_list(value, (int, float), 3))
-_EXPECTED = {
+_INDICES, _are_indices = FIELDS["out_indices"]
+_EXPECTED = FIELDS | {
     "backbone": ("the name of a backbone", lambda value: isinstance(value, str)),
     "embedding_channels": (
         "two whole numbers from 1 to 4096",
-        lambda value: _is_list(value, (int,), 2) and all(map(_is_size, value)),
+        lambda value: isinstance(value, list) and len(value) == 2 and all(map(_is_size, value)),
     ),
-    "create_kwargs": ("a JSON object", lambda value: isinstance(value, dict)),
-    "out_indices": ("a list of whole numbers or null", lambda value: value is None or _is_list(value, (int,))),
-    "mean": _THREE,
-    "std": _THREE,
+    "out_indices": (f"{_INDICES}, or null", lambda value: value is None or _are_indices(value)),
 }
 """What the fields of config.json hold; those not named hold a _SIZE."""
 
@@ -68,77 +65,82 @@ def save(folder: Path, model: NeMF, config: NeMFConfig) -> None:
     (folder / "config.json").write_text(content + "\n", encoding="utf-8")
 
 
-def load(folder: Path) -> NeMF:
-    """The network of a checkpoint folder, in eval mode.
+def load(folder: str | Path) -> NeMF:
+    """The network of a checkpoint folder, path or URI, in eval mode.
 
     Raises FileNotFoundError listing what is there where a file is missing, ValueError naming the field or the tensors
-    that do not fit.
+    that do not fit, and OSError where a store cannot be reached or says no.
     """
     config = read_config(folder)
-    try:
-        model = build(config)
-    except (RuntimeError, TypeError, ValueError) as error:
-        raise ValueError(f"{folder / 'config.json'}: no network can be built of these sizes: {error}") from error
-    load_weights(model, _file(folder, "model.safetensors"))
+    with _about(f"checkpoint folder {folder}"):
+        tensors = read_tensors(_read(folder, "model.safetensors"), "model.safetensors")
+        with torch.device("meta"), _about("config.json: no network can be built of these sizes"):
+            wanted = build(config).state_dict()  # takes no memory: config.json may claim any size
+        misfit = "model.safetensors does not fit the network of config.json; both must be of one checkpoint"
+        check_tensors(wanted, tensors, misfit)
+    model = build(config)
+    model.load_state_dict(tensors, strict=False)
     return model
 
 
-def read_config(folder: Path) -> NeMFConfig:
+def read_config(folder: str | Path) -> NeMFConfig:
     """The configuration of a checkpoint folder; raises as `load` does."""
-    path = _file(folder, "config.json")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: not JSON: {error}") from error
-    if not isinstance(content, dict) or content.pop("format", None) != _FORMAT:
-        raise ValueError(f"{path}: must be a JSON object whose format is {_FORMAT!r}")
-    backbone = _checked(path, "backbone_config.", BackboneConfig, content.pop("backbone_config", None))
-    return NeMFConfig(**_checked(path, "", NeMFConfig, content), backbone_config=BackboneConfig(**backbone))
+    with _about(f"checkpoint folder {folder}"):
+        data = _read(folder, "config.json")
+        with _about("config.json: not JSON"):
+            content = json.loads(data)
+        if not isinstance(content, dict) or content.pop("format", None) != _FORMAT:
+            raise ValueError(f"config.json: must be a JSON object whose format is {_FORMAT!r}")
+        backbone = _checked("backbone_config.", BackboneConfig, content.pop("backbone_config", None))
+        return NeMFConfig(**_checked("", NeMFConfig, content), backbone_config=BackboneConfig(**backbone))
 
 
-def import_official(folder: Path) -> tuple[NeMF, NeMFConfig]:
-    """The network of an official checkpoint folder, in eval mode, and its configuration.
+def import_official(folder: str | Path) -> tuple[NeMF, NeMFConfig]:
+    """The network of an official checkpoint folder, path or URI, in eval mode, and its configuration.
 
     Raises FileNotFoundError listing what is there where model_best.pth or args.pkl is missing, ValueError where one
     holds something else than it should, or where they contradict each other.
     """
-    weights = _file(folder, "model_best.pth")
-    arguments_file = _file(folder, "args.pkl")
-    arguments = read_arguments(arguments_file)
-    try:
-        with torch.serialization.safe_globals(_NUMPY_NUMBERS):
-            checkpoint = torch.load(weights, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        raise ValueError(f"{weights}: not a file of tensors that is safe to read: {_first_line(error)}") from error
-    state_dict = checkpoint.get("state_dict") if isinstance(checkpoint, dict) else None
-    if not isinstance(state_dict, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in state_dict.values()):
-        raise ValueError(f"{weights}: must hold a dict whose 'state_dict' is a dict of tensors")
-    heads = arguments.get("num_heads", 6)
-    if not _is_size(heads):
-        raise ValueError(f"{arguments_file}: num_heads must be {_SIZE[0]}; got {heads!r}")
-    hyperpixels = _hyperpixels(arguments_file, arguments.get("hyperpixel"))
-    config = official_config(state_dict, heads, hyperpixels)
-    told = {
-        "feature_size": config.feature_size,
-        "feature_proj_dim": config.projection_dim,
-        "depth": config.depth,
-        "mlp_ratio": config.mlp_ratio,
-    }
-    for name, found in told.items():
-        if arguments.get(name, found) != found:
-            raise ValueError(f"{arguments_file}: {name} is {arguments[name]!r}, but {weights.name} has {found}")
-    return from_official_state_dict(state_dict, heads, hyperpixels), config
+    with _about(f"checkpoint folder {folder}"):
+        arguments = read_arguments(_read(folder, "args.pkl"))
+        state_dict = _read_state_dict(_read(folder, "model_best.pth"))
+        heads = arguments.get("num_heads", 6)
+        hyperpixels = _hyperpixels(arguments.get("hyperpixel"))
+        if not _is_size(heads):
+            raise ValueError(f"args.pkl: num_heads must be {_SIZE[0]}; got {heads!r}")
+        config = official_config(state_dict, heads, hyperpixels)
+        told = {
+            "feature_size": config.feature_size,
+            "feature_proj_dim": config.projection_dim,
+            "depth": config.depth,
+            "mlp_ratio": config.mlp_ratio,
+        }
+        for name, found in told.items():
+            if arguments.get(name, found) != found:
+                raise ValueError(f"args.pkl: {name} is {arguments[name]!r}, but model_best.pth has {found}")
+        return from_official_state_dict(state_dict, heads, hyperpixels), config
 
 
-def read_arguments(path: Path) -> dict[str, Any]:
-    """What is in a pickled argparse.Namespace of plain values; ValueError for any other pickle, which runs nothing."""
+def read_arguments(data: bytes) -> dict[str, Any]:
+    """What is in a pickled argparse.Namespace of plain values; any other pickle is a ValueError and runs nothing."""
     try:
-        arguments = _NamespaceUnpickler(io.BytesIO(path.read_bytes())).load()
+        arguments = _NamespaceUnpickler(io.BytesIO(data)).load()
     except Exception as error:  # a hostile stream can break the unpickler in any way
-        raise ValueError(f"{path}: not a pickled argparse.Namespace of plain values: {_first_line(error)}") from error
+        raise ValueError(f"args.pkl: not a pickled argparse.Namespace of plain values: {_first_line(error)}") from error
     if not isinstance(arguments, argparse.Namespace):
-        raise ValueError(f"{path}: must hold an argparse.Namespace; holds a {type(arguments).__name__}")
+        raise ValueError(f"args.pkl: must hold an argparse.Namespace; holds a {type(arguments).__name__}")
     return vars(arguments)
+
+
+class _Sealed(type):
+    """A class that a stream cannot change: pickles may set attributes, of classes too."""
+
+    def __setattr__(cls, name: str, value: Any) -> None:
+        raise pickle.UnpicklingError(f"setting {cls.__name__}.{name} is refused")
+
+
+class _Namespace(argparse.Namespace, metaclass=_Sealed):
+    pass
 
 
 class _NamespaceUnpickler(pickle.Unpickler):
@@ -147,13 +149,38 @@ class _NamespaceUnpickler(pickle.Unpickler):
     def find_class(self, module_name: str, global_name: str) -> Any:
         if (module_name, global_name) != ("argparse", "Namespace"):
             raise pickle.UnpicklingError(f"{module_name}.{global_name} is refused")
-        return argparse.Namespace
+        return _Namespace
 
     def persistent_load(self, pid: Any) -> Any:
         raise pickle.UnpicklingError("persistent ids are refused")
 
 
-def _hyperpixels(path: Path, text: Any) -> list[int] | None:
+def _read_state_dict(data: bytes) -> dict[str, torch.Tensor]:
+    """The tensors of a model_best.pth."""
+    try:
+        with torch.serialization.safe_globals(_NUMPY_NUMBERS):
+            checkpoint = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except Exception as error:  # a hostile stream can break torch's unpickler in any way too
+        raise ValueError(f"model_best.pth: not a file of tensors that is safe to read: {_first_line(error)}") from error
+    state_dict = checkpoint.get("state_dict") if isinstance(checkpoint, dict) else None
+    if not isinstance(state_dict, dict) or not all(
+        isinstance(name, str) and _is_whole(value) for name, value in state_dict.items()
+    ):
+        raise ValueError("model_best.pth: must hold a dict whose 'state_dict' is a dict of whole tensors by name")
+    return state_dict
+
+
+def _is_whole(value: Any) -> bool:
+    """Whether it is a tensor with a number in memory for each of its elements; a hostile one may claim any shape."""
+    return (
+        isinstance(value, torch.Tensor)
+        and value.layout == torch.strided
+        and not value.is_meta
+        and value.nbytes <= value.untyped_storage().nbytes()
+    )
+
+
+def _hyperpixels(text: Any) -> list[int] | None:
     """The numbers of '[3,7,30,33]'; None where there is no such argument."""
     if text is None:
         return None
@@ -162,33 +189,47 @@ def _hyperpixels(path: Path, text: Any) -> list[int] | None:
     except ValueError:
         numbers = None
     if not isinstance(numbers, list) or not all(type(number) is int for number in numbers):
-        raise ValueError(f"{path}: hyperpixel must be a list of whole numbers such as '[3,7,30,33]'; got {text!r}")
+        raise ValueError(f"args.pkl: hyperpixel must be a list of whole numbers such as '[3,7,30,33]'; got {text!r}")
     return numbers
 
 
-def _checked(path: Path, prefix: str, kind: type[Any], content: Any) -> dict[str, Any]:
+def _checked(prefix: str, kind: type[Any], content: Any) -> dict[str, Any]:
     """The fields of a dataclass as JSON gave them, lists as tuples; ValueError for unknown, missing or odd ones."""
     if not isinstance(content, dict):
-        raise ValueError(f"{path}: {prefix.rstrip('.')} must be a JSON object; got {json.dumps(content)[:80]}")
+        raise ValueError(f"config.json: {prefix.rstrip('.')} must be a JSON object; got {json.dumps(content)[:80]}")
     names = {field.name for field in fields(kind)} - {"backbone_config"}
     wrong = {"missing": names - content.keys(), "unexpected": content.keys() - names}
     if any(wrong.values()):
         listed = "; ".join(f"{fault}: {', '.join(prefix + n for n in sorted(ns))}" for fault, ns in wrong.items() if ns)
-        raise ValueError(f"{path}: fields do not fit: {listed}")
+        raise ValueError(f"config.json: fields do not fit: {listed}")
     for name, value in content.items():
         expected, holds = _EXPECTED.get(name, _SIZE)
         if not holds(value):
-            raise ValueError(f"{path}: field {prefix}{name} must be {expected}; got {json.dumps(value)[:80]}")
+            raise ValueError(f"config.json: field {prefix}{name} must be {expected}; got {json.dumps(value)[:80]}")
     return {name: tuple(value) if isinstance(value, list) else value for name, value in content.items()}
 
 
-def _file(folder: Path, name: str) -> Path:
-    if not folder.is_dir():
-        raise FileNotFoundError(f"checkpoint folder {folder}: there is no such folder")
-    if not (folder / name).is_file():
-        there = ", ".join(sorted(path.name for path in folder.iterdir())[:20]) or "nothing"
-        raise FileNotFoundError(f"checkpoint folder {folder}: {name} is missing; there is {there}")
-    return folder / name
+def _read(folder: str | Path, name: str) -> bytes:
+    """The content of one of the folder's files."""
+    fs, path = open_uri(str(folder))
+    with os_errors(str(folder)):
+        try:
+            return fs.cat_file(f"{path.rstrip('/')}/{name}")
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+            if not fs.isdir(path):
+                raise FileNotFoundError(f"checkpoint folder {folder}: there is no such folder") from error
+            there = sorted(PurePosixPath(found).name for found in fs.ls(path, detail=False))[:20]
+            listed = ", ".join(there) or "nothing"
+            raise FileNotFoundError(f"checkpoint folder {folder}: {name} is missing; there is {listed}") from error
+
+
+@contextmanager
+def _about(what: str) -> Iterator[None]:
+    """Errors of what was read begin with `what`."""
+    try:
+        yield
+    except (RecursionError, ValueError) as error:
+        raise ValueError(f"{what}: {error}") from error
 
 
 def _first_line(error: Exception) -> str:

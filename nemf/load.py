@@ -2,9 +2,12 @@
 
 import importlib
 import inspect
+import math
 import re
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
 import torch
 
@@ -13,9 +16,8 @@ from nemf.matchers.identity import IdentityMatcher
 
 _NAMES = (
     "nearest-neighbour:timm/MODEL, nearest-neighbour:torchvision/MODEL, nearest-neighbour:dense-sift, identity, "
-    "package.module:factory, and the path of a NeMF checkpoint folder"
+    "package.module:factory, and the path or URI of a NeMF checkpoint folder"
 )
-_OPTIONS = {"readout": str, "image_size": int}
 
 
 def load_matcher(name: str, *, backbone_weights: str | None = None, device: str = "auto") -> Matcher:
@@ -23,14 +25,15 @@ def load_matcher(name: str, *, backbone_weights: str | None = None, device: str 
 
     name: 'nearest-neighbour:timm/MODEL', 'nearest-neighbour:torchvision/MODEL' or 'nearest-neighbour:dense-sift',
         with options as a query string ('...?readout=soft-argmax&image_size=480', see NearestNeighbourMatcher);
-        'identity', which leaves every point where it is; the path of a NeMF checkpoint folder (see nemf.checkpoints);
-        or 'package.module:factory' for a matcher of your own, where factory(backbone_weights=..., device=...) returns
-        a Matcher.
+        'identity', which leaves every point where it is; the path or URI of a NeMF checkpoint folder (see
+        nemf.checkpoints), with options of the search ('FOLDER?patchmatch_steps=10&seed=1', see SearchConfig); or
+        'package.module:factory' for a matcher of your own, where factory(backbone_weights=..., device=...) returns a
+        Matcher. A '?' always begins options: no folder's name may hold one.
     backbone_weights: a local safetensors file, with a .json of the same name beside it saying how to build and feed
         the network; without it the library named loads its own ImageNet weights (it needs to be online once).
     device: 'cpu', 'cuda', 'cuda:1', ... or 'auto' (CUDA where there is one).
-    Raises ValueError for a name, an option, weights or a device that will not do, FileNotFoundError for a weights
-    file that is not there.
+    Raises ValueError for a name, an option, weights or a device that will not do, FileNotFoundError for a file that is
+    not there, OSError for a store that cannot be reached or says no.
     """
     kind, _, rest = name.partition(":")
     if kind == "nearest-neighbour":
@@ -39,9 +42,17 @@ def load_matcher(name: str, *, backbone_weights: str | None = None, device: str 
         if backbone_weights is not None:
             raise ValueError(f"identity has no weights to load: leave out --backbone-weights {backbone_weights}")
         return IdentityMatcher()
-    if name and Path(name).is_dir():
+    if is_checkpoint(name):
         return _from_checkpoint(name, backbone_weights, find_device(device))
     return _made_by_factory(name, backbone_weights, find_device(device))
+
+
+def is_checkpoint(name: str) -> bool:
+    """Whether load_matcher takes `name` for a checkpoint folder: any URI, and a path where there is a folder."""
+    if name == "identity" or name.startswith("nearest-neighbour:"):
+        return False
+    folder = name.partition("?")[0]
+    return "://" in folder or (folder != "" and Path(folder).is_dir())
 
 
 def find_device(device: str) -> torch.device:
@@ -63,7 +74,7 @@ def _nearest_neighbour(name: str, rest: str, backbone_weights: str | None, devic
     from nemf.model.dense_sift import dense_sift
 
     backbone_name, _, query = rest.partition("?")
-    options = _options(name, query)
+    options = _options(name, query, {"readout": str, "image_size": int})
     if backbone_name == "dense-sift":
         if backbone_weights is not None:
             raise ValueError(f"{name} has no weights to load: leave out --backbone-weights {backbone_weights}")
@@ -77,32 +88,59 @@ def _nearest_neighbour(name: str, rest: str, backbone_weights: str | None, devic
 
 def _from_checkpoint(name: str, backbone_weights: str | None, device: torch.device) -> Matcher:
     from nemf import checkpoints
-    from nemf.matchers.nemf import NemfMatcher
+    from nemf.matchers.nemf import NemfMatcher, SearchConfig
 
+    folder, _, query = name.partition("?")
     if backbone_weights is not None:
         raise ValueError(f"{name} holds its backbone's weights: leave out --backbone-weights {backbone_weights}")
-    return NemfMatcher(name, checkpoints.load(Path(name)), device)
+    options = _options(name, query, get_type_hints(SearchConfig))
+    try:
+        search = SearchConfig(**options)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+    return NemfMatcher(name, checkpoints.load(folder), device, search)
 
 
-def _options(name: str, query: str) -> dict[str, Any]:
+def _options(name: str, query: str, kinds: Mapping[str, Any]) -> dict[str, Any]:
     """The options after the '?' of a matcher's name, each once and of its type."""
     options: dict[str, Any] = {}
     for part in query.split("&") if query else []:
-        key, _, value = part.partition("=")
-        if key not in _OPTIONS or key in options:
+        key, _, text = part.partition("=")
+        if key not in kinds or key in options:
             problem = "given twice" if key in options else "unknown"
-            raise ValueError(f"{name}: option {key!r} is {problem}; there are {', '.join(_OPTIONS)}")
+            raise ValueError(f"{name}: option {key!r} is {problem}; there are {', '.join(kinds)}")
         try:
-            options[key] = _OPTIONS[key](value)
+            options[key] = _value(kinds[key], text)
         except ValueError as error:
-            raise ValueError(f"{name}: option {key} must be a whole number; got {value!r}") from error
+            raise ValueError(f"{name}: option {key} must be {error}; got {text!r}") from error
     return options
+
+
+def _value(kind: Any, text: str) -> Any:
+    """`text` as a str, int, float, bool, Literal of strings or tuple of these; ValueError saying what it must be."""
+    if get_origin(kind) is tuple:
+        try:
+            return tuple(_value(get_args(kind)[0], part) for part in text.split(","))
+        except ValueError as error:
+            raise ValueError(f"a list such as 4,1, each {error}") from error
+    choices = {"true": True, "false": False} if kind is bool else {choice: choice for choice in get_args(kind)}
+    if choices:
+        if text not in choices:
+            raise ValueError(f"one of {', '.join(choices)}")
+        return choices[text]
+    with suppress(ValueError):
+        value = kind(text)
+        if kind is not float or math.isfinite(value):
+            return value
+    raise ValueError("a whole number" if kind is int else "a finite number")
 
 
 def _made_by_factory(name: str, backbone_weights: str | None, device: torch.device) -> Matcher:
     module_name, _, factory_name = name.partition(":")
     if not all(part.isidentifier() for part in [*module_name.split("."), factory_name]):
-        raise ValueError(f"there is no matcher {name!r}; there are {_NAMES}")
+        folder, mark, _ = name.partition("?")
+        hint = f"; what follows the '?' are options, and there is no folder {folder!r}" if mark else ""
+        raise ValueError(f"there is no matcher {name!r}; there are {_NAMES}{hint}")
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:

@@ -20,16 +20,27 @@ class ImagePair:
     """One question to a matcher: where in the reference image is what the query image shows?
 
     Pairs of one batch that show the same image should hold the same array object: matchers encode an object once.
+    Raises ValueError for arrays of another shape or dtype, and points that are not finite.
     """
 
-    query_rgb: RGB
-    reference_rgb: RGB
-    query_xy_px: Points | None = None
-    """Points of the query image to find in the reference; None or K = 0 asks for none. May lie outside."""
+    query_rgb: np.ndarray
+    """(H, W, 3) uint8."""
+    reference_rgb: np.ndarray
+    """(H, W, 3) uint8."""
+    query_xy_px: np.ndarray | None = None
+    """(K, 2) float32 points to find in the reference; they may lie outside the query. None or K = 0 asks for none."""
     dense: bool = False
     """Ask for the flow of every query pixel too."""
     pair_id: str = ""
     """What random draws depend on, so that a pair's answer does not depend on its batch."""
+
+    def __post_init__(self) -> None:
+        _check_rgb(self.query_rgb, "query")
+        _check_rgb(self.reference_rgb, "reference")
+        if self.query_xy_px is not None and self.query_xy_px.dtype != np.float32:
+            raise ValueError(f"query_xy_px must have dtype float32; got {self.query_xy_px.dtype}")
+        if self.query_xy_px is not None:
+            as_points(self.query_xy_px)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -86,24 +97,39 @@ class Matcher(Protocol):
 def as_rgb(image: np.ndarray | Tensor | Image.Image, what: str) -> RGB:
     """The image as an (H, W, 3) uint8 array; ValueError naming `what` if it is something else."""
     if isinstance(image, Image.Image):
-        return to_rgb(image)
-    array = image.detach().cpu().numpy() if isinstance(image, Tensor) else np.asarray(image)
+        try:
+            array = to_rgb(image)
+        except ValueError as error:
+            raise ValueError(f"{what} image: {error}") from error
+    else:
+        array = image.detach().cpu().numpy() if isinstance(image, Tensor) else np.asarray(image)
+    _check_rgb(array, what)
+    return array
+
+
+def _check_rgb(array: np.ndarray, what: str) -> None:
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or 0 in array.shape:
         raise ValueError(
             f"{what} image must be RGB of shape (H, W, 3), dtype uint8; got shape {array.shape}, dtype {array.dtype}"
         )
-    return array
 
 
 def as_points(xy_px: Sequence[Sequence[float | int]] | np.ndarray | Tensor) -> Points:
-    """Points as a (K, 2) float32 array; ValueError if they are something else or not finite."""
-    array = xy_px.detach().cpu().numpy() if isinstance(xy_px, Tensor) else np.asarray(xy_px)
+    """Points as a (K, 2) float32 array; ValueError if they are something else or not finite in float32."""
+    try:
+        array = xy_px.detach().cpu().numpy() if isinstance(xy_px, Tensor) else np.asarray(xy_px)
+    except ValueError as error:
+        raise ValueError(
+            "points must have shape (K, 2), one (x, y) in pixels each; got rows of other lengths"
+        ) from error
     if array.size == 0:
         return np.zeros((0, 2), np.float32)
     if array.ndim != 2 or array.shape[1] != 2:
         raise ValueError(f"points must have shape (K, 2), one (x, y) in pixels each; got shape {array.shape}")
-    points = array.astype(np.float32)
-    if not np.isfinite(points).all():
-        bad = int(np.flatnonzero(~np.isfinite(points).all(axis=1))[0])
-        raise ValueError(f"points must be finite; point {bad} is {tuple(points[bad].tolist())}")
-    return points
+    if array.dtype.kind not in "fiu":
+        raise ValueError(f"points must be real numbers that a float64 holds; got dtype {array.dtype}")
+    finite = (np.abs(array.astype(np.float64)) <= np.finfo(np.float32).max).all(axis=1)
+    if not finite.all():
+        bad = int(np.flatnonzero(~finite)[0])
+        raise ValueError(f"points must be finite; point {bad} is {tuple(array[bad].tolist())}")
+    return array.astype(np.float32)

@@ -9,20 +9,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-
-def open_uri(uri: str) -> tuple[Any, str]:
-    """The fsspec file system of `uri` and the path in it. A plain path is local.
-
-    Nothing it lists is remembered: other processes write too. Raises ValueError for a scheme there is nothing for.
-    """
-    try:
-        fs, path = fsspec.core.url_to_fs(str(uri), use_listings_cache=False)
-    except ImportError as error:
-        raise ValueError(str(error)) from error
-    return fs, path
+from nemf.files import open_uri as open_uri
+from nemf.files import os_errors
 
 
 def absolute(uri: str) -> str:
@@ -53,7 +43,7 @@ def resolve(uri: str, root: str | None) -> str:
 def read_bytes(uri: str) -> bytes:
     """All bytes of one file. FileNotFoundError if it is not there."""
     fs, path = open_uri(uri)
-    with _os_errors(uri):
+    with os_errors(uri):
         return fs.cat_file(path)
 
 
@@ -72,7 +62,7 @@ def write_bytes(uri: str, data: bytes) -> None:
     """
     fs, path = open_uri(uri)
     if not isinstance(fs, LocalFileSystem):
-        with _os_errors(uri):
+        with os_errors(uri):
             fs.pipe_file(path, data)
         return
     with whole_file(uri) as temporary:
@@ -93,7 +83,7 @@ def whole_file(uri: str) -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, PurePosixPath(path).name)
         yield file
-        with _os_errors(uri):
+        with os_errors(uri):
             fs.put_file(str(file), path)
 
 
@@ -102,7 +92,7 @@ def create_bytes(uri: str, data: bytes) -> bool:
     fs, path = open_uri(uri)
     if not isinstance(fs, LocalFileSystem):
         try:
-            with _os_errors(uri):
+            with os_errors(uri):
                 fs.pipe_file(path, data, mode="create")
         except OSError:  # FileExistsError from S3 itself; other stores say it in other words
             if not exists(uri):
@@ -125,7 +115,7 @@ def create_bytes(uri: str, data: bytes) -> bool:
 def delete(uri: str) -> None:
     """Remove a file, or a folder with all it holds; nothing happens if there is none."""
     fs, path = open_uri(uri)
-    with _os_errors(uri), suppress(FileNotFoundError):
+    with os_errors(uri), suppress(FileNotFoundError):
         fs.rm(path, recursive=True)
 
 
@@ -141,7 +131,7 @@ def file_names(uri: str) -> set[str]:
     """The names of the files directly below folder `uri`, not of its folders; none if there is no such folder."""
     fs, path = open_uri(uri)
     try:
-        with _os_errors(uri):
+        with os_errors(uri):
             found = fs.ls(path, detail=True)
             # fsspec does not say what a link leads to.
             files = (entry for entry in found if entry["type"] == "file" or _links_to_file(fs, entry))
@@ -153,14 +143,14 @@ def file_names(uri: str) -> set[str]:
 def is_file(uri: str) -> bool:
     """Whether `uri` is a file (and not a folder, and not absent)."""
     fs, path = open_uri(uri)
-    with _os_errors(uri):
+    with os_errors(uri):
         return bool(fs.isfile(path))
 
 
 def exists(uri: str) -> bool:
     """Whether there is a file or folder at `uri`."""
     fs, path = open_uri(uri)
-    with _os_errors(uri):
+    with os_errors(uri):
         return bool(fs.exists(path))
 
 
@@ -176,17 +166,6 @@ def _create_in_place(path: Path, data: bytes) -> bool:
         return False
     _sync(path)
     return True
-
-
-@contextmanager
-def _os_errors(uri: str) -> Iterator[None]:
-    """Every file system has exceptions of its own for a server that is not there or says no; here they are OSError."""
-    try:
-        yield
-    except OSError:
-        raise
-    except Exception as error:
-        raise OSError(f"{uri}: {type(error).__name__}: {' '.join(str(error).split())}") from error
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from typing import Literal
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from nemf.coordinates import norm_to_px, pixel_grid, px_to_norm
 from nemf.matcher import RGB, ImagePair, Match, Matcher
 from nemf.model.backbone import tensors_digest
 from nemf.model.network import EncodedField, NeMF, initial_field
-from nemf.model.scorer import TILE
+from nemf.model.scorer import TILE, FusedScore
 from nemf.search.coarse_to_fine import grids, start_from
 from nemf.search.noise import pair_key
 from nemf.search.patchmatch import counter_based, search_pixels
@@ -54,6 +55,9 @@ class SearchConfig:
     """What the radius of the random steps is multiplied by after each of them."""
     grid_strides: tuple[int, ...] = (1,)
     """Grids to search one after the other, each from what the one before found: every n-th pixel, at last every one."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of the matrix products of the field. bfloat16 runs them in one kernel, on CUDA only; it moves places where two
+    score alike."""
 
     def __post_init__(self) -> None:
         expected = {
@@ -86,9 +90,12 @@ class NemfMatcher(Matcher):
         backbone = [model.backbone.name, asdict(model.backbone.config)]
         sizes = [model.image_size, model.cost_encoder.heads, TILE[device.type]]  # what no tensor tells
         configuration = [_CODE_VERSION, asdict(self.config), backbone, sizes]
+        if self.config.precision == "bfloat16" and device.type != "cuda":
+            raise ValueError(f"precision bfloat16 needs a CUDA device; this is {device}: leave the option out")
         self.fingerprint = tensors_digest(model.state_dict(), configuration)[:16]
         self.device = device
         self.model = model.eval().requires_grad_(False).to(device)
+        self._fused = _fused_score(self.model) if self.config.precision == "bfloat16" else None
 
     @torch.no_grad()
     def match_batch(self, pairs: Sequence[ImagePair]) -> list[Match]:
@@ -128,7 +135,7 @@ class NemfMatcher(Matcher):
         ):
             initial = [initial_field(encoded.pairs(i, i + 1), hw)[0] for i, hw in enumerate(pixels.sizes)]
             found = search_pixels(
-                self.model.scorer(encoded, pixels.image, pixels.xy_norm),
+                self.model.scorer(encoded, pixels.image, pixels.xy_norm, fused=self._fused),
                 pixels,
                 pixels.pick(initial),
                 config.patchmatch_steps,
@@ -164,7 +171,9 @@ class NemfMatcher(Matcher):
     ) -> tuple[Float[Tensor, "n 2"], Float[Tensor, " n"]]:
         """Source points and confidences; in tiles of one size, as the steps of an optimiser round by shape too."""
         n_points, config = len(pair), self.config
-        scorer = self.model.scorer(encoded, pair, target_xy_norm, positional_gradient=config.positional_gradient)
+        scorer = self.model.scorer(
+            encoded, pair, target_xy_norm, positional_gradient=config.positional_gradient, fused=self._fused
+        )
         number = F.pad(torch.arange(n_points, device=self.device), (0, -n_points % TILE[self.device.type]))
         found_xy_norm, confidence = [start_xy_norm[:0]], [start_xy_norm[:0, 0]]
 
@@ -213,6 +222,13 @@ class NemfMatcher(Matcher):
         """The pixels of the flow, none where none is wanted."""
         grid = pixel_grid(_query_hw(pair)) if pair.dense else torch.zeros(0, 2)
         return grid.view(-1, 2).to(self.device)
+
+
+def _fused_score(model: NeMF) -> FusedScore:
+    # Triton comes with PyTorch for CUDA only
+    from nemf.model import field_kernel
+
+    return partial(field_kernel.score, field_kernel.KernelWeights.of(model.field))
 
 
 def _match(pair: ImagePair, found_xy_norm: Float[Tensor, "n 2"], confidence: Float[Tensor, " n"]) -> Match:

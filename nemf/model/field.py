@@ -65,19 +65,20 @@ class Field(nn.Module):
     def encode(self, xy_norm: Float[Tensor, "*n 2"]) -> Float[Tensor, "*n d"]:
         """All sines (x's, then y's), all cosines, and the coordinates themselves, shifted to be positive."""
         z = 2 * xy_norm + 3
-        angles = (z[..., None] * self._frequencies(z)).flatten(-2)
+        angles = (z[..., None] * self.frequencies(z)).flatten(-2)
         return torch.cat([angles.sin(), angles.cos(), z], dim=-1)
 
     def encode_backward(self, xy_norm: Float[Tensor, "*n 2"], to_code: Float[Tensor, "*n d"]) -> Float[Tensor, "*n 2"]:
         """The derivative with respect to the coordinates, from that with respect to their encoding."""
         z = 2 * xy_norm + 3
-        frequencies = self._frequencies(z)
+        frequencies = self.frequencies(z)
         angles = z[..., None] * frequencies
         sines, cosines, itself = to_code.split([angles[0].numel(), angles[0].numel(), 2], dim=-1)
         to_angles = sines.view_as(angles) * angles.cos() - cosines.view_as(angles) * angles.sin()
         return 2 * ((to_angles * frequencies).sum(dim=-1) + itself)
 
-    def _frequencies(self, like: Tensor) -> Float[Tensor, " k"]:
+    def frequencies(self, like: Tensor) -> Float[Tensor, " k"]:
+        """Of the sines and cosines, with the dtype and device of a tensor."""
         return torch.linspace(1, 2**9, self.n_frequencies, dtype=like.dtype, device=like.device)
 
 

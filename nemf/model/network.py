@@ -7,6 +7,7 @@ lives on the *target* and answers with places in the *source*.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -128,13 +129,10 @@ class NeMF(nn.Module):
         encoded: EncodedField,
         pair: Int64[Tensor, " m"],
         target_xy_norm: Float[Tensor, "m 2"],
-        *,
-        positional_gradient: bool = False,
+        **options: Any,
     ) -> TargetScorer:
-        """`score` at target points of the encoded pairs that are prepared once, and then called by number."""
-        return TargetScorer(
-            self.field, encoded.cost_features, pair, target_xy_norm, positional_gradient=positional_gradient
-        )
+        """`score` at target points of the encoded pairs that are prepared once, with the options of TargetScorer."""
+        return TargetScorer(self.field, encoded.cost_features, pair, target_xy_norm, **options)
 
 
 def initial_field(encoded: EncodedField, target_hw: tuple[int, int]) -> Float[Tensor, "b 2 h w"]:

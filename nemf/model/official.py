@@ -10,6 +10,7 @@ from torch import Tensor
 
 from nemf.model.network import NeMF
 from nemf.model.presets import NeMFConfig, build, paper
+from nemf.model.weights_file import check_tensors, refuse
 
 RESNETS = {(2, 2, 2, 2): "resnet18", (3, 4, 6, 3): "resnet50", (3, 4, 23, 3): "resnet101", (3, 8, 36, 3): "resnet152"}
 
@@ -52,45 +53,65 @@ def from_official_state_dict(
     num_heads: heads of the attention, which no shape tells.
     hyperpixels: which residual blocks give the feature maps, numbered from 1 through all layers; by default the last
         of each layer.
-    Raises ValueError listing the tensors that are missing, unexpected, of another shape or not finite.
+    Raises ValueError naming every tensor that is missing, unexpected, of another shape or type, or not finite.
     """
-    return fill(build(official_config(state_dict, num_heads, hyperpixels)), state_dict)
+    model = build(official_config(state_dict, num_heads, hyperpixels))
+    ours, tensors = _official_names(model), model.state_dict()
+    wanted = {name: tensors[ours[name]] for name in ours}
+    found = {name: tensor for name, tensor in state_dict.items() if not _DROPPED.match(name)}
+    misfit = "the official state dict does not fit the sizes that it tells"
+    check_tensors(wanted, found, misfit, _whole_backbone(model))
+    model.load_state_dict({ours[name]: found[name] for name in ours}, strict=False)
+    return model
 
 
 def official_config(
     state_dict: Mapping[str, Tensor], num_heads: int = 6, hyperpixels: Sequence[int] | None = None
 ) -> NeMFConfig:
-    """The sizes of the network that an official state dict belongs to."""
-
-    def shape(name: str, n_axes: int) -> tuple[int, ...]:
-        if name not in state_dict:
-            raise ValueError(f"not an official NeMF checkpoint: {name} is missing")
-        found = tuple(state_dict[name].shape)
-        if len(found) != n_axes:
-            raise ValueError(f"not an official NeMF checkpoint: {name} must have {n_axes} axes; got shape {found}")
-        return found
+    """The sizes of the network that an official state dict belongs to; raises as from_official_state_dict does."""
 
     def count(pattern: str) -> int:
-        return len({match[1] for key in state_dict if (match := re.match(pattern, key))})
+        return len({match[1] for name in state_dict if (match := re.match(pattern, name))})
 
+    def shape(name: str, n_axes: int) -> tuple[int, ...]:
+        found = tuple(state_dict[name].shape)
+        if len(found) != n_axes or 0 in found:
+            expected = f"{n_axes} axes, none of them empty"
+            raise ValueError(f"not an official NeMF checkpoint: {name} must have {expected}; got shape {found}")
+        return found
+
+    if num_heads < 1:
+        raise ValueError(f"num_heads must be at least 1; got {num_heads}")
     blocks = tuple(count(rf"feature_extraction\.backbone\.layer{layer}\.(\d+)\.") for layer in range(1, 5))
     if blocks not in RESNETS:
         known = ", ".join(f"{name} {sizes}" for sizes, name in RESNETS.items())
-        raise ValueError(f"not an official NeMF checkpoint: its backbone has {blocks} blocks; known are {known}")
-    published = paper()
+        raise ValueError(
+            f"not an official NeMF checkpoint: feature_extraction.backbone has {blocks} blocks; known are {known}; "
+            f"the first of {len(state_dict)} names is {next(iter(state_dict), None)}"
+        )
+    config = paper()
     if hyperpixels is None or tuple(hyperpixels) == tuple(sum(blocks[: layer + 1]) for layer in range(4)):
-        backbone, out_indices = f"torchvision/{RESNETS[blocks]}", published.backbone_config.out_indices
+        backbone, out_indices = f"torchvision/{RESNETS[blocks]}", config.backbone_config.out_indices
     else:
         backbone, out_indices = f"torchvision-blocks/{RESNETS[blocks]}", tuple(hyperpixels)
-        if not hyperpixels or not all(1 <= block <= sum(blocks) for block in hyperpixels):
-            raise ValueError(f"hyperpixels must be block numbers from 1 to {sum(blocks)}; got {list(hyperpixels)}")
+        numbers = set(out_indices).intersection(range(1, sum(blocks) + 1))
+        if not numbers or sorted(numbers) != list(out_indices):
+            raise ValueError(
+                f"hyperpixels must be rising block numbers from 1 to {sum(blocks)}; got {list(out_indices)}"
+            )
+    config = replace(
+        config,
+        backbone=backbone,
+        backbone_config=replace(config.backbone_config, out_indices=out_indices),
+        depth=max(1, count(r"decoder\.blocks\.(\d+)\.")),
+        field_blocks=max(1, count(r"mlp_model\.mlp\.0\.blocks\.(\d+)\.")),
+    )
+    _check_names(config, state_dict)
     feature_size = shape("decoder.pos_embed_x", 5)[3]
     dim = shape("decoder.blocks.0.attn.proj.weight", 2)[0]
     positions = shape("mlp_model.mlp.0.fc_p.weight", 2)
     return replace(
-        published,
-        backbone=backbone,
-        backbone_config=replace(published.backbone_config, out_indices=out_indices),
+        config,
         image_size=16 * feature_size,
         feature_size=feature_size,
         embedding_channels=(
@@ -98,41 +119,31 @@ def official_config(
             shape("corr_embedder.0.embedder.conv4d.1.0.query_conv.weight", 4)[0],
         ),
         projection_dim=shape("proj.0.weight", 2)[0],
-        depth=count(r"decoder\.blocks\.(\d+)\."),
         heads=num_heads,
-        mlp_ratio=shape("decoder.blocks.0.mlp.fc1.weight", 2)[0] // dim,
+        mlp_ratio=shape("decoder.blocks.0.mlp.fc1.weight", 2)[0] // dim or 1,
         hidden=positions[0],
-        field_blocks=count(r"mlp_model\.mlp\.0\.blocks\.(\d+)\."),
-        frequencies=(positions[1] // 2 - 2) // 4,
+        frequencies=max(1, (positions[1] // 2 - 2) // 4),
     )
 
 
-def fill(model: NeMF, state_dict: Mapping[str, Tensor]) -> NeMF:
-    """Copy an official state dict into `model`; ValueError listing everything that does not fit."""
-    theirs = {
-        official_name(name): tensor
-        for name, tensor in model.state_dict().items()
-        if not name.endswith("num_batches_tracked")
-    }
-    found = {name: tensor for name, tensor in state_dict.items() if not _DROPPED.match(name)}
-    spare = _whole_backbone(model)
-    shared = [name for name in theirs if name in found]
-    faults = {
-        "missing": [name for name in theirs if name not in found],
-        "unexpected": [name for name in found if name not in theirs and name not in spare],
-        "wrong shape": [
-            f"{name} {list(found[name].shape)} instead of {list(theirs[name].shape)}"
-            for name in shared
-            if found[name].shape != theirs[name].shape
-        ],
-        "not finite": [name for name in shared if not found[name].isfinite().all()],
-    }
-    if any(faults.values()):
-        listed = "; ".join(f"{fault}: {', '.join(names)}" for fault, names in faults.items() if names)
-        raise ValueError(f"the official state dict does not fit a NeMF of these sizes: {listed}")
-    for name in shared:
-        theirs[name].copy_(found[name])
-    return model
+def _check_names(config: NeMFConfig, state_dict: Mapping[str, Tensor]) -> None:
+    """Raises ValueError naming every missing and unexpected tensor: names depend on no size, and sizes need names."""
+    with torch.device("meta"):
+        model = build(config)
+    wanted, spare = _official_names(model), _whole_backbone(model)
+    found = [name for name in state_dict if not _DROPPED.match(name)]
+    refuse(
+        f"not an official NeMF checkpoint with {config.backbone}",
+        {
+            "missing": [name for name in wanted if name not in state_dict],
+            "unexpected": [name for name in found if name not in wanted and name not in spare],
+        },
+    )
+
+
+def _official_names(model: NeMF) -> dict[str, str]:
+    """What the authors call the model's tensors: their names, and for each of them ours."""
+    return {official_name(name): name for name in model.state_dict() if not name.endswith("num_batches_tracked")}
 
 
 def official_name(name: str) -> str:

@@ -1,7 +1,7 @@
 """Scoring source points at target points that are prepared once: the field, with everything constant taken out."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -20,6 +20,9 @@ _TILES_AT_ONCE = {"cpu": 8, "cuda": 1}
 """Tiles of which the interpolation is done together: it rounds the same in any shape."""
 
 
+FusedScore = Callable[..., tuple[Tensor, Tensor | None]]
+
+
 class TargetScorer:
     """Logits of source points at the target points it was made for, which are known by number.
 
@@ -32,6 +35,7 @@ class TargetScorer:
     target_xy_norm: (M, 2).
     positional_gradient: let the gradient flow through the encoding of the source point too; as published it flows only
         through the interpolation of the cost features.
+    fused: nemf.model.field_kernel.score with the field's weights, to score by it, from cost features in bfloat16.
     """
 
     @torch.no_grad()
@@ -43,14 +47,17 @@ class TargetScorer:
         target_xy_norm: Float[Tensor, "m 2"],
         *,
         positional_gradient: bool = False,
+        fused: FusedScore | None = None,
     ) -> None:
         _, channels, *sizes = cost_features.shape
         self._field = field
         self._perceptron = Perceptron(field)
         self._positional_gradient = positional_gradient
+        self._fused = fused
         self._source_hw, target_hw = (sizes[0], sizes[1]), (sizes[2], sizes[3])
         self._target_cells = math.prod(target_hw)
-        self._rows = cost_features.movedim(1, -1).reshape(-1, channels).contiguous()
+        rows = cost_features.movedim(1, -1).reshape(-1, channels).contiguous()
+        self._rows = rows if fused is None else rows.bfloat16()
         cell, self._weight = corners(target_xy_norm, target_hw)
         self._row = pair[:, None] * math.prod(sizes) + cell
         hidden = [self._perceptron.prepare(field.encode(tile)) for tile in _tiles(_padded(target_xy_norm))]
@@ -63,6 +70,8 @@ class TargetScorer:
         if torch.is_grad_enabled() and source_xy_norm.requires_grad:
             logits: Tensor = _Differentiable.apply(source_xy_norm, target, self)
             return logits
+        if self._fused is not None:
+            return self._score_fused(source_xy_norm, target, gradient=False)[0]
         found = [self._score(*chunk) for chunk in _chunks(source_xy_norm, target)]
         return torch.cat(found)[: len(target)]
 
@@ -70,9 +79,13 @@ class TargetScorer:
         self, source_xy_norm: Float[Tensor, "n 2"], target: Int64[Tensor, " n"]
     ) -> tuple[Float[Tensor, " n"], Float[Tensor, "n 2"]]:
         """The logits, and their derivatives with respect to the source points."""
+        if self._fused is not None:
+            logits, gradient = self._score_fused(source_xy_norm, target, gradient=True)
+            assert gradient is not None
+            return logits, gradient
         found = [self._score_with_gradient(*chunk) for chunk in _chunks(source_xy_norm, target)]
-        logits, gradients = zip(*found, strict=True)
-        return torch.cat(logits)[: len(target)], torch.cat(gradients)[: len(target)]
+        all_logits, gradients = (torch.cat(parts) for parts in zip(*found, strict=True))
+        return all_logits[: len(target)], gradients[: len(target)]
 
     @torch.no_grad()
     def _score(self, source_xy_norm: Float[Tensor, "n 2"], target: Int64[Tensor, " n"]) -> Float[Tensor, " n"]:
@@ -103,6 +116,22 @@ class TargetScorer:
         if self._positional_gradient:
             gradient += self._field.encode_backward(source_xy_norm, torch.cat(to_code))
         return torch.cat(logits), gradient
+
+    @torch.no_grad()
+    def _score_fused(self, source_xy_norm: Tensor, target: Tensor, *, gradient: bool) -> tuple[Tensor, Tensor | None]:
+        assert self._fused is not None
+        return self._fused(
+            self._rows,
+            self._source_hw,
+            self._target_cells,
+            source_xy_norm.contiguous(),
+            target.contiguous(),
+            self._row,
+            self._weight,
+            self._hidden,
+            gradient=gradient,
+            positional_gradient=self._positional_gradient,
+        )
 
     def _forward(self, source_xy_norm: Tensor, target: Tensor, phi: Tensor, passed: Passed | None = None) -> Tensor:
         return self._perceptron.forward(self._hidden[target], self._field.encode(source_xy_norm), phi, passed)

@@ -2,15 +2,15 @@
 
 import json
 import reprlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import nn
+from safetensors.torch import load as as_tensors
+from torch import Tensor, nn
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
@@ -57,43 +57,62 @@ def read_config(weights: Path, model: str) -> BackboneConfig:
 
     if fields.get("model", model) != model:
         raise ValueError(f"{path}: these are weights of {reprlib.repr(fields['model'])}, not of {model!r}")
-    return BackboneConfig(
-        create_kwargs=take("create_kwargs", "an object of numbers, strings and booleans", _is_flat_object),
-        out_indices=tuple(take("out_indices", "a rising list of whole numbers from 0", _is_rising)),
-        mean=tuple(take("mean", "three numbers", _is_triple)),
-        std=tuple(take("std", "three numbers above 0", lambda v: _is_triple(v) and min(v) > 0)),
-    )
+    values: dict[str, Any] = {name: take(name, *expected) for name, expected in FIELDS.items()}
+    return BackboneConfig(**values | {name: tuple(values[name]) for name in ("out_indices", "mean", "std")})
 
 
 def load_weights(network: nn.Module, weights: Path, spare: Iterable[str] = ()) -> None:
-    """Fill `network` with the file's tensors.
+    """Fill `network` with the file's tensors; raises as `read_tensors` and `check_tensors` do."""
+    what = f"backbone weights {weights}"
+    found = read_tensors(weights.read_bytes(), what)
+    check_tensors(network.state_dict(), found, f"{what} do not fit the network", spare)
+    network.load_state_dict(found, strict=False)
 
-    spare: names the file may hold though the network does without them, such as a classifier.
-    Raises ValueError naming the tensors that are missing, unexpected, of another shape or not finite.
-    """
+
+def read_tensors(data: bytes, what: str) -> dict[str, Tensor]:
+    """The tensors of a safetensors file; ValueError naming `what` if it is none, or not whole."""
     try:
-        found = load_file(weights)
-    except SafetensorError as error:
-        raise ValueError(f"backbone weights {weights}: not a readable safetensors file: {error}") from error
-    wanted = network.state_dict()
-    missing = [name for name in wanted if name not in found and not name.endswith("num_batches_tracked")]
-    unexpected = sorted(found.keys() - wanted.keys() - set(spare))
+        return as_tensors(data)
+    except (SafetensorError, KeyError) as error:  # KeyError: a type of number that torch has no name for
+        raise ValueError(
+            f"{what}: not a readable safetensors file, perhaps not whole: {error}; copy or convert it again"
+        ) from error
+
+
+def check_tensors(
+    wanted: Mapping[str, Tensor], found: Mapping[str, Tensor], misfit: str, spare: Iterable[str] = ()
+) -> None:
+    """Raises ValueError naming every tensor that is missing, unexpected, of another shape or type, or not finite.
+
+    wanted: the tensors of a network by name; only shapes and types matter.
+    misfit: what does not fit what, the first line of the error.
+    spare: names that may be found though the network does without them, such as a classifier.
+    """
     shared = [name for name in wanted if name in found]
-    misshapen = [
-        f"{name} {list(found[name].shape)} instead of {list(wanted[name].shape)}"
-        for name in shared
-        if found[name].shape != wanted[name].shape
-    ]
-    infinite = [name for name in shared if not torch.isfinite(found[name]).all()]
-    faults = {"missing": missing, "unexpected": unexpected, "wrong shape": misshapen, "not finite": infinite}
-    if any(faults.values()):
-        listed = "; ".join(f"{fault}: {_some(names)}" for fault, names in faults.items() if names)
-        raise ValueError(f"backbone weights {weights} do not fit the network: {listed}")
-    network.load_state_dict({name: found[name] for name in shared}, strict=False)
+    suited = [name for name in shared if found[name].is_floating_point() == wanted[name].is_floating_point()]
+    refuse(
+        misfit,
+        {
+            "missing": [name for name in wanted if name not in found and not name.endswith("num_batches_tracked")],
+            "unexpected": sorted(found.keys() - wanted.keys() - set(spare)),
+            "wrong shape": [
+                f"{name} {list(found[name].shape)} instead of {list(wanted[name].shape)}"
+                for name in shared
+                if found[name].shape != wanted[name].shape
+            ],
+            "wrong type": [
+                f"{name} {found[name].dtype} instead of {wanted[name].dtype}" for name in shared if name not in suited
+            ],
+            "not finite": [name for name in suited if not found[name].to(wanted[name].dtype).isfinite().all()],
+        },
+    )
 
 
-def _some(names: list[str], most: int = 8) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+def refuse(misfit: str, faults: Mapping[str, Sequence[str]]) -> None:
+    """Raises ValueError naming everything at fault, one line a kind, unless there is nothing."""
+    listed = [f"{fault}: {', '.join(names)}" for fault, names in faults.items() if names]
+    if listed:
+        raise ValueError("\n  ".join([f"{misfit}:", *listed]))
 
 
 def _is_number(value: Any) -> bool:
@@ -118,3 +137,12 @@ def _is_flat_object(value: Any) -> bool:
     return isinstance(value, dict) and all(
         item is None or isinstance(item, str | bool | int | float) for item in value.values()
     )
+
+
+FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "create_kwargs": ("an object of numbers, strings and booleans", _is_flat_object),
+    "out_indices": ("a rising list of whole numbers from 0", _is_rising),
+    "mean": ("three numbers", _is_triple),
+    "std": ("three numbers above 0", lambda value: _is_triple(value) and min(value) > 0),
+}
+"""What JSON must hold for the fields of a BackboneConfig, in words and as a test."""

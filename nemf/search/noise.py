@@ -13,7 +13,7 @@ _BITS = 24  # what a float32 in [0, 1) holds exactly
 
 def pair_key(seed: int, pair_id: str) -> int:
     """The 64 bits that stand for a pair in `uniform`."""
-    digest = hashlib.sha256(f"{seed} {pair_id}".encode()).digest()
+    digest = hashlib.sha256(f"{seed} {pair_id}".encode(errors="surrogatepass")).digest()
     return int.from_bytes(digest[:8], "big", signed=True)
 
 

@@ -3,12 +3,15 @@
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from make import encoded, noise_rgb
 from moto.server import ThreadedMotoServer
 
 from jobs import evaluate, match, prepare, report, verify
+from nemf import checkpoints, load_matcher
+from nemf.model.presets import build, small
 from pipeline import storage
 from pipeline.attempts import read_attempts
 from pipeline.evaluate import load_metrics
@@ -64,6 +67,23 @@ def test_what_other_processes_write_is_seen(bucket: str) -> None:
 
 def _in_another_process(code: str) -> None:
     subprocess.run([sys.executable, "-c", f"from pipeline import storage; {code}"], check=True, timeout=60)
+
+
+def test_a_checkpoint_folder_is_a_matcher(bucket: str, tmp_path: Path) -> None:
+    checkpoints.save(tmp_path, build(small()), small())
+    folder = storage.join(bucket, "checkpoints", "nemf-small")
+    for file in tmp_path.iterdir():
+        storage.write_bytes(storage.join(folder, file.name), file.read_bytes())
+
+    matcher = load_matcher(f"{folder}?seed=1", device="cpu")
+
+    assert matcher.name == f"{folder}?seed=1"
+    assert matcher.fingerprint == load_matcher(f"{tmp_path}?seed=1", device="cpu").fingerprint
+    storage.delete(storage.join(folder, "config.json"))
+    with pytest.raises(FileNotFoundError, match=rf"{folder}: config\.json is missing; there is model\.safetensors"):
+        load_matcher(folder)
+    with pytest.raises(FileNotFoundError, match=f"{bucket}/nowhere: there is no such folder"):
+        load_matcher(f"{bucket}/nowhere")
 
 
 def test_prepare_match_evaluate_report(bucket: str, capsys: pytest.CaptureFixture[str]) -> None:

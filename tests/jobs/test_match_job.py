@@ -13,7 +13,8 @@ from make import match_rows, pair_row, write_pairs
 
 from jobs import cli
 from jobs.match import Config, main, run
-from nemf import load_matcher
+from nemf import checkpoints, load_matcher
+from nemf.model.presets import build, small
 from pipeline.attempts import read_attempts
 from pipeline.parts import write_part
 from pipeline.run_folder import run_fingerprint
@@ -68,6 +69,22 @@ def test_settings_that_cannot_be_are_one_line_and_exit_code_2(
 
     _expect_one_line(capsys, message)
     assert not out.exists()
+
+
+def test_a_checkpoint_means_the_same_to_every_process(
+    pairs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoints.save(tmp_path / "nemf-small", build(small()), small())
+    monkeypatch.chdir(tmp_path)
+
+    flags = ["--pairs", pairs, "--out", str(tmp_path / "run"), "--dry-run", "--matcher"]
+    assert main([*flags, "nemf-small?patchmatch_steps=1"]) == 0
+    assert main([*flags, f"{(tmp_path / 'nemf-small').as_uri()}?patchmatch_steps=1"]) == 0
+
+    said = capsys.readouterr().out
+    path, uri = re.findall(r"^matcher (.*), run fingerprint (\w+),", said, re.MULTILINE)
+    assert path == (f"{tmp_path}/nemf-small?patchmatch_steps=1", uri[1])
+    assert uri[0] == f"file://{path[0]}"
 
 
 def test_the_console_script_says_the_same(

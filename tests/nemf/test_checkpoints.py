@@ -3,19 +3,25 @@
 import argparse
 import json
 import pickle
+import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pytest
 import torch
+import torchvision
 from official_nemf import SMALL, official_shapes, official_state_dict
 
 from jobs import import_official as job
 from nemf import checkpoints
 from nemf.checkpoints import from_official_state_dict, import_official
 from nemf.model.network import NeMF
+from nemf.model.official import official_config
 
+BACKBONE = {"create_kwargs": {}, "out_indices": [1, 2, 3, 4], "mean": [0, 0, 0], "std": [1, 1, 1]}
 StateDict = dict[str, torch.Tensor]
 ARGUMENTS = {
     "feature_size": 4,
@@ -40,6 +46,24 @@ def weights(whole: StateDict, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("weights") / "model_best.pth"
     torch.save({"epoch": 3, "state_dict": whole}, path)
     return path
+
+
+@pytest.fixture(scope="module")
+def saved(whole: StateDict, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint folder of ours, written once."""
+    folder = tmp_path_factory.mktemp("saved")
+    checkpoints.save(folder, from_official_state_dict(whole, 2), official_config(whole, 2))
+    return folder
+
+
+@pytest.fixture
+def ours(saved: Path, tmp_path: Path) -> Path:
+    """One to spoil."""
+    folder = tmp_path / "ours"
+    folder.mkdir()
+    (folder / "model.safetensors").symlink_to(saved / "model.safetensors")
+    shutil.copy(saved / "config.json", folder)
+    return folder
 
 
 @pytest.fixture
@@ -87,29 +111,54 @@ def test_the_unused_parts_are_dropped(state_dict: StateDict):
     assert same_weights(model, from_official_state_dict(state_dict, num_heads=2))
 
 
-def test_what_does_not_fit_is_listed_by_its_official_name(state_dict: StateDict):
-    del state_dict["corr_embedder.3.embedder.conv4d.1.0.supp_conv.bias"]
-    state_dict["decoder.blocks.0.norm5.weight"] = torch.zeros(1)
-    state_dict["feature_extraction.backbone.layer1.0.conv9.weight"] = torch.zeros(1)
-    state_dict["mlp_model.mlp.0.fc_out.weight"] = torch.zeros(2, 16)
-    state_dict["decoder.proj.bias"] = torch.full((16,), torch.nan)
-    with pytest.raises(ValueError, match="does not fit a NeMF of these sizes") as caught:
+def test_every_name_that_does_not_fit_is_listed(state_dict: StateDict):
+    missing = [
+        "corr_embedder.3.embedder.conv4d.1.0.supp_conv.bias",
+        "decoder.pos_embed_x",
+        "mlp_model.mlp.0.fc_out.bias",
+    ]
+    unexpected = ["decoder.blocks.0.norm5.weight", "feature_extraction.backbone.layer1.0.conv9.weight"]
+    for name in missing:
+        del state_dict[name]
+    for name in unexpected:
+        state_dict[name] = torch.zeros(1)
+    with pytest.raises(ValueError, match="not an official NeMF checkpoint with torchvision/resnet18:") as caught:
         from_official_state_dict(state_dict, num_heads=2)
-    assert str(caught.value).split(": ", 1)[1] == (
-        "missing: corr_embedder.3.embedder.conv4d.1.0.supp_conv.bias; "
-        "unexpected: decoder.blocks.0.norm5.weight, feature_extraction.backbone.layer1.0.conv9.weight; "
-        "wrong shape: mlp_model.mlp.0.fc_out.weight [2, 16] instead of [1, 16]; not finite: decoder.proj.bias"
-    )
+    assert str(caught.value).splitlines()[1:] == [
+        f"  missing: {', '.join(missing)}",
+        f"  unexpected: {', '.join(unexpected)}",
+    ]
+
+
+def test_every_tensor_that_does_not_fit_is_listed(state_dict: StateDict):
+    state_dict["mlp_model.mlp.0.fc_out.weight"] = torch.zeros(2, 16)
+    state_dict["mlp_model.mlp.0.fc_out.bias"] = torch.zeros(1, dtype=torch.int64)
+    state_dict["decoder.proj.bias"] = torch.full((16,), torch.nan)
+    with pytest.raises(ValueError, match="does not fit the sizes that it tells:") as caught:
+        from_official_state_dict(state_dict, num_heads=2)
+    assert str(caught.value).splitlines()[1:] == [
+        "  wrong shape: mlp_model.mlp.0.fc_out.weight [2, 16] instead of [1, 16]",
+        "  wrong type: mlp_model.mlp.0.fc_out.bias torch.int64 instead of torch.float32",
+        "  not finite: decoder.proj.bias",
+    ]
 
 
 def test_a_checkpoint_of_another_network(state_dict: StateDict):
-    other = {name: tensor for name, tensor in state_dict.items() if "decoder" not in name}
-    with pytest.raises(ValueError, match=r"not an official NeMF checkpoint: decoder\.pos_embed_x is missing"):
+    other = torchvision.models.resnet50().state_dict()
+    with pytest.raises(ValueError, match=r"backbone has \(0, 0, 0, 0\) blocks; .* of 320 names is conv1\.weight"):
         from_official_state_dict(other)
-    with pytest.raises(ValueError, match=r"its backbone has \(0, 0, 0, 0\) blocks; known are resnet18 \(2, 2, 2, 2\)"):
-        from_official_state_dict({})
-    with pytest.raises(ValueError, match="= 24 must be even and divisible by the number of heads, 5"):
-        from_official_state_dict(state_dict, num_heads=5)
+    state_dict["decoder.pos_embed_x"] = torch.zeros(1, 4, 4)
+    with pytest.raises(ValueError, match=r"pos_embed_x must have 5 axes, none of them empty; got shape \(1, 4, 4\)"):
+        from_official_state_dict(state_dict)
+
+
+@pytest.mark.parametrize(
+    ("num_heads", "message"),
+    [(5, "= 24 must be even and divisible by the number of heads, 5"), (0, "num_heads must be at least 1; got 0")],
+)
+def test_heads_that_do_not_fit(state_dict: StateDict, num_heads: int, message: str):
+    with pytest.raises(ValueError, match=message):
+        from_official_state_dict(state_dict, num_heads)
 
 
 def test_other_hyperpixels_take_other_blocks(state_dict: StateDict):
@@ -125,8 +174,9 @@ def test_other_hyperpixels_take_other_blocks(state_dict: StateDict):
         found = first.backbone(image)
         assert torch.equal(found[0].relu(), maps[0])  # what the second block is given
         assert all(a.shape == b.shape for a, b in zip(found, last.backbone(image), strict=True))
-    with pytest.raises(ValueError, match=r"block numbers from 1 to 8; got \[2, 4, 6, 9\]"):
-        from_official_state_dict(state_dict, num_heads=2, hyperpixels=[2, 4, 6, 9])
+    for wrong in ([2, 4, 6, 9], [8, 6, 4, 2], []):
+        with pytest.raises(ValueError, match=rf"rising block numbers from 1 to 8; got {re.escape(str(wrong))}"):
+            from_official_state_dict(state_dict, num_heads=2, hyperpixels=wrong)
 
 
 def test_there_and_back(write_official: Callable[..., Path], state_dict: StateDict, tmp_path: Path):
@@ -145,12 +195,15 @@ def test_numbers_left_beside_the_weights_do_no_harm(write_official: Callable[...
 
 
 def test_the_job(write_official: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    folder, out = str(write_official()), tmp_path / "ours"
+    folder, out = write_official().as_uri(), tmp_path / "ours"
     assert job.main([folder, "--out", str(out)]) == 0
     assert "torchvision/resnet18" in capsys.readouterr().out
     assert checkpoints.load(out).image_size == 64
     assert job.main([folder, "--out", str(out)]) == 2
     assert "holds a checkpoint already" in capsys.readouterr().err
+    for wrong, message in (("s3://bucket/ours", "--out must be a local folder"), ("", "expected a path or URI")):
+        assert job.main([folder, "--out", wrong]) == 2
+        assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -207,7 +260,8 @@ def test_hostile_weights_are_refused_and_run_nothing(write_official: Callable[..
         (b"", "not a pickled argparse.Namespace"),
         (b"\x80\x04garbage", "not a pickled argparse.Namespace"),
         (b"cargparse\nNamespace\n(S'x'\ntR.", "not a pickled argparse.Namespace"),
-        (b"cargparse\nNamespace\n.", "must hold an argparse.Namespace; holds a type"),
+        (b"cargparse\nNamespace\n.", "must hold an argparse.Namespace"),
+        (b"cargparse\nNamespace\n(N(S'x'\nI1\ndtb.", r"Namespace\.x is refused"),
         (b"\x80\x04\x8c\x08argparse\x8c\x12Namespace.__init__\x93.", "refused"),
     ],
 )
@@ -216,6 +270,7 @@ def test_arguments_that_are_no_namespace(write_official: Callable[..., Path], co
     (folder / "args.pkl").write_bytes(content)
     with pytest.raises(ValueError, match=message):
         import_official(folder)
+    assert not hasattr(argparse.Namespace, "x")
 
 
 def test_folders_that_lack_something(write_official: Callable[..., Path], tmp_path: Path):
@@ -229,9 +284,21 @@ def test_folders_that_lack_something(write_official: Callable[..., Path], tmp_pa
         checkpoints.load(folder)
 
 
-@pytest.mark.parametrize("checkpoint", [{"weights": {}}, {"state_dict": {"x": 1}}, [1]])
+@pytest.mark.parametrize(
+    "checkpoint",
+    [
+        {"weights": {}},
+        [1],
+        {"state_dict": {"x": 1}},
+        {"state_dict": {1: torch.zeros(1)}},
+        {"state_dict": {"x": torch.zeros(1).expand(2**40)}},
+        {"state_dict": {"x": torch.zeros(1, device="meta")}},
+        {"state_dict": {"x": torch.eye(1).to_sparse()}},
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Validating sparse tensor invariants")
 def test_weights_that_are_no_state_dict(write_official: Callable[..., Path], checkpoint: object):
-    with pytest.raises(ValueError, match="must hold a dict whose 'state_dict' is a dict of tensors"):
+    with pytest.raises(ValueError, match="must hold a dict whose 'state_dict' is a dict of whole tensors by name"):
         import_official(write_official(checkpoint))
 
 
@@ -246,16 +313,60 @@ def test_weights_that_are_no_state_dict(write_official: Callable[..., Path], che
         ({"backbone": "torchvision/vgg"}, "no network can be built .* there is no backbone torchvision/vgg"),
         ({"hidden": "wide"}, "field hidden must be"),
         ({"heads": 0}, "field heads must be"),
-        ({"hidden": 8}, "do not fit the network: wrong shape: .*"),
+        (
+            {"hidden": 8},
+            r"model\.safetensors does not fit .*\n  wrong shape: field\.fc_p\.weight \[16, 84\] instead of \[8, 84\], ",
+        ),
+        ({"depth": 2}, r"\n  missing: cost_encoder\.aggregator\.blocks\.1\."),
+        ({"backbone": "torchvision/resnet50"}, r"\n  missing: backbone\.network\.layer1\.0\.conv3\.weight, "),
+        ({"feature_size": 256, "image_size": 4096}, r"\n  wrong shape: .* instead of \[65536, 65544\]"),
+        (
+            {"heads": 5},
+            "no network can be built of these sizes: .* = 24 must be .* divisible by the number of heads, 5",
+        ),
+        (
+            {"backbone_config": BACKBONE | {"mean": [0, 0, float("nan")]}},
+            r"backbone_config\.mean must be three numbers; got",
+        ),
+        (
+            {"backbone_config": BACKBONE | {"std": [1, 1, 0]}},
+            r"backbone_config\.std must be three numbers above 0; got",
+        ),
     ],
 )
-def test_a_wrong_config_is_named(
-    write_official: Callable[..., Path], tmp_path: Path, change: dict[str, object], message: str
-):
-    folder = tmp_path / "ours"
-    checkpoints.save(folder, *import_official(write_official()))
-    path = folder / "config.json"
+def test_a_wrong_config_is_named(ours: Path, change: dict[str, object], message: str):
+    path = ours / "config.json"
     content = json.loads(path.read_text()) | change
     path.write_text(json.dumps({name: value for name, value in content.items() if value is not ...}))
-    with pytest.raises(ValueError, match=message):
-        checkpoints.load(folder)
+    with pytest.raises(ValueError, match=f"^checkpoint folder {re.escape(str(ours))}: .*{message}"):
+        checkpoints.load(ours)
+
+
+@pytest.mark.parametrize("text", ["{", "[" * 200_000])
+def test_a_malformed_config_is_named(ours: Path, text: str):
+    (ours / "config.json").write_text(text)
+    with pytest.raises(ValueError, match=r"ours: config\.json: not JSON: "):
+        checkpoints.load(ours)
+
+
+def test_a_truncated_file_is_named(ours: Path, saved: Path):
+    data = (saved / "model.safetensors").read_bytes()
+    (ours / "model.safetensors").unlink()
+    (ours / "model.safetensors").write_bytes(data[:-100])
+    with pytest.raises(
+        ValueError, match=r"ours: model\.safetensors: not a readable safetensors file, perhaps not whole"
+    ):
+        checkpoints.load(ours)
+
+
+def test_a_folder_that_is_a_uri():
+    fs = fsspec.filesystem("memory")
+    fs.pipe_file("/bucket/ours/model.safetensors", b"")
+    fs.pipe_file("/bucket/ours/notes.txt", b"")
+    listed = r"checkpoint folder memory://bucket/ours: config\.json is missing; there is model\.safetensors, notes\.txt"
+    with pytest.raises(FileNotFoundError, match=listed):
+        checkpoints.load("memory://bucket/ours")
+    with pytest.raises(FileNotFoundError, match="checkpoint folder memory://bucket/theirs: there is no such folder"):
+        checkpoints.load("memory://bucket/theirs")
+    with pytest.raises(ValueError, match="checkpoint folder nothing://bucket/ours: Protocol not known: nothing"):
+        checkpoints.load("nothing://bucket/ours")

@@ -1,10 +1,14 @@
 from pathlib import Path
+from typing import Literal
 
+import fsspec
 import pytest
 import torch
 
-from nemf import load_matcher
-from nemf.load import find_device
+from nemf import checkpoints, load_matcher
+from nemf.load import _options, find_device, is_checkpoint
+from nemf.matchers.nemf import SearchConfig
+from nemf.model.presets import build, small
 
 SIFT = "nearest-neighbour:dense-sift"
 
@@ -26,6 +30,14 @@ def broken(**arguments):
 """
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint, written once."""
+    folder = tmp_path_factory.mktemp("checkpoints") / "nemf-small"
+    checkpoints.save(folder, build(small()), small())
+    return folder
+
+
 @pytest.fixture
 def own_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "own_matchers.py").write_text(FACTORY)
@@ -45,6 +57,56 @@ def test_built_from_a_weights_file(mobilenet_file: Path):
     assert matcher.level == 2  # stride 16 of 4, 8, 16
 
 
+def test_built_from_a_checkpoint_anywhere(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    fs = fsspec.filesystem("memory")
+    for file in folder.iterdir():
+        fs.pipe_file(f"/bucket/nemf-small/{file.name}", file.read_bytes())
+    monkeypatch.chdir(folder.parent)
+    names = ["nemf-small", str(folder), f"{folder}/", folder.as_uri(), "memory://bucket/nemf-small"]
+    matchers = [load_matcher(name, device="cpu") for name in names]
+    assert [matcher.name for matcher in matchers] == names
+    assert len({matcher.fingerprint for matcher in matchers}) == 1
+    assert all(is_checkpoint(name) for name in [*names, "nemf-small?seed=1"])
+    (folder.parent / "identity").mkdir()
+    others = ["", "?seed=1", "nemf-large", SIFT, "own_matchers:make", "identity"]
+    assert not any(is_checkpoint(name) for name in others)
+
+
+def test_the_search_is_configured_by_the_name(folder: Path):
+    query = "patchmatch_steps=3&refine_lr=1e-2&seed=-7&neighbour_offset=true&positional_gradient=false&grid_strides=4,1"
+    matcher = load_matcher(f"{folder}?{query}", device="cpu")
+    assert matcher.name == f"{folder}?{query}"
+    assert matcher.config == SearchConfig(
+        patchmatch_steps=3, refine_lr=0.01, seed=-7, neighbour_offset=True, grid_strides=(4, 1)
+    )
+    assert matcher.fingerprint != load_matcher(str(folder), device="cpu").fingerprint
+
+
+@pytest.mark.parametrize(
+    ("query", "message"),
+    [
+        ("steps=3", "option 'steps' is unknown; there are patchmatch_steps, refine_steps, "),
+        ("seed=1&seed=1", "option 'seed' is given twice; there are patchmatch_steps, "),
+        ("seed", "option seed must be a whole number; got ''"),
+        ("patchmatch_steps=1.5", "option patchmatch_steps must be a whole number; got '1.5'"),
+        ("refine_lr=nan", "option refine_lr must be a finite number; got 'nan'"),
+        ("neighbour_offset=1", "option neighbour_offset must be one of true, false; got '1'"),
+        ("grid_strides=4,x", "option grid_strides must be a list such as 4,1, each a whole number; got '4,x'"),
+        ("patchmatch_steps=-1", "nemf-small.patchmatch_steps=-1: patchmatch_steps must be at least 0; got -1"),
+    ],
+)
+def test_options_that_will_not_do(folder: Path, query: str, message: str):
+    with pytest.raises(ValueError, match=message):
+        load_matcher(f"{folder}?{query}")
+
+
+def test_an_option_of_several_names():
+    kinds = {"precision": Literal["float32", "bfloat16"]}
+    assert _options("x", "precision=bfloat16", kinds) == {"precision": "bfloat16"}
+    with pytest.raises(ValueError, match="x: option precision must be one of float32, bfloat16; got 'half'"):
+        _options("x", "precision=half", kinds)
+
+
 @pytest.mark.usefixtures("own_module")
 def test_built_by_a_factory_of_ones_own():
     matcher = load_matcher("own_matchers:make", backbone_weights="w.safetensors", device="cpu")
@@ -57,6 +119,8 @@ def test_built_by_a_factory_of_ones_own():
     [
         ("", "there is no matcher ''; there are nearest-neighbour:timm/MODEL"),
         ("nemf-small", "there is no matcher 'nemf-small'; there are nearest-neighbour:timm/MODEL"),
+        ("large?nemf", "there is no matcher 'large.nemf'; .* the '.' are options, and there is no folder 'large'"),
+        ("nemf://small", "checkpoint folder nemf://small: Protocol not known: nemf"),
         ("nearest-neighbour:sift", "there is no matcher 'nearest-neighbour:sift'; there are .*dense-sift"),
         ("nearest-neighbour:timm/mobilnet", "timm has no model 'mobilnet'"),
         (f"{SIFT}?sharpness=3", "option 'sharpness' is unknown; there are readout, image_size"),

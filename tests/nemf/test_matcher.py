@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 
 from nemf import ImagePair, Match, Matcher
+from nemf.matcher import as_points
 from pipeline.images import read_image
 
 
@@ -80,3 +81,35 @@ def test_what_is_no_image_is_named(image: np.ndarray, got: str):
 def test_what_are_no_points_is_named(points: list, message: str):
     with pytest.raises(ValueError, match=message):
         Recorder().match(IMAGE, IMAGE, np.array(points))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"query_rgb": np.zeros((4, 5), np.uint8)}, r"query image must be RGB .* got shape \(4, 5\), dtype uint8"),
+        ({"reference_rgb": np.zeros((4, 5, 3))}, r"reference image must be RGB .* dtype float64"),
+        ({"query_rgb": np.zeros((0, 5, 3), np.uint8)}, r"query image must be RGB .* got shape \(0, 5, 3\)"),
+        ({"query_xy_px": np.zeros((2, 2))}, "query_xy_px must have dtype float32; got float64"),
+        ({"query_xy_px": np.zeros((2, 3), np.float32)}, r"points must have shape \(K, 2\).* got shape \(2, 3\)"),
+        ({"query_xy_px": np.array([[0, 1], [np.nan, 0]], np.float32)}, "must be finite; point 1 is"),
+    ],
+)
+def test_a_pair_that_is_none_is_refused_before_any_matcher_sees_it(wrong: dict[str, np.ndarray], message: str):
+    image = np.zeros((4, 5, 3), np.uint8)
+    with pytest.raises(ValueError, match=message):
+        ImagePair(**{"query_rgb": image, "reference_rgb": image, **wrong})
+
+
+@pytest.mark.parametrize(
+    ("points", "message"),
+    [
+        ([[1, 2], [3]], "rows of other lengths"),
+        ([[10**400, 0]], "must be real numbers"),
+        (np.array([[1j, 0]]), "must be real numbers"),
+        (np.array([["1", "2"]]), "must be real numbers"),
+        ([[1e39, 0]], "must be finite; point 0"),
+    ],
+)
+def test_points_that_are_none(points: object, message: str):
+    with pytest.raises(ValueError, match=message):
+        as_points(points)

@@ -78,20 +78,40 @@ def test_pickles_are_not_opened(tmp_path: Path):
 
 def test_a_truncated_weights_file_is_named(mobilenet_file: Path):
     mobilenet_file.write_bytes(mobilenet_file.read_bytes()[:-100])
-    with pytest.raises(ValueError, match=r"weights\.safetensors: not a readable safetensors file"):
+    with pytest.raises(ValueError, match=r"weights\.safetensors: not a readable safetensors file, perhaps not whole"):
+        load_backbone(NAME, mobilenet_file)
+
+
+def test_a_type_of_number_that_torch_has_not_is_named(mobilenet_file: Path):
+    header = b'{"x":{"dtype":"F8_E8M0","shape":[1],"data_offsets":[0,1]}}'
+    mobilenet_file.write_bytes(len(header).to_bytes(8, "little") + header + b"0")
+    with pytest.raises(ValueError, match=r"weights\.safetensors: not a readable safetensors file, .*F8_E8M0"):
         load_backbone(NAME, mobilenet_file)
 
 
 def test_tensors_that_do_not_fit_are_listed(write_weights: Callable[..., Path], mobilenet_file: Path):
     tensors = load_file(mobilenet_file)
     del tensors["bn1.bias"]
-    tensors["bn1.extra"] = torch.zeros(3)
+    extra = {f"bn1.extra{index}": torch.zeros(3) for index in range(10)}
+    tensors |= extra
     tensors["bn1.weight"] = torch.zeros(7)
+    tensors["conv_stem.weight"] = tensors["conv_stem.weight"].to(torch.int64)
     tensors["bn1.running_var"][0] = torch.nan
+    tensors["bn1.running_mean"] = torch.full((32,), 1e300, dtype=torch.float64)
     path = write_weights(tensors, mobilenet_file.with_suffix(".json").read_text(), "broken")
     with pytest.raises(ValueError, match=r"broken\.safetensors do not fit") as caught:
         load_backbone(NAME, path)
-    assert str(caught.value).split(": ", 1)[1] == (
-        "missing: bn1.bias; unexpected: bn1.extra; "
-        "wrong shape: bn1.weight [7] instead of [32]; not finite: bn1.running_var"
-    )
+    assert str(caught.value).splitlines()[1:] == [
+        "  missing: bn1.bias",
+        f"  unexpected: {', '.join(extra)}",
+        "  wrong shape: bn1.weight [7] instead of [32]",
+        "  wrong type: conv_stem.weight torch.int64 instead of torch.float32",
+        "  not finite: bn1.running_mean, bn1.running_var",
+    ]
+
+
+def test_halved_weights_are_widened(write_weights: Callable[..., Path], mobilenet_file: Path):
+    halved = {name: t.half() if t.is_floating_point() else t for name, t in load_file(mobilenet_file).items()}
+    path = write_weights(halved, mobilenet_file.with_suffix(".json").read_text(), "halved")
+    found = load_backbone(NAME, path).state_dict()["network.conv_stem.weight"]
+    assert torch.equal(found, halved["conv_stem.weight"].float())
