@@ -31,10 +31,13 @@ from nemf.search.sample import sample_field
 _CODE_VERSION = 2
 
 _ENCODED_AT_ONCE = {"cpu": 1, "cuda": 8}
-"""Pairs are encoded in batches of this one size, filled up: kernels round differently for different shapes."""
+"""Images and pairs are encoded in batches of this one size, filled up: kernels round differently by shape."""
 _PAIRS_AT_ONCE = 8
 _PIXELS_AT_ONCE = {"cpu": 2**17, "cuda": 2**21}
-"""Pixels of dense pairs that are searched together, unless one pair has more: a hidden layer is kept for each."""
+"""Pixels that are searched together, unless one pair has more: for each of a dense pair a hidden layer is kept, for
+one of another pair a sixteenth of that at most."""
+
+_COUNT = "a whole number, at least 0"
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
@@ -61,11 +64,14 @@ class SearchConfig:
 
     def __post_init__(self) -> None:
         expected = {
-            "patchmatch_steps": ("at least 0", self.patchmatch_steps >= 0),
-            "refine_steps": ("at least 0", self.refine_steps >= 0),
+            "patchmatch_steps": (_COUNT, isinstance(self.patchmatch_steps, int) and self.patchmatch_steps >= 0),
+            "refine_steps": (_COUNT, isinstance(self.refine_steps, int) and self.refine_steps >= 0),
             "refine_lr": ("above 0", 0 < self.refine_lr < math.inf),
             "radius_norm": ("above 0 and at most 2", 0 < self.radius_norm <= 2),
             "radius_decay": ("above 0 and at most 1", 0 < self.radius_decay <= 1),
+            "positional_gradient": ("true or false", isinstance(self.positional_gradient, bool)),
+            "neighbour_offset": ("true or false", isinstance(self.neighbour_offset, bool)),
+            "precision": ("float32 or bfloat16", self.precision in ("float32", "bfloat16")),
             "grid_strides": (
                 "whole numbers that fall to 1",
                 self.grid_strides[-1:] == (1,) and all(a > b for a, b in itertools.pairwise(self.grid_strides)),
@@ -94,6 +100,7 @@ class NemfMatcher(Matcher):
             raise ValueError(f"precision bfloat16 needs a CUDA device; this is {device}: leave the option out")
         self.fingerprint = tensors_digest(model.state_dict(), configuration)[:16]
         self.device = device
+        self._at_once = _ENCODED_AT_ONCE[device.type]
         self.model = model.eval().requires_grad_(False).to(device)
         self._fused = _fused_score(self.model) if self.config.precision == "bfloat16" else None
 
@@ -108,16 +115,30 @@ class NemfMatcher(Matcher):
     @torch.no_grad()
     def encode(self, pairs: Sequence[ImagePair]) -> EncodedField:
         """What the search needs to know of the pairs."""
-        at_once = _ENCODED_AT_ONCE[self.device.type]
+        images = {id(rgb): rgb for pair in pairs for rgb in (pair.reference_rgb, pair.query_rgb)}
+        number = {key: i for i, key in enumerate(images)}
+        reference = torch.tensor([number[id(pair.reference_rgb)] for pair in pairs], device=self.device)
+        query = torch.tensor([number[id(pair.query_rgb)] for pair in pairs], device=self.device)
+        # the same algorithm every time, and no rounding to TF32 where full precision was asked for
+        tf32 = self.config.precision != "float32"
+        with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=tf32):
+            features = self._features(list(images.values()))
+            encoded = []
+            for first in range(0, len(pairs), self._at_once):
+                count = min(self._at_once, len(pairs) - first)
+                rows = [_filled(role[first : first + count], self._at_once) for role in (reference, query)]
+                levels = ([level[row] for level in features] for row in rows)
+                encoded.append(self.model.encode_features(*levels).pairs(0, count))
+        return EncodedField.joined(encoded)
+
+    def _features(self, images: Sequence[RGB]) -> list[Float[Tensor, "n _ _ _"]]:
+        """The backbone's maps of the images, each of which is looked at once."""
         batches = []
-        for first in range(0, len(pairs), at_once):
-            batch = pairs[first : first + at_once]
-            reference, query = (
-                F.pad(torch.cat([self._squash(rgb) for rgb in role]), (0,) * 7 + (at_once - len(batch),))
-                for role in ([pair.reference_rgb for pair in batch], [pair.query_rgb for pair in batch])
-            )
-            batches.append(self.model.encode(reference, query).pairs(0, len(batch)))
-        return EncodedField.joined(batches)
+        for first in range(0, len(images), self._at_once):
+            batch = torch.cat([self._squash(rgb) for rgb in images[first : first + self._at_once]])
+            levels = self.model.backbone(_filled(batch, self._at_once))
+            batches.append([level[: len(batch)] for level in levels])
+        return [torch.cat(level) for level in zip(*batches, strict=True)]
 
     @torch.no_grad()
     def search(self, encoded: EncodedField, pairs: Sequence[ImagePair]) -> list[Float[Tensor, "2 _ _"]]:
@@ -135,7 +156,7 @@ class NemfMatcher(Matcher):
         ):
             initial = [initial_field(encoded.pairs(i, i + 1), hw)[0] for i, hw in enumerate(pixels.sizes)]
             found = search_pixels(
-                self.model.scorer(encoded, pixels.image, pixels.xy_norm, fused=self._fused),
+                self.model.scorer(encoded, pixels.image, pixels.xy_norm(), fused=self._fused),
                 pixels,
                 pixels.pick(initial),
                 config.patchmatch_steps,
@@ -169,18 +190,21 @@ class NemfMatcher(Matcher):
         target_xy_norm: Float[Tensor, "n 2"],
         start_xy_norm: Float[Tensor, "n 2"],
     ) -> tuple[Float[Tensor, "n 2"], Float[Tensor, " n"]]:
-        """Source points and confidences; in tiles of one size, as the steps of an optimiser round by shape too."""
+        """Source points and confidences."""
         n_points, config = len(pair), self.config
         scorer = self.model.scorer(
             encoded, pair, target_xy_norm, positional_gradient=config.positional_gradient, fused=self._fused
         )
-        number = F.pad(torch.arange(n_points, device=self.device), (0, -n_points % TILE[self.device.type]))
+        number = torch.arange(n_points, device=self.device)
+        # on a CPU the steps of the optimiser round by place in a vector, unless all are filled
+        at_once = TILE["cpu"] if self.device.type == "cpu" else max(n_points, 1)
+        number = F.pad(number, (0, -n_points % at_once))
         found_xy_norm, confidence = [start_xy_norm[:0]], [start_xy_norm[:0, 0]]
 
         def score(source_xy_norm: Float[Tensor, "1 n 2"], target: Int64[Tensor, " n"]) -> Float[Tensor, "1 n"]:
             return scorer(source_xy_norm[0], target)[None]
 
-        for tile in number.split(TILE[self.device.type]) if n_points else ():
+        for tile in number.split(at_once):
             at_targets = partial(score, target=tile)
             found = refine(
                 at_targets, start_xy_norm[None, tile], config.refine_steps, config.refine_lr, config.radius_norm
@@ -195,7 +219,7 @@ class NemfMatcher(Matcher):
         n_pixels = 0
         for pair in pairs:
             height, width = _query_hw(pair)
-            pair_pixels = height * width if pair.dense else 0
+            pair_pixels = height * width // (1 if pair.dense else 16)
             if group and (len(group) == _PAIRS_AT_ONCE or n_pixels + pair_pixels > _PIXELS_AT_ONCE[self.device.type]):
                 yield group
                 group, n_pixels = [], 0
@@ -222,6 +246,11 @@ class NemfMatcher(Matcher):
         """The pixels of the flow, none where none is wanted."""
         grid = pixel_grid(_query_hw(pair)) if pair.dense else torch.zeros(0, 2)
         return grid.view(-1, 2).to(self.device)
+
+
+def _filled(values: Tensor, size: int) -> Tensor:
+    """With zeros up to a batch of this size."""
+    return F.pad(values, (0, 0) * (values.dim() - 1) + (0, size - len(values)))
 
 
 def _fused_score(model: NeMF) -> FusedScore:

@@ -7,7 +7,6 @@ lives on the *target* and answers with places in the *source*.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 from nemf.model.backbone import Backbone
 from nemf.model.cost_encoder import CostEncoder, soft_argmax
 from nemf.model.field import Field
-from nemf.model.scorer import TargetScorer
+from nemf.model.scorer import FusedScore, TargetScorer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -83,7 +82,10 @@ class NeMF(nn.Module):
                 raise ValueError(f"{role} images must have shape {expected}; got {tuple(image.shape)}")
             if not image.isfinite().all():
                 raise ValueError(f"{role} images must be finite; got NaN or infinity")
-        features_source, features_target = self.backbone(source), self.backbone(target)
+        return self.encode_features(self.backbone(source), self.backbone(target))
+
+    def encode_features(self, features_source: list[Tensor], features_target: list[Tensor]) -> Encoded:
+        """The same from the backbone's feature maps of both images."""
         correlation = self.cost_encoder.correlate(features_source, features_target)
         refined = self.cost_encoder.refine(correlation, features_source, features_target)
         refined_mean = refined.mean(dim=1)
@@ -129,10 +131,18 @@ class NeMF(nn.Module):
         encoded: EncodedField,
         pair: Int64[Tensor, " m"],
         target_xy_norm: Float[Tensor, "m 2"],
-        **options: Any,
+        positional_gradient: bool = False,
+        fused: FusedScore | None = None,
     ) -> TargetScorer:
-        """`score` at target points of the encoded pairs that are prepared once, with the options of TargetScorer."""
-        return TargetScorer(self.field, encoded.cost_features, pair, target_xy_norm, **options)
+        """`score` at target points of the encoded pairs that are prepared once, see TargetScorer."""
+        return TargetScorer(
+            self.field,
+            encoded.cost_features,
+            pair,
+            target_xy_norm,
+            positional_gradient=positional_gradient,
+            fused=fused,
+        )
 
 
 def initial_field(encoded: EncodedField, target_hw: tuple[int, int]) -> Float[Tensor, "b 2 h w"]:

@@ -46,9 +46,9 @@ class Perceptron:
             before = second.bias
         self.bias, self.weight_out, self.bias_out = before, field.fc_out.weight[0], field.fc_out.bias
 
-    def prepare(self, code: Float[Tensor, "n d"]) -> Float[Tensor, "n hidden"]:
-        """The first layer's part of encoded target points."""
-        return torch.addmm(self.target_bias, code, self.target_weight)
+    def prepare(self, code: Float[Tensor, "n d"], out: Float[Tensor, "n hidden"]) -> None:
+        """Write the first layer's part of encoded target points to `out`."""
+        torch.addmm(self.target_bias, code, self.target_weight, out=out)
 
     def forward(
         self,
@@ -75,7 +75,8 @@ class Perceptron:
         hidden.add_(self.bias).relu_()
         if passed is not None:
             passed.append(hidden > 0)
-        return hidden @ self.weight_out + self.bias_out
+        # a product with a vector would be shared out among threads by place, and round by it
+        return (hidden * self.weight_out).sum(dim=1) + self.bias_out
 
     def backward(self, passed: Passed) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n channel"]]:
         """The derivatives of the logits of a forward pass with respect to its `code` and `phi`."""

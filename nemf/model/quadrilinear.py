@@ -14,7 +14,7 @@ class Corners(NamedTuple):
     """The four cells around each of some points: upper left, upper right, lower left, lower right."""
 
     cell: Int64[Tensor, "*n 4"]
-    """Index of the cell, row by row; one outside the grid has that of the nearest inside."""
+    """Index of the cell, row by row; 0 for one that is not there."""
     weight: Float[Tensor, "*n 4"]
     """Bilinear weight; 0 for a cell that is not there."""
 
@@ -74,7 +74,7 @@ def _around(
     index = torch.stack([low, low + 1], dim=-1)
     there = (index >= 0) & (index < size)
     weight = torch.stack([1 - fraction, fraction], dim=-1) * there
-    return index.clamp(0, size - 1).long(), weight, there
+    return torch.where(there, index, 0).long(), weight, there
 
 
 def _outer(y: Float[Tensor, "*n 2"], x: Float[Tensor, "*n 2"]) -> Float[Tensor, "*n 4"]:

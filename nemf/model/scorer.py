@@ -8,12 +8,13 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from nemf.model.field import CostFeatures, Field
 from nemf.model.perceptron import Passed, Perceptron
 from nemf.model.quadrilinear import corner_slopes, corners, weighted_rows
 
-TILE = {"cpu": 512, "cuda": 65536}
+TILE = {"cpu": 512, "cuda": 16384}
 """Queries are scored in tiles of this one size: matrix products, sines and the like round differently by shape."""
 
 _TILES_AT_ONCE = {"cpu": 8, "cuda": 1}
@@ -21,6 +22,7 @@ _TILES_AT_ONCE = {"cpu": 8, "cuda": 1}
 
 
 FusedScore = Callable[..., tuple[Tensor, Tensor | None]]
+"""nemf.model.field_kernel.score with its weights bound."""
 
 
 class TargetScorer:
@@ -35,7 +37,7 @@ class TargetScorer:
     target_xy_norm: (M, 2).
     positional_gradient: let the gradient flow through the encoding of the source point too; as published it flows only
         through the interpolation of the cost features.
-    fused: nemf.model.field_kernel.score with the field's weights, to score by it, from cost features in bfloat16.
+    fused: score by this kernel, from cost features in bfloat16.
     """
 
     @torch.no_grad()
@@ -60,20 +62,20 @@ class TargetScorer:
         self._rows = rows if fused is None else rows.bfloat16()
         cell, self._weight = corners(target_xy_norm, target_hw)
         self._row = pair[:, None] * math.prod(sizes) + cell
-        hidden = [self._perceptron.prepare(field.encode(tile)) for tile in _tiles(_padded(target_xy_norm))]
-        self._hidden = torch.cat(hidden)
+        padded = _padded(target_xy_norm)
+        self._hidden = padded.new_empty(len(padded), field.fc_p.out_features)
+        for points, hidden in zip(_tiles(padded), _tiles(self._hidden), strict=True):
+            self._perceptron.prepare(field.encode(points), out=hidden)
 
     def __call__(self, source_xy_norm: Float[Tensor, "n 2"], target: Int64[Tensor, " n"]) -> Float[Tensor, " n"]:
         """Logits of N source points, each at the target point of that number; a point's does not depend on others."""
-        if len(target) == 0:
-            return source_xy_norm[:, 0]
         if torch.is_grad_enabled() and source_xy_norm.requires_grad:
             logits: Tensor = _Differentiable.apply(source_xy_norm, target, self)
             return logits
         if self._fused is not None:
             return self._score_fused(source_xy_norm, target, gradient=False)[0]
         found = [self._score(*chunk) for chunk in _chunks(source_xy_norm, target)]
-        return torch.cat(found)[: len(target)]
+        return torch.cat([source_xy_norm[:0, 0], *found])[: len(target)]
 
     def with_gradient(
         self, source_xy_norm: Float[Tensor, "n 2"], target: Int64[Tensor, " n"]
@@ -84,7 +86,8 @@ class TargetScorer:
             assert gradient is not None
             return logits, gradient
         found = [self._score_with_gradient(*chunk) for chunk in _chunks(source_xy_norm, target)]
-        all_logits, gradients = (torch.cat(parts) for parts in zip(*found, strict=True))
+        nothing = source_xy_norm[:0, 0], source_xy_norm[:0]
+        all_logits, gradients = (torch.cat(parts) for parts in zip(nothing, *found, strict=True))
         return all_logits[: len(target)], gradients[: len(target)]
 
     @torch.no_grad()
@@ -147,6 +150,7 @@ class _Differentiable(torch.autograd.Function):
         return logits
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *to_logits: Tensor) -> tuple[Tensor, None, None]:
         (gradient,) = ctx.saved_tensors
         return gradient * to_logits[0][:, None], None, None
@@ -162,6 +166,8 @@ def _tiles(values: Tensor) -> tuple[Tensor, ...]:
 
 
 def _chunks(source_xy_norm: Tensor, target: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """A few whole tiles at a time."""
+    """A few whole tiles at a time; none of no points."""
+    if len(target) == 0:
+        return iter(())
     size = _TILES_AT_ONCE[target.device.type] * TILE[target.device.type]
     return zip(_padded(source_xy_norm).split(size), _padded(target).split(size), strict=True)

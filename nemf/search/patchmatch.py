@@ -28,25 +28,31 @@ class Draw(Protocol):
 @torch.no_grad()
 def patchmatch(
     score: ScoreFn,
-    initial_field_norm: Float[Tensor, "b 2 h w"],
+    initial_field_norm: Float[Tensor, "*_"],
     iterations: int = 20,  # the paper says 10; 20 is what the published code runs
     radius_norm: float = 0.1,
-    noise: Float[Tensor, "_ _ _ _ _"] | None = None,
+    noise: Float[Tensor, "*_"] | None = None,
     *,
-    pair_keys: Int64[Tensor, " b"] | None = None,
-    points_px: Float[Tensor, "b k 2"] | None = None,
+    pair_keys: Int64[Tensor, " _"] | None = None,
+    points_px: Float[Tensor, "*_"] | None = None,
 ) -> Float[Tensor, "b 2 h w"]:
     """The place in the source with the best score found for every target pixel; how, says `search_pixels`.
 
     score: called with the normalised coordinates of source points and of the target pixels they are tried at.
-    initial_field_norm: normalised source (x, y) of every target pixel.
+    initial_field_norm: (B, 2, H, W) normalised source (x, y) of every target pixel.
     noise: (iterations, B, H, W, 2) numbers in [0, 1) for the random steps, instead of nemf.search.noise.uniform.
     pair_keys: what the random draws of each pair depend on, see nemf.search.noise.pair_key; 0 for all by default.
-    points_px: compute only what bilinear sampling at these pixels of the target reads. There the result is the same;
-        elsewhere it is not defined.
-    Raises ValueError for noise of another shape and numbers out of range.
+    points_px: (B, K, 2); compute only what bilinear sampling at these pixels of the target reads. There the result is
+        the same; elsewhere it is not defined.
+    Raises ValueError for tensors of other shapes, points that are not finite, and numbers out of range.
     """
+    if initial_field_norm.dim() != 4 or initial_field_norm.shape[1] != 2 or 0 in initial_field_norm.shape:
+        raise ValueError(f"initial_field_norm must have shape (B, 2, H, W); got {tuple(initial_field_norm.shape)}")
     batch, _, *hw = initial_field_norm.shape
+    if points_px is not None and not (
+        points_px.dim() == 3 and points_px.shape[::2] == (batch, 2) and points_px.isfinite().all()
+    ):
+        raise ValueError(f"points_px must be finite and have shape ({batch}, K, 2); got {tuple(points_px.shape)}")
     if noise is not None and noise.shape != (iterations, batch, *hw, 2):
         raise ValueError(
             f"noise must have shape {(iterations, batch, *hw, 2)}, (iterations, B, H, W, 2); got {tuple(noise.shape)}"
@@ -57,7 +63,7 @@ def patchmatch(
     points = [None] * batch if points_px is None else list(points_px)
     pixels = pixels_around([(hw[0], hw[1])] * batch, points, iterations, device)
     found = search_pixels(
-        partial(_score_in_rectangles, score, pixels, pixels.xy_norm.to(initial_field_norm)),
+        partial(_score_in_rectangles, score, pixels, pixels.xy_norm(initial_field_norm.dtype)),
         pixels,
         pixels.pick(list(initial_field_norm)),
         iterations,
@@ -101,15 +107,20 @@ def search_pixels(
             f"got {iterations}, {radius_norm}, {radius_decay}"
         )
     place = (initial_xy_norm if start_xy_norm is None else start_xy_norm).clone()
-    position = pixels.xy_norm.to(place)
+    position = pixels.xy_norm(place.dtype)
     logit = place.new_full((len(place),), -torch.inf)
     moved = torch.ones_like(logit, dtype=torch.bool)  # since its neighbours looked at it
     lowered = moved.clone()  # its score is not known, and any place may beat it
 
+    def known(source_xy_norm: Float[Tensor, "n 2"], target: Int64[Tensor, " n"]) -> Float[Tensor, " n"]:
+        """Scores; one that is not a number loses."""
+        scored = score(source_xy_norm, target).to(place)
+        return torch.where(scored.isnan(), -torch.inf, scored)
+
     for iteration in range(iterations):
         active = (pixels.steps < iterations - iteration).nonzero()[:, 0]
         unknown = active[lowered[active]]
-        logit[unknown] = score(place[unknown], unknown)
+        logit[unknown] = known(place[unknown], unknown)
         best, best_logit = place[active], logit[active]
 
         neighbours = pixels.neighbours[active]
@@ -119,12 +130,12 @@ def search_pixels(
         untried = (moved[neighbours] | lowered[active, None]) & (candidates != best[:, None]).any(dim=-1)
         row, side = untried.nonzero(as_tuple=True)
         candidate_logits = logit.new_full(untried.shape, -torch.inf)
-        candidate_logits[row, side] = score(candidates[row, side], active[row])
+        candidate_logits[row, side] = known(candidates[row, side], active[row])
         for candidate, candidate_logit in zip(candidates.unbind(1), candidate_logits.unbind(1), strict=True):
             best, best_logit = _better(best, best_logit, candidate, candidate_logit)
 
-        step = 2 * radius_norm * radius_decay**iteration * (draw(iteration, active) - 0.5)
-        best, best_logit = _better(best, best_logit, best + step, score(best + step, active))
+        step = 2 * radius_norm * radius_decay**iteration * (draw(iteration, active).to(place) - 0.5)
+        best, best_logit = _better(best, best_logit, best + step, known(best + step, active))
 
         clamped = best.maximum(initial_xy_norm[active] - radius_norm).minimum(initial_xy_norm[active] + radius_norm)
         moved[active] = (clamped != place[active]).any(dim=-1)
@@ -165,6 +176,8 @@ def _score_in_rectangles(
     target: Int64[Tensor, " n"],
 ) -> Float[Tensor, " n"]:
     """Scores by a ScoreFn, which takes as many points of every pair: shorter rows are filled up for nothing."""
+    if len(target) == 0:
+        return source_xy_norm[:, 0]
     counts = pixels.image[target].bincount(minlength=len(pixels.sizes)).tolist()
     listed = source_xy_norm.split(counts), target_xy_norm[target].split(counts)
     logits = score(*(pad_sequence(list(rows), batch_first=True) for rows in listed))

@@ -19,6 +19,8 @@ class Pixels:
 
     sizes: list[Size]
     """(height, width) of each image."""
+    counts: list[int]
+    """How many there are of each image."""
     image: Int64[Tensor, " p"]
     index: Int64[Tensor, " p"]
     """Number within the image, row by row."""
@@ -31,41 +33,30 @@ class Pixels:
         return len(self.image)
 
     @property
-    def counts(self) -> list[int]:
-        """How many there are of each image."""
-        counts: list[int] = self.image.bincount(minlength=len(self.sizes)).tolist()
-        return counts
-
-    @property
     def xy_px(self) -> Float[Tensor, "p 2"]:
         """Where they are in their images."""
-        width = self._per_image([w for _, w in self.sizes])
+        width = torch.tensor([w for _, w in self.sizes], device=self.image.device)[self.image]
         return torch.stack([self.index % width, self.index // width], dim=-1).float()
 
-    @property
-    def xy_norm(self) -> Float[Tensor, "p 2"]:
+    def xy_norm(self, dtype: torch.dtype = torch.float32) -> Float[Tensor, "p 2"]:
         """The same in normalised coordinates."""
-        parts = self.xy_px.split(self.counts)
+        parts = self.xy_px.to(dtype).split(self.counts)
         return torch.cat([px_to_norm(xy_px, hw) for xy_px, hw in zip(parts, self.sizes, strict=True)])
 
     def pick(self, fields: Sequence[Float[Tensor, "2 _ _"]]) -> Float[Tensor, "p 2"]:
         """The values of one field per image, of its size, at the pixels."""
-        return torch.cat([field.flatten(1) for field in fields], dim=1).T[self._position()]
+        per_image = zip(fields, self.index.split(self.counts), strict=True)
+        return torch.cat([field.flatten(1)[:, index].T for field, index in per_image])
 
     def put(self, values: Float[Tensor, "p 2"], fields: Sequence[Float[Tensor, "2 _ _"]]) -> list[Tensor]:
         """The fields with these values at the pixels."""
-        whole = torch.cat([field.flatten(1) for field in fields], dim=1).T.contiguous()
-        whole[self._position()] = values
-        parts = whole.split([h * w for h, w in self.sizes])
-        return [part.T.unflatten(1, hw) for part, hw in zip(parts, self.sizes, strict=True)]
-
-    def _position(self) -> Int64[Tensor, " p"]:
-        """Number among all pixels of all images."""
-        areas = torch.tensor([0] + [h * w for h, w in self.sizes[:-1]], device=self.index.device)
-        return self.index + areas.cumsum(0)[self.image]
-
-    def _per_image(self, numbers: list[int]) -> Int64[Tensor, " p"]:
-        return torch.tensor(numbers, device=self.image.device)[self.image]
+        changed = []
+        parts = zip(fields, self.index.split(self.counts), values.split(self.counts), strict=True)
+        for field, index, value in parts:
+            flat = field.flatten(1).clone()
+            flat[:, index] = value.T
+            changed.append(flat.view_as(field))
+        return changed
 
 
 def pixels_around(
@@ -92,6 +83,7 @@ def pixels_around(
         steps.append(image_steps[kept])
     return Pixels(
         sizes=list(sizes),
+        counts=[len(kept) for kept in indices],
         image=torch.cat(images),
         index=torch.cat(indices),
         neighbours=torch.cat(neighbours),

@@ -12,6 +12,7 @@ from nemf.search.score import BoundScoreFn
 _FINAL_LR = 1e-6
 
 
+@torch.inference_mode(False)
 def refine(
     score: BoundScoreFn,
     start_xy_norm: Float[Tensor, "b n 2"],
@@ -26,8 +27,8 @@ def refine(
     The rate falls from `lr` to 1e-6 along half a cosine, the first rate being used twice. Every point is optimised as
     if it were alone, so the answer does not depend on the others.
 
-    score: logits of source points whose target points are bound, see BoundScoreFn. Call it for some thousand points at
-        a time: autograd keeps what it computes for all of them.
+    score: logits of source points whose target points are bound, see BoundScoreFn. What autograd keeps for all points
+        of the call is its own business: TargetScorer keeps nothing.
     mean_over_points: minimise the mean over all points, as published. Adam's epsilon then makes the steps shorter
         the more points there are; for parity with published results only.
     Raises ValueError for numbers out of range.

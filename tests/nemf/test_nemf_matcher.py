@@ -146,3 +146,22 @@ def test_search_options_that_will_not_do():
     for strides in ((), (4, 2), (2, 4, 1), (2, 1, 1)):
         with pytest.raises(ValueError, match="grid_strides must be whole numbers that fall to 1"):
             SearchConfig(grid_strides=strides)
+    with pytest.raises(ValueError, match="patchmatch_steps must be a whole number, at least 0; got -1"):
+        SearchConfig(patchmatch_steps=-1)
+
+
+def test_an_image_in_many_pairs_is_looked_at_once(model: NeMF, matcher: NemfMatcher, monkeypatch: pytest.MonkeyPatch):
+    shared, others = noise(20, 30), [noise(21, 31, seed=seed) for seed in (1, 2, 3)]
+    pairs = [ImagePair(query_rgb=shared, reference_rgb=rgb, query_xy_px=POINTS[:2], pair_id="") for rgb in others]
+    expected = [matcher.match_batch([pair])[0] for pair in pairs]
+    looked_at = []
+    backbone = model.backbone.forward
+    monkeypatch.setattr(model.backbone, "forward", lambda image: looked_at.append(len(image)) or backbone(image))
+    assert all(same(one, other) for one, other in zip(matcher.match_batch(pairs), expected, strict=True))
+    assert looked_at == [1, 1, 1, 1]
+
+
+def test_callers_may_be_in_inference_mode(matcher: NemfMatcher):
+    with torch.inference_mode():
+        found = matcher.match_batch([pair(query_xy_px=POINTS)])[0]
+    assert same(found, matcher.match_batch([pair(query_xy_px=POINTS)])[0])

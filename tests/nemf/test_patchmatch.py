@@ -19,7 +19,7 @@ HW = (9, 13)
 def affine(target_xy_norm: torch.Tensor) -> torch.Tensor:
     """Where a target point truly is in the source."""
     turn = torch.tensor([[0.8, 0.1], [-0.2, 0.7]])
-    return target_xy_norm @ turn.T + torch.tensor([0.05, -0.1])
+    return target_xy_norm @ turn.T.to(target_xy_norm) + torch.tensor([0.05, -0.1])
 
 
 class Paraboloid:
@@ -205,7 +205,7 @@ def every_pixel(*sizes: tuple[int, int]) -> Pixels:
 
 def search(pixels: Pixels, start: list[torch.Tensor], iterations: int, **options: float) -> list[torch.Tensor]:
     """Of the affine map, by a list of pixels."""
-    position, score = pixels.xy_norm, Paraboloid()
+    position, score = pixels.xy_norm(), Paraboloid()
     found = search_pixels(
         lambda source, target: score(source[None], position[target][None])[0],
         pixels,
@@ -233,7 +233,7 @@ def test_a_neighbour_offset_continues_a_translation():
     hw, shift = (5, 6), torch.tensor([0.02, -0.04])
     grid = px_to_norm(pixel_grid(hw), hw)
     pixels = every_pixel(hw)
-    position = pixels.xy_norm
+    position = pixels.xy_norm()
     start = grid.permute(2, 0, 1).clone()
     start[:, 2, 3] += shift
 
@@ -271,7 +271,7 @@ def test_coarse_grids_lie_on_the_edges_of_the_image():
     # a ramp on the coarse grid is the ramp on the fine one; the grid of one pixel is the same everywhere
     coarse = [px_to_norm(pixel_grid((3, 2)), (3, 2)).permute(2, 0, 1), torch.full((2, 1, 1), 7.0)]
     assert torch.allclose(
-        start_from(coarse, levels[1]), torch.cat([levels[1].xy_norm[: 9 * 5], torch.full((9, 2), 7.0)]), atol=1e-6
+        start_from(coarse, levels[1]), torch.cat([levels[1].xy_norm()[: 9 * 5], torch.full((9, 2), 7.0)]), atol=1e-6
     )
 
 
@@ -285,3 +285,41 @@ def test_a_coarse_grid_has_what_the_next_one_reads(iterations: int):
     coarse = [search(pixels, start, iterations) for pixels in (dense[0], cone[0])]
     expected, found = (start_from(fields, cone[1]) for fields in coarse)
     assert torch.equal(found, expected)
+
+
+def test_a_score_of_another_dtype_and_noise_of_numpy_will_do():
+    start = rough(HW)
+    noise = torch.rand(3, 1, *HW, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    found = patchmatch(lambda *points: Paraboloid()(*points).double(), start, 3, noise=noise)
+    assert torch.equal(found, patchmatch(Paraboloid(), start, 3, noise=noise.float()))
+    in_double = patchmatch(Paraboloid(), start.double(), 3, noise=noise)
+    assert in_double.dtype == torch.float64
+    assert torch.allclose(in_double.float(), found, atol=1e-6)
+
+
+def test_a_score_that_is_no_number_loses():
+    """Half of the source has none: places there are left for any other, and never taken."""
+
+    def score(source_xy_norm: torch.Tensor, target_xy_norm: torch.Tensor) -> torch.Tensor:
+        assert source_xy_norm.shape[1] > 0
+        score = -source_xy_norm.abs().sum(dim=-1)
+        return torch.where(source_xy_norm[..., 0] < 0, torch.nan, score)
+
+    start = torch.tensor([[[[-0.04, -0.04, 0.05]], [[0.0, 0.0, 0.0]]]])
+    found = patchmatch(score, start, 8)
+    assert (found[:, 0] >= 0).all()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"initial_field_norm": torch.zeros(2, 4, 5)}, r"must have shape \(B, 2, H, W\); got \(2, 4, 5\)"),
+        ({"initial_field_norm": torch.zeros(0, 2, 4, 5)}, r"got \(0, 2, 4, 5\)"),
+        ({"points_px": torch.zeros(3, 2)}, r"points_px must be finite and have shape \(1, K, 2\); got \(3, 2\)"),
+        ({"points_px": torch.zeros(2, 3, 2)}, r"got \(2, 3, 2\)"),
+        ({"points_px": torch.full((1, 3, 2), torch.nan)}, "must be finite"),
+    ],
+)
+def test_tensors_that_will_not_do(arguments: dict[str, torch.Tensor], message: str):
+    with pytest.raises(ValueError, match=message):
+        patchmatch(Paraboloid(), **{"initial_field_norm": rough(HW), **arguments})

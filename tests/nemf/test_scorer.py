@@ -1,3 +1,5 @@
+from collections.abc import Iterator
+
 import pytest
 import torch
 
@@ -52,11 +54,21 @@ def test_targets_are_known_by_number(field: Field, volume: torch.Tensor):
     assert torch.allclose(scorer(source_xy, number), expected[:, 0])
 
 
+@pytest.fixture(params=[1, 2, 3])
+def threads(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Whose number decides how matrix products are shared out."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize("n_points", [1, 31, TILE["cpu"], TILE["cpu"] + 1])
+@pytest.mark.usefixtures("threads")
 def test_a_logit_depends_on_nothing_beside_it(n_points: int):
     """Bit by bit: among others, elsewhere in the call, and where its pair is the only one."""
     torch.manual_seed(1)
-    field = Field(cost_channels=12, hidden=64, n_blocks=2, n_frequencies=10).requires_grad_(False)
+    field = Field(cost_channels=12, hidden=256, n_blocks=1, n_frequencies=10).requires_grad_(False)
     volume, source, target = (
         random(2, 12, 4, 4, 4, 4).float(),
         SOURCE.float().flatten(0, 1),
@@ -76,3 +88,18 @@ def test_a_logit_depends_on_nothing_beside_it(n_points: int):
 def test_no_points_have_no_logits(field: Field, volume: torch.Tensor):
     scorer = TargetScorer(field, volume, PAIR[:0], TARGET[0, :0])
     assert scorer(SOURCE[0, :0], NUMBER[:0]).shape == (0,)
+    assert scorer.with_gradient(SOURCE[0, :0], NUMBER[:0])[1].shape == (0, 2)
+
+
+def test_what_is_no_number_has_no_score_and_reads_nothing(field: Field, volume: torch.Tensor):
+    scorer = TargetScorer(field, volume, PAIR[:2], torch.tensor([[0.1, 0.2], [0.1, torch.nan]], dtype=torch.float64))
+    source = torch.tensor([[0.3, 0.4], [torch.inf, 0.4], [0.3, 0.4]], dtype=torch.float64)
+    assert scorer(source, torch.tensor([0, 0, 1])).isnan().tolist() == [False, True, True]
+
+
+def test_second_derivatives_are_refused(field: Field, volume: torch.Tensor):
+    scorer = TargetScorer(field, volume, PAIR[:1], TARGET[0, :1])
+    source = SOURCE[0, :1].clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(scorer(source, NUMBER[:1]).sum(), source, create_graph=True)
+    with pytest.raises(RuntimeError, match="does not require grad"):
+        torch.autograd.grad(gradient.sum(), source)
