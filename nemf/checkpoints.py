@@ -3,12 +3,15 @@
 Folders are read from any path or URI that fsspec reaches; credentials and endpoints are those of the environment.
 An official checkpoint is a folder with model_best.pth and args.pkl, both pickles. Neither is unpickled freely: the
 weights are read with weights_only, the arguments by an unpickler that knows argparse.Namespace and plain values only.
+No code of theirs runs; but a hostile model_best.pth can still take much memory, since torch lets it make bytearrays.
 """
 
 import argparse
 import io
 import json
 import pickle
+import pickletools
+import reprlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, fields
@@ -21,7 +24,7 @@ from safetensors.torch import save as as_safetensors
 
 from nemf.files import open_uri, os_errors
 from nemf.model.network import NeMF
-from nemf.model.official import from_official_state_dict, official_config
+from nemf.model.official import from_official_state_dict, official_config, official_network
 from nemf.model.presets import NeMFConfig, build
 from nemf.model.weights_file import FIELDS, BackboneConfig, check_tensors, read_tensors
 
@@ -44,6 +47,7 @@ def _is_size(value: Any) -> bool:
 
 
 _SIZE = ("a whole number from 1 to 4096", _is_size)
+_DEPTH = ("a whole number from 1 to 64", lambda value: _is_size(value) and value <= 64)
 _INDICES, _are_indices = FIELDS["out_indices"]
 _EXPECTED = FIELDS | {
     "backbone": ("the name of a backbone", lambda value: isinstance(value, str)),
@@ -51,6 +55,8 @@ _EXPECTED = FIELDS | {
         "two whole numbers from 1 to 4096",
         lambda value: isinstance(value, list) and len(value) == 2 and all(map(_is_size, value)),
     ),
+    "depth": _DEPTH,
+    "field_blocks": _DEPTH,
     "out_indices": (f"{_INDICES}, or null", lambda value: value is None or _are_indices(value)),
 }
 """What the fields of config.json hold; those not named hold a _SIZE."""
@@ -107,7 +113,7 @@ def import_official(folder: str | Path) -> tuple[NeMF, NeMFConfig]:
         heads = arguments.get("num_heads", 6)
         hyperpixels = _hyperpixels(arguments.get("hyperpixel"))
         if not _is_size(heads):
-            raise ValueError(f"args.pkl: num_heads must be {_SIZE[0]}; got {heads!r}")
+            raise ValueError(f"args.pkl: num_heads must be {_SIZE[0]}; got {reprlib.repr(heads)}")
         config = official_config(state_dict, heads, hyperpixels)
         told = {
             "feature_size": config.feature_size,
@@ -117,19 +123,27 @@ def import_official(folder: str | Path) -> tuple[NeMF, NeMFConfig]:
         }
         for name, found in told.items():
             if arguments.get(name, found) != found:
-                raise ValueError(f"args.pkl: {name} is {arguments[name]!r}, but model_best.pth has {found}")
-        return from_official_state_dict(state_dict, heads, hyperpixels), config
+                raise ValueError(f"args.pkl: {name} is {reprlib.repr(arguments[name])}, but model_best.pth has {found}")
+        return official_network(state_dict, config), config
 
 
 def read_arguments(data: bytes) -> dict[str, Any]:
     """What is in a pickled argparse.Namespace of plain values; any other pickle is a ValueError and runs nothing."""
     try:
+        _check_memo(data)
         arguments = _NamespaceUnpickler(io.BytesIO(data)).load()
     except Exception as error:  # a hostile stream can break the unpickler in any way
         raise ValueError(f"args.pkl: not a pickled argparse.Namespace of plain values: {_first_line(error)}") from error
     if not isinstance(arguments, argparse.Namespace):
         raise ValueError(f"args.pkl: must hold an argparse.Namespace; holds a {type(arguments).__name__}")
     return vars(arguments)
+
+
+def _check_memo(data: bytes) -> None:
+    """Refuses what no pickler writes: places in the memo beyond the stream's length, each of which takes memory."""
+    for opcode, argument, position in pickletools.genops(data):
+        if opcode.name.endswith("PUT") and isinstance(argument, int) and argument > len(data):
+            raise pickle.UnpicklingError(f"memo index {reprlib.repr(argument)} at byte {position} is refused")
 
 
 class _Sealed(type):
@@ -140,7 +154,7 @@ class _Sealed(type):
 
 
 class _Namespace(argparse.Namespace, metaclass=_Sealed):
-    pass
+    __repr__ = object.__repr__  # a hostile one could write out without end
 
 
 class _NamespaceUnpickler(pickle.Unpickler):
@@ -189,7 +203,9 @@ def _hyperpixels(text: Any) -> list[int] | None:
     except ValueError:
         numbers = None
     if not isinstance(numbers, list) or not all(type(number) is int for number in numbers):
-        raise ValueError(f"args.pkl: hyperpixel must be a list of whole numbers such as '[3,7,30,33]'; got {text!r}")
+        raise ValueError(
+            f"args.pkl: hyperpixel must be a list of whole numbers such as '[3,7,30,33]'; got {reprlib.repr(text)}"
+        )
     return numbers
 
 

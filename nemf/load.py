@@ -98,7 +98,11 @@ def _from_checkpoint(name: str, backbone_weights: str | None, device: torch.devi
         search = SearchConfig(**options)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
-    return NemfMatcher(name, checkpoints.load(folder), device, search)
+    model = checkpoints.load(folder)
+    try:
+        return NemfMatcher(name, model, device, search)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
 
 
 def _options(name: str, query: str, kinds: Mapping[str, Any]) -> dict[str, Any]:

@@ -24,6 +24,9 @@ from nemf.model.weights_file import BackboneConfig, load_weights, read_config
 _Published = Callable[[str], tuple[nn.Module, BackboneConfig]]
 _FromFile = Callable[[str, BackboneConfig], tuple[nn.Module, set[str]]]
 
+_RESERVED = {"weights", "progress", "num_classes"}
+"""Arguments of the builders that no file gives; a classifier would be cut off, but could be of any size."""
+
 
 class Backbone(nn.Module):
     """A frozen network in eval mode that turns images into a list of feature maps, shallow to deep."""
@@ -141,7 +144,7 @@ def _timm_published(model: str) -> tuple[nn.Module, BackboneConfig]:
 
 
 def _timm_from_file(model: str, config: BackboneConfig) -> tuple[nn.Module, set[str]]:
-    _refuse(config.create_kwargs.keys() & inspect.signature(timm.create_model).parameters.keys())
+    _refuse(config.create_kwargs.keys() & {*inspect.signature(timm.create_model).parameters, *_RESERVED})
     network = timm.create_model(model, features_only=True, out_indices=config.out_indices, **config.create_kwargs)
     whole = set(network.state_dict())
     if isinstance(network, EfficientNetFeatures | MobileNetV3Features):
@@ -160,7 +163,7 @@ def _torchvision_published(model: str) -> tuple[nn.Module, BackboneConfig]:
 
 
 def _torchvision_from_file(model: str, config: BackboneConfig) -> tuple[nn.Module, set[str]]:
-    _refuse(config.create_kwargs.keys() & {"weights", "progress"})
+    _refuse(config.create_kwargs.keys() & _RESERVED)
     network = torchvision.models.get_model(model, **config.create_kwargs)
     return _torchvision_stages(network, config), set(network.state_dict())
 
@@ -176,7 +179,7 @@ def _blocks_published(model: str) -> tuple[nn.Module, BackboneConfig]:
 
 
 def _blocks_from_file(model: str, config: BackboneConfig) -> tuple[nn.Module, set[str]]:
-    _refuse(config.create_kwargs.keys() & {"weights", "progress"})
+    _refuse(config.create_kwargs.keys() & _RESERVED)
     network = torchvision.models.get_model(model, **config.create_kwargs)
     blocks = _residual_blocks(network)
     return _sums(network, [blocks[index - 1] for index in config.out_indices or ()]), set(network.state_dict())

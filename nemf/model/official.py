@@ -55,12 +55,22 @@ def from_official_state_dict(
         of each layer.
     Raises ValueError naming every tensor that is missing, unexpected, of another shape or type, or not finite.
     """
-    model = build(official_config(state_dict, num_heads, hyperpixels))
-    ours, tensors = _official_names(model), model.state_dict()
+    return official_network(state_dict, official_config(state_dict, num_heads, hyperpixels))
+
+
+def official_network(state_dict: Mapping[str, Tensor], config: NeMFConfig) -> NeMF:
+    """The network of an official state dict and its official_config; raises as from_official_state_dict does."""
+    try:
+        with torch.device("meta"):
+            empty = build(config)  # takes no memory: a small tensor can tell any size
+    except RuntimeError as error:
+        raise ValueError(f"not an official NeMF checkpoint: no network has the sizes that it tells: {error}") from error
+    ours, tensors = _official_names(empty), empty.state_dict()
     wanted = {name: tensors[ours[name]] for name in ours}
     found = {name: tensor for name, tensor in state_dict.items() if not _DROPPED.match(name)}
     misfit = "the official state dict does not fit the sizes that it tells"
-    check_tensors(wanted, found, misfit, _whole_backbone(model))
+    check_tensors(wanted, found, misfit, _whole_backbone(empty))
+    model = build(config)
     model.load_state_dict({ours[name]: found[name] for name in ours}, strict=False)
     return model
 
@@ -80,6 +90,8 @@ def official_config(
             raise ValueError(f"not an official NeMF checkpoint: {name} must have {expected}; got shape {found}")
         return found
 
+    odd = [f"{name} ({type(tensor).__name__})" for name, tensor in state_dict.items() if not isinstance(tensor, Tensor)]
+    refuse("not an official NeMF checkpoint", {"not tensors": odd})
     if num_heads < 1:
         raise ValueError(f"num_heads must be at least 1; got {num_heads}")
     blocks = tuple(count(rf"feature_extraction\.backbone\.layer{layer}\.(\d+)\.") for layer in range(1, 5))

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from timm.layers.format import Format
 from torch import nn
 
-from nemf.model.backbone import Backbone, load_backbone
+from nemf.model.backbone import Backbone, build_backbone, load_backbone
 from nemf.model.weights_file import BackboneConfig
 
 IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
@@ -107,6 +107,22 @@ def test_the_digest_tells_weights_and_configuration(write_weights: Callable[...,
 def test_unknown_names_say_what_there_is(name: str, message: str):
     with pytest.raises(ValueError, match=message):
         load_backbone(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "argument"),
+    [
+        ("timm/mobilenetv1_100", "pretrained"),
+        ("timm/mobilenetv1_100", "num_classes"),
+        ("torchvision/resnet18", "weights"),
+        ("torchvision/resnet18", "num_classes"),
+        ("torchvision-blocks/resnet18", "num_classes"),
+    ],
+)
+def test_arguments_that_no_file_gives(name: str, argument: str):
+    config = BackboneConfig(create_kwargs={argument: 10}, out_indices=(1,), mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    with pytest.raises(ValueError, match=rf"{name} cannot be built .*{argument} may not be among create_kwargs"):
+        build_backbone(name, config)
 
 
 @pytest.mark.parametrize("name", ["torchvision/resnet18", "timm/mobilenetv1_100"])

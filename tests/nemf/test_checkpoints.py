@@ -21,7 +21,7 @@ from nemf.checkpoints import from_official_state_dict, import_official
 from nemf.model.network import NeMF
 from nemf.model.official import official_config
 
-BACKBONE = {"create_kwargs": {}, "out_indices": [1, 2, 3, 4], "mean": [0, 0, 0], "std": [1, 1, 1]}
+BACKBONE = {"create_kwargs": {}, "out_indices": [1, 2, 3, 4], "mean": [0.0, 0.0, 0.0], "std": [1.0, 1.0, 1.0]}
 StateDict = dict[str, torch.Tensor]
 ARGUMENTS = {
     "feature_size": 4,
@@ -143,6 +143,20 @@ def test_every_tensor_that_does_not_fit_is_listed(state_dict: StateDict):
     ]
 
 
+@pytest.mark.parametrize("size", [256, 32768])
+def test_one_tensor_that_tells_a_size_takes_no_memory(state_dict: StateDict, size: int):
+    state_dict["decoder.pos_embed_x"] = torch.zeros(1, 1, 1, size, 1)
+    with pytest.raises(ValueError, match="the sizes that it tells"):
+        from_official_state_dict(state_dict, num_heads=2)
+
+
+def test_values_that_are_no_tensors_are_named(state_dict: StateDict):
+    odd = {**state_dict, "decoder.proj.bias": np.zeros(16, np.float32), "proj.0.weight": None}
+    with pytest.raises(ValueError, match=r"not tensors: .*proj\.0\.weight \(NoneType\)") as caught:
+        from_official_state_dict(odd, num_heads=2)
+    assert "decoder.proj.bias (ndarray)" in str(caught.value)
+
+
 def test_a_checkpoint_of_another_network(state_dict: StateDict):
     other = torchvision.models.resnet50().state_dict()
     with pytest.raises(ValueError, match=r"backbone has \(0, 0, 0, 0\) blocks; .* of 320 names is conv1\.weight"):
@@ -214,6 +228,9 @@ def test_the_job(write_official: Callable[..., Path], tmp_path: Path, capsys: py
         ({"hyperpixel": "3,7"}, r"args\.pkl: hyperpixel must be a list of whole numbers .* got '3,7'"),
         ({"hyperpixel": "[2,4,6,60]"}, "block numbers from 1 to 8"),
         ({"num_heads": "two"}, r"args\.pkl: num_heads must be a whole number from 1 to 4096; got 'two'"),
+        ({"num_heads": list(range(99))}, r"num_heads must be .*; got \[0, 1, 2, 3, 4, 5, \.\.\.\]$"),
+        ({"depth": list(range(99))}, r"depth is \[0, 1, 2, 3, 4, 5, \.\.\.\], but model_best\.pth has 1"),
+        ({"hyperpixel": tuple(range(99))}, r"hyperpixel must be .*; got \(0, 1, 2, 3, 4, 5, \.\.\.\)$"),
     ],
 )
 def test_arguments_that_contradict_the_weights(
@@ -221,6 +238,18 @@ def test_arguments_that_contradict_the_weights(
 ):
     with pytest.raises(ValueError, match=message):
         import_official(write_official(**arguments))
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_small_file_makes_no_large_message(write_official: Callable[..., Path], wrapped: bool):
+    """A pair of twice the same pair, and so on: 2^16 numbers if written out."""
+    heads: object = (1, 1)
+    for _ in range(15):
+        heads = (heads, heads)
+    folder = write_official(num_heads=argparse.Namespace(heads=heads) if wrapped else heads)
+    with pytest.raises(ValueError, match=r"num_heads must be a whole number") as caught:
+        import_official(folder)
+    assert len(str(caught.value)) < 1000
 
 
 class Hostile:
@@ -263,6 +292,8 @@ def test_hostile_weights_are_refused_and_run_nothing(write_official: Callable[..
         (b"cargparse\nNamespace\n.", "must hold an argparse.Namespace"),
         (b"cargparse\nNamespace\n(N(S'x'\nI1\ndtb.", r"Namespace\.x is refused"),
         (b"\x80\x04\x8c\x08argparse\x8c\x12Namespace.__init__\x93.", "refused"),
+        (b"\x80\x04Nr\x00\x00\x00\x04.", "memo index 67108864 at byte 3 is refused"),
+        (b"Np67108864\n.", "memo index 67108864 at byte 1 is refused"),
     ],
 )
 def test_arguments_that_are_no_namespace(write_official: Callable[..., Path], content: bytes, message: str):
@@ -313,6 +344,12 @@ def test_weights_that_are_no_state_dict(write_official: Callable[..., Path], che
         ({"backbone": "torchvision/vgg"}, "no network can be built .* there is no backbone torchvision/vgg"),
         ({"hidden": "wide"}, "field hidden must be"),
         ({"heads": 0}, "field heads must be"),
+        ({"depth": 65}, "field depth must be a whole number from 1 to 64; got 65"),
+        ({"field_blocks": 4096}, "field field_blocks must be a whole number from 1 to 64; got 4096"),
+        (
+            {"backbone_config": BACKBONE | {"create_kwargs": {"num_classes": 10}}},
+            "no network can be built .*num_classes may not be among create_kwargs",
+        ),
         (
             {"hidden": 8},
             r"model\.safetensors does not fit .*\n  wrong shape: field\.fc_p\.weight \[16, 84\] instead of \[8, 84\], ",
