@@ -7,8 +7,6 @@ in this process: read rows, decode each image once, answer, write one Parquet fi
 it with the raw numbers as JSON. Minutes on two cores.
 """
 
-import json
-import platform
 import subprocess
 import sys
 import tempfile
@@ -23,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from benchmarks import machine
 from jobs.command import run_command
 from nemf import load_matcher
 from pipeline.decode import decode_rows
@@ -66,13 +65,8 @@ def run(config: Config) -> list[Measured]:
     """Measure every size, smallest first, and print the table."""
     with tempfile.TemporaryDirectory() as folder:
         measured = [_measure(Path(folder), rows, config.images) for rows in sorted(config.rows)]
-    table = _table(measured)
-    print(table)
-    if config.out:
-        out = Path(config.out)
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "overhead.md").write_text(table + "\n")
-        (out / "overhead.json").write_text(json.dumps([asdict(m) for m in measured], indent=1) + "\n")
+    about = {**machine.describe(), "matcher": f"identity, {_KEYPOINTS} keypoints a pair"}
+    machine.write(config.out, "overhead", about, _table(measured), [asdict(m) for m in measured])
     return measured
 
 
@@ -161,11 +155,8 @@ def _proportional(process: psutil.Process) -> int:
         return 0
 
 
-def _table(measured: Sequence[Measured]) -> str:
+def _table(measured: Sequence[Measured]) -> list[str]:
     lines = [
-        f"{platform.machine()}, {psutil.cpu_count()} cores, {psutil.virtual_memory().total / 1e9:.0f} GB; "
-        f"Python {platform.python_version()}; identity matcher, {_KEYPOINTS} keypoints a pair",
-        "",
         "| rows | bare loop, s | jobs.match, s | driver peak, MB | other processes peak, MB |",
         "|---:|---:|---:|---:|---:|",
     ]
@@ -182,7 +173,7 @@ def _table(measured: Sequence[Measured]) -> str:
             f"Per further row, between {first.rows:,} and {last.rows:,}: bare loop {bare:,.0f} rows/s, "
             f"jobs.match {ours:,.0f} rows/s, {ours / bare:.2f} times the bare loop.",
         ]
-    return "\n".join(lines)
+    return lines
 
 
 if __name__ == "__main__":

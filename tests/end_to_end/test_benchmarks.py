@@ -1,13 +1,304 @@
-"""The benchmarks run; what they measure is not asserted."""
+"""The benchmarks run, and compare only what is equal; what they measure is not asserted."""
 
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
-from benchmarks import overhead
+import numpy as np
+import psutil
+import pytest
+import torch
+from make import encoded as encoded_image
+from make import noise_rgb, pair_row, write_pairs
+from official_nemf import SMALL, official_shapes, official_state_dict
+
+from benchmarks import machine, match, overhead, quality, search
+from benchmarks.inputs import image_pair
+from benchmarks.published import PublishedScore, optimise, patchmatch
+from benchmarks.queries import counted, flop_per_query
+from nemf import checkpoints
+from nemf.coordinates import px_to_norm
+from nemf.matchers.nemf import NemfMatcher, SearchConfig
+from nemf.model.network import Encoded, NeMF, initial_field
+from nemf.model.official import from_official_state_dict, official_config
+from nemf.search.noise import pair_key, uniform
+from pipeline.decode import decode_rows
+from pipeline.evaluate import evaluate
+from pipeline.manifest import INLINE_COLUMNS, read_pairs
+from pipeline.match import match_chunk
+from pipeline.options import MatchOptions
+from pipeline.protocols import protocol
+from schemas.pairs import PAIRS
+
+TINY_SEARCH = search.Config(
+    preset="small",
+    device="cpu",
+    image_hw=(20, 24),
+    grid_hw=(6, 8),
+    points=2,
+    tile=8,
+    iterations=2,
+    part=100,
+    repeats=1,
+)
 
 
-def test_overhead_is_measured_and_written(tmp_path: Path) -> None:
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """One thread, since several wait for each other where the machine is busy; and no measurement of the machine."""
+    monkeypatch.setattr(machine, "matmul_peak", lambda device, dtype=None: 1e11)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def model() -> NeMF:
+    return from_official_state_dict(official_state_dict(official_shapes(**SMALL), seed=3), 2).requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def encoded(model: NeMF) -> Encoded:
+    source, target = torch.randn(2, 1, 3, model.image_size, model.image_size, generator=torch.manual_seed(0))
+    with torch.no_grad():
+        return model.encode(source, target)
+
+
+def matcher(model: NeMF, iterations: int) -> NemfMatcher:
+    return NemfMatcher("m", model, torch.device("cpu"), SearchConfig(patchmatch_steps=iterations, refine_steps=4))
+
+
+def test_overhead_is_measured_and_written(tmp_path: Path):
     (measured,) = overhead.run(overhead.Config(rows=(50,), images=4, out=str(tmp_path)))
 
     assert measured.rows == 50
     assert measured.driver_peak_mb > 0
     assert "| 50 |" in (tmp_path / "overhead.md").read_text()
+
+
+def test_published_scores_are_ours_however_they_are_chunked(model: NeMF, encoded: Encoded):
+    points = torch.rand(2, 1, 250, 2, generator=torch.manual_seed(1)) * 2.2 - 1.1
+    ours = model.score(encoded, *points)
+    for chunk, part in ((1000, 1000), (100, 30)):
+        logits = PublishedScore(model, encoded, chunk=chunk, part=part)(*points)
+        assert (logits - ours).abs().max() <= 1e-5 * ours.abs().max()
+
+
+def test_the_published_search_finds_what_ours_does(model: NeMF, encoded: Encoded):
+    hw, iterations = (12, 16), 6
+    pair = image_pair(hw, 5, points=None)
+    key = torch.tensor([pair_key(0, pair.pair_id)])
+    draws = [uniform(key, i, torch.arange(12 * 16)[None]).view(1, *hw, 2) for i in range(iterations)]
+    initial = initial_field(encoded, hw)
+    (theirs,) = patchmatch(PublishedScore(model, encoded), initial, torch.stack(draws))
+    (field,) = matcher(model, iterations).search(encoded, [pair])
+    assert (theirs != initial[0]).any(dim=0).float().mean() > 0.9
+    assert (theirs == field).all(dim=0).float().mean() >= 0.98  # two scores may tie to rounding
+
+
+def test_the_published_optimisation_finds_what_ours_does(model: NeMF, encoded: Encoded):
+    hw = (12, 16)
+    pair = image_pair(hw, 5, points=6)
+    field = initial_field(encoded, hw)
+    x, y = pair.query_xy_px.astype(int).T
+    start, target = field[:, :, y, x].transpose(1, 2), px_to_norm(torch.from_numpy(pair.query_xy_px), hw)[None]
+    theirs = optimise(PublishedScore(model, encoded), start, target, steps=4)
+    (found,) = matcher(model, 1).refine(encoded, [field[0]], [pair])
+    ours = px_to_norm(torch.from_numpy(found.reference_xy_px), hw)
+    assert (theirs - start).abs().min() > 1e-5
+    assert (theirs[0] - ours).abs().max() <= 1e-5
+
+
+def test_queries_are_counted(model: NeMF, encoded: Encoded):
+    asked = []
+
+    def score(source_xy_norm: torch.Tensor, target_xy_norm: torch.Tensor) -> torch.Tensor:
+        asked.append(source_xy_norm.shape[1])
+        return source_xy_norm[..., 0]
+
+    patchmatch(score, torch.zeros(1, 2, 7, 9), torch.rand(3, 1, 7, 9, 2))
+    assert sum(asked) == 6 * 7 * 9 * 3
+
+    # no two pixels start from the same place
+    smooth = replace(encoded, refined_mean=0.01 * encoded.refined_mean)
+
+    def ours(iterations: int, points: list[list[float]] | None) -> int:
+        pair = image_pair((15, 25), 0, points=None)
+        if points is not None:
+            pair = replace(pair, dense=False, query_xy_px=np.array(points, np.float32))
+        with counted(model) as count:
+            matcher(model, iterations).search(smooth, [pair])
+        return count.queries
+
+    # in the first iteration nothing is known: the place of the pixel, of its four neighbours, and a random one
+    assert ours(1, None) == 6 * 15 * 25
+    assert ours(1, [[3, 4]]) == 6
+    assert ours(1, [[3, 4], [20, 10]]) == 12
+    assert ours(1, [[3.5, 4]]) == 12
+    assert ours(0, None) == 0
+    assert 6 * 15 * 25 < ours(2, None) < 2 * 6 * 15 * 25
+    assert 6 * 5 < ours(2, [[3, 4]]) <= 6 * (5 + 1)
+
+
+def test_the_peak_is_that_of_the_fastest_product(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.undo()
+    measured = machine.Measured(answer=None, seconds=(4.0, 2.0), peak_mb=0, rise_mb=0)
+    monkeypatch.setattr(machine, "measure", lambda functions, device, repeats: dict.fromkeys(functions, measured))
+    assert machine.matmul_peak(torch.device("cpu")) == 2048**3
+
+
+def test_memory_of_the_first_run_is_seen():
+    def take(megabytes: int) -> int:
+        return int(torch.ones(megabytes * 250_000).sum())
+
+    measured = machine.measure({"much": lambda: take(400), "little": lambda: take(40)}, torch.device("cpu"), repeats=2)
+    assert measured["much"].answer == 100_000_000
+    assert len(measured["much"].seconds) == 2
+    assert 390 < measured["much"].rise_mb < 500
+    assert measured["little"].rise_mb < 100
+
+
+def test_work_of_other_processes_is_seen():
+    watch = machine.Watch()
+    subprocess.run([sys.executable, "-c", "x = 0\nfor i in range(10**7): x += i"], check=True)
+    assert watch.others() > 0.3 / psutil.cpu_count()
+
+
+def test_arithmetic_of_a_query(model: NeMF):
+    layers = 84 * 16 + 3 * (16 * 16 + 2 * 16 * 16) + 16
+    assert flop_per_query(model) == 2 * (layers + 16 * 16)
+
+
+def test_search_compares_and_writes(tmp_path: Path):
+    rows = search.run(replace(TINY_SEARCH, out=str(tmp_path)))
+
+    pixels = {row.work: row.queries for row in rows if row.way == "published" and "steps" not in row.work}
+    assert list(pixels.values()) == [480, 6 * 6 * 8 * 2, 6 * 20 * 24 * 2, 6 * 20 * 24 * 2]
+    table = (tmp_path / "search.md").read_text()
+    assert table.count("(inferred)") == 2
+    assert "The search for points finds exactly what the dense one finds there" in table
+    written = json.loads((tmp_path / "search.json").read_text())
+    assert [row["seconds"] for row in written["rows"]] == [row.seconds for row in rows]
+    assert written["about"]["network"] == "small"
+
+
+def test_search_runs_the_published_one_in_full_if_told_to(capsys: pytest.CaptureFixture[str]):
+    rows = search.run(replace(TINY_SEARCH, full=True, image_hw=(6, 8)))
+    assert not any(row.inferred for row in rows)
+    assert capsys.readouterr().out.count("of the places are the same number") == 2
+
+
+class _OtherScore(PublishedScore):
+    def __call__(self, *points: torch.Tensor) -> torch.Tensor:
+        return super().__call__(*points) * 1.01
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong", "message"),
+    [
+        ("PublishedScore", _OtherScore, "logits are apart by 1e-02"),
+        ("patchmatch", lambda score, initial, noise: initial, r"dense search, 8 x 6: .*% of the places are the same"),
+        ("sample_field", lambda field, xy_px: torch.rand(1, xy_px.shape[1], 2), "what the dense search finds there"),
+        ("optimise", lambda score, start, target, steps: start, "optimised points are apart"),
+    ],
+)
+def test_search_gives_no_times_where_answers_differ(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, wrong: object, message: str
+):
+    monkeypatch.setattr(search, name, wrong)
+    with pytest.raises(search.DisagreementError, match=message):
+        search.run(TINY_SEARCH)
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("steps", [2, 0])
+def test_bfloat16_must_reach_what_float32_does(monkeypatch: pytest.MonkeyPatch, steps: int):
+    def on_this_machine(name: str, model: NeMF, device: torch.device, config: SearchConfig) -> NemfMatcher:
+        if config.precision == "bfloat16":
+            config = replace(config, precision="float32", patchmatch_steps=steps)
+        return NemfMatcher(name, model, device, config)
+
+    monkeypatch.setattr(search, "NemfMatcher", on_this_machine)
+    bench = search._Bench(TINY_SEARCH)
+    if steps == 0:
+        with pytest.raises(search.DisagreementError, match=r"places that score 0\.\d+ on average, not 0\.\d+"):
+            bench.bfloat16()
+        return
+    rows, agreement = bench.bfloat16()
+    assert [row.way for row in rows] == ["ours, bfloat16"] * 2
+    scores = re.findall(r"0\.\d+", agreement)
+    assert len(scores) == 2
+    assert scores[0] == scores[1]
+
+
+def test_match_measures_and_names_what_it_left_out(tmp_path: Path):
+    config = match.Config(
+        presets=("small",), sizes=("12x10", "24x20"), iterations=2, refine_steps=2, batch=2, repeats=1, points=2
+    )
+    rows = match.run(replace(config, longest=0, device="cpu", out=str(tmp_path)))
+
+    assert [(row.size, row.mode) for row in rows] == [
+        ("12x10", "keypoints"),
+        ("12x10", "dense"),
+        ("24x20", "keypoints"),
+    ]
+    assert all(min(row.encode_s, row.search_s, row.refine_s) > 0 for row in rows)
+    assert "Left out: small, 24x20, dense: about" in (tmp_path / "match.md").read_text()
+    assert json.loads((tmp_path / "match.json").read_text())["rows"][0]["size"] == "12x10"
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--sizes", "500*375"], "WIDTHxHEIGHT in pixels, such as 500x375; got '500*375'"),
+        (["--modes", "sparse"], "there is no mode 'sparse'; there are: keypoints, dense"),
+        (["--presets", "large"], "there is no preset 'large'; there are: paper, small"),
+    ],
+)
+def test_match_refuses_what_there_is_not(capsys: pytest.CaptureFixture[str], flags: list[str], message: str):
+    assert match.main([*flags, "--device", "cpu"]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_quality_measures_every_variant_as_the_jobs_would(model: NeMF, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    shapes = official_shapes(**SMALL)
+    config = official_config({name: torch.empty(shape, device="meta") for name, shape in shapes.items()}, 2)
+    checkpoints.save(tmp_path / "model", model, config)
+    images = [encoded_image(noise_rgb(seed, (20, 32))) for seed in range(4)]
+    rows = [
+        pair_row(f"{i}", source_image=images[i], target_image=images[i + 1], target_box_xyxy=[0, 0, 200, 19])
+        for i in range(3)
+    ]
+    rows += [{**rows[0], "pair_id": "broken", "source_image": b"no image"}]
+    manifest = write_pairs(tmp_path / "pairs.parquet", rows)
+    asked = []
+    encode = NemfMatcher.encode
+    monkeypatch.setattr(NemfMatcher, "encode", lambda self, pairs: asked.extend(pairs) or encode(self, pairs))
+
+    found = quality.run(
+        quality.Config(
+            checkpoint=str(tmp_path / "model"), manifest=manifest, protocol="spair", device="cpu", out=str(tmp_path)
+        )
+    )
+
+    assert [pair.pair_id for pair in asked] == ["0", "1", "2"]
+    assert [row.variant for row in found] == list(quality.VARIANTS)
+    assert all((row.n_pairs, row.n_failed) == (4, 1) for row in found)
+    by_name = {row.variant: row for row in found}
+    assert by_name["0 iterations"].queries == 0
+    assert by_name["5 iterations"].queries < by_name["10 iterations"].queries < by_name["published"].queries
+    assert "| no refinement |" in (tmp_path / "quality.md").read_text()
+    pairs = read_pairs(manifest, PAIRS.names)
+    (chunk,) = decode_rows(pairs, None)
+    for row in (by_name["published"], by_name["no refinement"]):
+        plain = NemfMatcher("plain", model, torch.device("cpu"), SearchConfig(**row.settings))
+        matches = match_chunk(plain, chunk, MatchOptions(), fingerprint="f", attempt=1)
+        metrics = evaluate(matches, pairs.drop_columns(list(INLINE_COLUMNS)), [protocol("spair")], (0.1, 0.05))
+        overall = metrics.to_pandas().query("group_kind == 'all'")
+        assert overall["pck_image"].tolist() == [row.pck["0.05"], row.pck["0.1"]]
+        assert 0 < row.pck["0.05"] < row.pck["0.1"]

@@ -1,0 +1,177 @@
+"""What a measurement was made on, its time and memory, and where the result is written."""
+
+import ctypes
+import json
+import platform
+import statistics
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+_SAMPLE_SECONDS = 0.01
+
+
+def describe(device: torch.device | None = None) -> dict[str, str]:
+    """Hardware and versions, by their names."""
+    about = {
+        "CPU": f"{_cpu_name()}, {psutil.cpu_count()} cores, {psutil.virtual_memory().total / 1e9:.0f} GB",
+        "threads": str(torch.get_num_threads()),
+        "Python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+    if device is not None and device.type == "cuda":
+        about["GPU"] = torch.cuda.get_device_name(device)
+    return about
+
+
+def _cpu_name() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    names = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else platform.machine()} ({torch.backends.cpu.get_cpu_capability()})"
+
+
+class Watch:
+    """Watches what else the processors do: small steps take many times as long when two processes share them."""
+
+    def __init__(self) -> None:
+        self._start, self._others_at_start = time.perf_counter(), _seconds_of_others()
+
+    def others(self) -> float:
+        """Share of all processors that other processes, this one's children among them, have taken since the start."""
+        elapsed = (time.perf_counter() - self._start) * (psutil.cpu_count() or 1)
+        return (_seconds_of_others() - self._others_at_start) / elapsed
+
+
+def _seconds_of_others() -> float:
+    of_all, own = psutil.cpu_times(), psutil.Process().cpu_times()
+    busy = sum(getattr(of_all, kind, 0.0) for kind in ("user", "nice", "system", "irq", "softirq", "steal"))
+    return float(busy - own.user - own.system)
+
+
+def write(
+    out: str | None, name: str, about: Mapping[str, str], lines: Sequence[str], rows: Sequence[Mapping[str, Any]]
+) -> None:
+    """Print Markdown under what it was measured on, and write it, with the rows as JSON, to folder `out` if any."""
+    text = "\n".join(["; ".join(f"{key}: {value}" for key, value in about.items()), "", *lines])
+    print(text)
+    if out:
+        Path(out).mkdir(parents=True, exist_ok=True)
+        (Path(out) / f"{name}.md").write_text(text + "\n")
+        (Path(out) / f"{name}.json").write_text(json.dumps({"about": about, "rows": rows}, indent=1) + "\n")
+
+
+def as_text(number: float) -> str:
+    """Three digits, or all before the point."""
+    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
+
+
+def matmul_peak(device: torch.device, dtype: torch.dtype = torch.float32) -> float:
+    """The most FLOP a second that products of square matrices reach here."""
+    best = 0.0
+    for size in (1024, 2048) if device.type == "cpu" else (4096, 8192):
+        matrix = torch.randn(size, size, device=device).to(dtype)
+        measured = measure({"square": partial(torch.matmul, matrix, matrix)}, device, repeats=20)["square"]
+        best = max(best, 2 * size**3 / min(measured.seconds))
+    return best
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """Some runs of one function."""
+
+    answer: Any
+    """What its first run returned."""
+    seconds: tuple[float, ...]
+    """Of each run but the first, unless that is the only one."""
+    peak_mb: float
+    """The most memory held in a run: resident memory of this process, or what is allocated on the GPU."""
+    rise_mb: float
+    """How much more than before it."""
+
+    @property
+    def median(self) -> float:
+        """Seconds of the run in the middle."""
+        return statistics.median(self.seconds)
+
+
+def measure(functions: Mapping[str, Callable[[], Any]], device: torch.device, repeats: int) -> dict[str, Measured]:
+    """Run each function `repeats` times, in turns, after one run each that is not timed; only once for 0 repeats."""
+    runs: dict[str, list[_Run]] = {name: [] for name in functions}
+    for _ in range(1 + repeats):
+        for name, function in functions.items():
+            if not runs[name]:
+                _hand_back_memory()
+            runs[name].append(_run(function, device))
+    return {name: _summary(of_one, device) for name, of_one in runs.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Run:
+    answer: Any
+    seconds: float
+    before: int
+    peak: int
+
+
+def _summary(runs: list[_Run], device: torch.device) -> Measured:
+    # on a GPU the first run may compile and try kernels; on a CPU later runs take what earlier ones left
+    of_memory = runs[-1 if device.type == "cuda" else 0]
+    return Measured(
+        answer=runs[0].answer,
+        seconds=tuple(run.seconds for run in runs[min(len(runs) - 1, 1) :]),
+        peak_mb=of_memory.peak / 1e6,
+        rise_mb=(of_memory.peak - of_memory.before) / 1e6,
+    )
+
+
+def _run(function: Callable[[], Any], device: torch.device) -> _Run:
+    cuda = device.type == "cuda"
+    if cuda:
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device) if cuda else _resident()
+    with _PeakResident() as resident:
+        start = time.perf_counter()
+        answer = function()
+        if cuda:
+            torch.cuda.synchronize(device)
+        seconds = time.perf_counter() - start
+    peak = torch.cuda.max_memory_allocated(device) if cuda else resident.peak
+    return _Run(answer=answer, seconds=seconds, before=before, peak=peak)
+
+
+def _hand_back_memory() -> None:
+    """Return what is free to the system, where the C library can, so that it is not taken again unseen."""
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+        trim(0)
+
+
+def _resident() -> int:
+    return int(psutil.Process().memory_info().rss)
+
+
+class _PeakResident:
+    """Watches this process's memory from a thread while the block runs."""
+
+    def __enter__(self) -> "_PeakResident":
+        self.peak = _resident()
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+        self.peak = max(self.peak, _resident())
+
+    def _watch(self) -> None:
+        while not self._done.wait(_SAMPLE_SECONDS):
+            self.peak = max(self.peak, _resident())

@@ -1,0 +1,43 @@
+"""How many scores a search asks for, and the arithmetic in one."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+from unittest.mock import patch
+
+from torch import Tensor, nn
+
+from nemf.model.network import NeMF
+
+
+@dataclass
+class Count:
+    """Queries: source points, each scored at its target point."""
+
+    queries: int = 0
+
+
+@contextmanager
+def counted(model: NeMF) -> Iterator[Count]:
+    """Counts what the searches of `model` ask for; not what the coordinate optimisation does."""
+    count, scorer = Count(), model.scorer
+
+    def counting_scorer(*args: Any, **options: Any) -> Any:
+        score = scorer(*args, **options)
+
+        def counting(source_xy_norm: Tensor, target: Tensor) -> Tensor:
+            count.queries += len(source_xy_norm)
+            return score(source_xy_norm, target)
+
+        return counting
+
+    with patch.object(model, "scorer", counting_scorer):
+        yield count
+
+
+def flop_per_query(model: NeMF) -> int:
+    """Multiplications and additions of all the field's layers and of the 16 corners' sum."""
+    layers = [layer for layer in model.field.modules() if isinstance(layer, nn.Linear)]
+    corners = 16 * model.field.embedding.norm.num_channels
+    return 2 * (corners + sum(layer.in_features * layer.out_features for layer in layers))
