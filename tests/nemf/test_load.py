@@ -92,7 +92,7 @@ def test_the_search_is_configured_by_the_name(folder: Path):
         ("refine_lr=nan", "option refine_lr must be a finite number; got 'nan'"),
         ("neighbour_offset=1", "option neighbour_offset must be one of true, false; got '1'"),
         ("grid_strides=4,x", "option grid_strides must be a list such as 4,1, each a whole number; got '4,x'"),
-        ("patchmatch_steps=-1", "nemf-small.patchmatch_steps=-1: patchmatch_steps must be a whole number, at least 0; got -1"),
+        ("patchmatch_steps=-1", "patchmatch_steps=-1: patchmatch_steps must be a whole number, at least 0; got -1"),
         ("precision=bfloat16", "nemf-small.precision=bfloat16: precision bfloat16 needs a CUDA device; this is cpu"),
     ],
 )
