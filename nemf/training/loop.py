@@ -1,0 +1,140 @@
+"""The training loop: one step after another, and a state from which it goes on exactly as if never stopped."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from nemf.model.network import NeMF
+from nemf.training.draws import generator_of
+from nemf.training.frozen import parameter_groups
+from nemf.training.losses import LossConfig, TrainingLoss
+from nemf.training.prepare import Batch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainerConfig:
+    """How a network is trained, by AdamW."""
+
+    steps: int
+    """How many there are in all; the learning rate ends with them."""
+    lr: float = 3e-5
+    """Learning rate of the cost encoder and the field, after the warm-up."""
+    backbone_lr: float | None = None
+    """That of the backbone; None to leave it as it is."""
+    warmup_steps: int = 0
+    """Steps in which the rates rise evenly to their full size."""
+    final_lr_share: float = 1.0
+    """What share of the rates is left at the end, reached along half a cosine; 1 for constant rates."""
+    weight_decay: float = 0.01
+    clip_norm: float = 1.0
+    """Gradients longer than this, all parameters taken together, are shortened to it."""
+    ema_decay: float = 0.999
+    """How much of the averaged weights stays at each step; 0 for no averaging."""
+    bfloat16: bool = False
+    """Mixed precision, on CUDA only."""
+    seed: int = 0
+    loss: LossConfig = field(default_factory=LossConfig)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.warmup_steps < self.steps:
+            raise ValueError(
+                f"there must be more steps than warm-up steps; got {self.steps} steps, {self.warmup_steps} to warm up"
+            )
+        if not self.clip_norm > 0:
+            raise ValueError(f"clip_norm must be above 0; got {self.clip_norm}")
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"ema_decay must be from 0 to below 1; got {self.ema_decay}")
+
+
+class Trainer:
+    """Trains a network in place, and keeps the exponential moving average of its weights.
+
+    rank: which of several workers this is; each draws negatives of its own.
+    wrap: what is done to the module that computes the losses, such as DistributedDataParallel.
+    Raises ValueError for bfloat16 on anything but CUDA.
+    """
+
+    def __init__(
+        self,
+        model: NeMF,
+        config: TrainerConfig,
+        device: torch.device,
+        *,
+        rank: int = 0,
+        wrap: Callable[[nn.Module], nn.Module] | None = None,
+    ) -> None:
+        if config.bfloat16 and device.type != "cuda":
+            raise ValueError(f"bfloat16 needs a CUDA device; this is {device}: leave it out")
+        self.config = config
+        self.device = device
+        self.rank = rank
+        self.model = model.to(device)
+        groups = parameter_groups(model, config.lr, config.backbone_lr)
+        self._parameters = [parameter for group in groups for parameter in group["params"]]
+        self._optimiser = torch.optim.AdamW(groups, weight_decay=config.weight_decay)
+        self._schedule = torch.optim.lr_scheduler.LambdaLR(self._optimiser, lambda step: rate_share(step, config))
+        self._average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
+        self._average.requires_grad_(False)
+        loss = TrainingLoss(model, config.loss)
+        self._loss = wrap(loss) if wrap else loss
+        self.step_number = 0
+
+    @property
+    def averaged(self) -> NeMF:
+        """The network with the averaged weights: what to validate and to keep. It changes with every step."""
+        averaged = self._average.module
+        assert isinstance(averaged, NeMF)
+        return averaged
+
+    def step(self, batch: Batch) -> dict[str, float]:
+        """Takes one step; gives the losses before it, the length of the gradient before clipping, and the rate.
+
+        Raises FloatingPointError where the gradient is not finite; the weights are then those before the step.
+        """
+        self._loss.train()
+        generator = generator_of("negatives", self.config.seed, self.step_number, self.rank)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.bfloat16):
+            losses = self._loss(batch.to(self.device), generator)
+        self._optimiser.zero_grad()
+        losses["total"].backward()
+        norm = nn.utils.clip_grad_norm_(self._parameters, self.config.clip_norm)
+        told = {name: loss.item() for name, loss in losses.items()}
+        if not norm.isfinite():
+            raise FloatingPointError(f"step {self.step_number}: the gradient is not finite; losses {told}")
+        told |= {"gradient_norm": norm.item(), "lr": self._optimiser.param_groups[0]["lr"]}
+        self._optimiser.step()
+        self._schedule.step()
+        self._average.update_parameters(self.model)
+        self.step_number += 1
+        return told
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the next steps depend on, beside configuration and batches: plain values, which weights_only reads."""
+        return {
+            "step_number": self.step_number,
+            "model": self.model.state_dict(),
+            "averaged": self._average.state_dict(),
+            "optimiser": self._optimiser.state_dict(),
+            "schedule": self._schedule.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from a state of the same network and configuration."""
+        self.model.load_state_dict(state["model"])
+        self._average.load_state_dict(state["averaged"])
+        self._optimiser.load_state_dict(state["optimiser"])
+        self._schedule.load_state_dict(state["schedule"])
+        self.step_number = state["step_number"]
+
+
+def rate_share(step: int, config: TrainerConfig) -> float:
+    """What share of its full size a learning rate has at a step, counted from 0."""
+    if step < config.warmup_steps:
+        return (step + 1) / config.warmup_steps
+    done = min((step - config.warmup_steps) / (config.steps - config.warmup_steps), 1)
+    return config.final_lr_share + (1 - config.final_lr_share) * (1 + math.cos(math.pi * done)) / 2

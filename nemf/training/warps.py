@@ -1,0 +1,90 @@
+"""Examples out of any one photograph: the photograph and a smoothly warped copy, whose correspondence is known."""
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Generator
+
+from nemf.coordinates import pixel_grid
+from nemf.matcher import RGB
+from nemf.training.draws import uniform
+from nemf.training.example import Example, View
+from nemf.training.geometry import XY, Affine, AffineRange, resample
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WarpConfig:
+    """What warps are drawn from."""
+
+    affine: AffineRange = field(default_factory=lambda: AffineRange(rotation_deg=25.0, scale=1.3, shear=0.2, shift=0.1))
+    waves: int = 4
+    """How many plane waves bend the image."""
+    cycles: float = 1.5
+    """Most periods of a wave along the image's longer side; the fewest are half a period."""
+    bend: float = 0.7
+    """How much the waves stretch or squeeze at most, together; below 1, so that nothing folds over."""
+
+    def __post_init__(self) -> None:
+        if not (self.waves >= 1 and self.cycles >= 0.5 and 0 <= self.bend < 1):
+            raise ValueError(
+                "waves must be at least 1, cycles at least 0.5, and bend from 0 to below 1; "
+                f"got {self.waves}, {self.cycles}, {self.bend}"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Warp:
+    """Points bent by plane waves, then mapped affinely. The Jacobian's determinant is positive everywhere."""
+
+    affine: Affine
+    wave: Float[np.ndarray, "waves 2"]
+    """Radians per pixel along x and y."""
+    phase: Float[np.ndarray, " waves"]
+    amplitude_px: Float[np.ndarray, "waves 2"]
+    """The lengths of `wave` times those of `amplitude_px` sum to less than 1: displacements change less than places."""
+
+    def __call__(self, xy_px: XY) -> XY:
+        """Where the points go."""
+        return self.affine(xy_px + np.sin(xy_px @ self.wave.T + self.phase) @ self.amplitude_px)
+
+
+def draw_warp(hw: tuple[int, int], generator: Generator, config: WarpConfig) -> Warp:
+    """A random warp of an image of size `hw`."""
+    waves, phases, amplitudes = [], [], []
+    for _ in range(config.waves):
+        direction, towards, phase = (uniform(generator, 0, 2 * math.pi) for _ in range(3))
+        length = 2 * math.pi * uniform(generator, 0.5, config.cycles) / max(hw)
+        amplitude_px = config.bend / config.waves / length
+        waves.append([length * math.cos(direction), length * math.sin(direction)])
+        amplitudes.append([amplitude_px * math.cos(towards), amplitude_px * math.sin(towards)])
+        phases.append(phase)
+    return Warp(
+        affine=config.affine.draw(hw, generator),
+        wave=np.array(waves),
+        phase=np.array(phases),
+        amplitude_px=np.array(amplitudes),
+    )
+
+
+def warped_pair(rgb: RGB, n_points: int, generator: Generator, config: WarpConfig) -> Example:
+    """The photograph as source and a warped copy of its size as target, with at most `n_points` points.
+
+    The points are even over what the copy shows of the photograph; their places are exact, not rounded to pixels.
+    Raises ValueError where the copy shows nothing of the photograph.
+    """
+    hw = rgb.shape[0], rgb.shape[1]
+    to_source = draw_warp(hw, generator, config)
+    target_rgb = resample(rgb, to_source(pixel_grid(hw).double().numpy()))
+    last_px = np.array([hw[1] - 1, hw[0] - 1])
+    drawn_px = torch.rand(8 * n_points, 2, generator=generator, dtype=torch.float64).numpy() * last_px
+    found = Example(
+        source=View(rgb=rgb, xy_px=to_source(drawn_px).astype(np.float32)),
+        target=View(rgb=target_rgb, xy_px=drawn_px.astype(np.float32)),
+    ).inside()
+    if not len(found):
+        raise ValueError(f"a warped photograph of size {hw} shows nothing of it: lessen {config}")
+    first = np.arange(min(n_points, len(found)))
+    return Example(source=found.source.at(first), target=found.target.at(first))
