@@ -9,12 +9,10 @@ then what the matcher costs; see the README for measured rates.
 
 import importlib.metadata
 import platform
-import signal
 import sys
-import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -42,6 +40,7 @@ from pipeline.run_folder import (
     wider,
     write_success,
 )
+from pipeline.stopping import stopping_on_signals
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,38 +210,13 @@ def _match_all(config: Config, plan: Plan, lease: Lease, run_id: str, fingerprin
         total = plan.n_left * len(config.options.directions)
         interval = 0.5 if sys.stderr.isatty() else 10.0
         unit = "pair" if total == plan.n_left else "row"
-        with _stopping_on_signals(lease) as stopped, tqdm(total=total, unit=unit, mininterval=interval) as progress:
+        with stopping_on_signals(lease) as stopped, tqdm(total=total, unit=unit, mininterval=interval) as progress:
             for row in build_stream(plan.slices, stream).iter_rows():
                 reasons[row["reason"]] += row["rows"]
                 progress.set_postfix(errors=reasons.total() - reasons["ok"], refresh=False)
                 progress.update(row["rows"])
     if stopped.is_set():
         raise KeyboardInterrupt("what was in flight is committed: run the same command again to go on")
-
-
-@contextmanager
-def _stopping_on_signals(lease: Lease) -> Iterator[threading.Event]:
-    """SIGTERM or SIGINT stops the feeding and lets what is in flight commit; a second one ends the job at once."""
-    stopped = threading.Event()
-
-    def stop(number: int, _frame: object) -> None:
-        if stopped.is_set():
-            raise KeyboardInterrupt
-        stopped.set()
-        print(
-            f"\n{signal.Signals(number).name}: finishing what is in flight; once more to stop at once", file=sys.stderr
-        )
-        lease.ask_to_stop()
-
-    if threading.current_thread() is not threading.main_thread():
-        yield stopped
-        return
-    earlier = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield stopped
-    finally:
-        for number, handler in earlier.items():
-            signal.signal(number, handler)
 
 
 def _intent(config: Config, plan: Plan, fingerprint: str) -> str:

@@ -1,0 +1,356 @@
+"""Train a NeMF network on annotated pairs, durably.
+
+    python -m jobs.train --pairs train.parquet --validation val.parquet --out runs/small --start small \
+        --backbone-weights mobilenetv1_100.safetensors --steps 20000 --lr 3e-4
+
+Writes the network to keep to OUT/checkpoint (what nemf.load_matcher reads) and the losses to OUT/history.json. Run the
+same command again after any interruption: it goes on from the last of its states, and the losses are those of a run
+nobody interrupted. Cost: some 20 s to start; then see seconds_per_step in the history.
+"""
+
+import hashlib
+import importlib.metadata
+import platform
+import queue
+import sys
+import tempfile
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from tqdm import tqdm
+
+import nemf
+from jobs.command import Names, as_json, run_command
+from nemf import checkpoints
+from nemf.load import is_checkpoint
+from nemf.training.loop import TrainerConfig
+from nemf.training.losses import LossConfig
+from pipeline import storage
+from pipeline.attempts import Lease, acquire
+from pipeline.errors import ClusterError
+from pipeline.manifest import manifest_digest, manifest_files, read_ids
+from pipeline.protocols import protocol
+from pipeline.stopping import stopping_on_signals
+from pipeline.training_folder import open_training, read_history, read_success, write_success
+from pipeline.training_run import PRESETS, Place, TrainingRun, train
+from pipeline.validation import CHOOSING
+
+_TRAINER, _LOSS = TrainerConfig(steps=1), LossConfig()
+_NOT_SHAPING = {"out", "checkpoint_every", "device", "loaders", "address"}
+"""Settings that may change from one attempt to the next."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """What to train, on what, and how."""
+
+    pairs: Names
+    """PAIRS manifests to learn from, paths or URIs."""
+    out: str
+    """Folder of the run, path or URI; created, or continued if it holds the same run."""
+    weights: tuple[float, ...] = ()
+    """How often each manifest is drawn from, relative to the others; default: all alike."""
+    image_root: str | None = None
+    """Folder, path or URI, that relative image URIs of the manifests are below."""
+    start: str = "small"
+    """What to train: paper or small, from random weights behind a trained backbone; or a checkpoint folder."""
+    backbone_weights: str | None = None
+    """Local safetensors file of backbone weights, with a .json beside it; default: the library's own."""
+    steps: int = 10_000
+    """Steps in all."""
+    batch_size: int = 8
+    """Pairs in a step, all workers' together."""
+    lr: float = _TRAINER.lr
+    """Learning rate of all but the backbone."""
+    backbone_lr: float | None = None
+    """Learning rate of the backbone; default: it stays as it is."""
+    warmup_steps: int = _TRAINER.warmup_steps
+    """Steps in which the rates rise to their full size."""
+    final_lr_share: float = _TRAINER.final_lr_share
+    """What share of the rates is left at the end, along half a cosine."""
+    ema_decay: float = _TRAINER.ema_decay
+    """How much of the averaged weights, which are those to keep, stays at each step; 0 for no averaging."""
+    field_weight: float = _LOSS.field_weight
+    """Weight of the field's loss, the paper's lambda_f."""
+    flow_weight: float = _LOSS.flow_weight
+    """Weight of the coarse flow's loss, the paper's lambda_c."""
+    negatives: int = _LOSS.negatives
+    """Wrong candidates for each point and direction."""
+    hard: float = _LOSS.hard
+    """Share of the negatives that are near misses."""
+    augment: bool = True
+    """Move, crop, mirror and recolour the images at random."""
+    warp_share: float = 0.0
+    """Share of the examples that are one of the pair's photographs and a warped copy of it."""
+    bfloat16: bool = False
+    """Mixed precision, on GPUs only."""
+    seed: int = 0
+    """Of all random draws."""
+    validation: str | None = None
+    """PAIRS manifest that chooses the checkpoint; default: the last one is kept."""
+    validation_pairs: int = 100
+    """How many of its pairs to match, chosen at random once."""
+    protocol: str = "spair"
+    """How PCK is measured on them."""
+    log_every: int = 10
+    """Steps from one row of the history to the next."""
+    checkpoint_every: int = 200
+    """Steps from one saved state to the next: what a crash can cost."""
+    validate_every: int = 1000
+    """Steps from one validation to the next."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to train; auto: on GPUs if the cluster has any."""
+    workers: int = 1
+    """Processes that share each batch, one per GPU."""
+    threads: int = 1
+    """Threads each of them computes with; losses change with it in their last digits."""
+    loaders: int = 1
+    """Threads each of them prepares batches with."""
+    address: str | None = None
+    """Ray cluster to run on; default: RAY_ADDRESS, else an embedded one on this machine."""
+
+    def check(self) -> None:
+        """Raises ValueError for settings that cannot be."""
+        if not self.pairs:
+            raise ValueError("--pairs must name at least one manifest")
+        whole = ("steps", "batch_size", "validation_pairs", "log_every", "checkpoint_every", "validate_every")
+        for name in (*whole, "workers", "threads", "loaders"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name.replace('_', '-')} must be at least 1; got {getattr(self, name)}")
+        if self.weights and (
+            len(self.weights) != len(self.pairs) or not all(0 < w < float("inf") for w in self.weights)
+        ):
+            raise ValueError(
+                f"--weights must be one number above 0 for each of the {len(self.pairs)} manifests; got {self.weights}"
+            )
+        if not 0 <= self.warp_share <= 1:
+            raise ValueError(f"--warp-share is a share, 0..1; got {self.warp_share}")
+        if self.batch_size % self.workers:
+            raise ValueError(f"--batch-size {self.batch_size} must be divisible by --workers {self.workers}")
+        if self.start not in PRESETS and not is_checkpoint(self.start):
+            raise ValueError(f"--start must be {', '.join(PRESETS)} or a checkpoint folder; got {self.start}")
+        if self.start not in PRESETS and self.backbone_weights is not None:
+            raise ValueError(f"{self.start} holds its backbone's weights: leave out --backbone-weights")
+        protocol(self.protocol)
+
+    @property
+    def training(self) -> TrainingRun:
+        """What the workers need. Raises ValueError for settings of the training that cannot be."""
+        loss = LossConfig(
+            field_weight=self.field_weight, flow_weight=self.flow_weight, negatives=self.negatives, hard=self.hard
+        )
+        trainer = TrainerConfig(
+            steps=self.steps,
+            lr=self.lr,
+            backbone_lr=self.backbone_lr,
+            warmup_steps=self.warmup_steps,
+            final_lr_share=self.final_lr_share,
+            ema_decay=self.ema_decay,
+            bfloat16=self.bfloat16,
+            seed=self.seed,
+            loss=loss,
+        )
+        return TrainingRun(
+            out=self.out,
+            pairs=self.pairs,
+            weights=self.weights or (1.0,) * len(self.pairs),
+            image_root=self.image_root,
+            start=self.start,
+            backbone_weights=self.backbone_weights,
+            trainer=trainer,
+            batch_size=self.batch_size,
+            augment=self.augment,
+            warp_share=self.warp_share,
+            validation=self.validation,
+            validation_pairs=self.validation_pairs,
+            protocol=self.protocol,
+            log_every=self.log_every,
+            checkpoint_every=self.checkpoint_every,
+            validate_every=self.validate_every,
+            threads=self.threads,
+            loaders=self.loaders,
+        )
+
+
+def run(config: Config) -> str:
+    """Train, and return the checkpoint folder.
+
+    Raises ValueError or OSError for what the caller can mend, ClusterError when Ray or a worker failed, and
+    KeyboardInterrupt after a signal; the last state that was saved stays in every case.
+    """
+    config.check()
+    config = _with_absolute_paths(config)
+    training = config.training
+    open_training(config.out, _describe(config))
+    checkpoint = storage.join(config.out, "checkpoint")
+    if read_success(config.out) is None:
+        lease = acquire(config.out)
+        try:
+            _train_all(config, training, lease)
+        finally:
+            lease.release({})
+    print(_summary(checkpoint, read_history(config.out)))
+    return checkpoint
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point."""
+    return run_command(Config, run, argv)
+
+
+def _with_absolute_paths(config: Config) -> Config:
+    """Paths that mean the same to the workers, which run in folders of their own."""
+    return replace(
+        config,
+        pairs=tuple(map(storage.absolute, config.pairs)),
+        out=storage.absolute(config.out),
+        start=config.start if config.start in PRESETS else storage.absolute(config.start),
+        image_root=config.image_root and storage.absolute(config.image_root),
+        backbone_weights=config.backbone_weights and storage.absolute(config.backbone_weights),
+        validation=config.validation and storage.absolute(config.validation),
+    )
+
+
+def _describe(config: Config) -> dict[str, Any]:
+    """What run.json is to say; reads every input, so that one that will not do is an error before anything starts."""
+    manifests = [*config.pairs, *([config.validation] if config.validation else [])]
+    for uri in manifests:
+        read_ids(uri)
+    inputs = {uri: manifest_digest(manifest_files(uri)) for uri in manifests}
+    files = []
+    if config.start not in PRESETS:
+        checkpoints.read_config(config.start)
+        files = [storage.join(config.start, name) for name in ("config.json", "model.safetensors")]
+    elif config.backbone_weights:
+        files = [config.backbone_weights]
+    inputs |= {file: hashlib.sha256(storage.read_bytes(file)).hexdigest()[:16] for file in files}
+    settings = {name: value for name, value in as_json(config).items() if name not in _NOT_SHAPING}
+    return {"settings": settings, "inputs": inputs, "versions": _versions()}
+
+
+def _train_all(config: Config, training: TrainingRun, lease: Lease) -> None:
+    """Run the workers to the last step, showing how far they are. Raises as `run` does."""
+    # Ray takes seconds to import, and a finished run needs none of it.
+    import ray
+    from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
+    from ray.train.torch import TorchTrainer
+    from ray.util.queue import Empty, Queue
+
+    from pipeline.cluster import choose_device, connected
+
+    with connected(config.address), tempfile.TemporaryDirectory() as scratch:
+        device = choose_device(config.device)
+        cpus = max(config.threads, config.loaders)
+        _require(ray.cluster_resources(), config.workers, cpus, device)
+        news = Queue(actor_options={"num_cpus": 0})
+        trainer = TorchTrainer(
+            _worker,
+            train_loop_config={"training": training, "news": news, "stop_file": lease.stop_file},
+            scaling_config=ScalingConfig(
+                num_workers=config.workers, use_gpu=device == "cuda", resources_per_worker=_resources(cpus, device)
+            ),
+            run_config=RunConfig(
+                name="train",
+                storage_path=scratch,  # what has to last is written to --out
+                failure_config=FailureConfig(max_failures=0),
+            ),
+        )
+        failures: list[Exception] = []
+
+        def fit() -> None:
+            try:
+                trainer.fit()
+            except Exception as error:  # given to the main thread, which is the one that signals reach
+                failures.append(error)
+
+        thread = threading.Thread(target=fit, daemon=True)
+        thread.start()
+        mistake = None
+        interval = 0.5 if sys.stderr.isatty() else 10.0
+        with (
+            stopping_on_signals(lease) as stopped,
+            tqdm(total=config.steps, unit="step", mininterval=interval) as progress,
+        ):
+            while thread.is_alive() or not news.empty():
+                try:
+                    told = news.get(timeout=0.5)
+                except (Empty, queue.Empty):
+                    continue
+                mistake = told.get("mistake", mistake)
+                _show(progress, told)
+        if mistake is not None:
+            raise ValueError(mistake)
+        if failures and isinstance(failures[0], TrainingFailedError):
+            reason = " ".join(str(failures[0]).split())[:1000]
+            raise ClusterError(f"a worker failed; run the same command again to go on: {reason}")
+        if failures:
+            raise failures[0]
+    if stopped.is_set():
+        raise KeyboardInterrupt("the state is saved: run the same command again to go on")
+    write_success(config.out, {"steps": config.steps})
+
+
+def _worker(config: dict[str, Any]) -> None:
+    """What Ray Train runs in each process."""
+    from ray.train import get_context
+    from ray.train.torch import get_device
+
+    context, news = get_context(), config["news"]
+    place = Place(rank=context.get_world_rank(), n_workers=context.get_world_size(), device=get_device())
+    try:
+        train(config["training"], place, news.put, lambda: storage.exists(config["stop_file"]))
+    except (ValueError, OSError, FloatingPointError) as error:
+        advice = "; lessen --lr, in a new --out" if isinstance(error, FloatingPointError) else ""
+        news.put({"mistake": f"{error}{advice}"})
+        raise
+
+
+def _require(resources: dict[str, float], workers: int, cpus: int, device: str) -> None:
+    """Raises ValueError if the cluster has too little: the run would wait for ever."""
+    for kind, needed in {name: workers * n for name, n in _resources(cpus, device).items()}.items():
+        if needed > resources.get(kind, 0):
+            raise ValueError(
+                f"{workers} workers need {needed:g} {kind}s, the Ray cluster has {resources.get(kind, 0):g}: ask for "
+                "fewer --workers, --threads or --loaders, or a larger cluster"
+            )
+
+
+def _resources(cpus: int, device: str) -> dict[str, float]:
+    return {"CPU": float(cpus)} | ({"GPU": 1.0} if device == "cuda" else {})
+
+
+def _show(progress: tqdm, told: dict[str, Any]) -> None:
+    if "step" not in told:
+        return
+    if len(told) == 1:
+        progress.initial = progress.n = told["step"]
+    progress.update(told["step"] - progress.n)
+    if CHOOSING in told:
+        progress.write(f"step {told['step']}: {CHOOSING} {told[CHOOSING]:.2f} on the validation pairs", file=sys.stderr)
+    elif "total" in told:
+        progress.set_postfix(field=f"{told['field']:.3f}", flow=f"{told['flow']:.3f}", refresh=False)
+
+
+def _summary(checkpoint: str, history: dict[str, list[dict[str, Any]]]) -> str:
+    last = history["training"][-1]
+    lines = [f"{checkpoint}: after {last['step']} steps, field loss {last['field']:.3f}, flow loss {last['flow']:.3f}"]
+    if history["validation"]:
+        best = max(history["validation"], key=lambda row: row[CHOOSING])
+        lines.append(f"best on the validation pairs: {CHOOSING} {best[CHOOSING]:.2f} after {best['step']} steps")
+    if unusable := history["unusable"]:
+        named = [f"  {row['pair_id']} of {row['pairs']}: {row['reason']}" for row in unusable[:5]]
+        rows = f"{len(unusable)} row{'s' if len(unusable) > 1 else ''}"
+        lines += [f"{rows} could not be used; all are in history.json, such as", *named]
+    return "\n".join(lines)
+
+
+def _versions() -> dict[str, str]:
+    packages = ("torch", "torchvision", "timm", "numpy", "pillow", "pyarrow", "ray")
+    ours = {"python": platform.python_version(), "nemf": nemf.__version__}
+    return ours | {name: importlib.metadata.version(name) for name in packages}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

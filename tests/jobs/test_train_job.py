@@ -1,0 +1,251 @@
+"""jobs.train: a small run that learns, is killed and goes on, and what is refused before anything starts."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+import torch
+from make import encoded, pair_row, write_pairs
+from torch import nn
+
+from jobs.train import Config, main
+from nemf import checkpoints, load_matcher
+from nemf.model.presets import build, small
+from nemf.training.draws import generator_of
+from nemf.training.start import start_at_correlation
+from nemf.training.warps import WarpConfig, warped_pair
+from pipeline.training_folder import read_history, read_state
+from pipeline.training_run import Place, TrainingRun, train
+
+TINY = replace(
+    small(),
+    backbone_config=replace(small().backbone_config, out_indices=(1, 2, 3)),
+    image_size=64,
+    feature_size=4,
+    embedding_channels=(2, 4),
+    projection_dim=16,
+    heads=2,
+    hidden=32,
+)
+STEPS = 60
+ALONE = Place(rank=0, n_workers=1, device=torch.device("cpu"))
+
+
+def _planted(folder: Path) -> str:
+    """A manifest of two pictures of smooth colours with their warped copies, and of one row that cannot be used."""
+    rows = [pair_row("lost", source_uri="lost.png", target_uri="0-source.png")]
+    for number in range(2):
+        coarse = torch.rand(1, 3, 7, 9, generator=generator_of("picture", number))
+        picture = nn.functional.interpolate(coarse, (60, 80), mode="bicubic", align_corners=True).clamp(0, 1)
+        rgb = (picture[0].permute(1, 2, 0) * 255).to(torch.uint8).numpy()
+        example = warped_pair(rgb, 8, generator_of("warp", number), WarpConfig())
+        columns: dict[str, Any] = {}
+        for side, view in (("source", example.source), ("target", example.target)):
+            (folder / f"{number}-{side}.png").write_bytes(encoded(view.rgb))
+            columns |= {f"{side}_uri": f"{number}-{side}.png", f"{side}_xy_px": view.xy_px.tolist()}
+            columns[f"{side}_box_xyxy"] = [0.0, 0.0, 79.0, 59.0]
+        rows.append({"pair_id": f"planted-{number}", "dataset": "planted", **columns})
+    return write_pairs(folder / "pairs.parquet", rows)
+
+
+@pytest.fixture(scope="module")
+def flags(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """A run that begins with a tiny network; all but --out."""
+    folder = tmp_path_factory.mktemp("planted")
+    pairs = _planted(folder)
+    torch.manual_seed(0)
+    model = build(TINY)
+    start_at_correlation(model)
+    checkpoints.save(folder / "tiny", model, TINY)
+    files = ["--pairs", pairs, "--validation", pairs, "--image-root", str(folder), "--start", str(folder / "tiny")]
+    learning = f"--steps {STEPS} --batch-size 2 --lr 2e-3 --ema-decay 0.5 --negatives 19 --warp-share 0.1 --no-augment"
+    rhythm = "--log-every 1 --checkpoint-every 10 --validate-every 30 --validation-pairs 5 --protocol nemf"
+    return [*files, *learning.split(), *rhythm.split()]
+
+
+def _start(flags: list[str], out: Path) -> subprocess.Popen:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with out.with_suffix(".log").open("a") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "jobs.train", *flags, "--out", str(out)],
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,
+        )
+
+
+@pytest.fixture(scope="module")
+def finished(flags: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that was killed once and run again."""
+    out = tmp_path_factory.mktemp("finished") / "run"
+    log = out.with_suffix(".log")
+    job = _start(flags, out)
+    deadline = time.monotonic() + 100
+    while not (out / "state.pt").exists():
+        assert job.poll() is None, log.read_text()
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.01)
+    _kill(job)
+    assert not (out / "_SUCCESS").exists()
+    step = torch.load(out / "state.pt", weights_only=True)["trainer"]["step_number"]
+    assert 10 <= step < STEPS
+
+    assert _start(flags, out).wait(120) == 0, log.read_text()
+    return out
+
+
+def _kill(job: subprocess.Popen) -> None:
+    """SIGKILL for the job and every process it started."""
+    processes = [psutil.Process(job.pid), *psutil.Process(job.pid).children(recursive=True)]
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    job.wait(30)
+    psutil.wait_procs(processes, timeout=30)
+
+
+def _history(out: Path) -> dict[str, list[dict[str, Any]]]:
+    """Without what depends on the machine's speed."""
+    return {
+        kind: [{name: value for name, value in row.items() if "seconds" not in name} for row in rows]
+        for kind, rows in read_history(str(out)).items()
+    }
+
+
+def _same_run(finished: Path, out: Path) -> TrainingRun:
+    """The finished run in another folder, saving its state at the end only."""
+    settings = json.loads((finished / "run.json").read_text())["settings"]
+    lists = {"pairs": tuple(settings["pairs"]), "weights": tuple(settings["weights"])}
+    return Config(**{**settings, **lists}, out=str(out), checkpoint_every=1000).training
+
+
+def test_killed_and_run_again_the_history_is_that_of_a_run_nobody_touched(finished: Path, tmp_path: Path):
+    """Nor does Ray change it: the other run is in this process."""
+    shown: list[dict[str, Any]] = []
+    train(_same_run(finished, tmp_path), ALONE, shown.append, lambda: False)
+
+    assert _history(finished) == _history(tmp_path)
+    assert [row["step"] for row in shown] == [0, *range(1, 31), 30, *range(31, STEPS + 1), STEPS]
+    for file in ("model.safetensors", "config.json"):
+        assert (finished / "checkpoint" / file).read_bytes() == (tmp_path / "checkpoint" / file).read_bytes()
+
+
+def test_asked_to_stop_it_saves_its_state_first(finished: Path, tmp_path: Path):
+    shown: list[dict[str, Any]] = []
+
+    train(_same_run(finished, tmp_path), ALONE, shown.append, lambda: len(shown) == 3)
+
+    assert read_state(str(tmp_path))["trainer"]["step_number"] == 3
+    assert _history(tmp_path)["training"] == _history(finished)["training"][:3]
+    assert not (tmp_path / "checkpoint").exists()
+
+
+def test_a_small_run_learns_and_says_how(finished: Path):
+    history = _history(finished)
+
+    losses = [row["total"] for row in history["training"]]
+    assert [row["step"] for row in history["training"]] == list(range(1, STEPS + 1))
+    assert np.mean(losses[-5:]) < 0.3 * np.mean(losses[:5])
+    assert [row["step"] for row in history["validation"]] == [30, STEPS]
+    assert history["validation"][-1]["pck@0.1"] > 20  # before training it is 0; with the lost pair at most 67
+    assert [row["n_failed"] for row in history["validation"]] == [1, 1]
+    (unusable,) = history["unusable"]
+    assert unusable["pair_id"] == "lost"
+    assert "lost.png: there is no such file" in unusable["reason"]
+    assert "1 row could not be used" in finished.with_suffix(".log").read_text()
+
+
+def test_the_checkpoint_is_a_matcher(finished: Path, flags: list[str]):
+    matcher = load_matcher(f"{finished / 'checkpoint'}?patchmatch_steps=1&refine_steps=0", device="cpu")
+    rgb = np.zeros((20, 30, 3), np.uint8)
+
+    assert matcher.match(rgb, rgb, [[3, 4]]).reference_xy_px.shape == (1, 2)
+    start = flags[flags.index("--start") + 1]
+    before, after = (checkpoints.load(folder).state_dict() for folder in (start, finished / "checkpoint"))
+    changed = {name for name, tensor in before.items() if not torch.equal(after[name], tensor)}
+    assert changed
+    assert not any(name.startswith("backbone") for name in changed)
+
+
+@pytest.fixture
+def _no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_arguments: object, **_options: object) -> None:
+        raise AssertionError("this must not need Ray")
+
+    monkeypatch.setattr("ray.init", refuse)
+
+
+@pytest.mark.usefixtures("_no_ray")
+def test_a_finished_run_is_left_alone(finished: Path, flags: list[str], capsys: pytest.CaptureFixture[str]):
+    before = {file: file.read_bytes() for file in finished.rglob("*") if file.is_file()}
+
+    assert main([*flags, "--out", str(finished)]) == 0
+
+    assert f"after {STEPS} steps" in capsys.readouterr().out
+    assert {file: file.read_bytes() for file in finished.rglob("*") if file.is_file()} == before
+
+
+@pytest.mark.usefixtures("_no_ray")
+def test_another_configuration_is_refused(finished: Path, flags: list[str], capsys: pytest.CaptureFixture[str]):
+    changes = ["--lr", "1e-3", "--seed", "7"]
+
+    assert main([*flags, *changes, "--out", str(finished)]) == 2
+
+    _expect_one_line(capsys, rf"{finished} holds another training run \(changed: lr: 0\.002 -> 0\.001, seed: 0 -> 7\)")
+
+
+@pytest.mark.usefixtures("_no_ray")
+def test_another_manifest_of_the_same_name_is_refused(
+    finished: Path, flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    description = json.loads((finished / "run.json").read_text())
+    description["inputs"][flags[1]] = "0123"
+    (tmp_path / "run.json").write_text(json.dumps(description))
+
+    assert main([*flags, "--out", str(tmp_path)]) == 2
+
+    _expect_one_line(capsys, rf"changed: content of {flags[1]}: 0123 -> \w+\)")
+
+
+@pytest.mark.usefixtures("_no_ray")
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("--weights 1 2", r"--weights must be one number above 0 for each of the 1 manifests; got \(1\.0, 2\.0\)"),
+        ("--start large", "--start must be paper, small or a checkpoint folder; got large"),
+        ("--batch-size 3 --workers 2", "--batch-size 3 must be divisible by --workers 2"),
+        ("--warp-share 1.5", r"--warp-share is a share, 0\.\.1; got 1\.5"),
+        ("--steps 0", "--steps must be at least 1; got 0"),
+        ("--warmup-steps 60", "there must be more steps than warm-up steps; got 60 steps, 60 to warm up"),
+        ("--protocol mine", "there is no protocol 'mine'; there are: spair"),
+        ("--validation absent.parquet", "no manifest at .*absent.parquet"),
+        ("--backbone-weights w.safetensors", "tiny holds its backbone's weights: leave out --backbone-weights"),
+    ],
+)
+def test_settings_that_cannot_be_are_one_line_and_exit_code_2(
+    flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], change: str, message: str
+):
+    out = tmp_path / "run"
+
+    assert main([*flags, "--out", str(out), *change.split()]) == 2
+
+    _expect_one_line(capsys, message)
+    assert not out.exists()
+
+
+def _expect_one_line(capsys: pytest.CaptureFixture[str], pattern: str) -> None:
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert re.search(pattern, error), error
