@@ -20,7 +20,7 @@ from torch import Tensor
 from nemf.coordinates import norm_to_px, pixel_grid, px_to_norm
 from nemf.matcher import RGB, ImagePair, Match, Matcher
 from nemf.model.backbone import tensors_digest
-from nemf.model.network import EncodedField, NeMF, initial_field
+from nemf.model.network import EncodedField, NeMF, initial_field, squash
 from nemf.model.scorer import TILE, FusedScore
 from nemf.search.coarse_to_fine import grids, start_from
 from nemf.search.noise import pair_key
@@ -229,11 +229,9 @@ class NemfMatcher(Matcher):
             yield group
 
     def _squash(self, rgb: RGB) -> Float[Tensor, "1 3 h w"]:
-        """The image as the network takes it: normalised first, then brought to its square."""
-        image = torch.from_numpy(np.array(rgb)).to(self.device).permute(2, 0, 1)[None] / 255
-        normalised = (image - self.model.backbone.mean) / self.model.backbone.std
-        size = (self.model.image_size, self.model.image_size)
-        return F.interpolate(normalised, size, mode="bicubic", align_corners=True)
+        backbone = self.model.backbone
+        image = torch.from_numpy(np.array(rgb)).to(self.device)
+        return squash(image, backbone.mean, backbone.std, self.model.image_size)[None]
 
     def _points_px(self, pair: ImagePair) -> Float[Tensor, "k 2"]:
         """The query points, those outside brought to the edge."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 
 from nemf.model.backbone import Backbone
@@ -143,6 +143,14 @@ class NeMF(nn.Module):
             positional_gradient=positional_gradient,
             fused=fused,
         )
+
+
+def squash(
+    rgb: UInt8[Tensor, "_ _ 3"], mean: Float[Tensor, "3 1 1"], std: Float[Tensor, "3 1 1"], image_size: int
+) -> Float[Tensor, "3 s s"]:
+    """An image as a network takes it: normalised first, then brought to its square (bicubic, align-corners)."""
+    normalised = (rgb.permute(2, 0, 1)[None] / 255 - mean) / std
+    return F.interpolate(normalised, (image_size, image_size), mode="bicubic", align_corners=True)[0]
 
 
 def initial_field(encoded: EncodedField, target_hw: tuple[int, int]) -> Float[Tensor, "b 2 h w"]:

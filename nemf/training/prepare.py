@@ -5,13 +5,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
 
 from nemf.coordinates import px_to_norm
 from nemf.matcher import RGB
-from nemf.model.network import NeMF
+from nemf.model.network import NeMF, squash
 from nemf.training.example import Example, View
 
 
@@ -46,11 +45,9 @@ class ImageFormat:
         return ImageFormat(image_size=model.image_size, mean=config.mean, std=config.std)
 
     def squash(self, rgb: RGB) -> Float[Tensor, "3 s s"]:
-        """The image normalised first, then brought to the square, as when matching."""
-        image = torch.from_numpy(np.array(rgb)).permute(2, 0, 1)[None] / 255
+        """The image as the network takes it, when matching too."""
         mean, std = (torch.tensor(values).view(3, 1, 1) for values in (self.mean, self.std))
-        size = (self.image_size, self.image_size)
-        return F.interpolate((image - mean) / std, size, mode="bicubic", align_corners=True)[0]
+        return squash(torch.from_numpy(np.array(rgb)), mean, std, self.image_size)
 
 
 def collate(examples: Sequence[Example], images: ImageFormat) -> Batch:
