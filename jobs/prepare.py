@@ -3,10 +3,11 @@
     python -m jobs.prepare --dataset spair --root SPair-71k --split test --out pairs.parquet
 
 Data sets: spair, pf-pascal, pf-willow, coco (COCO-keypoint JSON: Animal-Pose, AP-10K), animal-pose (as Parquet),
-table (pairs of your own, CSV or Parquet) and folder (images paired by a rule). Each is described in
-pipeline/datasets/<name>.py.
+table (pairs of your own, CSV or Parquet), folder (images paired by a rule) and photographs (images in Parquet, for
+training that needs no keypoints). Each is described in pipeline/datasets/<name>.py.
 
-Cost: reads annotations, not images (pf-pascal also opens each image for its size); seconds.
+Cost: reads annotations, not images; seconds. But pf-pascal also opens each image for its size, and animal-pose and
+photographs write out the images that their tables hold.
 """
 
 import sys
@@ -26,7 +27,7 @@ class Config(Options):
     """What to read and where to write it."""
 
     dataset: str
-    """spair, pf-pascal, pf-willow, coco, animal-pose, table or folder."""
+    """spair, pf-pascal, pf-willow, coco, animal-pose, table, folder or photographs."""
     on_error: Literal["raise", "skip"] = "raise"
     """A pair that cannot be used ends the job, or is left out and listed in OUT.skipped.csv."""
     relative_uris: bool = False
@@ -75,7 +76,7 @@ def _refuse_unread_options(config: Config, read: tuple[str, ...]) -> None:
         if field.name in ("root", "out", *read) or getattr(config, field.name) == field.default:
             continue
         flag, flags = (", ".join(f"--{name.replace('_', '-')}" for name in names) for names in ((field.name,), read))
-        raise ValueError(f"{flag} means nothing to {config.dataset}, which reads: {flags}")
+        raise ValueError(f"{flag} means nothing to {config.dataset}, which reads: {flags or 'only --root and --out'}")
 
 
 def _print(summary: Summary, out: str) -> None:

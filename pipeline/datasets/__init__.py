@@ -15,7 +15,7 @@ from typing import cast
 
 from pipeline.datasets.interface import Dataset
 
-_SHARED = {"fields", "instances", "interface", "manifest", "tables"}
+_SHARED = {"fields", "inline_images", "instances", "interface", "manifest", "tables"}
 
 
 def names() -> list[str]:

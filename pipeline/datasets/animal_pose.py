@@ -9,8 +9,9 @@ from pathlib import PurePosixPath
 
 from pipeline import storage
 from pipeline.datasets.fields import Fields
+from pipeline.datasets.inline_images import InlineImages, parquet_files
 from pipeline.datasets.instances import Instance, by_name, sample_pairs
-from pipeline.datasets.interface import DataError, Options, PairRow, Rejected, attempt, choose_split, in_threads
+from pipeline.datasets.interface import Options, PairRow, Rejected, attempt, choose_split, in_threads
 from pipeline.datasets.tables import parquet_rows
 
 OPTIONS = ("split", "pairs_per_category", "seed")
@@ -18,53 +19,45 @@ OPTIONS = ("split", "pairs_per_category", "seed")
 
 def pairs(options: Options) -> Iterator[PairRow | Rejected]:
     """Rejected images first, then pairs by category; keypoint_id is the keypoint's name."""
-    uris = [options.root] if options.root.endswith(".parquet") else storage.list_files(options.root, ".parquet")
-    files = {PurePosixPath(uri).stem: uri for uri in uris}
+    files = {PurePosixPath(uri).stem: uri for uri in parquet_files(options.root)}
     if not files:
         raise FileNotFoundError(f"{options.root} has no .parquet file")
-    storage.refuse_overwrite(options.out, *uris)
+    storage.refuse_overwrite(options.out, *files.values())
     split = choose_split(options.split, files, options.root)
     instances: list[Instance] = []
-    row_of_image: dict[str, str] = {}
+    images = InlineImages(options.inline_images)
     for row in parquet_rows(files[split], ("image_id", "jpeg", "instances")):
-        for found in _instances(row, options.inline_images, row_of_image):
+        for found in _instances(row, images):
             if isinstance(found, Rejected):
                 yield found
             else:
                 instances.append(found)
     rows = list(sample_pairs(instances, options.pairs_per_category, options.seed, split))
-    wanted = {row_of_image[uri]: uri for row in rows for uri in (row.source_uri, row.target_uri)}
-    images = (
+    wanted = {images.found_at[uri]: uri for row in rows for uri in (row.source_uri, row.target_uri)}
+    written = (
         (wanted[row.where], row.data("jpeg")) for row in parquet_rows(files[split], ("jpeg",)) if row.where in wanted
     )
-    for _ in in_threads(lambda image: storage.write_bytes(*image), images):
+    for _ in in_threads(lambda image: storage.write_bytes(*image), written):
         pass
     yield from rows
 
 
-def _instances(row: Fields, folder: str, row_of_image: dict[str, str]) -> Iterator[Instance | Rejected]:
-    """The instances of one image, whose row is noted in `row_of_image`."""
-    image = attempt(row.where, _image, row)
+def _instances(row: Fields, images: InlineImages) -> Iterator[Instance | Rejected]:
+    """The instances of one image."""
+    image = attempt(row.where, _image, row, images)
     if isinstance(image, Rejected):
         yield image
         return
-    image_id, records = image
-    image_uri = storage.join(folder, f"{image_id}.jpg")
-    if row_of_image.setdefault(image_uri, row.where) != row.where:
-        detail = f"field image_id: {image_id} was there before"
-        yield Rejected(pair=image_id, where=row.where, reason="duplicate id", detail=detail)
-        return
+    image_id, image_uri, records = image
     for number, record in enumerate(records):
         yield attempt(record.where, _instance, record, f"{image_id}.{number}", image_uri)
 
 
-def _image(row: Fields) -> tuple[str, list[Fields]]:
-    """The image's id, which becomes a file name, and its instances."""
-    image_id = row.text("image_id")
-    if "/" in image_id or image_id.startswith("."):
-        raise DataError(row.where, "wrong value", f"field image_id: expected a plain name, got {image_id!r}")
+def _image(row: Fields, images: InlineImages) -> tuple[str, str, list[Fields]]:
+    """The image's id, the URI it is to have, and its instances."""
+    image_id, records = row.text("image_id"), row.records("instances")
     row.data("jpeg")
-    return image_id, row.records("instances")
+    return image_id, images.add(image_id, row.where), records
 
 
 def _instance(fields: Fields, instance_id: str, image_uri: str) -> Instance:

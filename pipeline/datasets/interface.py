@@ -21,7 +21,7 @@ class Options:
     """What to read. A data set's OPTIONS names those it reads beside `root` and `out`."""
 
     root: str
-    """Folder of the data set, path or URI (animal-pose: the folder of Parquet files or one of them)."""
+    """Folder of the data set, path or URI (animal-pose, photographs: of Parquet files, or one)."""
     out: str
     """The manifest to write, path or URI. Images that come inline are written beside it, to OUT_images/."""
     split: str | None = None

@@ -55,8 +55,10 @@ def csv_rows(uri: str, required: Collection[str], known: Collection[str] | None 
             raise ValueError(f"{uri}, after line {reader.line_num}: not CSV in UTF-8: {error}") from error
 
 
-def parquet_rows(uri: str, required: Collection[str], known: Collection[str] | None = None) -> Iterator[Fields]:
-    """The rows of a Parquet file: the `required` columns, and where `known` columns are given, those of them there.
+def parquet_rows(
+    uri: str, required: Collection[str], known: Collection[str] | None = None, *, optional: Collection[str] = ()
+) -> Iterator[Fields]:
+    """The rows of a Parquet file: the `required` columns and those of the `optional` or `known` ones that are there.
 
     Raises as csv_rows does.
     """
@@ -67,7 +69,8 @@ def parquet_rows(uri: str, required: Collection[str], known: Collection[str] | N
             parquet = pq.ParquetFile(file)
             header = parquet.schema_arrow.names
             _check_columns(header, required, known, uri)
-            for batch in parquet.iter_batches(batch_size=256, columns=header if known else list(required)):
+            chosen = header if known else [name for name in header if name in (*required, *optional)]
+            for batch in parquet.iter_batches(batch_size=256, columns=chosen):
                 for record in batch.to_pylist():
                     number += 1
                     yield Fields(record, f"{uri}, row {number}")

@@ -97,9 +97,10 @@ def test_errors_end_the_job_or_are_left_out(images, tmp_path, capsys):
         (
             "spare",
             (),
-            "there is no data set 'spare'; there are: animal-pose, coco, folder, pf-pascal, pf-willow, spair, table",
+            "'spare'; there are: animal-pose, coco, folder, pf-pascal, pf-willow, photographs, spair, table",
         ),
         ("folder", ("--seed", "3"), "--seed means nothing to folder, which reads: --pairing"),
+        ("photographs", ("--seed", "3"), "--seed means nothing to photographs, which reads: only --root and --out"),
         ("coco", ("--split", "test"), "which reads: --annotations, --pairs-per-category, --seed"),
         ("table", ("--annotations", "nowhere.csv"), "nowhere.csv"),
     ],

@@ -1,0 +1,78 @@
+"""Photographs in Parquet, whatever they show: jpeg (the bytes of an image file) and, where there is one, image_id.
+
+`--root` is one such file or a folder of them; other columns are not read. Two photographs after one another make a pair
+without keypoints, and an odd last one goes with the first: training by warps and by distillation wants images, each of
+them about as often as any other. They are written out once each, byte for byte, to a folder beside the manifest.
+
+A folder of image files needs no such thing: `--dataset folder --pairing sequential`.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from pipeline import storage
+from pipeline.datasets.fields import Fields
+from pipeline.datasets.inline_images import InlineImages, parquet_files
+from pipeline.datasets.interface import Options, PairRow, Rejected, attempt, in_threads
+from pipeline.datasets.tables import parquet_rows
+
+OPTIONS = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Photograph:
+    where: str
+    image_id: str
+    uri: str
+
+
+def pairs(options: Options) -> Iterator[PairRow | Rejected]:
+    """Rejected photographs first, then pairs in the order of files and rows; pair_id is made of the two image ids.
+
+    A photograph without an image_id is called after its file and row, images-1.
+    """
+    files = parquet_files(options.root)
+    if not files:
+        raise FileNotFoundError(
+            f"{options.root} has no .parquet file; image files are read by --dataset folder --pairing sequential"
+        )
+    storage.refuse_overwrite(options.out, *files)
+    images = InlineImages(options.inline_images)
+    photographs: list[_Photograph] = []
+    for photograph in in_threads(_written, _found(files, images)):
+        if isinstance(photograph, Rejected):
+            yield photograph
+        else:
+            photographs.append(photograph)
+    if len(photographs) < 2:
+        raise ValueError(f"{options.root} has {len(photographs)} photographs that can be used; a pair needs two")
+    circle = [*photographs, photographs[0]]
+    for source, target in zip(circle[::2], circle[1::2], strict=False):  # of an even number, the first is left over
+        yield PairRow(
+            where=source.where,
+            pair_id=f"{source.image_id}:{target.image_id}",
+            source_uri=source.uri,
+            target_uri=target.uri,
+        )
+
+
+def _found(files: list[str], images: InlineImages) -> Iterator[tuple[_Photograph, bytes] | Rejected]:
+    for file in files:
+        for number, row in enumerate(parquet_rows(file, ("jpeg",), optional=("image_id",)), start=1):
+            yield attempt(row.where, _photograph, row, f"{PurePosixPath(file).stem}-{number}", images)
+
+
+def _photograph(row: Fields, row_id: str, images: InlineImages) -> tuple[_Photograph, bytes]:
+    image_id = row.optional("image_id", row.text) or row_id
+    data = row.data("jpeg")
+    return _Photograph(where=row.where, image_id=image_id, uri=images.add(image_id, row.where)), data
+
+
+def _written(found: tuple[_Photograph, bytes] | Rejected) -> _Photograph | Rejected:
+    """What was found, without its bytes, which are in their file: all of a data set's would not fit in memory."""
+    if isinstance(found, Rejected):
+        return found
+    photograph, data = found
+    storage.write_bytes(photograph.uri, data)
+    return photograph
