@@ -9,9 +9,7 @@ from PIL import Image
 
 from nemf.matcher import RGB, ImagePair
 from nemf.model.network import Encoded, NeMF
-from nemf.model.presets import build, paper, small
-
-PRESETS = {"paper": paper, "small": small}
+from nemf.model.presets import PRESETS, build
 
 
 def random_model(preset: str, device: torch.device, seed: int = 0) -> NeMF:

@@ -13,7 +13,7 @@ import re
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -21,7 +21,7 @@ from benchmarks import machine
 from benchmarks.inputs import image_pair, random_model
 from benchmarks.queries import flop_per_query
 from jobs.command import Names, run_command
-from nemf.load import find_device
+from nemf.load import find_device, search_options
 from nemf.matchers.nemf import NemfMatcher, SearchConfig
 
 _MODES = ("keypoints", "dense")
@@ -31,7 +31,7 @@ _MODES = ("keypoints", "dense")
 class Config:
     """What is timed."""
 
-    presets: Names = ("small", "paper")
+    presets: Names = ("nemf-small", "paper")
     """Networks, see nemf.model.presets."""
     sizes: Names = ("256x256", "500x375", "1024x768")
     """Width x height of both images of a pair."""
@@ -43,6 +43,8 @@ class Config:
     """Of PatchMatch; the published code runs 20."""
     refine_steps: int = 10
     """Of the coordinate optimisation; the published code runs 20."""
+    search: tuple[str, ...] = ()
+    """Other settings of the search, name=value, see nemf.matchers.nemf.SearchConfig; such as grid_strides=8."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of the field's products of matrices; bfloat16 on CUDA only."""
     batch: int | None = None
@@ -91,9 +93,12 @@ def run(config: Config) -> list[Row]:
     rows, left_out = [], []
     for preset in config.presets:
         model = random_model(preset, device)
-        search = SearchConfig(
-            patchmatch_steps=config.iterations, refine_steps=config.refine_steps, precision=config.precision
-        )
+        settings: dict[str, Any] = {
+            "patchmatch_steps": config.iterations,
+            "refine_steps": config.refine_steps,
+            "precision": config.precision,
+        }
+        search = SearchConfig(**search_options("--search", "&".join(config.search)) | settings)
         matcher = NemfMatcher(preset, model, device, search)
         seconds_per_pixel = 0.0
         for (size, hw), mode in itertools.product(sizes.items(), config.modes):
@@ -110,6 +115,7 @@ def run(config: Config) -> list[Row]:
         "busy with other work": f"{watch.others():.0%}",
         "iterations": str(config.iterations),
         "refine steps": str(config.refine_steps),
+        "search": ", ".join(config.search) or "as published",
         "precision": config.precision,
         "points": str(config.points),
         "pairs at once": str(batch),

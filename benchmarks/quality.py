@@ -1,28 +1,39 @@
 """What each option of the search buys: PCK, queries and time, on pairs with known keypoints.
 
+Among the variants are those of the paper's Table 4 (exhaustive on a grid, PatchMatch, PatchMatch and coordinate
+optimisation) and of its Figure 5 (iterations against PCK and time), which is drawn too.
+
     python -m benchmarks.quality --checkpoint runs/model --manifest pairs.parquet --out benchmarks/results
 
 Needs a trained network. Choose options by validation pairs only: whoever chooses by test pairs reports a number that
-holds for those alone. Every pair is encoded once and searched with every variant; on two cores that takes about 13 s a
-pair of the small network.
+holds for those alone. Every pair is encoded once and searched with every variant, which takes seconds a pair on two
+cores; `--variants` picks some.
 """
 
+import io
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import torch
+from jaxtyping import Float
+from matplotlib.figure import Figure
+from torch import Tensor
 
 from benchmarks import machine
 from benchmarks.queries import counted
-from jobs.command import run_command
+from jobs.command import Names, run_command
 from nemf import checkpoints
+from nemf.coordinates import pixel_grid, px_to_norm
 from nemf.load import find_device
 from nemf.matcher import ImagePair, Match, Matcher
 from nemf.matchers.nemf import NemfMatcher, SearchConfig
 from nemf.model.network import EncodedField
+from pipeline import storage
 from pipeline.decode import decode_rows
 from pipeline.evaluate import evaluate
 from pipeline.manifest import INLINE_COLUMNS, read_pairs
@@ -36,18 +47,42 @@ _BATCH_PAIRS = 8
 _PAIRS_AT_ONCE = 64
 """What is encoded of so many is kept until all variants have matched them: 17 MB a pair for a full-size network."""
 
+_EXHAUSTIVE = {f"exhaustive {n} x {n}": n for n in (16, 64)}
+"""Table 4's alternative to PatchMatch: the best of all places of a grid, not refined."""
+
+_COARSE_GRID = {f"every 8th pixel; {n} iterations": n for n in (0, 1, 2, 5, 10)}
+"""Figure 5: iterations on the grid that is chosen for small networks."""
+
 VARIANTS: dict[str, dict[str, Any]] = {
     "published": {},
-    **{f"{n} iterations": {"patchmatch_steps": n} for n in (0, 5, 10, 40)},
+    "coarse flow only": {"patchmatch_steps": 0, "refine_steps": 0},
+    **{name: {"patchmatch_steps": 0, "refine_steps": 0} for name in _EXHAUSTIVE},
     "no refinement": {"refine_steps": 0},
+    **{f"{n} iterations": {"patchmatch_steps": n} for n in (0, 5, 10, 40)},
+    **{
+        name: {"patchmatch_steps": n, "grid_strides": (8,), "refine_steps": 10, "refine_lr": 3e-3}
+        for name, n in _COARSE_GRID.items()
+    },
+    "every 8th pixel; 5 iterations; no refinement": {
+        "patchmatch_steps": 5,
+        "grid_strides": (8,),
+        "refine_steps": 0,
+    },
+    "every 8th pixel; 5 iterations; radius 0.3": {
+        "patchmatch_steps": 5,
+        "grid_strides": (8,),
+        "refine_steps": 10,
+        "refine_lr": 3e-3,
+        "radius_norm": 0.3,
+    },
     "10 refinement steps": {"refine_steps": 10},
     **{f"{n} times the learning rate": {"refine_lr": n * 3e-4} for n in (10, 30)},
     "whole gradient": {"positional_gradient": True},
-    "whole gradient, 10 times the rate": {"positional_gradient": True, "refine_lr": 3e-3},
+    "whole gradient; 10 times the rate": {"positional_gradient": True, "refine_lr": 3e-3},
     "neighbour offset": {"neighbour_offset": True},
     "radius falls by a fifth": {"radius_decay": 0.8},
     "every 4th pixel first": {"grid_strides": (4, 1)},
-    "every 4th pixel first, 5 iterations each": {"grid_strides": (4, 1), "patchmatch_steps": 5},
+    "every 4th pixel first; 5 iterations each": {"grid_strides": (4, 1), "patchmatch_steps": 5},
 }
 """Settings of nemf.matchers.nemf.SearchConfig; all others are the published ones."""
 
@@ -62,6 +97,8 @@ class Config:
     """PAIRS manifest, path or URI, of validation pairs with keypoints."""
     image_root: str | None = None
     """What image URIs in the manifest are relative to."""
+    variants: Names = ()
+    """Some of the variants only, by name; default: all."""
     protocol: str = "spair"
     """How PCK is measured, see pipeline.protocols."""
     limit: int | None = None
@@ -94,6 +131,8 @@ class Row:
 def run(config: Config) -> list[Row]:
     """Match, evaluate, print. Raises ValueError and FileNotFoundError as loading, matching and evaluating do."""
     measure = protocol(config.protocol)
+    if unknown := set(config.variants) - VARIANTS.keys():
+        raise ValueError(f"there is no variant {sorted(unknown)[0]!r}; there are: {', '.join(VARIANTS)}")
     device = find_device(config.device)
     watch = machine.Watch()
     model = checkpoints.load(config.checkpoint)
@@ -102,8 +141,9 @@ def run(config: Config) -> list[Row]:
         raise ValueError(f"{config.manifest}: there are no pairs to match")
     encode = _EncodeOnce(NemfMatcher("nemf", model, device))
     variants = {
-        name: _Variant(NemfMatcher(name, model, device, SearchConfig(**settings)), encode)
+        name: _Variant(NemfMatcher(name, model, device, SearchConfig(**settings)), encode, _EXHAUSTIVE.get(name))
         for name, settings in VARIANTS.items()
+        if not config.variants or name in config.variants
     }
     options = MatchOptions(directions=measure.directions[:1], outputs=("keypoints",), batch_pairs=_BATCH_PAIRS)
     matched: dict[str, list[pa.Table]] = {name: [] for name in variants}
@@ -125,6 +165,8 @@ def run(config: Config) -> list[Row]:
         "protocol": f"{config.protocol} ({measure.describe(options.directions[0])}; average over images)",
     }
     machine.write(config.out, "quality", about, _table(rows), [asdict(row) for row in rows])
+    if config.out is not None:
+        storage.write_bytes(storage.join(config.out, "quality.png"), _draw(rows))
     return rows
 
 
@@ -154,21 +196,63 @@ class _EncodeOnce:
 class _Variant(Matcher):
     """A matcher that leaves encoding to another, and notes its own time and queries."""
 
-    def __init__(self, matcher: NemfMatcher, encode: _EncodeOnce) -> None:
+    def __init__(self, matcher: NemfMatcher, encode: _EncodeOnce, exhaustive: int | None) -> None:
         self.name, self.fingerprint = matcher.name, matcher.fingerprint
         self.n_pairs, self.queries, self.seconds = 0, 0, 0.0
-        self._matcher, self._encode = matcher, encode
+        self._matcher, self._encode, self._exhaustive = matcher, encode, exhaustive
 
     def match_batch(self, pairs: Sequence[ImagePair]) -> list[Match]:
         encoded = self._encode(pairs)
         start = time.perf_counter()
         with counted(self._matcher.model) as count:
             fields = self._matcher.search(encoded, pairs)
+            if self._exhaustive:
+                fields = [self._best_of_all(encoded, i, pair, self._exhaustive) for i, pair in enumerate(pairs)]
         matches = self._matcher.refine(encoded, fields, pairs)
         self.seconds += time.perf_counter() - start
         self.queries += count.queries
         self.n_pairs += len(pairs)
         return matches
+
+    def _best_of_all(self, encoded: EncodedField, number: int, pair: ImagePair, side: int) -> Float[Tensor, "2 h w"]:
+        """A field that holds, where a query point lies, the best of side x side places; elsewhere the last one's."""
+        assert pair.query_xy_px is not None
+        height, width = pair.query_rgb.shape[:2]
+        device = self._matcher.device
+        field = torch.zeros(2, height, width, device=device)
+        places_norm = px_to_norm(pixel_grid((side, side)).view(-1, 2), (side, side)).to(device)
+        only = torch.zeros(1, dtype=torch.int64, device=device)
+        inside_px = np.clip(pair.query_xy_px, 0, np.array([width - 1, height - 1], np.float32))
+        for xy_px, (column, row) in zip(inside_px, np.rint(inside_px).astype(int), strict=True):
+            target_xy_norm = px_to_norm(torch.from_numpy(xy_px)[None], (height, width)).to(device)
+            scorer = self._matcher.model.scorer(encoded.pairs(number, number + 1), only, target_xy_norm)
+            best = scorer(places_norm, only.expand(len(places_norm))).argmax()
+            # a point that is no pixel's centre is read from up to four pixels
+            rows, columns = slice(max(row - 1, 0), row + 2), slice(max(column - 1, 0), column + 2)
+            field[:, rows, columns] = places_norm[best][:, None, None]
+        return field
+
+
+def _draw(rows: Sequence[Row]) -> bytes:
+    """Figure 5 of the paper as a PNG: PCK@0.1 and time over iterations, a pair of lines for each data set."""
+    figure = Figure(figsize=(9, 3.5), layout="constrained")
+    quality, cost = figure.subplots(1, 2)
+    for dataset in dict.fromkeys(row.dataset for row in rows):
+        chosen = [row for row in rows if row.dataset == dataset and row.variant in _COARSE_GRID]
+        iterations = [_COARSE_GRID[row.variant] for row in chosen]
+        quality.plot(iterations, [row.pck["0.1"] for row in chosen], marker="o", label=f"{dataset}, PCK@0.1")
+        quality.plot(iterations, [row.pck["0.05"] for row in chosen], marker="s", label=f"{dataset}, PCK@0.05")
+        cost.plot(iterations, [row.milliseconds for row in chosen], marker="o", label=dataset)
+    quality.set_ylabel("PCK, %")
+    cost.set_ylabel("milliseconds a pair, without encoding")
+    for axes in (quality, cost):
+        axes.set_xlabel("iterations of PatchMatch on every 8th pixel")
+        axes.set_ylim(bottom=0)
+        axes.grid(alpha=0.3)
+        axes.legend()
+    png = io.BytesIO()
+    figure.savefig(png, format="png", dpi=120)
+    return png.getvalue()
 
 
 def _rows(name: str, variant: _Variant, metrics: pa.Table) -> list[Row]:

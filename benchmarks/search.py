@@ -47,7 +47,7 @@ class Config:
     """How much is timed."""
 
     preset: str = "paper"
-    """Which network, see nemf.model.presets: paper or small."""
+    """Which network, see nemf.model.presets: paper, nemf-small or nemf-mobilenet."""
     device: str = "auto"
     """cpu, cuda, cuda:N, or auto: a GPU if there is one."""
     image_hw: tuple[int, int] = (375, 500)

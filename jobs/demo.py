@@ -3,7 +3,7 @@
     python -m jobs.demo --out demo
 
 The photographs come inside scikit-image. Each is warped by smooth transformations that are known, so that every
-keypoint's true place is known too. Needs no data, no weights and no network; half a minute on two cores.
+keypoint's true place is known too. Needs no data, no download and no network; about a minute on two cores.
 """
 
 import shutil
@@ -33,7 +33,7 @@ class Config:
 
     out: str
     """Folder for everything the demo makes; what an earlier demo left there is removed."""
-    matcher: str = "nearest-neighbour:dense-sift"
+    matcher: str = "nemf-small"
     """Any matcher, see jobs.match."""
     warps: int = 6
     """Warped copies of each photograph."""

@@ -1,6 +1,6 @@
 """The main job: match every pair of a manifest, durably.
 
-    python -m jobs.match --pairs pairs.parquet --out runs/x --matcher nearest-neighbour:dense-sift
+    python -m jobs.match --pairs pairs.parquet --out runs/x --matcher nemf-small
 
 Writes MATCHES parts below --out and _SUCCESS at the end. Run the same command again after any interruption: it goes
 on with the pairs that have no answer yet, and asks again for those that ended as errors. Cost: some 15 s to start,
@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 import nemf
 from jobs.command import Names, OverBudgetError, as_json, run_command
-from nemf import load_matcher
+from nemf import load_matcher, pretrained
 from nemf.load import is_checkpoint
 from pipeline import storage
 from pipeline.attempts import Lease, acquire
@@ -51,7 +51,7 @@ class Config:
     """PAIRS manifest: a .parquet file or a folder of them, path or URI."""
     out: str
     """Run folder, path or URI; created, or continued if it holds the same run."""
-    matcher: str = "nearest-neighbour:dense-sift"
+    matcher: str = "nemf-small"
     """Name of the matcher, see nemf.load_matcher."""
     backbone_weights: str | None = None
     """Local safetensors file of backbone weights, with a .json beside it; default: the library's own."""
@@ -157,10 +157,17 @@ def _with_absolute_paths(config: Config) -> Config:
         config,
         pairs=storage.absolute(config.pairs),
         out=storage.absolute(config.out),
-        matcher=storage.absolute(config.matcher) if is_checkpoint(config.matcher) else config.matcher,
+        matcher=_with_absolute_folder(config.matcher),
         image_root=config.image_root and storage.absolute(config.image_root),
         backbone_weights=config.backbone_weights and storage.absolute(config.backbone_weights),
     )
+
+
+def _with_absolute_folder(matcher: str) -> str:
+    prefix = "descriptors:" if matcher.startswith("descriptors:") else ""
+    folder = matcher.removeprefix(prefix)
+    given = is_checkpoint(folder) and folder.partition("?")[0] not in pretrained.NAMES
+    return prefix + storage.absolute(folder) if given else matcher
 
 
 def _describe(config: Config) -> dict[str, Any]:

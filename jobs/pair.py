@@ -22,6 +22,7 @@ from nemf.coordinates import pixel_grid, rescale_px
 from nemf.matcher import RGB, Points, as_points
 from pipeline.drawing import draw_match
 from pipeline.images import read_image
+from pipeline.points import parse_point
 from pipeline.storage import refuse_overwrite, write_bytes
 
 GRID_HW = (4, 4)
@@ -41,7 +42,7 @@ class Config:
     """Image file (.png, .jpg, ...) to draw the match into, path or URI."""
     json: bool = False
     """Print JSON instead of a table."""
-    matcher: str = "nearest-neighbour:dense-sift"
+    matcher: str = "nemf-small"
     """Name of the matcher, see nemf.load_matcher."""
     backbone_weights: str | None = None
     """Local safetensors file of backbone weights, with a .json beside it; default: the library's own."""
@@ -87,20 +88,8 @@ def run(config: Config) -> None:
 
 
 def _parse(points: Sequence[str], query_rgb: RGB) -> Points:
-    height, width = query_rgb.shape[:2]
-    parsed = []
-    for text in points:
-        try:
-            x, y = (float(number) for number in text.split(","))
-        except ValueError as error:
-            raise ValueError(f"--points takes X,Y pairs such as 10,20 30.5,40; got {text!r}") from error
-        if not (-0.5 <= x <= width - 0.5 and -0.5 <= y <= height - 0.5):
-            raise ValueError(
-                f"--points {text} is outside the query image, whose x go from 0 to {width - 1} "
-                f"and y from 0 to {height - 1}"
-            )
-        parsed.append((x, y))
-    return as_points(parsed)
+    expected = "X,Y pairs such as 10,20 30.5,40"
+    return as_points([parse_point(text, query_rgb, "--points", expected) for text in points])
 
 
 def _grid(query_rgb: RGB) -> Points:

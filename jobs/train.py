@@ -1,16 +1,14 @@
 """Train a NeMF network on annotated pairs, durably.
 
-    python -m jobs.train --pairs train.parquet --validation val.parquet --out runs/small --start small \
-        --backbone-weights mobilenetv1_100.safetensors --steps 20000 --lr 3e-4
+    python -m jobs.train --pairs train.parquet --validation val.parquet --out runs/mine --start shipped \
+        --steps 2000 --lr 3e-4
 
-Writes the network to keep to OUT/checkpoint (what nemf.load_matcher reads) and the losses to OUT/history.json. Run the
-same command again after any interruption: it goes on from the last of its states, and the losses are those of a run
-nobody interrupted. Cost: some 20 s to start; then see seconds_per_step in the history.
+Writes the network to keep and its model card to OUT/checkpoint (what nemf.load_matcher reads), the losses to
+OUT/history.json, OUT/curves.png and OUT/tensorboard. Run the same command again after any interruption: it goes on from
+the last of its states, and the losses are those of a run nobody interrupted. Cost: some 20 s to start; then see
+seconds_per_step in the history. Whole trainings are in jobs/recipes.py.
 """
 
-import hashlib
-import importlib.metadata
-import platform
 import queue
 import sys
 import tempfile
@@ -21,22 +19,30 @@ from typing import Any, Literal
 
 from tqdm import tqdm
 
-import nemf
 from jobs.command import Names, as_json, run_command
-from nemf import checkpoints
-from nemf.load import is_checkpoint
+from nemf import checkpoints, pretrained
+from nemf.load import is_checkpoint, search_options
+from nemf.matchers.nemf import SearchConfig
+from nemf.model.presets import PRESETS
 from nemf.training.loop import TrainerConfig
-from nemf.training.losses import LossConfig
+from nemf.training.losses import LOSSES, LossConfig
 from pipeline import storage
 from pipeline.attempts import Lease, acquire
 from pipeline.errors import ClusterError
-from pipeline.manifest import manifest_digest, manifest_files, read_ids
 from pipeline.protocols import protocol
 from pipeline.stopping import stopping_on_signals
-from pipeline.training_folder import open_training, read_history, read_success, write_success
-from pipeline.training_run import PRESETS, Place, TrainingRun, train
+from pipeline.training_folder import (
+    describe,
+    open_training,
+    read_history,
+    read_success,
+    with_configuration,
+    write_success,
+)
+from pipeline.training_run import Place, TrainingRun, train
 from pipeline.validation import CHOOSING
 
+SHIPPED = "shipped"
 _TRAINER, _LOSS = TrainerConfig(steps=1), LossConfig()
 _NOT_SHAPING = {"out", "checkpoint_every", "device", "loaders", "address"}
 """Settings that may change from one attempt to the next."""
@@ -52,10 +58,17 @@ class Config:
     """Folder of the run, path or URI; created, or continued if it holds the same run."""
     weights: tuple[float, ...] = ()
     """How often each manifest is drawn from, relative to the others; default: all alike."""
+    photographs: Names = ()
+    """PAIRS manifests whose images are warped, keypoints or not; default: those of --pairs."""
     image_root: str | None = None
     """Folder, path or URI, that relative image URIs of the manifests are below."""
-    start: str = "small"
-    """What to train: paper or small, from random weights behind a trained backbone; or a checkpoint folder."""
+    names_across_categories: bool = False
+    """Keypoints of one name match across categories too (a cat's left eye and a dog's)."""
+    start: str = "nemf-small"
+    """What to train: paper, nemf-small or nemf-mobilenet, from random weights behind a trained backbone; a checkpoint
+    folder; or shipped, the network of the matcher nemf-small."""
+    cost_features: Literal["raw", "convolution", "attention", "both"] | None = None
+    """What is between correlation and field (Table 3 of the paper); default: as the start has it."""
     backbone_weights: str | None = None
     """Local safetensors file of backbone weights, with a .json beside it; default: the library's own."""
     steps: int = 10_000
@@ -76,6 +89,9 @@ class Config:
     """Weight of the field's loss, the paper's lambda_f."""
     flow_weight: float = _LOSS.flow_weight
     """Weight of the coarse flow's loss, the paper's lambda_c."""
+    descriptor_weight: float = _LOSS.descriptor_weight
+    """Weight of the loss that trains descriptors to match before any cost volume; with the other two at 0 the cost
+    encoder and the field are left alone."""
     negatives: int = _LOSS.negatives
     """Wrong candidates for each point and direction."""
     hard: float = _LOSS.hard
@@ -83,11 +99,14 @@ class Config:
     augment: bool = True
     """Move, crop, mirror and recolour the images at random."""
     warp_share: float = 0.0
-    """Share of the examples that are one of the pair's photographs and a warped copy of it."""
+    """Share of the examples that are a photograph and a warped copy of it."""
     bfloat16: bool = False
-    """Mixed precision, on GPUs only."""
+    """Mixed precision: faster on GPUs, and on CPUs that multiply bfloat16 (AMX)."""
     seed: int = 0
     """Of all random draws."""
+    search: tuple[str, ...] = ()
+    """Settings of the search that validates and that the checkpoint brings along, name=value, see
+    nemf.matchers.nemf.SearchConfig; default: those of the start, else the published ones."""
     validation: str | None = None
     """PAIRS manifest that chooses the checkpoint; default: the last one is kept."""
     validation_pairs: int = 100
@@ -129,8 +148,17 @@ class Config:
             raise ValueError(f"--warp-share is a share, 0..1; got {self.warp_share}")
         if self.batch_size % self.workers:
             raise ValueError(f"--batch-size {self.batch_size} must be divisible by --workers {self.workers}")
-        if self.start not in PRESETS and not is_checkpoint(self.start):
-            raise ValueError(f"--start must be {', '.join(PRESETS)} or a checkpoint folder; got {self.start}")
+        if self.start not in (*PRESETS, SHIPPED) and not is_checkpoint(self.start):
+            raise ValueError(
+                f"--start must be {', '.join(PRESETS)}, {SHIPPED} or a checkpoint folder; got {self.start}"
+            )
+        if self.start in PRESETS and PRESETS[self.start]().neck_channels and not self.descriptor_weight:
+            raise ValueError(
+                f"{self.start} has a neck, which starts at random and which only --descriptor-weight trains: give one, "
+                "or --start from a checkpoint whose neck is trained"
+            )
+        if self.photographs and not self.warp_share:
+            raise ValueError("--photographs are warped, and --warp-share says how often: give one above 0")
         if self.start not in PRESETS and self.backbone_weights is not None:
             raise ValueError(f"{self.start} holds its backbone's weights: leave out --backbone-weights")
         protocol(self.protocol)
@@ -139,7 +167,11 @@ class Config:
     def training(self) -> TrainingRun:
         """What the workers need. Raises ValueError for settings of the training that cannot be."""
         loss = LossConfig(
-            field_weight=self.field_weight, flow_weight=self.flow_weight, negatives=self.negatives, hard=self.hard
+            field_weight=self.field_weight,
+            flow_weight=self.flow_weight,
+            descriptor_weight=self.descriptor_weight,
+            negatives=self.negatives,
+            hard=self.hard,
         )
         trainer = TrainerConfig(
             steps=self.steps,
@@ -156,13 +188,17 @@ class Config:
             out=self.out,
             pairs=self.pairs,
             weights=self.weights or (1.0,) * len(self.pairs),
+            photographs=self.photographs,
             image_root=self.image_root,
+            names_across_categories=self.names_across_categories,
             start=self.start,
             backbone_weights=self.backbone_weights,
+            cost_features=self.cost_features,
             trainer=trainer,
             batch_size=self.batch_size,
             augment=self.augment,
             warp_share=self.warp_share,
+            search=self._search,
             validation=self.validation,
             validation_pairs=self.validation_pairs,
             protocol=self.protocol,
@@ -172,6 +208,15 @@ class Config:
             threads=self.threads,
             loaders=self.loaders,
         )
+
+    @property
+    def _search(self) -> dict[str, Any]:
+        given = search_options("--search", "&".join(self.search))
+        if given or self.start in PRESETS:
+            return given
+        saved = checkpoints.read_search(self.start)
+        SearchConfig(**saved)
+        return saved
 
 
 def run(config: Config) -> str:
@@ -205,29 +250,32 @@ def _with_absolute_paths(config: Config) -> Config:
     return replace(
         config,
         pairs=tuple(map(storage.absolute, config.pairs)),
+        photographs=tuple(map(storage.absolute, config.photographs)),
         out=storage.absolute(config.out),
-        start=config.start if config.start in PRESETS else storage.absolute(config.start),
+        start=_absolute_start(config.start),
         image_root=config.image_root and storage.absolute(config.image_root),
         backbone_weights=config.backbone_weights and storage.absolute(config.backbone_weights),
         validation=config.validation and storage.absolute(config.validation),
     )
 
 
+def _absolute_start(start: str) -> str:
+    if start == SHIPPED:
+        return str(pretrained.folder("nemf-small"))
+    return start if start in PRESETS else storage.absolute(start)
+
+
 def _describe(config: Config) -> dict[str, Any]:
     """What run.json is to say; reads every input, so that one that will not do is an error before anything starts."""
-    manifests = [*config.pairs, *([config.validation] if config.validation else [])]
-    for uri in manifests:
-        read_ids(uri)
-    inputs = {uri: manifest_digest(manifest_files(uri)) for uri in manifests}
+    manifests = [*config.pairs, *config.photographs, *([config.validation] if config.validation else [])]
     files = []
     if config.start not in PRESETS:
         checkpoints.read_config(config.start)
         files = [storage.join(config.start, name) for name in ("config.json", "model.safetensors")]
     elif config.backbone_weights:
-        files = [config.backbone_weights]
-    inputs |= {file: hashlib.sha256(storage.read_bytes(file)).hexdigest()[:16] for file in files}
+        files = with_configuration(config.backbone_weights)
     settings = {name: value for name, value in as_json(config).items() if name not in _NOT_SHAPING}
-    return {"settings": settings, "inputs": inputs, "versions": _versions()}
+    return describe(settings, manifests, files)
 
 
 def _train_all(config: Config, training: TrainingRun, lease: Lease) -> None:
@@ -330,12 +378,13 @@ def _show(progress: tqdm, told: dict[str, Any]) -> None:
     if CHOOSING in told:
         progress.write(f"step {told['step']}: {CHOOSING} {told[CHOOSING]:.2f} on the validation pairs", file=sys.stderr)
     elif "total" in told:
-        progress.set_postfix(field=f"{told['field']:.3f}", flow=f"{told['flow']:.3f}", refresh=False)
+        progress.set_postfix({name: f"{told[name]:.3f}" for name in LOSSES if name in told}, refresh=False)
 
 
 def _summary(checkpoint: str, history: dict[str, list[dict[str, Any]]]) -> str:
     last = history["training"][-1]
-    lines = [f"{checkpoint}: after {last['step']} steps, field loss {last['field']:.3f}, flow loss {last['flow']:.3f}"]
+    losses = ", ".join(f"{name} loss {last[name]:.3f}" for name in LOSSES if name in last)
+    lines = [f"{checkpoint}: after {last['step']} steps, {losses}"]
     if history["validation"]:
         best = max(history["validation"], key=lambda row: row[CHOOSING])
         lines.append(f"best on the validation pairs: {CHOOSING} {best[CHOOSING]:.2f} after {best['step']} steps")
@@ -344,12 +393,6 @@ def _summary(checkpoint: str, history: dict[str, list[dict[str, Any]]]) -> str:
         rows = f"{len(unusable)} row{'s' if len(unusable) > 1 else ''}"
         lines += [f"{rows} could not be used; all are in history.json, such as", *named]
     return "\n".join(lines)
-
-
-def _versions() -> dict[str, str]:
-    packages = ("torch", "torchvision", "timm", "numpy", "pillow", "pyarrow", "ray")
-    ours = {"python": platform.python_version(), "nemf": nemf.__version__}
-    return ours | {name: importlib.metadata.version(name) for name in packages}
 
 
 if __name__ == "__main__":

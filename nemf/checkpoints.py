@@ -12,7 +12,7 @@ import json
 import pickle
 import pickletools
 import reprlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path, PurePosixPath
@@ -28,7 +28,7 @@ from nemf.model.official import from_official_state_dict, official_config, offic
 from nemf.model.presets import NeMFConfig, build
 from nemf.model.weights_file import FIELDS, BackboneConfig, check_tensors, read_tensors
 
-__all__ = ["from_official_state_dict", "import_official", "load", "read_config", "save"]
+__all__ = ["from_official_state_dict", "import_official", "load", "read_config", "read_search", "save"]
 
 _FORMAT = "nemf-1"
 
@@ -42,32 +42,85 @@ _NUMPY_NUMBERS: list[Any] = [
 """What training scripts leave beside the weights, such as the best loss; torch.load refuses it unless told."""
 
 
+_MOST_VALUES = 2**28
+"""Of a 4D volume, 1 GiB in float32; the published network has 2^26 in this count."""
+
+
 def _is_size(value: Any) -> bool:
     return type(value) is int and 1 <= value <= 4096
 
 
 _SIZE = ("a whole number from 1 to 4096", _is_size)
-_DEPTH = ("a whole number from 1 to 64", lambda value: _is_size(value) and value <= 64)
+_DEPTH = ("a whole number from 0 to 64", lambda value: type(value) is int and 0 <= value <= 64)
 _INDICES, _are_indices = FIELDS["out_indices"]
 _EXPECTED = FIELDS | {
     "backbone": ("the name of a backbone", lambda value: isinstance(value, str)),
+    "neck_channels": (
+        "0, or a whole number from 2 to 4096",
+        lambda value: type(value) is int and (value == 0 or 2 <= value <= 4096),
+    ),
+    "neck_blocks": _DEPTH,
+    "cost_channels": ("a whole number from 1 to 4096, or null", lambda value: value is None or _is_size(value)),
     "embedding_channels": (
-        "two whole numbers from 1 to 4096",
-        lambda value: isinstance(value, list) and len(value) == 2 and all(map(_is_size, value)),
+        "two whole numbers from 1 to 4096, or none",
+        lambda value: isinstance(value, list) and len(value) in (0, 2) and all(map(_is_size, value)),
     ),
     "depth": _DEPTH,
-    "field_blocks": _DEPTH,
+    "field_blocks": ("a whole number from 1 to 64", lambda value: _is_size(value) and value <= 64),
     "out_indices": (f"{_INDICES}, or null", lambda value: value is None or _are_indices(value)),
 }
 """What the fields of config.json hold; those not named hold a _SIZE."""
 
 
-def save(folder: Path, model: NeMF, config: NeMFConfig) -> None:
-    """Write `model`, built from `config`, as a checkpoint folder; existing files of the two names are replaced."""
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and 0 < value < 1e6
+
+
+_STEPS = ("a whole number from 0 to 1000", lambda value: type(value) is int and 0 <= value <= 1000)
+_POSITIVE = ("a number above 0", _is_number)
+_FLAG = ("true or false", lambda value: type(value) is bool)
+_SEARCH: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "patchmatch_steps": _STEPS,
+    "refine_steps": _STEPS,
+    "refine_lr": _POSITIVE,
+    "radius_norm": _POSITIVE,
+    "radius_decay": _POSITIVE,
+    "seed": ("a whole number", lambda value: type(value) is int and abs(value) < 2**63),
+    "positional_gradient": _FLAG,
+    "neighbour_offset": _FLAG,
+    "grid_strides": (
+        "a list of whole numbers from 1 to 4096",
+        lambda value: isinstance(value, list) and 0 < len(value) <= 8 and all(map(_is_size, value)),
+    ),
+}
+"""What a checkpoint may say of its search: all settings of nemf.matchers.nemf.SearchConfig but the precision, which is
+a matter of the machine."""
+
+
+def save(
+    folder: Path,
+    model: NeMF,
+    config: NeMFConfig,
+    *,
+    search: Mapping[str, Any] | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> None:
+    """Write `model`, built from `config`, as a checkpoint folder; existing files of the two names are replaced.
+
+    search: settings of the search that suit the network, where they are not the published ones; by the names of
+        nemf.matchers.nemf.SearchConfig.
+    dtype: of the weights in the file: torch.float32, or torch.float16 for half the size.
+    Raises ValueError for settings that are none and weights that are not finite in that type.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    (folder / "model.safetensors").write_bytes(as_safetensors(tensors))
-    content = json.dumps({"format": _FORMAT, **asdict(config)}, indent=1)
+    stored = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+    if lost := [name for name, tensor in stored.items() if not tensor.isfinite().all()]:
+        raise ValueError(f"weights that are not finite in {dtype}: {', '.join(lost)}")
+    if unknown := set(search or {}) - _SEARCH.keys():
+        raise ValueError(f"a checkpoint brings no setting {', '.join(sorted(unknown))} of the search")
+    (folder / "model.safetensors").write_bytes(as_safetensors(stored))
+    content = json.dumps({"format": _FORMAT, **asdict(config), "search": dict(search or {})}, indent=1)
     (folder / "config.json").write_text(content + "\n", encoding="utf-8")
 
 
@@ -84,21 +137,56 @@ def load(folder: str | Path) -> NeMF:
             wanted = build(config).state_dict()  # takes no memory: config.json may claim any size
         misfit = "model.safetensors does not fit the network of config.json; both must be of one checkpoint"
         check_tensors(wanted, tensors, misfit)
+        _check_volumes(config, wanted)
     model = build(config)
     model.load_state_dict(tensors, strict=False)
     return model
 
 
+def _check_volumes(config: NeMFConfig, wanted: Mapping[str, torch.Tensor]) -> None:
+    """ValueError for a network whose 4D volumes no machine holds: with no weight that depends on their size, a small
+    file may ask for any."""
+    channels = wanted["field.embedding.conv.over_source.weight"].shape[0]
+    values = channels * max(config.feature_size, config.image_size // 8) ** 4
+    if values > _MOST_VALUES:
+        raise ValueError(
+            f"config.json: its {channels} cost channels, feature_size {config.feature_size} and image_size "
+            f"{config.image_size} ask for volumes of up to {values:.1e} values; at most {_MOST_VALUES:.1e} are allowed"
+        )
+
+
 def read_config(folder: str | Path) -> NeMFConfig:
     """The configuration of a checkpoint folder; raises as `load` does."""
     with _about(f"checkpoint folder {folder}"):
-        data = _read(folder, "config.json")
-        with _about("config.json: not JSON"):
-            content = json.loads(data)
-        if not isinstance(content, dict) or content.pop("format", None) != _FORMAT:
-            raise ValueError(f"config.json: must be a JSON object whose format is {_FORMAT!r}")
+        content = _read_json(folder)
+        content.pop("search", None)
         backbone = _checked("backbone_config.", BackboneConfig, content.pop("backbone_config", None))
         return NeMFConfig(**_checked("", NeMFConfig, content), backbone_config=BackboneConfig(**backbone))
+
+
+def read_search(folder: str | Path) -> dict[str, Any]:
+    """The settings of the search that a checkpoint folder brings along, lists as tuples; raises as `load` does."""
+    with _about(f"checkpoint folder {folder}"):
+        search = _read_json(folder).get("search", {})
+        if not isinstance(search, dict):
+            raise ValueError(f"config.json: search must be a JSON object; got {json.dumps(search)[:80]}")
+        if unknown := search.keys() - _SEARCH.keys():
+            raise ValueError(f"config.json: search has unknown fields: {', '.join(sorted(unknown))}")
+        for name, value in search.items():
+            expected, holds = _SEARCH[name]
+            if not holds(value):
+                raise ValueError(f"config.json: field search.{name} must be {expected}; got {json.dumps(value)[:80]}")
+        return {name: tuple(value) if isinstance(value, list) else value for name, value in search.items()}
+
+
+def _read_json(folder: str | Path) -> dict[str, Any]:
+    """What config.json holds, but for its format."""
+    data = _read(folder, "config.json")
+    with _about("config.json: not JSON"):
+        content = json.loads(data)
+    if not isinstance(content, dict) or content.pop("format", None) != _FORMAT:
+        raise ValueError(f"config.json: must be a JSON object whose format is {_FORMAT!r}")
+    return content
 
 
 def import_official(folder: str | Path) -> tuple[NeMF, NeMFConfig]:

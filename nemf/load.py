@@ -11,24 +11,28 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 import torch
 
+from nemf import pretrained
 from nemf.matcher import Matcher
 from nemf.matchers.identity import IdentityMatcher
 
 _NAMES = (
-    "nearest-neighbour:timm/MODEL, nearest-neighbour:torchvision/MODEL, nearest-neighbour:dense-sift, identity, "
-    "package.module:factory, and the path or URI of a NeMF checkpoint folder"
+    "nemf-small, nearest-neighbour:timm/MODEL, nearest-neighbour:torchvision/MODEL, nearest-neighbour:dense-sift, "
+    "identity, package.module:factory, the path or URI of a NeMF checkpoint folder, and descriptors:FOLDER of one"
 )
 
 
 def load_matcher(name: str, *, backbone_weights: str | None = None, device: str = "auto") -> Matcher:
     """Build the matcher called `name`.
 
-    name: 'nearest-neighbour:timm/MODEL', 'nearest-neighbour:torchvision/MODEL' or 'nearest-neighbour:dense-sift',
-        with options as a query string ('...?readout=soft-argmax&image_size=480', see NearestNeighbourMatcher);
+    name: 'nemf-small', which ships; 'nearest-neighbour:timm/MODEL', 'nearest-neighbour:torchvision/MODEL' or
+        'nearest-neighbour:dense-sift', with options as a query string ('...?readout=soft-argmax&image_size=480', see
+        NearestNeighbourMatcher);
         'identity', which leaves every point where it is; the path or URI of a NeMF checkpoint folder (see
-        nemf.checkpoints), with options of the search ('FOLDER?patchmatch_steps=10&seed=1', see SearchConfig); or
+        nemf.checkpoints), with options of the search ('FOLDER?patchmatch_steps=10&seed=1', see SearchConfig);
+        'descriptors:FOLDER', the nearest neighbours of such a network's descriptors, without its field; or
         'package.module:factory' for a matcher of your own, where factory(backbone_weights=..., device=...) returns a
-        Matcher. A '?' always begins options: no folder's name may hold one.
+        Matcher. A '?' always begins options: no folder's name may hold one. A folder of yours that is called like
+        what ships is './nemf-small'.
     backbone_weights: a local safetensors file, with a .json of the same name beside it saying how to build and feed
         the network; without it the library named loads its own ImageNet weights (it needs to be online once).
     device: 'cpu', 'cuda', 'cuda:1', ... or 'auto' (CUDA where there is one).
@@ -38,9 +42,11 @@ def load_matcher(name: str, *, backbone_weights: str | None = None, device: str 
     kind, _, rest = name.partition(":")
     if kind == "nearest-neighbour":
         return _nearest_neighbour(name, rest, backbone_weights, find_device(device))
+    if kind == "descriptors":
+        _refuse_weights(name, backbone_weights)
+        return _descriptors(name, rest, find_device(device))
     if name == "identity":
-        if backbone_weights is not None:
-            raise ValueError(f"identity has no weights to load: leave out --backbone-weights {backbone_weights}")
+        _refuse_weights(name, backbone_weights)
         return IdentityMatcher()
     if is_checkpoint(name):
         return _from_checkpoint(name, backbone_weights, find_device(device))
@@ -48,11 +54,11 @@ def load_matcher(name: str, *, backbone_weights: str | None = None, device: str 
 
 
 def is_checkpoint(name: str) -> bool:
-    """Whether load_matcher takes `name` for a checkpoint folder: any URI, and a path where there is a folder."""
-    if name == "identity" or name.startswith("nearest-neighbour:"):
+    """Whether load_matcher takes `name` for a checkpoint: what ships, any URI, and a path where there is a folder."""
+    if name == "identity" or name.startswith(("nearest-neighbour:", "descriptors:")):
         return False
     folder = name.partition("?")[0]
-    return "://" in folder or (folder != "" and Path(folder).is_dir())
+    return folder in pretrained.NAMES or "://" in folder or (folder != "" and Path(folder).is_dir())
 
 
 def find_device(device: str) -> torch.device:
@@ -76,8 +82,7 @@ def _nearest_neighbour(name: str, rest: str, backbone_weights: str | None, devic
     backbone_name, _, query = rest.partition("?")
     options = _options(name, query, {"readout": str, "image_size": int})
     if backbone_name == "dense-sift":
-        if backbone_weights is not None:
-            raise ValueError(f"{name} has no weights to load: leave out --backbone-weights {backbone_weights}")
+        _refuse_weights(name, backbone_weights)
         backbone = dense_sift()
     elif "/" in backbone_name:
         backbone = load_backbone(backbone_name, None if backbone_weights is None else Path(backbone_weights))
@@ -86,16 +91,34 @@ def _nearest_neighbour(name: str, rest: str, backbone_weights: str | None, devic
     return NearestNeighbourMatcher(name, backbone, device, **options)
 
 
+def _descriptors(name: str, rest: str, device: torch.device) -> Matcher:
+    from nemf import checkpoints
+    from nemf.matchers.nearest_neighbour import NearestNeighbourMatcher
+    from nemf.model.descriptors import Descriptors
+
+    folder, _, query = rest.partition("?")
+    model = checkpoints.load(pretrained.folder(folder) if folder in pretrained.NAMES else folder)
+    options = {"image_size": model.image_size} | _options(name, query, {"readout": str, "image_size": int})
+    return NearestNeighbourMatcher(name, Descriptors(model).eval().requires_grad_(False), device, **options)
+
+
+def _refuse_weights(name: str, backbone_weights: str | None) -> None:
+    """ValueError where weights are given to a matcher that has its own, or none."""
+    if backbone_weights is not None:
+        raise ValueError(f"{name} takes no backbone's weights: leave out --backbone-weights {backbone_weights}")
+
+
 def _from_checkpoint(name: str, backbone_weights: str | None, device: torch.device) -> Matcher:
     from nemf import checkpoints
     from nemf.matchers.nemf import NemfMatcher, SearchConfig
 
     folder, _, query = name.partition("?")
-    if backbone_weights is not None:
-        raise ValueError(f"{name} holds its backbone's weights: leave out --backbone-weights {backbone_weights}")
-    options = _options(name, query, get_type_hints(SearchConfig))
+    _refuse_weights(name, backbone_weights)
+    options = search_options(name, query)
+    folder = str(pretrained.folder(folder)) if folder in pretrained.NAMES else folder
+    saved = checkpoints.read_search(folder)
     try:
-        search = SearchConfig(**options)
+        search = SearchConfig(**saved | options)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
     model = checkpoints.load(folder)
@@ -103,6 +126,21 @@ def _from_checkpoint(name: str, backbone_weights: str | None, device: torch.devi
         return NemfMatcher(name, model, device, search)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
+
+
+def search_options(name: str, query: str) -> dict[str, Any]:
+    """Settings of the search, fields of nemf.matchers.nemf.SearchConfig, out of 'refine_steps=5&seed=1'.
+
+    name: what an error begins with. Raises ValueError for fields and values that cannot be.
+    """
+    from nemf.matchers.nemf import SearchConfig
+
+    options = _options(name, query, get_type_hints(SearchConfig))
+    try:
+        SearchConfig(**options)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+    return options
 
 
 def _options(name: str, query: str, kinds: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,25 +3,60 @@
     <out>/run.json       created once: the settings, and digests of what is read. Other settings are refused.
     <out>/state.pt       from where the run goes on after an interruption; replaced as a whole
     <out>/history.json   losses, validations and rows that could not be used, up to the last state.pt
+    <out>/curves.png     the same as a picture
+    <out>/tensorboard/   event files, one for each attempt
     <out>/checkpoint/    the network to keep: the best on the validation pairs, the last where there are none
     <out>/_SUCCESS       written last
 
 (attempts/ is pipeline.attempts.)
 """
 
+import hashlib
+import importlib.metadata
 import io
 import json
+import platform
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+import nemf
 from nemf import checkpoints
 from nemf.model.network import NeMF
 from nemf.model.presets import NeMFConfig
 from pipeline import storage
+from pipeline.manifest import manifest_digest, manifest_files, read_ids
+from pipeline.model_card import CARD, Measured, model_card
 from pipeline.run_folder import OtherRunError
+
+
+def describe(settings: dict[str, Any], manifests: Sequence[str], files: Sequence[str]) -> dict[str, Any]:
+    """What run.json is to say; reads every input, so that one that will not do is an error before anything starts.
+
+    manifests: PAIRS manifests. files: weights and the like. Raises as reading them does.
+    """
+    for uri in manifests:
+        read_ids(uri)
+    inputs = {uri: manifest_digest(manifest_files(uri)) for uri in manifests}
+    inputs |= {file: hashlib.sha256(storage.read_bytes(file)).hexdigest()[:16] for file in files}
+    packages = ("torch", "torchvision", "timm", "numpy", "pillow", "pyarrow", "ray")
+    versions = {"python": platform.python_version(), "nemf": nemf.__version__}
+    versions |= {name: importlib.metadata.version(name) for name in packages}
+    return {"settings": settings, "inputs": inputs, "versions": versions}
+
+
+def with_configuration(weights: str | None) -> list[str]:
+    """The files that a backbone's weights come in; none of none."""
+    return [] if weights is None else [weights, str(Path(weights).with_suffix(".json"))]
+
+
+def united(*unusable: Sequence[dict[str, str]]) -> list[dict[str, str]]:
+    """Rows that could not be used, met at different times or by different processes, each once and in order."""
+    rows = {(row["pairs"], row["pair_id"]): row for met in unusable for row in met}
+    return [rows[key] for key in sorted(rows)]
 
 
 def open_training(out: str, description: dict[str, Any]) -> None:
@@ -76,10 +111,19 @@ def read_history(out: str) -> dict[str, list[dict[str, Any]]]:
     return storage.read_json(_history_file(out))
 
 
-def write_checkpoint(out: str, model: NeMF, config: NeMFConfig) -> None:
-    """Replace the network to keep; each of its files is there entirely or not at all."""
+def write_checkpoint(
+    out: str, model: NeMF, config: NeMFConfig, search: Mapping[str, Any], numbers: Sequence[Measured]
+) -> None:
+    """Replace the network to keep and its model card; each file is there entirely or not at all.
+
+    search: settings of the search that suit it. numbers: what it was measured at.
+    """
+    name = storage.absolute(out).rstrip("/").rpartition("/")[2]
+    settings = storage.read_json(storage.join(out, "run.json"))["settings"]
+    card = model_card(name, model, config, numbers=numbers, training_data=None, settings=settings)
     with tempfile.TemporaryDirectory() as folder:
-        checkpoints.save(Path(folder), model, config)
+        checkpoints.save(Path(folder), model, config, search=search)
+        (Path(folder) / CARD).write_text(card, encoding="utf-8")
         for file in sorted(Path(folder).iterdir()):
             storage.write_bytes(storage.join(out, "checkpoint", file.name), file.read_bytes())
 

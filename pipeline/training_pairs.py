@@ -8,12 +8,14 @@ import hashlib
 import math
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, TypeVar
 
 import numpy as np
+from torch import Generator
 
 from nemf.matcher import RGB, as_points
+from nemf.training.draws import chance, uniform
 from nemf.training.example import Box, Example, View
 from pipeline import storage
 from pipeline.images import ImageError, decode_image, fetch_image
@@ -26,7 +28,9 @@ TRIES = 1000
 MIN_SIDE_PX = 16
 """Smaller images tell nothing, and what augmentation leaves of them may be a single pixel."""
 
-_SIDES = ("source", "target")
+Side = Literal["source", "target"]
+_SIDES: tuple[Side, Side] = ("source", "target")
+Used = TypeVar("Used")
 _READ_ROWS = 64
 
 
@@ -59,13 +63,18 @@ class TrainingPairs:
 
     pairs_uri: what manifest_files reads. Inline images are held in memory as they are stored, each once.
     image_root: what relative URIs are below.
+    names_across_categories: whether keypoints of one name match across categories too.
     Raises FileNotFoundError and ValueError as read_pairs does, and ValueError for a manifest without rows.
     """
 
-    def __init__(self, pairs_uri: str, image_root: str | None, cache: ImageCache) -> None:
+    def __init__(
+        self, pairs_uri: str, image_root: str | None, cache: ImageCache, *, names_across_categories: bool = False
+    ) -> None:
         self.uri = pairs_uri
+        self._names_across_categories = names_across_categories
         self.unusable: dict[str, str] = {}
         """Reasons by pair_id, of the rows that were asked for and could not be used."""
+        self._failed: dict[tuple[str, int], str] = {}  # for what, and row: other uses of the row may do
         self._rows = read_pairs(pairs_uri).combine_chunks()
         if not len(self):
             raise ValueError(f"{pairs_uri}: the manifest has no rows")
@@ -82,17 +91,37 @@ class TrainingPairs:
 
         Raises ValueError where TRIES rows, or all, cannot be used.
         """
+        return self._first_usable(row, "example", self._example)
+
+    def photograph(self, row: int, side: Side) -> RGB:
+        """One of the images of a row, or of the next row where it can be used; keypoints do not matter.
+
+        Raises ValueError as `example` does.
+        """
+        return self._first_usable(row, side, lambda pair, number: self._rgb(pair, side, number))
+
+    def unusable_rows(self) -> list[dict[str, str]]:
+        """`unusable` as rows of a table."""
+        return [
+            {"pairs": self.uri, "pair_id": pair_id, "reason": reason}
+            for pair_id, reason in sorted(self.unusable.copy().items())
+        ]
+
+    def _first_usable(self, row: int, what: str, use: Callable[[dict[str, Any], int], Used]) -> Used:
         n_tries = min(TRIES, len(self))
         for number in range(row, row + n_tries):
-            pair = self._rows.slice(number % len(self), 1).to_pylist()[0]
-            if pair["pair_id"] in self.unusable:
+            number %= len(self)
+            if (what, number) in self._failed:
                 continue
+            pair = self._rows.slice(number, 1).to_pylist()[0]
             try:
-                return self._example(pair, number % len(self))
+                return use(pair, number)
             except ValueError as error:
-                self.unusable[pair["pair_id"]] = " ".join(str(error).split())
-        pair_id, reason = next(iter(self.unusable.items()))
-        raise ValueError(f"{self.uri}: {n_tries} rows one after the other cannot be used, such as {pair_id}: {reason}")
+                self._failed[what, number] = " ".join(str(error).split())
+                self.unusable[pair["pair_id"]] = self._failed[what, number]
+        failed = self._rows["pair_id"][row % len(self)].as_py()
+        reason = self._failed[what, row % len(self)]
+        raise ValueError(f"{self.uri}: {n_tries} rows one after the other cannot be used, such as {failed}: {reason}")
 
     def _example(self, pair: dict[str, Any], row: int) -> Example:
         """Raises ValueError for a row that cannot be used."""
@@ -105,15 +134,23 @@ class TrainingPairs:
         views = {
             side: View(rgb=self._rgb(pair, side, row), xy_px=points[side], box_xyxy=_box(pair, side)) for side in _SIDES
         }
-        for side, view in views.items():
-            if min(view.hw) < MIN_SIDE_PX:
-                raise ValueError(f"the {side} image must be at least {MIN_SIDE_PX} pixels high and wide; got {view.hw}")
-        found = Example(**views, keypoint_id=None if names is None else tuple(names)).inside()
+        category = "" if self._names_across_categories else f"{self.uri} {pair['category'] or row}"
+        keypoint_id = None if names is None else tuple(names)
+        found = Example(**views, keypoint_id=keypoint_id, category=category).inside()
         if not len(found):
             raise ValueError("no keypoint lies inside both images")
         return found
 
-    def _rgb(self, pair: dict[str, Any], side: str, row: int) -> RGB:
+    def _rgb(self, pair: dict[str, Any], side: Side, row: int) -> RGB:
+        """Raises ValueError for an image that cannot be used."""
+        rgb = self._decoded(pair, side, row)
+        if min(rgb.shape[:2]) < MIN_SIDE_PX:
+            raise ValueError(
+                f"the {side} image must be at least {MIN_SIDE_PX} pixels high and wide; got {rgb.shape[:2]}"
+            )
+        return rgb
+
+    def _decoded(self, pair: dict[str, Any], side: Side, row: int) -> RGB:
         digest, uri = self._keys.get((row, side)), pair[f"{side}_uri"]
         if digest is not None:
             data = self._inline[digest]
@@ -123,9 +160,10 @@ class TrainingPairs:
         resolved = storage.resolve(uri, self._image_root)
         return self._cache.get(resolved, lambda: decode_image(fetch_image(resolved), resolved))
 
-    def _hold_inline_images(self) -> dict[tuple[int, str], str]:
+    def _hold_inline_images(self) -> dict[tuple[int, Side], str]:
         """Digests of the inline images by row number and side."""
-        keys, position = {}, 0
+        keys: dict[tuple[int, Side], str] = {}
+        position = 0
         for file in manifest_files(self.uri):
             for _, _, rows in iter_rows(file, ["pair_id", *INLINE_COLUMNS], _READ_ROWS):
                 for side in _SIDES:
@@ -136,6 +174,16 @@ class TrainingPairs:
                             keys[position + number, side] = digest
                 position += rows.num_rows
         return keys
+
+
+def any_photograph(manifests: Sequence[TrainingPairs], generator: Generator) -> RGB:
+    """An image of one of the manifests, all being as likely; raises as TrainingPairs.photograph does."""
+    row = int(uniform(generator, 0, sum(map(len, manifests))))
+    for pairs in manifests:
+        if row < len(pairs):
+            break
+        row -= len(pairs)
+    return pairs.photograph(row, "source" if chance(generator, 0.5) else "target")
 
 
 def _points(pair: dict[str, Any], side: str) -> np.ndarray:

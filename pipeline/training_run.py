@@ -5,23 +5,25 @@ Batches, negatives and validation pairs are functions of (seed, step), so the st
 
 import copy
 import time
-from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed
-from torch import nn
+from torch import Generator, nn
 
 from nemf import checkpoints
-from nemf.matchers.nemf import NemfMatcher
+from nemf.matcher import RGB, Matcher
+from nemf.matchers.nearest_neighbour import NearestNeighbourMatcher
+from nemf.matchers.nemf import NemfMatcher, SearchConfig
 from nemf.model import presets
 from nemf.model.backbone import load_backbone
+from nemf.model.descriptors import Descriptors
 from nemf.model.network import NeMF
-from nemf.model.presets import NeMFConfig
+from nemf.model.presets import PRESETS, CostFeatures, NeMFConfig
 from nemf.training.augment import AugmentConfig, augment
 from nemf.training.draws import chance, generator_of
 from nemf.training.example import Example
@@ -30,12 +32,14 @@ from nemf.training.prepare import Batch, ImageFormat, collate
 from nemf.training.sampler import Pick, Sampler
 from nemf.training.start import start_at_correlation
 from nemf.training.warps import WarpConfig, warped_pair
+from pipeline.model_card import Measured
+from pipeline.prefetch import prepared_ahead
 from pipeline.protocols import protocol
-from pipeline.training_folder import read_state, write_checkpoint, write_state
-from pipeline.training_pairs import ImageCache, TrainingPairs
-from pipeline.validation import CHOOSING, Validation
+from pipeline.training_folder import read_state, united, write_checkpoint, write_state
+from pipeline.training_log import TrainingLog
+from pipeline.training_pairs import ImageCache, TrainingPairs, any_photograph
+from pipeline.validation import ALPHAS, CHOOSING, Validation
 
-PRESETS = {"paper": presets.paper, "small": presets.small}
 WARP_POINTS = 16
 """Points of a warped pair: about as many as annotated pairs have."""
 
@@ -48,15 +52,21 @@ class TrainingRun:
     pairs: tuple[str, ...]
     weights: tuple[float, ...]
     """How often each manifest is drawn from, relative to the others."""
+    photographs: tuple[str, ...]
+    """Manifests whose images are warped; none to warp those of `pairs`."""
     image_root: str | None
+    names_across_categories: bool
     start: str
-    """A key of PRESETS, or a checkpoint folder."""
+    """A key of nemf.model.presets.PRESETS, or a checkpoint folder."""
     backbone_weights: str | None
+    cost_features: CostFeatures | None
     trainer: TrainerConfig
     batch_size: int
     """Of all workers together."""
     augment: bool
     warp_share: float
+    search: dict[str, Any]
+    """Settings of the search that validates, and that the checkpoint brings along."""
     validation: str | None
     validation_pairs: int
     protocol: str
@@ -81,21 +91,34 @@ class Place:
     device: torch.device
 
 
-def initial_network(start: str, backbone_weights: str | None, seed: int) -> tuple[NeMF, NeMFConfig]:
+def initial_network(
+    start: str, backbone_weights: str | None, cost_features: CostFeatures | None, seed: int
+) -> tuple[NeMF, NeMFConfig]:
     """The network that training starts from.
 
     start: a checkpoint folder, or a key of PRESETS for random weights behind a backbone that is trained already.
+    cost_features: a variant of the network; from a checkpoint of another variant only backbone and neck are taken.
     Raises ValueError, FileNotFoundError and OSError as nemf.checkpoints.load and load_backbone do.
     """
-    if start not in PRESETS:
-        return checkpoints.load(start), checkpoints.read_config(start)
-    config = PRESETS[start]()
-    backbone = load_backbone(config.backbone, None if backbone_weights is None else Path(backbone_weights))
-    config = replace(config, backbone_config=backbone.config)
     torch.manual_seed(seed)
-    model = presets.build(config, backbone)
+    given = None
+    if start in PRESETS:
+        config = PRESETS[start]()
+        weights = None if backbone_weights is None else Path(backbone_weights)
+        backbone = load_backbone(config.backbone, weights, config.backbone_config.out_indices)
+        wanted = replace(config, backbone_config=backbone.config)
+    else:
+        given, config = checkpoints.load(start), checkpoints.read_config(start)
+        backbone, wanted = given.backbone, config
+    if cost_features is not None:
+        wanted = presets.with_cost_features(wanted, cost_features)
+    if given is not None and wanted == config:
+        return given, config
+    model = presets.build(wanted, backbone)
     start_at_correlation(model)
-    return model, config
+    if given is not None:
+        model.neck = given.neck
+    return model, wanted
 
 
 def train(
@@ -108,18 +131,34 @@ def train(
     Raises ValueError or OSError for what the caller can mend, FloatingPointError where training diverges.
     """
     torch.set_num_threads(run.threads)
-    model, config = initial_network(run.start, run.backbone_weights, run.seed)
+    model, config = initial_network(run.start, run.backbone_weights, run.cost_features, run.seed)
     trainer = Trainer(model, run.trainer, place.device, rank=place.rank, wrap=_wrapper(place))
     history: dict[str, list[dict[str, Any]]] = {"training": [], "validation": [], "unusable": []}
     if state := read_state(run.out):
         trainer.load_state_dict(state["trainer"])
         history = state["history"]
-    first = place.rank == 0
-    if first:
+    with closing(TrainingLog(run.out, trainer.step_number)) if place.rank == 0 else nullcontext() as log:
+        _go_on(run, place, trainer, config, history, log, tell, asked_to_stop)
+    if place.rank == 0 and run.validation is None and trainer.step_number == run.trainer.steps:
+        write_checkpoint(run.out, trainer.averaged, config, run.search, [])
+
+
+def _go_on(
+    run: TrainingRun,
+    place: Place,
+    trainer: Trainer,
+    config: NeMFConfig,
+    history: dict[str, list[dict[str, Any]]],
+    log: TrainingLog | None,
+    tell: Callable[[dict[str, Any]], None],
+    asked_to_stop: Callable[[], bool],
+) -> None:
+    """One step after another; of several workers the first has the log, and validates."""
+    if log:
         tell({"step": trainer.step_number})
-    validation = _validation(run) if first else None
+    validation = _validation(run) if log else None
     examples = Examples(run)
-    batches = _batches(run, examples, ImageFormat.of(model), trainer.step_number, place)
+    batches = _batches(run, examples, ImageFormat.of(trainer.model), trainer.step_number, place)
     started, counted = time.perf_counter(), trainer.step_number
     for batch in batches:
         told = trainer.step(batch)
@@ -131,25 +170,32 @@ def train(
             stop = told.pop("stop") > 0
             row = {"step": step, **told, "seconds_per_step": seconds}
             history["training"].append(row)
-            if first:
+            if log:
+                log.add("training", row)
                 tell(row)
             started, counted = time.perf_counter(), step
         if validation and (step % run.validate_every == 0 or last):
             before = time.perf_counter()
-            row = {"step": step, **validation(NemfMatcher("averaged", copy.deepcopy(trainer.averaged), place.device))}
+            row = {"step": step, **validation(_matcher(trainer, run.search, place.device))}
             if all(row[CHOOSING] > earlier[CHOOSING] for earlier in history["validation"]):
-                write_checkpoint(run.out, trainer.averaged, config)
+                how = "" if run.trainer.loss.field_weight else ", without the field, which is not trained"
+                numbers = [
+                    Measured(f"validation pairs{how}", int(row["n_pairs"]), run.protocol, alpha, row[f"pck@{alpha:g}"])
+                    for alpha in ALPHAS
+                ]
+                write_checkpoint(run.out, trainer.averaged, config, run.search, numbers)
             history["validation"].append(row | {"seconds": time.perf_counter() - before})
+            if log:
+                log.add("validation", row)
             tell(row)
             started += time.perf_counter() - before
         if step % run.checkpoint_every == 0 or last or stop:
             history["unusable"] = _unusable(history["unusable"], examples, place)
-            if first:
+            if log:
+                log.save(history)  # before the state: what it shows too much is taken back after an interruption
                 write_state(run.out, {"trainer": trainer.state_dict(), "history": history})
-        if stop and not last:
+        if stop:
             return
-    if first and run.validation is None:
-        write_checkpoint(run.out, trainer.averaged, config)
 
 
 class Examples:
@@ -157,7 +203,11 @@ class Examples:
 
     def __init__(self, run: TrainingRun) -> None:
         cache = ImageCache()
-        self.pairs = [TrainingPairs(uri, run.image_root, cache) for uri in run.pairs]
+        self.pairs = [
+            TrainingPairs(uri, run.image_root, cache, names_across_categories=run.names_across_categories)
+            for uri in run.pairs
+        ]
+        self.photographs = [TrainingPairs(uri, run.image_root, cache) for uri in run.photographs]
         self._run = run
 
     def sampler(self) -> Sampler:
@@ -168,22 +218,24 @@ class Examples:
     def example(self, pick: Pick, step: int, slot: int) -> Example:
         """The example of one slot. Raises ValueError where its manifest has none that can be used."""
         run = self._run
-        example = self.pairs[pick.dataset].example(pick.row)
         generator = generator_of("warp", run.seed, step, slot)
         if chance(generator, run.warp_share):
-            photograph = (example.source if chance(generator, 0.5) else example.target).rgb
-            example = warped_pair(photograph, WARP_POINTS, generator, WarpConfig())
+            example = warped_pair(self._photograph(pick, generator), WARP_POINTS, generator, WarpConfig())
+        else:
+            example = self.pairs[pick.dataset].example(pick.row)
         if run.augment:
             example = augment(example, generator_of("augment", run.seed, step, slot), AugmentConfig())
         return example
 
+    def _photograph(self, pick: Pick, generator: Generator) -> RGB:
+        """One of the photographs; one of the pair's images where there are none."""
+        if self.photographs:
+            return any_photograph(self.photographs, generator)
+        return self.pairs[pick.dataset].photograph(pick.row, "source" if chance(generator, 0.5) else "target")
+
     def unusable(self) -> list[dict[str, str]]:
         """The rows met so far that could not be used."""
-        return [
-            {"pairs": pairs.uri, "pair_id": pair_id, "reason": reason}
-            for pairs in self.pairs
-            for pair_id, reason in sorted(pairs.unusable.copy().items())
-        ]
+        return [row for pairs in [*self.pairs, *self.photographs] for row in pairs.unusable_rows()]
 
 
 def _batches(run: TrainingRun, examples: Examples, images: ImageFormat, start: int, place: Place) -> Iterator[Batch]:
@@ -195,17 +247,17 @@ def _batches(run: TrainingRun, examples: Examples, images: ImageFormat, start: i
         picks = sampler.examples_of(step)
         return collate([examples.example(picks[slot], step, slot) for slot in slots], images)
 
-    pool = ThreadPoolExecutor(run.loaders)
-    ahead: deque[Future[Batch]] = deque()
-    try:
-        for step in range(start, run.trainer.steps):
-            ahead.append(pool.submit(prepare, step))
-            if len(ahead) > 2 * run.loaders:
-                yield ahead.popleft().result()
-        for batch in ahead:
-            yield batch.result()
-    finally:
-        pool.shutdown(cancel_futures=True)
+    return prepared_ahead(prepare, range(start, run.trainer.steps), run.loaders)
+
+
+def _matcher(trainer: Trainer, search: Mapping[str, Any], device: torch.device) -> Matcher:
+    """A copy of the averaged network as a matcher: of its deepest part that is trained."""
+    model, loss = copy.deepcopy(trainer.averaged), trainer.config.loss
+    if loss.field_weight:
+        return NemfMatcher("averaged", model, device, SearchConfig(**search))
+    if loss.flow_weight:
+        return NemfMatcher("averaged", model, device, SearchConfig(patchmatch_steps=0, refine_steps=0))
+    return NearestNeighbourMatcher("averaged", Descriptors(model).eval(), device, image_size=model.image_size)
 
 
 def _validation(run: TrainingRun) -> Validation | None:
@@ -235,5 +287,4 @@ def _unusable(earlier: list[dict[str, str]], examples: Examples, place: Place) -
     if place.n_workers > 1:
         met = [[] for _ in range(place.n_workers)]
         torch.distributed.all_gather_object(met, examples.unusable())
-    rows = {(row["pairs"], row["pair_id"]): row for found in [earlier, *met] for row in found}
-    return [rows[key] for key in sorted(rows)]
+    return united(earlier, *met)

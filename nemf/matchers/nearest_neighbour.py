@@ -19,6 +19,7 @@ from torch import Tensor
 from nemf.coordinates import pixel_grid, px_to_norm, rescale_px
 from nemf.matcher import RGB, ImagePair, Match, Matcher
 from nemf.model.backbone import Backbone
+from nemf.model.descriptors import Descriptors
 
 READOUTS = ("argmax", "soft-argmax")
 MIN_IMAGE_SIZE, MAX_IMAGE_SIZE = 32, 1024
@@ -49,7 +50,7 @@ class NearestNeighbourMatcher(Matcher):
     def __init__(
         self,
         name: str,
-        backbone: Backbone,
+        backbone: Backbone | Descriptors,
         device: torch.device,
         *,
         readout: str = "argmax",

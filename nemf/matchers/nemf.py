@@ -14,21 +14,21 @@ from typing import Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
 from nemf.coordinates import norm_to_px, pixel_grid, px_to_norm
-from nemf.matcher import RGB, ImagePair, Match, Matcher
+from nemf.matcher import RGB, ImagePair, Match, Matcher, as_points
 from nemf.model.backbone import tensors_digest
 from nemf.model.network import EncodedField, NeMF, initial_field, squash
 from nemf.model.scorer import TILE, FusedScore
-from nemf.search.coarse_to_fine import grids, start_from
+from nemf.search.coarse_to_fine import grids, on_grid, start_from
 from nemf.search.noise import pair_key
 from nemf.search.patchmatch import counter_based, search_pixels
 from nemf.search.refine import refine
 from nemf.search.sample import sample_field
 
-_CODE_VERSION = 2
+_CODE_VERSION = 3
 
 _ENCODED_AT_ONCE = {"cpu": 1, "cuda": 8}
 """Images and pairs are encoded in batches of this one size, filled up: kernels round differently by shape."""
@@ -57,7 +57,8 @@ class SearchConfig:
     radius_decay: float = 1.0
     """What the radius of the random steps is multiplied by after each of them."""
     grid_strides: tuple[int, ...] = (1,)
-    """Grids to search one after the other, each from what the one before found: every n-th pixel, at last every one."""
+    """Grids to search one after the other, each from what the one before found: every n-th pixel. Where the last is
+    not every pixel, points start between its pixels, and a flow is refined at its pixels and interpolated between."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of the matrix products of the field. bfloat16 runs them in one kernel, on CUDA only; it moves places where two
     score alike."""
@@ -73,8 +74,8 @@ class SearchConfig:
             "neighbour_offset": ("true or false", isinstance(self.neighbour_offset, bool)),
             "precision": ("float32 or bfloat16", self.precision in ("float32", "bfloat16")),
             "grid_strides": (
-                "whole numbers that fall to 1",
-                self.grid_strides[-1:] == (1,) and all(a > b for a, b in itertools.pairwise(self.grid_strides)),
+                "whole numbers that fall, the last at least 1",
+                min(self.grid_strides, default=0) >= 1 and all(a > b for a, b in itertools.pairwise(self.grid_strides)),
             ),
         }
         for name, (what, holds) in expected.items():
@@ -85,8 +86,9 @@ class SearchConfig:
 class NemfMatcher(Matcher):
     """Matches by a NeMF network.
 
-    Confidence is the matching score, sigmoid of the field's logit. Points are found on the query's own pixel grid; a
-    pair of which only points are wanted computes only what they depend on, with the same answer. A query point outside
+    Confidence is the matching score, sigmoid of the field's logit. Points are found from the query's own pixel grid, or
+    from the coarser one that the settings say; a pair of which only points are wanted computes only what they depend
+    on. On the pixel grid a point's answer is the flow there. A query point outside
     its image is treated as the nearest one inside.
     """
 
@@ -132,11 +134,11 @@ class NemfMatcher(Matcher):
         return EncodedField.joined(encoded)
 
     def _features(self, images: Sequence[RGB]) -> list[Float[Tensor, "n _ _ _"]]:
-        """The backbone's maps of the images, each of which is looked at once."""
+        """The maps to correlate of the images, each of which is looked at once."""
         batches = []
         for first in range(0, len(images), self._at_once):
             batch = torch.cat([self._squash(rgb) for rgb in images[first : first + self._at_once]])
-            levels = self.model.backbone(_filled(batch, self._at_once))
+            levels = self.model.features(_filled(batch, self._at_once))
             batches.append([level[: len(batch)] for level in levels])
         return [torch.cat(level) for level in zip(*batches, strict=True)]
 
@@ -173,15 +175,19 @@ class NemfMatcher(Matcher):
     def refine(
         self, encoded: EncodedField, fields_norm: Sequence[Float[Tensor, "2 _ _"]], pairs: Sequence[ImagePair]
     ) -> list[Match]:
-        """The matches of the pairs, from the fields that the search found."""
-        wanted_px = [torch.cat([self._points_px(pair), self._flow_px(pair)]) for pair in pairs]
-        counts = [len(xy_px) for xy_px in wanted_px]
-        start = [sample_field(field[None], xy_px[None])[0] for field, xy_px in zip(fields_norm, wanted_px, strict=True)]
-        target = [px_to_norm(xy_px, _query_hw(pair)) for xy_px, pair in zip(wanted_px, pairs, strict=True)]
+        """The matches of the pairs, from the fields that the search found, on whatever grids."""
+        target, start = [], []
+        for pair, field in zip(pairs, fields_norm, strict=True):
+            hw, grid_hw = _query_hw(pair), (field.shape[1], field.shape[2])
+            points_px, nodes = self._points_px(pair), self._nodes(pair, grid_hw)
+            read_at = torch.cat([on_grid(points_px, hw, grid_hw), nodes])
+            start.append(sample_field(field[None], read_at[None])[0])
+            target.append(torch.cat([px_to_norm(points_px, hw), px_to_norm(nodes, grid_hw)]))
+        counts = [len(xy_norm) for xy_norm in target]
         image = torch.arange(len(pairs)).repeat_interleave(torch.tensor(counts)).to(self.device)
         found_norm, confidence = self._refine(encoded, image, torch.cat(target), torch.cat(start))
-        answers = zip(pairs, found_norm.split(counts), confidence.split(counts), strict=True)
-        return [_match(*answer) for answer in answers]
+        answers = zip(pairs, fields_norm, found_norm.split(counts), confidence.split(counts), strict=True)
+        return [_match(pair, (field.shape[1], field.shape[2]), *found) for pair, field, *found in answers]
 
     def _refine(
         self,
@@ -213,6 +219,29 @@ class NemfMatcher(Matcher):
             confidence.append(at_targets(found)[0].sigmoid())
         return torch.cat(found_xy_norm)[:n_points], torch.cat(confidence)[:n_points]
 
+    @torch.no_grad()
+    def score_map(
+        self, query_rgb: RGB, reference_rgb: RGB, query_xy_px: Sequence[float | int] | np.ndarray, hw: tuple[int, int]
+    ) -> Float32[np.ndarray, "h w"]:
+        """The field of one query point: how well each place of the reference image suits it, 0..1.
+
+        query_rgb, reference_rgb: (H, W, 3) uint8.
+        query_xy_px: (x, y) in pixels of the query image; outside of it the nearest point inside is taken.
+        hw: how many places, evenly spaced from the first pixel's centre to the last one's: the score at [i, j] is that
+            of pixel x = j (W - 1) / (w - 1), y = i (H - 1) / (h - 1) of the reference image. One is in the middle.
+        A confidence of `match` is this score at the place that was found.
+        Raises ValueError for images or a point of another shape or dtype, and fewer than one place.
+        """
+        if min(hw) < 1:
+            raise ValueError(f"a score map needs at least 1 x 1 places; got {hw[0]} x {hw[1]}")
+        point_px = as_points(np.reshape(query_xy_px, (1, 2)))
+        pair = ImagePair(query_rgb=query_rgb, reference_rgb=reference_rgb, query_xy_px=point_px)
+        target_xy_norm = px_to_norm(self._points_px(pair), _query_hw(pair))
+        source_xy_norm = px_to_norm(pixel_grid(hw).view(-1, 2).to(self.device), hw)
+        point = torch.zeros(len(source_xy_norm), dtype=torch.int64, device=self.device)  # the only one of the only pair
+        scorer = self.model.scorer(self.encode([pair]), point[:1], target_xy_norm, fused=self._fused)
+        return scorer(source_xy_norm, point).sigmoid().cpu().view(hw).numpy()
+
     def _groups(self, pairs: Sequence[ImagePair]) -> Iterator[list[ImagePair]]:
         """Runs of pairs that are matched together, within what is to be in memory at once."""
         group: list[ImagePair] = []
@@ -240,9 +269,9 @@ class NemfMatcher(Matcher):
         inside = np.clip(points, 0, np.array([width - 1, height - 1], np.float32))
         return torch.from_numpy(inside).to(self.device)
 
-    def _flow_px(self, pair: ImagePair) -> Float[Tensor, "n 2"]:
-        """The pixels of the flow, none where none is wanted."""
-        grid = pixel_grid(_query_hw(pair)) if pair.dense else torch.zeros(0, 2)
+    def _nodes(self, pair: ImagePair, grid_hw: tuple[int, int]) -> Float[Tensor, "n 2"]:
+        """The pixels of the grid that the flow is refined at, none where no flow is wanted."""
+        grid = pixel_grid(grid_hw) if pair.dense else torch.zeros(0, 2)
         return grid.view(-1, 2).to(self.device)
 
 
@@ -258,21 +287,31 @@ def _fused_score(model: NeMF) -> FusedScore:
     return partial(field_kernel.score, field_kernel.KernelWeights.of(model.field))
 
 
-def _match(pair: ImagePair, found_xy_norm: Float[Tensor, "n 2"], confidence: Float[Tensor, " n"]) -> Match:
-    """The answer, from what was found for the points and then for the pixels of the flow."""
+def _match(
+    pair: ImagePair, grid_hw: tuple[int, int], found_xy_norm: Float[Tensor, "n 2"], confidence: Float[Tensor, " n"]
+) -> Match:
+    """The answer, from what was found for the points and then for the pixels of the flow's grid."""
     hw = _query_hw(pair)
     found_xy_px = norm_to_px(found_xy_norm.cpu(), (pair.reference_rgb.shape[0], pair.reference_rgb.shape[1]))
     n_points = 0 if pair.query_xy_px is None else len(pair.query_xy_px)
     flow_px = flow_confidence = None
     if pair.dense:
-        flow_px = (found_xy_px[n_points:].view(*hw, 2) - pixel_grid(hw)).numpy()
-        flow_confidence = confidence[n_points:].cpu().view(hw).numpy()
+        flow_px = (_spread(found_xy_px[n_points:].view(*grid_hw, 2), hw) - pixel_grid(hw)).numpy()
+        flow_confidence = _spread(confidence[n_points:].cpu().view(*grid_hw, 1), hw)[..., 0].numpy()
     return Match(
         reference_xy_px=found_xy_px[:n_points].numpy(),
         point_confidence=confidence[:n_points].cpu().numpy(),
         flow_px=flow_px,
         flow_confidence=flow_confidence,
     )
+
+
+def _spread(values: Float[Tensor, "_ _ c"], hw: tuple[int, int]) -> Float[Tensor, "h w c"]:
+    """Values at all pixels of an image, interpolated between those of a grid over it (bilinear, align-corners)."""
+    if values.shape[:2] == hw:
+        return values
+    maps = F.interpolate(values.permute(2, 0, 1)[None], hw, mode="bilinear", align_corners=True)
+    return maps[0].permute(1, 2, 0).contiguous()
 
 
 def _query_hw(pair: ImagePair) -> tuple[int, int]:

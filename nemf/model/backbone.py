@@ -5,7 +5,7 @@ import hashlib
 import inspect
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from torchvision.models.feature_extraction import create_feature_extractor
 
 from nemf.model.weights_file import BackboneConfig, load_weights, read_config
 
-_Published = Callable[[str], tuple[nn.Module, BackboneConfig]]
+_Published = Callable[[str, tuple[int, ...] | None], tuple[nn.Module, BackboneConfig]]
 _FromFile = Callable[[str, BackboneConfig], tuple[nn.Module, set[str]]]
 
 _RESERVED = {"weights", "progress", "num_classes"}
@@ -70,11 +70,12 @@ def tensors_digest(tensors: Mapping[str, Tensor], configuration: Any) -> str:
     return sha.hexdigest()
 
 
-def load_backbone(name: str, weights: Path | None = None) -> Backbone:
+def load_backbone(name: str, weights: Path | None = None, out_indices: tuple[int, ...] | None = None) -> Backbone:
     """The backbone called 'timm/MODEL' or 'torchvision/MODEL'.
 
     weights: a safetensors file with a .json beside it (see nemf.model.weights_file); None for the library's own
         ImageNet weights, which it downloads once.
+    out_indices: which maps to give instead of those that the file names, or of all.
     timm gives the maps of its features_only=True. torchvision gives, for the ResNet family, the sums before the last
     ReLU of layer1..layer4; its out_indices are these numbers, 1 to 4. 'torchvision-blocks/MODEL' does so for any of
     its residual blocks, which out_indices number from 1 through all four layers ("hyperpixels").
@@ -83,7 +84,7 @@ def load_backbone(name: str, weights: Path | None = None) -> Backbone:
     model, published, from_file = _find(name)
     if weights is None:
         try:
-            network, config = published(model)
+            network, config = published(model, out_indices)
         except Exception as error:  # no two libraries, and no two network faults, raise the same kind
             raise ValueError(
                 f"{name}: cannot load its own ImageNet weights ({type(error).__name__}: {error}); "
@@ -92,6 +93,8 @@ def load_backbone(name: str, weights: Path | None = None) -> Backbone:
         return Backbone(name, network, config)
 
     config = read_config(weights, model)
+    if out_indices is not None:
+        config = replace(config, out_indices=out_indices)
     try:
         network, spare = from_file(model, config)
     except Exception as error:  # the file's arguments may be anything, and so may what they break
@@ -137,28 +140,35 @@ def _find(name: str) -> tuple[str, _Published, _FromFile]:
     raise ValueError(f"there is no backbone {name!r}; there are timm/MODEL and torchvision/MODEL")
 
 
-def _timm_published(model: str) -> tuple[nn.Module, BackboneConfig]:
-    network = timm.create_model(model, pretrained=True, features_only=True)
+def _timm_published(model: str, out_indices: tuple[int, ...] | None) -> tuple[nn.Module, BackboneConfig]:
+    network = timm.create_model(model, pretrained=True, features_only=True, out_indices=out_indices)
     source: Any = network.pretrained_cfg
-    return network, BackboneConfig(mean=tuple(source["mean"]), std=tuple(source["std"]))
+    config = BackboneConfig(mean=tuple(source["mean"]), std=tuple(source["std"]), out_indices=out_indices)
+    return _behind_the_last_map_cut(network), config
 
 
 def _timm_from_file(model: str, config: BackboneConfig) -> tuple[nn.Module, set[str]]:
     _refuse(config.create_kwargs.keys() & {*inspect.signature(timm.create_model).parameters, *_RESERVED})
     network = timm.create_model(model, features_only=True, out_indices=config.out_indices, **config.create_kwargs)
     whole = set(network.state_dict())
+    return _behind_the_last_map_cut(network), whole
+
+
+def _behind_the_last_map_cut(network: nn.Module) -> nn.Module:
     if isinstance(network, EfficientNetFeatures | MobileNetV3Features):
         # timm cuts the other families behind their last map itself
         network.blocks = network.blocks[: network.feature_info.get_dicts()[-1]["stage"]]
-    return network, whole
+    return network
 
 
-def _torchvision_published(model: str) -> tuple[nn.Module, BackboneConfig]:
+def _torchvision_published(model: str, out_indices: tuple[int, ...] | None) -> tuple[nn.Module, BackboneConfig]:
     weights = torchvision.models.get_model_weights(model).DEFAULT
     network = torchvision.models.get_model(model)
     network.load_state_dict(weights.get_state_dict(check_hash=True, weights_only=True))
     normalisation = weights.transforms()
-    config = BackboneConfig(mean=tuple(normalisation.mean), std=tuple(normalisation.std), out_indices=(1, 2, 3, 4))
+    config = BackboneConfig(
+        mean=tuple(normalisation.mean), std=tuple(normalisation.std), out_indices=out_indices or (1, 2, 3, 4)
+    )
     return _torchvision_stages(network, config), config
 
 
@@ -174,7 +184,7 @@ def _torchvision_stages(network: nn.Module, config: BackboneConfig) -> nn.Module
     return _sums(network, [last[index] for index in config.out_indices or ()])
 
 
-def _blocks_published(model: str) -> tuple[nn.Module, BackboneConfig]:
+def _blocks_published(model: str, out_indices: tuple[int, ...] | None) -> tuple[nn.Module, BackboneConfig]:
     raise ValueError("only a local file's out_indices say which blocks to take")
 
 

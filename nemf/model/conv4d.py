@@ -44,6 +44,26 @@ class Conv4d(nn.Module):
         return on_source(self.over_source, small_target) + on_target(self.over_target, small_source)
 
 
+class Pool4d(nn.Module):
+    """Halves all four sizes, keeping the greatest of every 2 x 2 x 2 x 2 cells."""
+
+    def forward(self, volume: Volume) -> Volume:
+        """(b, c, hs, ws, ht, wt) to (b, c, hs / 2, ...); sizes must be even."""
+        return _max_pool(_max_pool(volume, 4), 2)
+
+
+class Upsample4d(nn.Module):
+    """Doubles all four sizes (bilinear in the source, then in the target; align-corners)."""
+
+    def forward(self, volume: Volume) -> Volume:
+        """(b, c, hs, ws, ht, wt) to (b, c, 2 hs, ...)."""
+        return on_target(_double, on_source(_double, volume))
+
+
+def _double(maps: Tensor) -> Tensor:
+    return F.interpolate(maps, scale_factor=2, mode="bilinear", align_corners=True)
+
+
 def _max_pool(volume: Volume, row: int) -> Volume:
     """The greatest of every 2 x 2 cells along axes `row` and `row` + 1, read where they lie."""
     rows = torch.maximum(*volume.unflatten(row, (-1, 2)).unbind(row + 1))
@@ -65,9 +85,7 @@ class ConvTranspose4d(nn.Module):
         return over_source + on_target(self.over_target, on_source(self._resize, volume))
 
     def _resize(self, maps: Tensor) -> Tensor:
-        if self.stride == 1:
-            return maps
-        return F.interpolate(maps, scale_factor=self.stride, mode="bilinear", align_corners=True)
+        return maps if self.stride == 1 else _double(maps)
 
 
 class CostBlock(nn.Module):

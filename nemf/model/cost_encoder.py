@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from nemf.model.aggregator import Aggregator
-from nemf.model.conv4d import Conv4d, ConvTranspose4d, CostBlock
+from nemf.model.conv4d import Conv4d, ConvTranspose4d, CostBlock, Pool4d, Upsample4d
 from nemf.model.correlation import correlate, soft_mutual_nearest_neighbour
 
 TEMPERATURE = 0.02
@@ -18,7 +18,9 @@ class CostEncoder(nn.Module):
     """Embeds the correlation of every level, joins them at one size and refines them.
 
     level_shapes: (channels, cells a side) of each feature map.
-    embedding_channels: channels after each of a level's two 4D convolutions.
+    embedding_channels: channels after each of a level's two 4D convolutions; none for no convolutions, only pooling.
+    depth: blocks of the transformer; 0 for none, the refined correlation is then the correlation.
+    (Table 3 of the paper compares these.)
     """
 
     x_normal: Tensor
@@ -29,7 +31,7 @@ class CostEncoder(nn.Module):
         *,
         level_shapes: tuple[tuple[int, int], ...],
         feature_size: int,
-        embedding_channels: tuple[int, int],
+        embedding_channels: tuple[int, ...],
         projection_dim: int,
         depth: int,
         heads: int,
@@ -39,15 +41,18 @@ class CostEncoder(nn.Module):
         self.feature_size = feature_size
         self.heads = heads
         self.embeddings = nn.ModuleList(_embedding(size, feature_size, embedding_channels) for _, size in level_shapes)
-        self.projections = nn.ModuleList(nn.Linear(channels, projection_dim) for channels, _ in level_shapes)
-        self.aggregator = Aggregator(
-            n_levels=len(level_shapes),
-            feature_size=feature_size,
-            projection_dim=projection_dim,
-            depth=depth,
-            heads=heads,
-            mlp_ratio=mlp_ratio,
-        )
+        self.n_channels = len(level_shapes) * (embedding_channels[-1] if embedding_channels else 1)
+        self.aggregator = None
+        if depth:
+            self.projections = nn.ModuleList(nn.Linear(channels, projection_dim) for channels, _ in level_shapes)
+            self.aggregator = Aggregator(
+                n_levels=len(level_shapes),
+                feature_size=feature_size,
+                projection_dim=projection_dim,
+                depth=depth,
+                heads=heads,
+                mlp_ratio=mlp_ratio,
+            )
         # published checkpoints hold these as if they were trained, and read their coarse flow with them
         self.register_buffer("x_normal", torch.linspace(-1, 1, feature_size))
         self.register_buffer("y_normal", torch.linspace(-1, 1, feature_size))
@@ -55,13 +60,17 @@ class CostEncoder(nn.Module):
     def correlate(self, features_source: list[Tensor], features_target: list[Tensor]) -> Float[Tensor, "b n s t"]:
         """The embedded correlations of all levels, as channels over (source cell, target cell)."""
         levels = zip(self.embeddings, features_source, features_target, strict=True)
-        embedded = [embedding(correlate(source, target)) for embedding, source, target in levels]
-        return soft_mutual_nearest_neighbour(torch.cat(embedded, dim=1).flatten(4, 5).flatten(2, 3))
+        # never in bfloat16: the coarse flow divides by a temperature of 0.02, and roundings with it
+        with torch.autocast(features_source[0].device.type, enabled=False):
+            embedded = [embedding(correlate(source.float(), target.float())) for embedding, source, target in levels]
+            return soft_mutual_nearest_neighbour(torch.cat(embedded, dim=1).flatten(4, 5).flatten(2, 3))
 
     def refine(
         self, correlation: Float[Tensor, "b n s t"], features_source: list[Tensor], features_target: list[Tensor]
     ) -> Float[Tensor, "b n s t"]:
-        """The correlation, refined by the transformer."""
+        """The correlation, refined by the transformer if there is one."""
+        if self.aggregator is None:
+            return correlation
         return self.aggregator(correlation, self._project(features_source), self._project(features_target))
 
     def coarse_flow(self, refined_mean: Float[Tensor, "b s t"]) -> Float[Tensor, "b 2 h w"]:
@@ -82,20 +91,24 @@ def soft_argmax(
 
     x_norm, y_norm: the normalised coordinates of the columns and rows of source cells.
     """
-    weight = torch.softmax(refined_mean / TEMPERATURE, dim=1).unflatten(1, (len(y_norm), len(x_norm)))
-    x = torch.einsum("bhwt,w->bt", weight, x_norm)
-    y = torch.einsum("bhwt,h->bt", weight, y_norm)
+    with torch.autocast(refined_mean.device.type, enabled=False):
+        weight = torch.softmax(refined_mean.float() / TEMPERATURE, dim=1).unflatten(1, (len(y_norm), len(x_norm)))
+        x = torch.einsum("bhwt,w->bt", weight, x_norm)
+        y = torch.einsum("bhwt,h->bt", weight, y_norm)
     return torch.stack([x, y], dim=1).unflatten(2, (len(y_norm), len(x_norm)))
 
 
-def _embedding(size: int, feature_size: int, channels: tuple[int, int]) -> nn.Sequential:
-    """Two 4D convolutions that bring a correlation of `size` cells a side to `feature_size`."""
+def _embedding(size: int, feature_size: int, channels: tuple[int, ...]) -> nn.Sequential:
+    """Two 4D convolutions that bring a correlation of `size` cells a side to `feature_size`, or as much pooling."""
     sizes = {4 * feature_size: (2, 2), 2 * feature_size: (2, 1), feature_size: (1, 1), feature_size // 2: (2, 1)}
     if size not in sizes:
         raise ValueError(
             f"feature maps must have {', '.join(map(str, sizes))} cells a side to be brought to {feature_size}; "
             f"got one of {size}"
         )
+    if not channels:
+        resize = Pool4d if size >= feature_size else Upsample4d
+        return nn.Sequential(*(resize() for stride in sizes[size] if stride == 2))
     conv = Conv4d if size >= feature_size else ConvTranspose4d
     steps = zip(itertools.pairwise((1, *channels)), sizes[size], strict=True)
     return nn.Sequential(*(CostBlock(conv(before, after, stride), groups=1) for (before, after), stride in steps))

@@ -17,16 +17,20 @@ CostFeatures = Float[Tensor, "b c hs ws ht wt"]
 class Field(nn.Module):
     """Cost features at both coordinates and the coordinates themselves in, a logit out; its sigmoid is the score."""
 
-    def __init__(self, *, cost_channels: int, hidden: int, n_blocks: int, n_frequencies: int) -> None:
+    def __init__(
+        self, *, correlation_channels: int, cost_channels: int, hidden: int, n_blocks: int, n_frequencies: int
+    ) -> None:
         super().__init__()
         self.n_frequencies = n_frequencies
-        self.embedding = CostBlock(Conv4d(cost_channels + 1, cost_channels, stride=1), groups=4)
+        self.embedding = CostBlock(
+            Conv4d(correlation_channels + 1, cost_channels, stride=1), groups=math.gcd(4, cost_channels)
+        )
         self.fc_p = nn.Linear(2 * (2 * 2 * n_frequencies + 2), hidden)
         self.fc_c = nn.ModuleList(nn.Linear(cost_channels, hidden) for _ in range(n_blocks))
         self.blocks = nn.ModuleList(ResidualBlock(hidden) for _ in range(n_blocks))
         self.fc_out = nn.Linear(hidden, 1)
 
-    def cost_features(self, refined: Float[Tensor, "b c s t"], refined_mean: Float[Tensor, "b s t"]) -> CostFeatures:
+    def cost_features(self, refined: Float[Tensor, "b n s t"], refined_mean: Float[Tensor, "b s t"]) -> CostFeatures:
         """What the field interpolates; depends on the pair only. Channels are adjacent in memory."""
         side = math.isqrt(refined.shape[2])
         volume = torch.cat([refined, refined_mean[:, None]], dim=1)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from nemf.model.backbone import Backbone
 from nemf.model.cost_encoder import CostEncoder, soft_argmax
 from nemf.model.field import Field
+from nemf.model.neck import Neck
 from nemf.model.scorer import FusedScore, TargetScorer
 
 
@@ -49,9 +50,9 @@ class Encoded(EncodedField):
     """Feature maps (B, c_l, h_l, w_l) of the source images."""
     features_target: list[Tensor]
     """Feature maps of the target images."""
-    correlation: Float[Tensor, "b channel source target"]
+    correlation: Float[Tensor, "b embedding source target"]
     """Embedded correlation after soft mutual nearest neighbour: source cells x target cells."""
-    refined: Float[Tensor, "b channel source target"]
+    refined: Float[Tensor, "b embedding source target"]
     """The correlation refined by the transformer."""
     coarse_flow: Float[Tensor, "b 2 h w"]
     """Normalised source (x, y) of every target cell, as trained by the flow loss."""
@@ -60,12 +61,22 @@ class Encoded(EncodedField):
 class NeMF(nn.Module):
     """A backbone, a cost encoder and a field that fit together; nemf.model.presets builds them from a configuration.
 
+    neck: makes the maps that are correlated out of the backbone's; without one, as published, those are correlated.
     image_size: side of the square images the network takes, in pixels.
     """
 
-    def __init__(self, backbone: Backbone, cost_encoder: CostEncoder, field: Field, *, image_size: int = 256) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        cost_encoder: CostEncoder,
+        field: Field,
+        *,
+        neck: Neck | None = None,
+        image_size: int = 256,
+    ) -> None:
         super().__init__()
         self.backbone = backbone
+        self.neck = neck
         self.cost_encoder = cost_encoder
         self.field = field
         self.image_size = image_size
@@ -82,10 +93,15 @@ class NeMF(nn.Module):
                 raise ValueError(f"{role} images must have shape {expected}; got {tuple(image.shape)}")
             if not image.isfinite().all():
                 raise ValueError(f"{role} images must be finite; got NaN or infinity")
-        return self.encode_features(self.backbone(source), self.backbone(target))
+        return self.encode_features(self.features(source), self.features(target))
+
+    def features(self, image: Float[Tensor, "b 3 h w"]) -> list[Tensor]:
+        """The maps (b, c_l, h_l, w_l) to correlate, shallow to deep, of images normalised as the backbone wants."""
+        maps = self.backbone(image)
+        return maps if self.neck is None else self.neck(maps)
 
     def encode_features(self, features_source: list[Tensor], features_target: list[Tensor]) -> Encoded:
-        """The same from the backbone's feature maps of both images."""
+        """What `encode` gives, from the feature maps of both images."""
         correlation = self.cost_encoder.correlate(features_source, features_target)
         refined = self.cost_encoder.refine(correlation, features_source, features_target)
         refined_mean = refined.mean(dim=1)

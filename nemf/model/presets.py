@@ -1,12 +1,14 @@
 """The sizes of a NeMF network, and the networks of given sizes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 
 from nemf.model.backbone import Backbone, build_backbone
 from nemf.model.cost_encoder import CostEncoder
 from nemf.model.field import Field
+from nemf.model.neck import Neck
 from nemf.model.network import NeMF
 from nemf.model.weights_file import BackboneConfig
 
@@ -22,13 +24,20 @@ class NeMFConfig:
     """Side of the square images the network takes, in pixels."""
     feature_size: int = 16
     """Cells a side of the refined correlation."""
-    embedding_channels: tuple[int, int] = (4, 16)
-    """Channels after the first and second 4D convolution of each level's correlation."""
+    neck_channels: int = 0
+    """Channels of the descriptors that a neck makes of the backbone's maps, at least 2; 0 for no neck, as published."""
+    neck_blocks: int = 0
+    """Residual blocks of the neck at the deepest map."""
+    embedding_channels: tuple[int, ...] = (4, 16)
+    """Channels after the first and second 4D convolution of each level's correlation; empty for none of both."""
     projection_dim: int = 128
     """Features of a cell beside its correlations."""
     depth: int = 4
+    """Blocks of the transformer; 0 for no transformer."""
     heads: int = 6
     mlp_ratio: int = 4
+    cost_channels: int | None = None
+    """Channels of the cost features that the field interpolates; None for as many as the refined correlation has."""
     hidden: int = 256
     """Width of the field."""
     field_blocks: int = 3
@@ -42,24 +51,56 @@ def paper() -> NeMFConfig:
     return NeMFConfig(backbone="torchvision/resnet101", backbone_config=config)
 
 
-def small() -> NeMFConfig:
-    """A network for CPUs: MobileNetV1, a fifth of the channels, one block of the transformer."""
+def nemf_small() -> NeMFConfig:
+    """The network that ships: a residual network of ten layers and a neck, both trained by this project."""
+    config = BackboneConfig(out_indices=(2, 3), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+    return replace(nemf_mobilenet(), backbone="timm/resnet10t", backbone_config=config)
+
+
+def nemf_mobilenet() -> NeMFConfig:
+    """The same head on a MobileNetV1 that knows ImageNet.
+
+    Descriptors that are trained to match need no cost encoder to begin with: their correlation is taken as it is, at
+    twice the published resolution, and the field's own 4D convolution is all that looks at it.
+    """
     config = BackboneConfig(
         create_kwargs={"pad_type": "same", "bn_eps": 0.001},
-        out_indices=(1, 2, 3),
+        out_indices=(2, 3),
         mean=(0.5, 0.5, 0.5),
         std=(0.5, 0.5, 0.5),
     )
     return NeMFConfig(
         backbone="timm/mobilenetv1_100",
         backbone_config=config,
-        embedding_channels=(2, 4),
-        projection_dim=64,
-        depth=1,
-        heads=4,
-        mlp_ratio=2,
+        neck_channels=192,
+        neck_blocks=4,
+        feature_size=32,
+        embedding_channels=(),
+        depth=0,
+        cost_channels=4,
         hidden=128,
         field_blocks=2,
+    )
+
+
+PRESETS = {"paper": paper, "nemf-small": nemf_small, "nemf-mobilenet": nemf_mobilenet}
+
+CostFeatures = Literal["raw", "convolution", "attention", "both"]
+
+
+def with_cost_features(config: NeMFConfig, kind: CostFeatures) -> NeMFConfig:
+    """A variant of Table 3 of the paper, at the published 16 cells a side: without convolutions, transformer, or both.
+
+    Where `config` has no convolutions or no transformer, those of a small network are taken.
+    """
+    attends = kind in ("attention", "both")
+    if attends and not config.depth:
+        config = replace(config, depth=1, projection_dim=64, heads=4, mlp_ratio=2)
+    return replace(
+        config,
+        feature_size=16,
+        embedding_channels=() if kind in ("raw", "attention") else config.embedding_channels or (4, 8),
+        depth=config.depth if attends else 0,
     )
 
 
@@ -70,13 +111,17 @@ def build(config: NeMFConfig, backbone: Backbone | None = None) -> NeMF:
     Raises ValueError for sizes that do not fit each other.
     """
     backbone = backbone or build_backbone(config.backbone, config.backbone_config)
+    neck = None
     dim = config.feature_size**2 + config.projection_dim
-    if dim % config.heads or dim % 2:
+    if config.depth and (dim % config.heads or dim % 2):
         raise ValueError(
             f"feature_size^2 + projection_dim = {dim} must be even and divisible by the number of heads, {config.heads}"
         )
-    with torch.inference_mode():
+    with torch.no_grad():
         maps = backbone(torch.zeros(1, 3, config.image_size, config.image_size))
+        if config.neck_channels:
+            neck = Neck([features.shape[1] for features in maps], config.neck_channels, config.neck_blocks)
+            maps = neck(maps)
     cost_encoder = CostEncoder(
         level_shapes=tuple((features.shape[1], features.shape[2]) for features in maps),
         feature_size=config.feature_size,
@@ -87,9 +132,10 @@ def build(config: NeMFConfig, backbone: Backbone | None = None) -> NeMF:
         mlp_ratio=config.mlp_ratio,
     )
     field = Field(
-        cost_channels=len(maps) * config.embedding_channels[1],
+        correlation_channels=cost_encoder.n_channels,
+        cost_channels=config.cost_channels or cost_encoder.n_channels,
         hidden=config.hidden,
         n_blocks=config.field_blocks,
         n_frequencies=config.frequencies,
     )
-    return NeMF(backbone, cost_encoder, field, image_size=config.image_size).eval()
+    return NeMF(backbone, cost_encoder, field, neck=neck, image_size=config.image_size).eval()

@@ -74,6 +74,18 @@ def augment(example: Example, generator: Generator, config: AugmentConfig) -> Ex
     )
 
 
+def altered(rgb: RGB, generator: Generator, config: AugmentConfig) -> RGB:
+    """One image without points, changed at random in the same ways."""
+    view = View(rgb=rgb, xy_px=np.zeros((0, 2), np.float32))
+    if chance(generator, config.jitter):
+        view = jittered(view, generator, config.affine)
+    if chance(generator, config.crop):
+        view = crop_around_box(replace(view, box_xyxy=_anywhere(view.hw, generator)), generator, config.crop_least)
+    if chance(generator, config.flip):
+        view = mirrored(view)
+    return recoloured(view.rgb, generator, config)
+
+
 def flipped(example: Example, *, source: bool, target: bool) -> Example:
     """With the source, the target or both mirrored.
 
@@ -90,13 +102,15 @@ def flipped(example: Example, *, source: bool, target: bool) -> Example:
         mirrored(example.target) if target else example.target,
     )
     if names is None or not speaking:
-        return replace(example, source=views[0], target=views[1])
+        # what such a name means on a mirrored image may be the other side of what it means elsewhere
+        category = f"{example.category} mirrored" if source else example.category
+        return replace(example, source=views[0], target=views[1], category=category)
     source_names, target_names = ([opposite(name) if flip else name for name in names] for flip in (source, target))
     row_of = {name: row for row, name in enumerate(target_names)}
     rows = [row for row, name in enumerate(source_names) if name in row_of]
     kept = tuple(source_names[row] for row in rows)
     target_rows = np.array([row_of[name] for name in kept], int)
-    return Example(source=views[0].at(np.array(rows, int)), target=views[1].at(target_rows), keypoint_id=kept)
+    return replace(example, source=views[0].at(np.array(rows, int)), target=views[1].at(target_rows), keypoint_id=kept)
 
 
 def opposite(name: str) -> str:
@@ -183,6 +197,12 @@ def _moved(view: View, generator: Generator, config: AugmentConfig) -> View:
     if chance(generator, config.crop):
         view = crop_around_box(view, generator, config.crop_least)
     return view
+
+
+def _anywhere(hw: tuple[int, int], generator: Generator) -> Box:
+    """One pixel anywhere in an image, as a box."""
+    y, x = (float(math.floor(uniform(generator, 0, size))) for size in hw)
+    return x, y, x, y
 
 
 def _hull(xy_px: np.ndarray) -> Box | None:

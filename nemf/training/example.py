@@ -46,6 +46,8 @@ class Example:
     target: View
     keypoint_id: tuple[str, ...] | None = None
     """What the points are called; None where nothing is known."""
+    category: str = ""
+    """What kind of object is seen: points of one name match in all examples of one category."""
 
     def __post_init__(self) -> None:
         counts = {"source points": len(self), "target points": len(self.target.xy_px)}
@@ -66,7 +68,7 @@ class Example:
         """Without the points that lie outside either image."""
         rows = np.flatnonzero(self.source.inside() & self.target.inside())
         names = None if self.keypoint_id is None else tuple(self.keypoint_id[row] for row in rows)
-        return Example(source=self.source.at(rows), target=self.target.at(rows), keypoint_id=names)
+        return replace(self, source=self.source.at(rows), target=self.target.at(rows), keypoint_id=names)
 
     def swapped(self) -> "Example":
         """The other way round."""

@@ -11,9 +11,11 @@ from torch import Generator, Tensor, nn
 
 from nemf.coordinates import norm_to_px, px_to_norm
 from nemf.model.network import NeMF
+from nemf.training.descriptors import descriptor_loss
 from nemf.training.prepare import Batch
 
 Kind = Literal["softmax", "binary"]
+LOSSES = ("field", "flow", "descriptor")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +26,8 @@ class LossConfig:
     """The paper's lambda_f."""
     flow_weight: float = 1.0
     """The paper's lambda_c."""
+    descriptor_weight: float = 0.0
+    """Weight of the loss of nemf.training.descriptors, which the paper does not have."""
     negatives: int = 99
     """Wrong candidates for each point and direction."""
     hard: float = 0.5
@@ -35,6 +39,12 @@ class LossConfig:
     its negatives together."""
 
     def __post_init__(self) -> None:
+        weights = (self.field_weight, self.flow_weight, self.descriptor_weight)
+        if min(weights) < 0 or not sum(weights):
+            raise ValueError(
+                "field_weight, flow_weight and descriptor_weight must be at least 0 and not all 0; "
+                f"got {', '.join(map(str, weights))}"
+            )
         low, high = self.hard_radius_norm
         if self.negatives < 1 or not 0 <= self.hard <= 1 or not 0 <= low <= high:
             raise ValueError(
@@ -52,13 +62,26 @@ class TrainingLoss(nn.Module):
         self.config = config
 
     def forward(self, batch: Batch, generator: Generator) -> dict[str, Tensor]:
-        """`field` and `flow`, and their weighted sum as `total`; scalars."""
-        encoded = self.model.encode(batch.source, batch.target)
-        points = (batch.pair, batch.source_xy_norm, batch.target_xy_norm)
-        field = field_loss(self.model.field, encoded.cost_features, *points, generator, self.config)
-        flow = flow_loss(encoded.coarse_flow, *points)
-        total = self.config.field_weight * field + self.config.flow_weight * flow
-        return {"field": field, "flow": flow, "total": total}
+        """`field`, `flow` and `descriptor`, those whose weight is not 0, and their weighted sum as `total`; scalars."""
+        model, config = self.model, self.config
+        n_pairs = len(batch.source)
+        images = torch.cat([batch.source, batch.target]).contiguous(memory_format=torch.channels_last)
+        maps = model.features(images)
+        losses = {}
+        if config.field_weight or config.flow_weight:
+            encoded = model.encode_features([level[:n_pairs] for level in maps], [level[n_pairs:] for level in maps])
+            points = (batch.pair, batch.source_xy_norm, batch.target_xy_norm)
+            if config.field_weight:
+                losses["field"] = field_loss(model.field, encoded.cost_features, *points, generator, config)
+            if config.flow_weight:
+                losses["flow"] = flow_loss(encoded.coarse_flow, *points)
+        if config.descriptor_weight:
+            image = torch.cat([batch.pair, n_pairs + batch.pair])
+            xy_norm = torch.cat([batch.source_xy_norm, batch.target_xy_norm])
+            by_level = [descriptor_loss(level, image, xy_norm, batch.keypoint.repeat(2)) for level in maps]
+            losses["descriptor"] = torch.stack(by_level).mean()
+        weights = {"field": config.field_weight, "flow": config.flow_weight, "descriptor": config.descriptor_weight}
+        return losses | {"total": torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()}
 
 
 def field_loss(

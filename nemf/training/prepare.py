@@ -24,6 +24,8 @@ class Batch:
     """Which pair of images a point belongs to."""
     source_xy_norm: Float[Tensor, "m 2"]
     target_xy_norm: Float[Tensor, "m 2"]
+    keypoint: Int64[Tensor, " m"]
+    """A number for each keypoint: those of one number match, in whatever images they are."""
 
     def to(self, device: torch.device) -> "Batch":
         """The same on another device."""
@@ -65,7 +67,21 @@ def collate(examples: Sequence[Example], images: ImageFormat) -> Batch:
         pair=torch.arange(len(examples)).repeat_interleave(counts),
         source_xy_norm=torch.cat([_points_norm(view) for view in sources]),
         target_xy_norm=torch.cat([_points_norm(view) for view in targets]),
+        keypoint=_numbers(examples),
     )
+
+
+def _numbers(examples: Sequence[Example]) -> Int64[Tensor, " m"]:
+    """Points of one name and category have one number; a point without name, or of a name used twice, its own."""
+    number_of: dict[tuple[object, ...], int] = {}
+    numbers = []
+    for index, example in enumerate(examples):
+        names = example.keypoint_id
+        named = names is not None and len(set(names)) == len(names)
+        for row in range(len(example)):
+            key = (example.category, names[row]) if names is not None and named else (index, row, None)
+            numbers.append(number_of.setdefault(key, len(number_of)))
+    return torch.tensor(numbers)
 
 
 def _points_norm(view: View) -> Float[Tensor, "k 2"]:

@@ -1,15 +1,34 @@
 """Where training from random weights starts."""
 
+import torch
 from torch import nn
 
+from nemf.model.conv4d import CostBlock
 from nemf.model.network import NeMF
+
+_NOISE = 0.1
+"""How much of the random weights of a 4D convolution stays: channels that were all alike would stay so."""
+_CONTRAST = 0.05
+"""Standard deviation of the embedded correlation: its best cells then get some of the coarse flow's weight, not all."""
 
 
 def start_at_correlation(model: NeMF) -> None:
-    """Lets the transformer change nothing at first: the refined correlation is then the correlation itself.
+    """Lets the cost encoder pass on the correlation, so that its coarse flow is as good as the features at once.
 
-    The random weights of its last layer would drown the correlation, and the coarse flow's softmax, which has a
-    temperature of 0.02, would put nearly all its weight on one source cell, from where its loss has no gradient.
+    Random weights of the transformer's last layer would drown the correlation, random 4D convolutions would blur it,
+    and either way the coarse flow's softmax, which has a temperature of 0.02, would put nearly all its weight on one
+    source cell, from where its loss has no gradient.
     """
-    nn.init.zeros_(model.cost_encoder.aggregator.proj.weight)
-    nn.init.zeros_(model.cost_encoder.aggregator.proj.bias)
+    encoder = model.cost_encoder
+    if encoder.aggregator is not None:
+        nn.init.zeros_(encoder.aggregator.proj.weight)
+        nn.init.zeros_(encoder.aggregator.proj.bias)
+    for embedding in encoder.embeddings:
+        blocks = [block for block in embedding.modules() if isinstance(block, CostBlock)]
+        for block in blocks:
+            for conv in (block.conv.over_source, block.conv.over_target):
+                with torch.no_grad():
+                    conv.weight *= _NOISE
+                    conv.weight[:, :, 1, 1] += 1
+        if blocks:
+            nn.init.constant_(blocks[-1].norm.weight, _CONTRAST)

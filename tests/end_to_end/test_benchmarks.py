@@ -35,7 +35,7 @@ from pipeline.protocols import protocol
 from schemas.pairs import PAIRS
 
 TINY_SEARCH = search.Config(
-    preset="small",
+    preset="nemf-small",
     device="cpu",
     image_hw=(20, 24),
     grid_hw=(6, 8),
@@ -184,7 +184,7 @@ def test_search_compares_and_writes(tmp_path: Path):
     assert "The search for points finds exactly what the dense one finds there" in table
     written = json.loads((tmp_path / "search.json").read_text())
     assert [row["seconds"] for row in written["rows"]] == [row.seconds for row in rows]
-    assert written["about"]["network"] == "small"
+    assert written["about"]["network"] == "nemf-small"
 
 
 def test_search_runs_the_published_one_in_full_if_told_to(capsys: pytest.CaptureFixture[str]):
@@ -238,7 +238,7 @@ def test_bfloat16_must_reach_what_float32_does(monkeypatch: pytest.MonkeyPatch, 
 
 def test_match_measures_and_names_what_it_left_out(tmp_path: Path):
     config = match.Config(
-        presets=("small",), sizes=("12x10", "24x20"), iterations=2, refine_steps=2, batch=2, repeats=1, points=2
+        presets=("nemf-small",), sizes=("12x10", "24x20"), iterations=2, refine_steps=2, batch=2, repeats=1, points=2
     )
     rows = match.run(replace(config, longest=0, device="cpu", out=str(tmp_path)))
 
@@ -248,7 +248,7 @@ def test_match_measures_and_names_what_it_left_out(tmp_path: Path):
         ("24x20", "keypoints"),
     ]
     assert all(min(row.encode_s, row.search_s, row.refine_s) > 0 for row in rows)
-    assert "Left out: small, 24x20, dense: about" in (tmp_path / "match.md").read_text()
+    assert "Left out: nemf-small, 24x20, dense: about" in (tmp_path / "match.md").read_text()
     assert json.loads((tmp_path / "match.json").read_text())["rows"][0]["size"] == "12x10"
 
 
@@ -257,7 +257,7 @@ def test_match_measures_and_names_what_it_left_out(tmp_path: Path):
     [
         (["--sizes", "500*375"], "WIDTHxHEIGHT in pixels, such as 500x375; got '500*375'"),
         (["--modes", "sparse"], "there is no mode 'sparse'; there are: keypoints, dense"),
-        (["--presets", "large"], "there is no preset 'large'; there are: paper, small"),
+        (["--presets", "large"], "there is no preset 'large'; there are: paper, nemf-small, nemf-mobilenet"),
     ],
 )
 def test_match_refuses_what_there_is_not(capsys: pytest.CaptureFixture[str], flags: list[str], message: str):

@@ -11,7 +11,7 @@ from moto.server import ThreadedMotoServer
 
 from jobs import evaluate, match, prepare, report, verify
 from nemf import checkpoints, load_matcher
-from nemf.model.presets import build, small
+from nemf.model.presets import build, nemf_small
 from pipeline import storage
 from pipeline.attempts import read_attempts
 from pipeline.evaluate import load_metrics
@@ -70,7 +70,7 @@ def _in_another_process(code: str) -> None:
 
 
 def test_a_checkpoint_folder_is_a_matcher(bucket: str, tmp_path: Path) -> None:
-    checkpoints.save(tmp_path, build(small()), small())
+    checkpoints.save(tmp_path, build(nemf_small()), nemf_small())
     folder = storage.join(bucket, "checkpoints", "nemf-small")
     for file in tmp_path.iterdir():
         storage.write_bytes(storage.join(folder, file.name), file.read_bytes())

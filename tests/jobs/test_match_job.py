@@ -14,7 +14,7 @@ from make import match_rows, pair_row, write_pairs
 from jobs import cli
 from jobs.match import Config, main, run
 from nemf import checkpoints, load_matcher
-from nemf.model.presets import build, small
+from nemf.model.presets import build, nemf_small
 from pipeline.attempts import read_attempts
 from pipeline.parts import write_part
 from pipeline.run_folder import run_fingerprint
@@ -56,7 +56,10 @@ def _answered(pairs: str, out: Path) -> list[str]:
         ("--error-budget nan", "--error-budget is a share, 0..1; got nan"),
         ("--matcher sift", "there is no matcher 'sift'; there are"),
         ("--matcher nowhere:make", "matcher 'nowhere:make': there is no module 'nowhere' on Python's path"),
-        ("--matcher identity --backbone-weights w.safetensors", "identity has no weights to load"),
+        (
+            "--matcher identity --backbone-weights w.safetensors",
+            "identity takes no backbone's weights: leave out --backbone-weights",
+        ),
         ("--matcher nearest-neighbour:dense-sift?image_size=8", "image_size must be 32 to 1024; got 8"),
     ],
 )
@@ -74,17 +77,19 @@ def test_settings_that_cannot_be_are_one_line_and_exit_code_2(
 def test_a_checkpoint_means_the_same_to_every_process(
     pairs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    checkpoints.save(tmp_path / "nemf-small", build(small()), small())
+    checkpoints.save(tmp_path / "trained", build(nemf_small()), nemf_small())
     monkeypatch.chdir(tmp_path)
 
     flags = ["--pairs", pairs, "--out", str(tmp_path / "run"), "--dry-run", "--matcher"]
-    assert main([*flags, "nemf-small?patchmatch_steps=1"]) == 0
-    assert main([*flags, f"{(tmp_path / 'nemf-small').as_uri()}?patchmatch_steps=1"]) == 0
+    assert main([*flags, "trained?patchmatch_steps=1"]) == 0
+    assert main([*flags, f"{(tmp_path / 'trained').as_uri()}?patchmatch_steps=1"]) == 0
+    assert main([*flags, "descriptors:trained?readout=argmax"]) == 0
 
     said = capsys.readouterr().out
-    path, uri = re.findall(r"^matcher (.*), run fingerprint (\w+),", said, re.MULTILINE)
-    assert path == (f"{tmp_path}/nemf-small?patchmatch_steps=1", uri[1])
+    path, uri, descriptors = re.findall(r"^matcher (.*), run fingerprint (\w+),", said, re.MULTILINE)
+    assert path == (f"{tmp_path}/trained?patchmatch_steps=1", uri[1])
     assert uri[0] == f"file://{path[0]}"
+    assert descriptors[0] == f"descriptors:{tmp_path}/trained?readout=argmax"
 
 
 def test_the_console_script_says_the_same(

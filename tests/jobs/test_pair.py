@@ -20,7 +20,10 @@ def photographs(tmp_path: Path) -> list[str]:
 
 
 def test_json_says_where_the_points_are(photographs: list[str], capsys: pytest.CaptureFixture[str]):
-    assert main([*photographs, "--points", "150,100", "300.5,140", "--json"]) == 0
+    assert (
+        main([*photographs, "--points", "150,100", "300.5,140", "--json", "--matcher", "nearest-neighbour:dense-sift"])
+        == 0
+    )
     answer = json.loads(capsys.readouterr().out)
     assert answer["matcher"] == "nearest-neighbour:dense-sift"
     assert answer["query_hw"] == [300, 451]

@@ -3,11 +3,11 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,27 +16,20 @@ import psutil
 import pytest
 import torch
 from make import encoded, pair_row, write_pairs
+from tiny import TINY
 from torch import nn
 
+from jobs.command import as_json
 from jobs.train import Config, main
 from nemf import checkpoints, load_matcher
-from nemf.model.presets import build, small
+from nemf.model.presets import build
 from nemf.training.draws import generator_of
 from nemf.training.start import start_at_correlation
 from nemf.training.warps import WarpConfig, warped_pair
-from pipeline.training_folder import read_history, read_state
+from pipeline.training_folder import open_training, read_history, read_state
+from pipeline.training_pairs import ImageCache, TrainingPairs
 from pipeline.training_run import Place, TrainingRun, train
 
-TINY = replace(
-    small(),
-    backbone_config=replace(small().backbone_config, out_indices=(1, 2, 3)),
-    image_size=64,
-    feature_size=4,
-    embedding_channels=(2, 4),
-    projection_dim=16,
-    heads=2,
-    hidden=32,
-)
 STEPS = 60
 ALONE = Place(rank=0, n_workers=1, device=torch.device("cpu"))
 
@@ -92,11 +85,13 @@ def finished(flags: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path
     log = out.with_suffix(".log")
     job = _start(flags, out)
     deadline = time.monotonic() + 100
-    while not (out / "state.pt").exists():
-        assert job.poll() is None, log.read_text()
-        assert time.monotonic() < deadline, log.read_text()
-        time.sleep(0.01)
-    _kill(job)
+    try:
+        while not (out / "state.pt").exists():
+            assert job.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.01)
+    finally:
+        _kill(job)
     assert not (out / "_SUCCESS").exists()
     step = torch.load(out / "state.pt", weights_only=True)["trainer"]["step_number"]
     assert 10 <= step < STEPS
@@ -106,8 +101,10 @@ def finished(flags: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 def _kill(job: subprocess.Popen) -> None:
-    """SIGKILL for the job and every process it started."""
-    processes = [psutil.Process(job.pid), *psutil.Process(job.pid).children(recursive=True)]
+    """SIGKILL for the job, which may have ended, and every process it started."""
+    processes: list[psutil.Process] = []
+    with suppress(psutil.NoSuchProcess):
+        processes = [psutil.Process(job.pid), *psutil.Process(job.pid).children(recursive=True)]
     for process in processes:
         with suppress(psutil.NoSuchProcess):
             process.kill()
@@ -126,7 +123,8 @@ def _history(out: Path) -> dict[str, list[dict[str, Any]]]:
 def _same_run(finished: Path, out: Path) -> TrainingRun:
     """The finished run in another folder, saving its state at the end only."""
     settings = json.loads((finished / "run.json").read_text())["settings"]
-    lists = {"pairs": tuple(settings["pairs"]), "weights": tuple(settings["weights"])}
+    shutil.copy(finished / "run.json", out)
+    lists = {name: tuple(value) for name, value in settings.items() if isinstance(value, list)}
     return Config(**{**settings, **lists}, out=str(out), checkpoint_every=1000).training
 
 
@@ -164,6 +162,69 @@ def test_a_small_run_learns_and_says_how(finished: Path):
     assert unusable["pair_id"] == "lost"
     assert "lost.png: there is no such file" in unusable["reason"]
     assert "1 row could not be used" in finished.with_suffix(".log").read_text()
+    assert (finished / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert len(list((finished / "tensorboard").iterdir())) == 2  # one for each attempt
+
+
+def _stage(flags: list[str], start: Path, out: Path, **settings: Any) -> Path:
+    """The checkpoint of a run in this process, from another checkpoint."""
+    pairs, image_root = (flags[flags.index(name) + 1] for name in ("--pairs", "--image-root"))
+    config = Config(
+        pairs=(pairs,),
+        image_root=image_root,
+        start=str(start),
+        out=str(out),
+        batch_size=2,
+        warmup_steps=5,
+        final_lr_share=0.05,
+        ema_decay=0.8,
+        negatives=19,
+        augment=False,
+        log_every=1,
+        **settings,
+    )
+    open_training(config.out, {"settings": as_json(config), "inputs": {}})
+    train(config.training, ALONE, lambda _: None, lambda: False)
+    return out / "checkpoint"
+
+
+def _pck(flags: list[str], matcher_name: str) -> float:
+    """How many of the planted points are found within a tenth of the source's longer side, percent."""
+    matcher = load_matcher(matcher_name, device="cpu")
+    pairs = TrainingPairs(flags[1], flags[flags.index("--image-root") + 1], ImageCache())
+    hits = []
+    for example in (pairs.example(1), pairs.example(2)):
+        found = matcher.match(example.target.rgb, example.source.rgb, example.target.xy_px)
+        distance_px = np.linalg.norm(found.reference_xy_px - example.source.xy_px, axis=1)
+        hits.append(distance_px <= 0.1 * max(example.source.hw))
+    return 100 * float(np.concatenate(hits).mean())
+
+
+def test_descriptors_are_learnt_and_then_a_field_behind_them(flags: list[str], tmp_path: Path):
+    """The field's loss starts near log 20 = 3.0."""
+    tiny = Path(flags[flags.index("--start") + 1])
+    search = "?patchmatch_steps=3&refine_steps=0"
+    assert _pck(flags, f"descriptors:{tiny}") < 80
+    assert _pck(flags, f"{tiny}{search}") < 20
+
+    only = {"field_weight": 0.0, "flow_weight": 0.0, "descriptor_weight": 1.0}
+    first = _stage(flags, tiny, tmp_path / "first", steps=40, lr=3e-3, backbone_lr=1e-3, **only)
+
+    losses = [row["descriptor"] for row in read_history(str(tmp_path / "first"))["training"]]
+    assert losses[0] > 2.5
+    assert losses[-1] < 1.5
+    assert _pck(flags, f"descriptors:{first}") > 90
+
+    second = _stage(flags, first, tmp_path / "second", steps=60, lr=4e-3)
+
+    rows = read_history(str(tmp_path / "second"))["training"]
+    assert rows[0]["field"] > 2.7
+    assert rows[-1]["field"] < 1
+    assert rows[-1]["flow"] < 0.3
+    assert _pck(flags, f"{second}{search}") > 80
+    before, after = checkpoints.load(first), checkpoints.load(second)
+    kept = before.backbone.state_dict()
+    assert all(torch.equal(tensor, kept[name]) for name, tensor in after.backbone.state_dict().items())
 
 
 def test_the_checkpoint_is_a_matcher(finished: Path, flags: list[str]):
@@ -223,8 +284,13 @@ def test_another_manifest_of_the_same_name_is_refused(
     ("change", "message"),
     [
         ("--weights 1 2", r"--weights must be one number above 0 for each of the 1 manifests; got \(1\.0, 2\.0\)"),
-        ("--start large", "--start must be paper, small or a checkpoint folder; got large"),
+        (
+            "--start large",
+            "--start must be paper, nemf-small, nemf-mobilenet, shipped or a checkpoint folder; got large",
+        ),
         ("--batch-size 3 --workers 2", "--batch-size 3 must be divisible by --workers 2"),
+        ("--photographs absent.parquet --warp-share 0.5", "no manifest at .*absent.parquet"),
+        ("--field-weight 0 --flow-weight 0", r"must be at least 0 and not all 0; got 0\.0, 0\.0, 0\.0"),
         ("--warp-share 1.5", r"--warp-share is a share, 0\.\.1; got 1\.5"),
         ("--steps 0", "--steps must be at least 1; got 0"),
         ("--warmup-steps 60", "there must be more steps than warm-up steps; got 60 steps, 60 to warm up"),

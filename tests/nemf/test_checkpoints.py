@@ -6,6 +6,7 @@ import pickle
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import fsspec
@@ -14,12 +15,15 @@ import pytest
 import torch
 import torchvision
 from official_nemf import SMALL, official_shapes, official_state_dict
+from safetensors.torch import load_file, save_file
+from tiny import TINY
 
 from jobs import import_official as job
 from nemf import checkpoints
 from nemf.checkpoints import from_official_state_dict, import_official
 from nemf.model.network import NeMF
 from nemf.model.official import official_config
+from nemf.model.presets import build
 
 BACKBONE = {"create_kwargs": {}, "out_indices": [1, 2, 3, 4], "mean": [0.0, 0.0, 0.0], "std": [1.0, 1.0, 1.0]}
 StateDict = dict[str, torch.Tensor]
@@ -344,7 +348,13 @@ def test_weights_that_are_no_state_dict(write_official: Callable[..., Path], che
         ({"backbone": "torchvision/vgg"}, "no network can be built .* there is no backbone torchvision/vgg"),
         ({"hidden": "wide"}, "field hidden must be"),
         ({"heads": 0}, "field heads must be"),
-        ({"depth": 65}, "field depth must be a whole number from 1 to 64; got 65"),
+        ({"depth": 65}, "field depth must be a whole number from 0 to 64; got 65"),
+        ({"depth": True}, "field depth must be a whole number from 0 to 64; got true"),
+        ({"neck_channels": 1}, "field neck_channels must be 0, or a whole number from 2 to 4096; got 1"),
+        ({"neck_channels": 2}, r"\n  missing: neck\.inputs\.0\.weight, "),
+        ({"neck_blocks": -1}, "field neck_blocks must be a whole number from 0 to 64; got -1"),
+        ({"embedding_channels": [4]}, r"embedding_channels must be two whole numbers .*, or none; got \[4\]"),
+        ({"embedding_channels": []}, r"\n  unexpected: cost_encoder\.embeddings\."),
         ({"field_blocks": 4096}, "field field_blocks must be a whole number from 1 to 64; got 4096"),
         (
             {"backbone_config": BACKBONE | {"create_kwargs": {"num_classes": 10}}},
@@ -407,3 +417,16 @@ def test_a_folder_that_is_a_uri():
         checkpoints.load("memory://bucket/theirs")
     with pytest.raises(ValueError, match="checkpoint folder nothing://bucket/ours: Protocol not known: nothing"):
         checkpoints.load("nothing://bucket/ours")
+
+
+def test_sizes_that_no_tensor_bounds_are_bounded(tmp_path: Path):
+    """Without convolutions and transformer no weight depends on the number of cells: a small file could ask for any."""
+    config = replace(TINY, feature_size=8, embedding_channels=(), depth=0, cost_channels=4)
+    checkpoints.save(tmp_path, build(config), config)
+    content = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(content | {"image_size": 2048, "feature_size": 256}))
+    tensors = load_file(tmp_path / "model.safetensors")
+    axes = {f"cost_encoder.{axis}_normal": torch.linspace(-1, 1, 256) for axis in "xy"}
+    save_file(tensors | axes, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match=r"ask for volumes of up to 1\.7e\+10 values; at most 2\.7e\+08 are allowed"):
+        checkpoints.load(tmp_path)

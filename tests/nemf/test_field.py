@@ -15,7 +15,11 @@ def random(*shape: int, seed: int = 0) -> torch.Tensor:
 @pytest.fixture(scope="module")
 def field() -> Field:
     torch.manual_seed(0)
-    return Field(cost_channels=4, hidden=8, n_blocks=2, n_frequencies=3).double().requires_grad_(False)
+    return (
+        Field(correlation_channels=4, cost_channels=4, hidden=8, n_blocks=2, n_frequencies=3)
+        .double()
+        .requires_grad_(False)
+    )
 
 
 def test_interpolation_agrees_with_two_bilinear_samplings():

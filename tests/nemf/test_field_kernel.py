@@ -69,7 +69,13 @@ class Case:
     ) -> "Case":
         torch.manual_seed(0)
         return Case(
-            Field(cost_channels=channels, hidden=hidden, n_blocks=n_blocks, n_frequencies=n_frequencies),
+            Field(
+                correlation_channels=channels,
+                cost_channels=channels,
+                hidden=hidden,
+                n_blocks=n_blocks,
+                n_frequencies=n_frequencies,
+            ),
             torch.randn(2, channels, *source_hw, 7, 4),
             torch.randint(2, (7,)),
             2.4 * torch.rand(7, 2) - 1.2,
@@ -201,7 +207,7 @@ def test_a_point_that_is_not_a_number_has_no_score(interpreted: Score):
 
 
 def test_a_width_it_cannot_take_is_refused():
-    field = Field(cost_channels=4, hidden=48, n_blocks=1, n_frequencies=2)
+    field = Field(correlation_channels=4, cost_channels=4, hidden=48, n_blocks=1, n_frequencies=2)
     with pytest.raises(ValueError, match="power of two from 16 to 512, got 48"):
         KernelWeights.of(field)
 

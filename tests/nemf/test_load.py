@@ -1,14 +1,16 @@
+import re
 from pathlib import Path
 from typing import Literal
 
 import fsspec
+import numpy as np
 import pytest
 import torch
 
 from nemf import checkpoints, load_matcher
 from nemf.load import _options, find_device, is_checkpoint
 from nemf.matchers.nemf import SearchConfig
-from nemf.model.presets import build, small
+from nemf.model.presets import build, nemf_small
 
 SIFT = "nearest-neighbour:dense-sift"
 
@@ -33,8 +35,8 @@ def broken(**arguments):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint, written once."""
-    folder = tmp_path_factory.mktemp("checkpoints") / "nemf-small"
-    checkpoints.save(folder, build(small()), small())
+    folder = tmp_path_factory.mktemp("checkpoints") / "trained"
+    checkpoints.save(folder, build(nemf_small()), nemf_small())
     return folder
 
 
@@ -60,13 +62,13 @@ def test_built_from_a_weights_file(mobilenet_file: Path):
 def test_built_from_a_checkpoint_anywhere(folder: Path, monkeypatch: pytest.MonkeyPatch):
     fs = fsspec.filesystem("memory")
     for file in folder.iterdir():
-        fs.pipe_file(f"/bucket/nemf-small/{file.name}", file.read_bytes())
+        fs.pipe_file(f"/bucket/trained/{file.name}", file.read_bytes())
     monkeypatch.chdir(folder.parent)
-    names = ["nemf-small", str(folder), f"{folder}/", folder.as_uri(), "memory://bucket/nemf-small"]
+    names = ["trained", str(folder), f"{folder}/", folder.as_uri(), "memory://bucket/trained"]
     matchers = [load_matcher(name, device="cpu") for name in names]
     assert [matcher.name for matcher in matchers] == names
     assert len({matcher.fingerprint for matcher in matchers}) == 1
-    assert all(is_checkpoint(name) for name in [*names, "nemf-small?seed=1"])
+    assert all(is_checkpoint(name) for name in [*names, "trained?seed=1"])
     (folder.parent / "identity").mkdir()
     others = ["", "?seed=1", "nemf-large", SIFT, "own_matchers:make", "identity"]
     assert not any(is_checkpoint(name) for name in others)
@@ -82,6 +84,23 @@ def test_the_search_is_configured_by_the_name(folder: Path):
     assert matcher.fingerprint != load_matcher(str(folder), device="cpu").fingerprint
 
 
+def test_a_checkpoints_descriptors_are_a_matcher(folder: Path):
+    """Without any training they find a corner of the same picture; they answer for the backbone and the neck only."""
+    matcher = load_matcher(f"descriptors:{folder}", device="cpu")
+    rgb = np.random.default_rng(0).integers(0, 256, (64, 96, 3), np.uint8)
+    points_px = np.array([[0, 0], [40, 20], [95, 63]], np.float32)
+
+    match = matcher.match(rgb, rgb, points_px)
+
+    assert np.abs(match.reference_xy_px - points_px).max() < 4
+    assert (matcher.name, matcher.image_size) == (f"descriptors:{folder}", 256)
+    smaller = load_matcher(f"descriptors:{folder}?image_size=128&readout=soft-argmax", device="cpu")
+    assert (smaller.image_size, smaller.readout) == (128, "soft-argmax")
+    assert matcher.fingerprint not in (smaller.fingerprint, load_matcher(str(folder), device="cpu").fingerprint)
+    with pytest.raises(FileNotFoundError, match="checkpoint folder nowhere: there is no such folder"):
+        load_matcher("descriptors:nowhere")
+
+
 @pytest.mark.parametrize(
     ("query", "message"),
     [
@@ -93,7 +112,7 @@ def test_the_search_is_configured_by_the_name(folder: Path):
         ("neighbour_offset=1", "option neighbour_offset must be one of true, false; got '1'"),
         ("grid_strides=4,x", "option grid_strides must be a list such as 4,1, each a whole number; got '4,x'"),
         ("patchmatch_steps=-1", "patchmatch_steps=-1: patchmatch_steps must be a whole number, at least 0; got -1"),
-        ("precision=bfloat16", "nemf-small.precision=bfloat16: precision bfloat16 needs a CUDA device; this is cpu"),
+        ("precision=bfloat16", "trained.precision=bfloat16: precision bfloat16 needs a CUDA device; this is cpu"),
     ],
 )
 def test_options_that_will_not_do(folder: Path, query: str, message: str):
@@ -118,8 +137,8 @@ def test_built_by_a_factory_of_ones_own():
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("", "there is no matcher ''; there are nearest-neighbour:timm/MODEL"),
-        ("nemf-small", "there is no matcher 'nemf-small'; there are nearest-neighbour:timm/MODEL"),
+        ("", "there is no matcher ''; there are nemf-small, nearest-neighbour:timm/MODEL"),
+        ("trained", "there is no matcher 'trained'; there are nemf-small, nearest-neighbour:timm/MODEL"),
         ("large?nemf", "there is no matcher 'large.nemf'; .* the '.' are options, and there is no folder 'large'"),
         ("nemf://small", "checkpoint folder nemf://small: Protocol not known: nemf"),
         ("nearest-neighbour:sift", "there is no matcher 'nearest-neighbour:sift'; there are .*dense-sift"),
@@ -145,9 +164,12 @@ def test_a_fault_inside_ones_own_module_is_shown_as_it_is():
         load_matcher("own_unfinished:make")
 
 
-def test_weights_for_a_matcher_without_any():
-    with pytest.raises(ValueError, match=r"has no weights to load: leave out --backbone-weights x\.safetensors"):
-        load_matcher(SIFT, backbone_weights="x.safetensors")
+@pytest.mark.parametrize("name", [SIFT, "identity", "CHECKPOINT", "descriptors:CHECKPOINT"])
+def test_weights_for_a_matcher_that_takes_none(folder: Path, name: str):
+    name = name.replace("CHECKPOINT", str(folder))
+    said = rf"{re.escape(name)} takes no backbone's weights: leave out --backbone-weights x\.safetensors"
+    with pytest.raises(ValueError, match=said):
+        load_matcher(name, backbone_weights="x.safetensors")
 
 
 def test_devices():

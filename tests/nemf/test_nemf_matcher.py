@@ -97,7 +97,7 @@ def test_loaded_from_its_folder(model: NeMF, tmp_path: Path):
     checkpoints.save(tmp_path / "nemf", model, config)
     matcher = load_matcher(str(tmp_path / "nemf"), device="cpu")
     assert matcher.fingerprint == NemfMatcher("nemf", model, torch.device("cpu")).fingerprint
-    with pytest.raises(ValueError, match=r"holds its backbone's weights: leave out --backbone-weights x\.safetensors"):
+    with pytest.raises(ValueError, match=r"takes no backbone's weights: leave out --backbone-weights x\.safetensors"):
         load_matcher(str(tmp_path / "nemf"), backbone_weights="x.safetensors")
     with pytest.raises(FileNotFoundError, match=r"config\.json is missing; there is nemf"):
         load_matcher(str(tmp_path))
@@ -138,13 +138,37 @@ def test_many_pairs_of_any_sizes_are_matched_as_if_alone(matcher: NemfMatcher):
     assert all(same(match, matcher.match_batch([one])[0]) for match, one in zip(together, pairs, strict=True))
 
 
+def test_a_flow_on_a_coarse_grid_is_that_of_points_at_its_pixels_and_even_between(model: NeMF):
+    search = SearchConfig(patchmatch_steps=3, refine_steps=2, grid_strides=(3,))
+    matcher = NemfMatcher("nemf", model, torch.device("cpu"), search)
+    query, reference = noise(25, 40), noise(50, 30, seed=1)  # 9 x 14 pixels of the grid, 3 apart
+    nodes = np.array([[0, 0], [3, 0], [39, 24], [3, 3], [6, 12]], np.float32)
+    points = matcher.match(query, reference, nodes)
+    dense = matcher.match(query, reference)
+    x, y = nodes.astype(int).T
+    assert np.allclose(points.reference_xy_px - nodes, dense.flow_px[y, x], atol=1e-3)
+    assert np.allclose(points.point_confidence, dense.flow_confidence[y, x], atol=1e-5)
+    between = (2 * dense.flow_px[0, 0] + dense.flow_px[0, 3]) / 3
+    assert np.allclose(dense.flow_px[0, 1], between, atol=1e-3)
+
+
+def test_a_strip_narrower_than_the_grid_is_searched_from_edge_to_edge(model: NeMF):
+    matcher = NemfMatcher("n", model, torch.device("cpu"), SearchConfig(patchmatch_steps=2, grid_strides=(8,)))
+    query, reference = noise(5, 40), noise(50, 30, seed=1)
+    flow_px = matcher.match(query, reference).flow_px
+    corners = np.array([[0, 0], [39, 0], [0, 4], [39, 4]], np.float32)
+    found = matcher.match(query, reference, corners).reference_xy_px
+    x, y = corners.astype(int).T
+    assert np.allclose(found - corners, flow_px[y, x], atol=1e-3)
+
+
 def test_search_options_that_will_not_do():
     with pytest.raises(ValueError, match="refine_lr must be above 0; got 0"):
         SearchConfig(refine_lr=0.0)
     with pytest.raises(ValueError, match="radius_decay must be above 0 and at most 1; got 1"):
         SearchConfig(radius_decay=1.5)
-    for strides in ((), (4, 2), (2, 4, 1), (2, 1, 1)):
-        with pytest.raises(ValueError, match="grid_strides must be whole numbers that fall to 1"):
+    for strides in ((), (4, 0), (2, 4, 1), (2, 1, 1)):
+        with pytest.raises(ValueError, match="grid_strides must be whole numbers that fall, the last at least 1"):
             SearchConfig(grid_strides=strides)
     with pytest.raises(ValueError, match="patchmatch_steps must be a whole number, at least 0; got -1"):
         SearchConfig(patchmatch_steps=-1)

@@ -1,15 +1,19 @@
+from dataclasses import replace
 from functools import partial
 
 import pytest
 import torch
 from official_nemf import SMALL, official_shapes, official_state_dict
+from tiny import TINY
 
 from nemf.checkpoints import from_official_state_dict
 from nemf.model.network import Encoded, NeMF, initial_field
-from nemf.model.presets import build, paper, small
+from nemf.model.presets import build, nemf_small, paper
 from nemf.search.noise import pair_key
 from nemf.search.patchmatch import patchmatch
 from nemf.search.sample import sample_field
+
+TINY_RAW = replace(TINY, feature_size=8, embedding_channels=(), depth=0, cost_channels=4)
 
 
 def images(batch: int, size: int = 64, seed: int = 0) -> torch.Tensor:
@@ -87,17 +91,27 @@ def test_wrong_inputs(model: NeMF, encoded: Encoded):
 
 def test_the_presets():
     assert paper().backbone == "torchvision/resnet101"
-    config = small()
+    config = nemf_small()
     model = build(config).requires_grad_(False)
     with torch.no_grad():
         encoded = model.encode(images(1, 256, seed=1), images(1, 256, seed=2))
-    assert [features.shape[-1] for features in encoded.features_source] == [64, 32, 16]
-    assert encoded.cost_features.shape == (1, 12, 16, 16, 16, 16)
+    assert [tuple(features.shape) for features in encoded.features_source] == [(1, 192, 32, 32)]
+    assert encoded.cost_features.shape == (1, 4, 32, 32, 32, 32)
     assert model.score(encoded, points(1, 3), points(1, 3)).isfinite().all()
 
 
 def test_sizes_that_do_not_fit():
-    config = small()
+    config = nemf_small()
     config.feature_size = 20
-    with pytest.raises(ValueError, match=r"feature maps must have 80, 40, 20, 10 cells a side .* got one of 64"):
+    with pytest.raises(ValueError, match=r"feature maps must have 80, 40, 20, 10 cells a side .* got one of 32"):
         build(config)
+
+
+def test_the_coarse_flow_is_the_same_in_mixed_precision():
+    model = build(TINY_RAW).requires_grad_(False)
+    source, target = (torch.randn(1, 16, 8, 8, generator=torch.Generator().manual_seed(seed)) for seed in (1, 2))
+    flows = []
+    for enabled in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            flows.append(model.encode_features([source], [target]).coarse_flow)
+    assert torch.equal(*flows)

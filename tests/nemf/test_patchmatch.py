@@ -267,12 +267,11 @@ def test_a_shrinking_radius_shortens_the_steps():
 
 def test_coarse_grids_lie_on_the_edges_of_the_image():
     levels = grids([(9, 5), (3, 3)], [None, None], (4, 1), 2, torch.device("cpu"))
-    assert [pixels.sizes for pixels in levels] == [[(3, 2), (1, 1)], [(9, 5), (3, 3)]]
-    # a ramp on the coarse grid is the ramp on the fine one; the grid of one pixel is the same everywhere
-    coarse = [px_to_norm(pixel_grid((3, 2)), (3, 2)).permute(2, 0, 1), torch.full((2, 1, 1), 7.0)]
-    assert torch.allclose(
-        start_from(coarse, levels[1]), torch.cat([levels[1].xy_norm()[: 9 * 5], torch.full((9, 2), 7.0)]), atol=1e-6
-    )
+    assert [pixels.sizes for pixels in levels] == [[(3, 2), (2, 2)], [(9, 5), (3, 3)]]  # both edges, however narrow
+    # a ramp on the coarse grid is the ramp on the fine one
+    coarse = [px_to_norm(pixel_grid(hw), hw).permute(2, 0, 1) for hw in levels[0].sizes]
+    assert torch.allclose(start_from(coarse, levels[1]), levels[1].xy_norm(), atol=1e-6)
+    assert grids([(1, 9)], [None], (4,), 2, torch.device("cpu"))[0].sizes == [(1, 3)]
 
 
 @pytest.mark.parametrize("iterations", [0, 1, 3])

@@ -22,7 +22,11 @@ SOURCE, TARGET = 1.2 * random(2, N_POINTS, 2, seed=2), 1.2 * random(2, N_POINTS,
 @pytest.fixture(scope="module")
 def field() -> Field:
     torch.manual_seed(0)
-    return Field(cost_channels=4, hidden=8, n_blocks=2, n_frequencies=3).double().requires_grad_(False)
+    return (
+        Field(correlation_channels=4, cost_channels=4, hidden=8, n_blocks=2, n_frequencies=3)
+        .double()
+        .requires_grad_(False)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +72,9 @@ def threads(request: pytest.FixtureRequest) -> Iterator[None]:
 def test_a_logit_depends_on_nothing_beside_it(n_points: int):
     """Bit by bit: among others, elsewhere in the call, and where its pair is the only one."""
     torch.manual_seed(1)
-    field = Field(cost_channels=12, hidden=256, n_blocks=1, n_frequencies=10).requires_grad_(False)
+    field = Field(correlation_channels=12, cost_channels=12, hidden=256, n_blocks=1, n_frequencies=10).requires_grad_(
+        False
+    )
     volume, source, target = (
         random(2, 12, 4, 4, 4, 4).float(),
         SOURCE.float().flatten(0, 1),

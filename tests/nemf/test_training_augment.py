@@ -3,7 +3,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from nemf.training.augment import AugmentConfig, augment, crop_around_box, cropped, flipped, jittered, opposite
+from nemf.training.augment import (
+    AugmentConfig,
+    altered,
+    augment,
+    crop_around_box,
+    cropped,
+    flipped,
+    jittered,
+    opposite,
+)
 from nemf.training.draws import generator_of
 from nemf.training.example import Example, View
 from nemf.training.geometry import AffineRange
@@ -76,6 +85,7 @@ def test_without_telling_names_both_are_mirrored_or_none(names: tuple[str, ...] 
     neither = flipped(planted(names), source=False, target=True)
     assert np.array_equal(neither.target.rgb, planted().target.rgb)
     assert both.keypoint_id == neither.keypoint_id == names
+    assert both.category != neither.category == planted().category  # its names may mean the other side now
 
 
 def test_both_mirrored_keep_their_points():
@@ -188,3 +198,37 @@ def test_numbers_out_of_range_and_examples_that_do_not_fit():
     view = View(rgb=np.zeros((4, 4, 3), np.uint8), xy_px=np.array([[0, 0], [np.nan, 1]], np.float32))
     with pytest.raises(ValueError, match=r"finite; source point 1 is \(nan, 1\.0\)"):
         Example(source=view, target=view)
+
+
+def test_what_is_known_of_an_example_stays_with_it():
+    cat = replace(planted(), category="cat")
+    changed = augment(cat, generator_of("known"), MOVES)
+    assert (changed.category, cat.swapped().category, cat.inside().category) == ("cat", "cat", "cat")
+
+
+def test_an_image_without_points_is_altered_too():
+    rgb = marked((30, 50), SOURCE_PX).rgb
+    assert np.array_equal(altered(rgb, generator_of("still"), STILL), rgb)
+    assert np.array_equal(altered(rgb, generator_of("flip"), replace(STILL, flip=1.0)), rgb[:, ::-1])
+    first, again, other = (altered(rgb, generator_of("all", seed), AugmentConfig()) for seed in (0, 0, 1))
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+def test_a_crop_of_an_image_without_points_is_anywhere_and_large_enough():
+    ramp = np.arange(30 * 50, dtype=np.uint32).reshape(30, 50)
+    rgb = np.stack([ramp // 256, ramp % 256, 0 * ramp], axis=-1).astype(np.uint8)
+    config = replace(STILL, crop=1.0, crop_least=0.3)
+    corners = []
+    for seed in range(200):
+        crop = altered(rgb, generator_of("crop", seed), config).astype(int)
+        height, width = crop.shape[:2]
+        assert height >= 9
+        assert width >= 15
+        top, left = divmod(256 * crop[0, 0, 0] + crop[0, 0, 1], 50)
+        assert np.array_equal(crop, rgb[top : top + height, left : left + width])
+        corners.append((top, left, top + height, left + width))
+    found = np.array(corners)
+    assert (found.min(axis=0)[:2] == 0).all()
+    assert (found.max(axis=0)[2:] == [30, 50]).all()
+    assert (found.max(axis=0)[:2] > [10, 18]).all()

@@ -1,4 +1,5 @@
 import copy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,6 @@ from nemf.model.presets import NeMFConfig, build
 from nemf.model.weights_file import BackboneConfig
 from nemf.training.draws import generator_of
 from nemf.training.example import Example
-from nemf.training.frozen import parameter_groups
 from nemf.training.loop import Trainer, TrainerConfig, rate_share
 from nemf.training.losses import LossConfig
 from nemf.training.prepare import Batch, ImageFormat, collate
@@ -123,15 +123,7 @@ def test_a_frozen_backbone_stays_and_a_trained_one_keeps_its_normalisation(batch
     assert changed(None) == set()
     trained = changed(1e-4)
     convolutions = {name for name in tiny().backbone.state_dict() if "conv" in name or "downsample.0" in name}
-    assert trained == convolutions
-
-
-def test_each_group_has_its_rate():
-    model = tiny()
-    head, backbone = parameter_groups(model, lr=0.5, backbone_lr=0.25)
-    assert (head["lr"], backbone["lr"]) == (0.5, 0.25)
-    trained = {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
-    assert {id(p) for group in (head, backbone) for p in group["params"]} == trained
+    assert trained == convolutions - {"network.conv1.weight"}  # its map is larger than any that is correlated
 
 
 def test_the_losses_can_be_wrapped(batches: list[Batch], tmp_path: Path):
@@ -144,6 +136,15 @@ def test_the_losses_can_be_wrapped(batches: list[Batch], tmp_path: Path):
         assert wrapped.state_dict()["model"].keys() == plain.state_dict()["model"].keys()
     finally:
         torch.distributed.destroy_process_group()
+
+
+def test_mixed_precision_changes_digits_and_keeps_weights_whole(batches: list[Batch]):
+    exact, mixed = (Trainer(tiny(), replace(CONFIG, bfloat16=bfloat16), CPU) for bfloat16 in (False, True))
+    expected, found = exact.step(batches[0]), mixed.step(batches[0])
+    assert found != expected
+    for name in ("field", "flow"):
+        assert found[name] == pytest.approx(expected[name], rel=0.1)
+    assert {parameter.dtype for parameter in mixed.model.parameters()} == {torch.float32}
 
 
 def test_a_gradient_that_is_not_finite_changes_nothing(batches: list[Batch]):
@@ -161,8 +162,6 @@ def test_bad_configurations():
         TrainerConfig(steps=5, warmup_steps=5)
     with pytest.raises(ValueError, match=r"clip_norm must be above 0; got 0\.0"):
         TrainerConfig(steps=5, clip_norm=0.0)
-    with pytest.raises(ValueError, match="bfloat16 needs a CUDA device; this is cpu"):
-        Trainer(tiny(), TrainerConfig(steps=5, bfloat16=True), CPU)
 
 
 def pck(model: NeMF, examples: list[Example]) -> float:
@@ -178,11 +177,11 @@ def pck(model: NeMF, examples: list[Example]) -> float:
 
 
 def test_two_planted_pairs_are_learnt():
-    """The field's loss starts near log 20 = 3.0, and few points are found."""
+    """The field's loss starts near log 20 = 3.0, and the coarse flow alone finds half of the points."""
     examples = [planted(0, n_points=8), planted(1, n_points=8)]
     model = tiny()
     start_at_correlation(model)
-    assert pck(copy.deepcopy(model), examples) < 20
+    assert pck(copy.deepcopy(model), examples) < 70
     config = TrainerConfig(
         steps=60, lr=2e-3, warmup_steps=5, final_lr_share=0.05, ema_decay=0.8, loss=LossConfig(negatives=19)
     )
@@ -190,14 +189,7 @@ def test_two_planted_pairs_are_learnt():
     batch = collate(examples, ImageFormat.of(model))
     losses = [trainer.step(batch) for _ in range(config.steps)]
     assert losses[0]["field"] > 2.7
-    assert losses[0]["flow"] > 1
-    assert losses[-1]["field"] < 1
-    assert losses[-1]["flow"] < 0.4
-    assert pck(trainer.averaged, examples) > 50
-
-
-def test_training_can_start_at_the_correlation(batches: list[Batch]):
-    model = tiny()
-    start_at_correlation(model)
-    encoded = model.encode(batches[0].source, batches[0].target)
-    assert torch.equal(encoded.refined, encoded.correlation)
+    assert losses[0]["flow"] > 0.3
+    assert losses[-1]["field"] < 0.7
+    assert losses[-1]["flow"] < 0.2
+    assert pck(trainer.averaged, examples) > 90

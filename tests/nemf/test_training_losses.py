@@ -6,8 +6,9 @@ from official_nemf import SMALL, official_shapes, official_state_dict
 from torch import nn
 
 from nemf.checkpoints import from_official_state_dict
+from nemf.training.descriptors import descriptor_loss
 from nemf.training.draws import generator_of
-from nemf.training.losses import LossConfig, TrainingLoss, field_loss, flow_loss
+from nemf.training.losses import LOSSES, LossConfig, TrainingLoss, field_loss, flow_loss
 from nemf.training.prepare import Batch
 
 PAIR = torch.tensor([0, 0, 2])
@@ -102,7 +103,14 @@ def network() -> TrainingLoss:
 @pytest.fixture
 def batch() -> Batch:
     images = torch.randn(2, 3, 3, 64, 64, generator=generator_of("images"))
-    return Batch(source=images[0], target=images[1], pair=PAIR, source_xy_norm=SOURCE, target_xy_norm=TARGET)
+    return Batch(
+        source=images[0],
+        target=images[1],
+        pair=PAIR,
+        source_xy_norm=SOURCE,
+        target_xy_norm=TARGET,
+        keypoint=torch.tensor([0, 1, 0]),
+    )
 
 
 def test_both_losses_reach_what_is_trained_and_nothing_else(network: TrainingLoss, batch: Batch):
@@ -120,6 +128,35 @@ def test_both_losses_reach_what_is_trained_and_nothing_else(network: TrainingLos
     assert reached("total") == {"cost_encoder", "field"}
 
 
+@pytest.mark.parametrize("weights", [(1.0, 0.0, 0.0), (0.0, 2.0, 0.0), (0.0, 0.0, 3.0), (1.0, 2.0, 3.0)])
+def test_a_loss_of_no_weight_is_not_computed(
+    network: TrainingLoss, batch: Batch, weights: tuple[float, float, float], monkeypatch: pytest.MonkeyPatch
+):
+    if not any(weights[:2]):
+        monkeypatch.delattr(type(network.model.cost_encoder), "correlate")  # of no use to descriptors
+    names = ("field_weight", "flow_weight", "descriptor_weight")
+    config = LossConfig(**dict(zip(names, weights, strict=True)), negatives=9)
+    losses = TrainingLoss(network.model, config)(batch, generator_of("negatives"))
+
+    by_name = {name: weight for name, weight in zip(LOSSES, weights, strict=True) if weight}
+    assert set(losses) == {*by_name, "total"}
+    weighted = sum(weight * losses[name].item() for name, weight in by_name.items())
+    assert losses["total"].item() == pytest.approx(weighted, rel=1e-5)
+
+
+def test_the_descriptor_loss_is_the_mean_over_maps_and_looks_across_pairs(network: TrainingLoss, batch: Batch):
+    """Points 0 and 2 are one keypoint, in the pairs 0 and 2: in images 0 and 2 of the sources, 3 and 5 of all."""
+    config = LossConfig(field_weight=0.0, flow_weight=0.0, descriptor_weight=1.0)
+    found = TrainingLoss(network.model, config)(batch, generator_of("negatives"))["descriptor"]
+
+    images = torch.cat([batch.source, batch.target])
+    image, keypoint = torch.tensor([0, 0, 2, 3, 3, 5]), torch.tensor([0, 1, 0, 0, 1, 0])
+    places = torch.cat([SOURCE, TARGET])
+    by_map = [descriptor_loss(level, image, places, keypoint).item() for level in network.model.features(images)]
+    assert len(by_map) == 4
+    assert found.item() == pytest.approx(sum(by_map) / 4, rel=1e-4)
+
+
 def test_the_losses_are_finite_in_mixed_precision(network: TrainingLoss, batch: Batch):
     exact = network(batch, generator_of("negatives"))
     with torch.autocast("cpu", torch.bfloat16):
@@ -133,3 +170,7 @@ def test_the_losses_are_finite_in_mixed_precision(network: TrainingLoss, batch: 
 def test_numbers_out_of_range():
     with pytest.raises(ValueError, match=r"the lesser first; got 99, 0\.5, \(0\.3, 0\.1\)"):
         LossConfig(hard_radius_norm=(0.3, 0.1))
+    with pytest.raises(ValueError, match=r"must be at least 0 and not all 0; got 0\.0, 0\.0, 0\.0"):
+        LossConfig(field_weight=0.0, flow_weight=0.0)
+    with pytest.raises(ValueError, match=r"must be at least 0 and not all 0; got 1\.0, -1\.0, 0\.5"):
+        LossConfig(flow_weight=-1.0, descriptor_weight=0.5)

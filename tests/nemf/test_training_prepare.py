@@ -5,8 +5,10 @@ from official_nemf import SMALL, official_shapes, official_state_dict
 
 from nemf.checkpoints import from_official_state_dict
 from nemf.matchers.nemf import NemfMatcher
+from nemf.training.draws import generator_of
 from nemf.training.example import Example, View
 from nemf.training.prepare import ImageFormat, collate
+from nemf.training.warps import WarpConfig, warped_pair
 
 FORMAT = ImageFormat(image_size=32, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
 
@@ -52,3 +54,26 @@ def test_points_that_no_loss_can_take():
     empty = Example(source=view((8, 8), []), target=view((8, 8), []))
     with pytest.raises(ValueError, match="example 0 of the batch has no points"):
         collate([empty], FORMAT)
+
+
+def example(category: str, names: tuple[str, ...] | None, n_points: int = 2) -> Example:
+    points_px = [[number, number] for number in range(n_points)]
+    return Example(source=view((8, 8), points_px), target=view((9, 9), points_px), keypoint_id=names, category=category)
+
+
+def test_points_of_one_name_and_category_have_one_number():
+    examples = [
+        example("cat", ("left_eye", "nose")),
+        example("cat", ("nose", "tail")),
+        example("dog", ("nose", "left_eye")),
+        example("", ("nose", "tail")),
+        example("", ("tail", "nose")),
+    ]
+    assert collate(examples, FORMAT).keypoint.tolist() == [0, 1, 1, 2, 3, 4, 5, 6, 6, 5]
+
+
+def test_points_without_a_name_of_their_own_match_in_their_pair_only():
+    """As those of warped photographs; and as names that are used twice in one example."""
+    warped = warped_pair(view((40, 50), []).rgb, 3, generator_of("warp"), WarpConfig())
+    examples = [example("cat", None), example("cat", ("paw", "paw")), example("cat", ("paw", "nose")), warped]
+    assert collate(examples, FORMAT).keypoint.tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 8]

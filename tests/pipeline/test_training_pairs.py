@@ -37,9 +37,25 @@ def test_a_row_is_an_example(tmp_path: Path, photograph: str):
     assert example.source.xy_px.tolist() == [[1, 2], [10, 5], [30, 20]]
     assert example.target.xy_px.tolist() == [[1.5, 2], [3, 4], [5, 6]]
     assert example.keypoint_id == ("left_eye", "right_eye", "nose")
+    assert example.category.endswith("cat")
     assert example.source.box_xyxy == (1, 2, 30, 20)
     assert example.target.box_xyxy is None
     assert pairs.unusable == {}
+
+
+def test_names_may_mean_the_same_in_all_categories(tmp_path: Path, photograph: str):
+    row = pair_row("p", source_uri=photograph, target_uri=photograph)
+    others = [{**row, "pair_id": "q", "category": None}, {**row, "pair_id": "r", "category": None}]
+    manifest = write_pairs(tmp_path / "pairs.parquet", [row, {**row, "pair_id": "s"}, *others])
+
+    def categories(names_across_categories: bool) -> list[str]:
+        pairs = TrainingPairs(manifest, str(tmp_path), ImageCache(), names_across_categories=names_across_categories)
+        return [pairs.example(number).category for number in range(4)]
+
+    cat, same, unknown, other = categories(False)
+    assert cat == same
+    assert len({cat, unknown, other}) == 3
+    assert set(categories(True)) == {""}
 
 
 def test_points_outside_an_image_are_left_out(tmp_path: Path, photograph: str):
@@ -82,6 +98,37 @@ def test_rows_that_cannot_be_used_are_named_and_the_next_one_is_taken(tmp_path: 
     assert list(pairs.unusable) == [str(number) for number in range(len(rows))]
     for said, reason in zip(broken, pairs.unusable.values(), strict=True):
         assert said in reason
+
+
+def test_a_photograph_is_one_image_of_a_row_keypoints_or_not(tmp_path: Path, photograph: str):
+    without = {"source_xy_px": None, "target_xy_px": None}
+    rows = [
+        pair_row("p", source_uri=photograph, target_image=encoded(noise_rgb(2)), **without),
+        pair_row("small", source_image=encoded(noise_rgb(3, (24, 15))), target_image=encoded(noise_rgb(4))),
+    ]
+    pairs = _pairs(tmp_path, rows)
+
+    assert np.array_equal(pairs.photograph(0, "source"), noise_rgb(1))
+    assert np.array_equal(pairs.photograph(0, "target"), noise_rgb(2))
+    assert np.array_equal(pairs.photograph(1, "target"), noise_rgb(4))
+    assert pairs.unusable_rows() == []
+    assert np.array_equal(pairs.photograph(1, "source"), noise_rgb(1))  # the next row's, which is the first
+    reason = "the source image must be at least 16 pixels high and wide; got (24, 15)"
+    assert pairs.unusable_rows() == [{"pairs": pairs.uri, "pair_id": "small", "reason": reason}]
+
+
+def test_what_a_row_is_of_no_use_for_does_not_change_what_else_it_gives(tmp_path: Path, photograph: str):
+    """Else a restarted run, which has not met the row yet, would see other photographs."""
+    rows = [
+        pair_row("bare", source_uri=photograph, target_uri="absent.png", source_xy_px=None),
+        pair_row("good", source_image=encoded(noise_rgb(5)), target_image=encoded(noise_rgb(6))),
+    ]
+    pairs = _pairs(tmp_path, rows)
+
+    assert np.array_equal(pairs.example(0).source.rgb, noise_rgb(5))
+    assert np.array_equal(pairs.photograph(0, "target"), noise_rgb(6))
+    assert np.array_equal(pairs.photograph(0, "source"), noise_rgb(1))
+    assert list(pairs.unusable) == ["bare"]
 
 
 def test_a_manifest_without_any_usable_row_is_an_error(tmp_path: Path):

@@ -1,0 +1,188 @@
+"""Train a small backbone from random weights to give what a larger one gives, on photographs without annotations.
+
+    python -m jobs.distil --photographs photographs.parquet --out runs/backbone --student nemf-small \
+        --teacher timm/mobilenetv1_100 --teacher-weights mobilenetv1_100.safetensors --steps 6000
+
+Writes OUT/backbone.safetensors and OUT/backbone.json, which jobs.train takes as --backbone-weights. One process; run
+the same command again after any interruption, and it goes on from the last of its states with the same losses.
+"""
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from jobs.command import Names, as_json, run_command
+from nemf.load import find_device
+from nemf.model.backbone import build_backbone, load_backbone
+from nemf.model.presets import PRESETS
+from nemf.training.distil import Distiller
+from nemf.training.loop import TrainerConfig
+from pipeline import storage
+from pipeline.attempts import acquire
+from pipeline.distillation import BACKBONE, Photographs, write_backbone
+from pipeline.prefetch import prepared_ahead
+from pipeline.stopping import stopping_on_signals
+from pipeline.training_folder import (
+    describe,
+    open_training,
+    read_history,
+    read_state,
+    read_success,
+    united,
+    with_configuration,
+    write_state,
+    write_success,
+)
+
+_NOT_SHAPING = {"out", "checkpoint_every", "device", "loaders"}
+"""Settings that may change from one attempt to the next."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Who learns from whom, on what, and how long."""
+
+    photographs: Names
+    """PAIRS manifests whose images are looked at; keypoints do not matter."""
+    out: str
+    """Folder of the run, path or URI; created, or continued if it holds the same run."""
+    teacher: str
+    """Backbone to learn from, timm/MODEL or torchvision/MODEL."""
+    image_root: str | None = None
+    """Folder, path or URI, that relative image URIs of the manifests are below."""
+    student: str = "nemf-small"
+    """Whose backbone learns: a name of nemf.model.presets."""
+    teacher_weights: str | None = None
+    """Local safetensors file of the teacher's weights, with a .json beside it; default: the library's own."""
+    steps: int = 6000
+    """Steps in all."""
+    batch_size: int = 16
+    """Images in a step."""
+    lr: float = 2e-3
+    """Learning rate after the warm-up; it falls to 0 along half a cosine."""
+    warmup_steps: int = 200
+    """Steps in which the rate rises to its full size."""
+    bfloat16: bool = False
+    """Mixed precision: faster on GPUs, and on CPUs that multiply bfloat16 (AMX)."""
+    seed: int = 0
+    """Of all random draws."""
+    log_every: int = 10
+    """Steps from one row of the history to the next."""
+    checkpoint_every: int = 200
+    """Steps from one saved state to the next: what a crash can cost."""
+    device: str = "auto"
+    """cpu, cuda, cuda:N, or auto: a GPU if there is one."""
+    threads: int = 1
+    """Threads to compute with; losses change with it in their last digits."""
+    loaders: int = 1
+    """Threads that prepare batches."""
+
+    def check(self) -> None:
+        """Raises ValueError for settings that cannot be."""
+        if not self.photographs:
+            raise ValueError("--photographs must name at least one manifest")
+        for name in ("steps", "batch_size", "log_every", "checkpoint_every", "threads", "loaders"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name.replace('_', '-')} must be at least 1; got {getattr(self, name)}")
+        if self.student not in PRESETS:
+            raise ValueError(f"--student must be {', '.join(PRESETS)}; got {self.student}")
+
+    @property
+    def trainer(self) -> TrainerConfig:
+        """Raises ValueError for rates that cannot be."""
+        return TrainerConfig(
+            steps=self.steps,
+            lr=self.lr,
+            warmup_steps=self.warmup_steps,
+            final_lr_share=0.0,
+            bfloat16=self.bfloat16,
+            seed=self.seed,
+        )
+
+
+def run(config: Config) -> str:
+    """Train, and return the file of the student's weights.
+
+    Raises ValueError or OSError for what the caller can mend, and KeyboardInterrupt after a signal; the last state
+    that was saved stays in every case.
+    """
+    config.check()
+    config = replace(
+        config,
+        photographs=tuple(map(storage.absolute, config.photographs)),
+        out=storage.absolute(config.out),
+        image_root=config.image_root and storage.absolute(config.image_root),
+        teacher_weights=config.teacher_weights and storage.absolute(config.teacher_weights),
+    )
+    distiller = _distiller(config)
+    settings = {name: value for name, value in as_json(config).items() if name not in _NOT_SHAPING}
+    files = with_configuration(config.teacher_weights)
+    open_training(config.out, describe(settings, config.photographs, files))
+    if read_success(config.out) is None:
+        lease = acquire(config.out)
+        try:
+            with stopping_on_signals(lease) as stopped:
+                _train(config, distiller, stopped.is_set)
+        finally:
+            lease.release({})
+        if read_success(config.out) is None:
+            raise KeyboardInterrupt("the state is saved: run the same command again to go on")
+    history = read_history(config.out)
+    last = history["training"][-1]
+    weights = storage.join(config.out, BACKBONE)
+    print(f"{weights}: after {last['step']} steps, mean squared distance of unit vectors {last['distance']:.3f}")
+    if history["unusable"]:
+        print(f"{len(history['unusable'])} rows could not be used; all are in history.json")
+    return weights
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point."""
+    return run_command(Config, run, argv)
+
+
+def _distiller(config: Config) -> Distiller:
+    torch.manual_seed(config.seed)
+    preset = PRESETS[config.student]()
+    student = build_backbone(preset.backbone, preset.backbone_config)
+    weights = None if config.teacher_weights is None else Path(config.teacher_weights)
+    return Distiller(student, load_backbone(config.teacher, weights), config.trainer, find_device(config.device))
+
+
+def _train(config: Config, distiller: Distiller, asked_to_stop: Callable[[], bool]) -> None:
+    torch.set_num_threads(config.threads)
+    history: dict[str, list[dict[str, Any]]] = {"training": [], "unusable": []}
+    if state := read_state(config.out):
+        distiller.load_state_dict(state["trainer"])
+        history = state["history"]
+    images = Photographs(config.photographs, config.image_root, PRESETS[config.student]().image_size, config.seed)
+    batches = prepared_ahead(
+        lambda step: images.batch(step, config.batch_size), range(distiller.step_number, config.steps), config.loaders
+    )
+    with tqdm(batches, total=config.steps, initial=distiller.step_number, unit="step", mininterval=0.5) as progress:
+        for batch in progress:
+            try:
+                told = distiller.step(batch)
+            except FloatingPointError as error:
+                raise ValueError(f"{error}; lessen --lr, in a new --out") from error
+            step = distiller.step_number
+            last = step == config.steps
+            if step % config.log_every == 0 or last:
+                history["training"].append({"step": step, **told})
+                progress.set_postfix(distance=f"{told['distance']:.3f}", refresh=False)
+            if step % config.checkpoint_every == 0 or last or asked_to_stop():
+                history["unusable"] = united(history["unusable"], images.unusable())
+                write_state(config.out, {"trainer": distiller.state_dict(), "history": history})
+                if asked_to_stop() and not last:
+                    return
+    write_backbone(config.out, distiller.student)
+    write_success(config.out, {"steps": config.steps})
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,85 @@
+"""Draw the matching field of one point: how well each place of the second image suits it (the paper's Figure 2).
+
+    nemf field a.jpg b.jpg --point 120,80 --out field.png
+
+Draws the first image with the point, contours of the score over the second image, and the score as a surface; prints
+where the score is highest on the grid that was drawn, and where the matcher found the point. Cost: seconds.
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
+
+from jobs.command import run_command
+from nemf import load_matcher
+from nemf.matchers.nemf import NemfMatcher
+from pipeline.field_plot import Place, draw_field, encode_figure, format_of, highest
+from pipeline.images import read_image
+from pipeline.points import parse_point
+from pipeline.storage import refuse_overwrite, write_bytes
+
+_RESOLUTION_RANGE = (2, 2048)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Whose field to draw, how finely, and where to."""
+
+    query: tyro.conf.Positional[str]
+    """Image that has the point, path or URI."""
+    reference: tyro.conf.Positional[str]
+    """Image to score, path or URI."""
+    point: Annotated[str, tyro.conf.arg(metavar="X,Y")]
+    """Point in pixels of the query image, 0,0 being the centre of its top-left pixel."""
+    out: str
+    """Image file (.png, .jpg, .svg, ...) to draw into, path or URI."""
+    matcher: str = "nemf-small"
+    """Name of the matcher, see nemf.load_matcher; it must be a NeMF network."""
+    resolution: int = 256
+    """Scores along the longer side of the reference image."""
+    device: str = "auto"
+    """cpu, cuda, cuda:N, or auto: a GPU if there is one."""
+
+
+def run(config: Config) -> None:
+    """Score, match, draw, print."""
+    image_format = format_of(config.out)
+    refuse_overwrite(config.out, config.query, config.reference)
+    low, high = _RESOLUTION_RANGE
+    if not low <= config.resolution <= high:
+        raise ValueError(f"--resolution must be {low} to {high}; got {config.resolution}")
+    query_rgb, reference_rgb = read_image(config.query), read_image(config.reference)
+    query_xy_px = parse_point(config.point, query_rgb, "--point", "X,Y such as 120,80")
+    matcher = load_matcher(config.matcher, device=config.device)
+    if not isinstance(matcher, NemfMatcher):
+        raise ValueError(
+            f"--matcher {config.matcher} has no matching field to draw: give a NeMF network, by its name or folder"
+        )
+
+    reference_hw = reference_rgb.shape[0], reference_rgb.shape[1]
+    height, width = (max(low, round(config.resolution * side / max(reference_hw))) for side in reference_hw)
+    scores = matcher.score_map(query_rgb, reference_rgb, query_xy_px, (height, width))
+    best = highest(scores, reference_hw)
+    match = matcher.match(query_rgb, reference_rgb, [query_xy_px])
+    x_px, y_px = match.reference_xy_px[0].tolist()
+    found = Place(x_px, y_px, match.point_confidence.item())
+    figure = draw_field(query_rgb, reference_rgb, query_xy_px, scores, found)
+    write_bytes(config.out, encode_figure(figure, image_format))
+
+    print(f"{'':21} {'x':>8} {'y':>8}    score")
+    print(f"{'query':21} {query_xy_px[0]:8.1f} {query_xy_px[1]:8.1f}")
+    for what, place in ((f"highest of {width} x {height}", best), ("found by the matcher", found)):
+        print(f"{what:21} {place.x_px:8.1f} {place.y_px:8.1f}   {place.score:6.4f}")
+    print(f"drawn: {config.out}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of the command."""
+    return run_command(Config, run, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

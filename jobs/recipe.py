@@ -1,0 +1,73 @@
+"""Run a recipe: a whole training, from data sets to a checkpoint.
+
+    python -m jobs.recipe nemf-small --data data --out runs/nemf-small --weights mobilenetv1_100.safetensors
+
+The recipes are functions of jobs/recipes.py, whose docstrings say what they need and cost. Manifests that are there are
+kept, and every training goes on where it was: run the same command again after any interruption.
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from jobs import distil, prepare, train
+from jobs.command import run_command
+from jobs.recipes import RECIPES, Place
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Which recipe, on what, where to."""
+
+    name: tyro.conf.Positional[str]
+    """nemf-small, nemf-mobilenet, ablation-raw, ablation-convolution, ablation-attention, ablation-both, paper-spair or
+    paper-pf-pascal."""
+    data: Path
+    """Folder of the data sets."""
+    out: Path
+    """Folder for manifests and runs."""
+    weights: str | None = None
+    """Local safetensors file of ImageNet weights, with a .json beside it; default: the library's own."""
+    threads: int = 1
+    """Threads to compute with."""
+    workers: int = 1
+    """Processes that share the work of the paper's recipes, one per GPU."""
+    bfloat16: bool = True
+    """Mixed precision: faster on GPUs, and on CPUs that multiply bfloat16 (AMX)."""
+
+
+def run(config: Config) -> str:
+    """Run the stages; the folder of the last one's run. Raises as the jobs do."""
+    if config.name not in RECIPES:
+        raise ValueError(f"there is no recipe {config.name!r}; there are: {', '.join(RECIPES)}")
+    place = Place(
+        data=config.data.resolve(),
+        out=config.out.resolve(),
+        weights=config.weights and str(Path(config.weights).resolve()),
+        threads=config.threads,
+        bfloat16=config.bfloat16,
+        workers=config.workers,
+    )
+    stages = RECIPES[config.name](place)
+    for number, stage in enumerate(stages, 1):
+        print(f"stage {number} of {len(stages)}: {stage.out}", flush=True)
+        if isinstance(stage, prepare.Config):
+            if not Path(stage.out).exists():
+                prepare.run(stage)
+        elif isinstance(stage, distil.Config):
+            distil.run(stage)
+        else:
+            train.run(stage)
+    return stages[-1].out
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point."""
+    return run_command(Config, run, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

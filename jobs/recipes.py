@@ -1,0 +1,197 @@
+"""Recipes: whole trainings as configurations, stage by stage. `python -m jobs.recipe NAME` runs one.
+
+Each says what it needs, what it costs and what comes out. A stage is the Config of a job.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeAlias
+
+from jobs import distil, prepare, train
+from nemf.model.presets import CostFeatures
+
+Stage: TypeAlias = prepare.Config | distil.Config | train.Config
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where a recipe finds its data and leaves its folders."""
+
+    data: Path
+    """Folder of the data sets."""
+    out: Path
+    """Folder for manifests and runs."""
+    weights: str | None
+    """Local safetensors file of ImageNet weights, with a .json beside it; None for the library's own."""
+    threads: int
+    """Threads to compute with."""
+    bfloat16: bool
+    """Mixed precision; the paper's recipes do without."""
+    workers: int = 1
+    """Processes that share the work of the paper's recipes, one per GPU."""
+
+
+Recipe: TypeAlias = Callable[[Place], list[Stage]]
+
+
+def nemf_small(place: Place) -> list[Stage]:
+    """The network that ships, from random weights.
+
+    Needs: data/animal-pose (train.parquet, val.parquet), data/imagenet-1000 (images.parquet), and weights of timm's
+    mobilenetv1_100 to distil. Cost and result: see README.md of nemf/pretrained/nemf-small.
+    """
+    out = place.out
+    backbone = distil.Config(
+        photographs=(str(out / "imagenet.parquet"), str(out / "animals.parquet")),
+        out=str(out / "backbone"),
+        teacher="timm/mobilenetv1_100",
+        teacher_weights=place.weights,
+        student="nemf-small",
+        steps=2000,
+        warmup_steps=100,
+        bfloat16=place.bfloat16,
+        threads=place.threads,
+    )
+    weights = str(out / "backbone" / "backbone.safetensors")
+    descriptors = replace(_descriptors(place, "nemf-small"), backbone_weights=weights, backbone_lr=1e-3)
+    return [*_manifests(place), backbone, descriptors, _field(place, descriptors)]
+
+
+def nemf_mobilenet(place: Place) -> list[Stage]:
+    """The same head on the teacher itself: how good it is when the backbone is real.
+
+    Needs: data/animal-pose, data/imagenet-1000 and weights of timm's mobilenetv1_100.
+    """
+    descriptors = replace(_descriptors(place, "nemf-mobilenet"), backbone_weights=place.weights)
+    return [*_manifests(place), descriptors, _field(place, descriptors)]
+
+
+def ablation(kind: CostFeatures) -> Recipe:
+    """Table 3 of the paper: the field on other cost features, all else as in `nemf_small`, whose runs it uses."""
+
+    def recipe(place: Place) -> list[Stage]:
+        *before, field = nemf_small(place)
+        assert isinstance(field, train.Config)
+        return [*before, replace(field, out=str(place.out / f"field-{kind}"), cost_features=kind)]
+
+    return recipe
+
+
+def paper_spair(place: Place) -> list[Stage]:
+    """The published training for SPair-71k: ResNet-101, frozen, both losses, AdamW at 3e-5, negatives all random.
+
+    Needs: data/SPair-71k and weights of torchvision's resnet101. Not run here: the paper reports PCK@.1 53.6 (protocol
+    nemf); on the CPU of the README's tables a step of 8 pairs takes minutes, so it wants GPUs (--workers).
+    The paper does not tell steps and batch size; these are ours: about 15 times through the training pairs.
+    """
+    return _paper(place, dataset="spair", root="SPair-71k", training="trn", protocol="nemf", steps=100_000)
+
+
+def paper_pf_pascal(place: Place) -> list[Stage]:
+    """The published training for PF-PASCAL, whose network the paper also measures on PF-WILLOW.
+
+    Needs: data/PF-PASCAL and weights of torchvision's resnet101. Not run here: the paper reports PCK@.1 93.6 (protocol
+    pf-pascal), on PF-WILLOW 75.0 (pf-willow-bbox-kp). Steps and batch size are ours: about 50 times through.
+    """
+    return _paper(place, dataset="pf-pascal", root="PF-PASCAL", training="train", protocol="pf-pascal", steps=18_000)
+
+
+RECIPES: dict[str, Recipe] = {
+    "nemf-small": nemf_small,
+    "nemf-mobilenet": nemf_mobilenet,
+    "ablation-raw": ablation("raw"),
+    "ablation-convolution": ablation("convolution"),
+    "ablation-attention": ablation("attention"),
+    "ablation-both": ablation("both"),
+    "paper-spair": paper_spair,
+    "paper-pf-pascal": paper_pf_pascal,
+}
+
+
+def _manifests(place: Place) -> list[Stage]:
+    animals, out = str(place.data / "animal-pose"), place.out
+    return [
+        prepare.Config(
+            dataset="animal-pose", root=animals, split="train", pairs_per_category=4000, out=str(out / "train.parquet")
+        ),
+        prepare.Config(
+            dataset="animal-pose", root=animals, split="val", pairs_per_category=100, out=str(out / "val.parquet")
+        ),
+        prepare.Config(dataset="photographs", root=f"{animals}/train.parquet", out=str(out / "animals.parquet")),
+        prepare.Config(
+            dataset="photographs", root=str(place.data / "imagenet-1000"), out=str(out / "imagenet.parquet")
+        ),
+    ]
+
+
+def _descriptors(place: Place, start: str) -> train.Config:
+    """Backbone and neck learn to match by their descriptors alone."""
+    return train.Config(
+        pairs=(str(place.out / "train.parquet"),),
+        photographs=(str(place.out / "imagenet.parquet"),),
+        validation=str(place.out / "val.parquet"),
+        out=str(place.out / "descriptors"),
+        start=start,
+        names_across_categories=True,
+        field_weight=0.0,
+        flow_weight=0.0,
+        descriptor_weight=1.0,
+        lr=1e-3,
+        backbone_lr=2e-4,
+        steps=1500,
+        warmup_steps=100,
+        final_lr_share=0.02,
+        ema_decay=0.99,
+        warp_share=0.1,
+        validation_pairs=200,
+        validate_every=500,
+        bfloat16=place.bfloat16,
+        threads=place.threads,
+    )
+
+
+def _field(place: Place, descriptors: train.Config) -> train.Config:
+    """The field learns, and the cost encoder if it has weights, on descriptors that stay as they are."""
+    return replace(
+        descriptors,
+        start=f"{descriptors.out}/checkpoint",
+        backbone_weights=None,
+        out=str(place.out / "field"),
+        field_weight=1.0,
+        flow_weight=1.0,
+        descriptor_weight=0.0,
+        backbone_lr=None,
+        batch_size=4,
+        steps=700,
+        warmup_steps=50,
+        validation_pairs=100,
+        validate_every=350,
+        search=("patchmatch_steps=5", "grid_strides=8", "refine_steps=10", "refine_lr=0.003"),
+    )
+
+
+def _paper(place: Place, *, dataset: str, root: str, training: str, protocol: str, steps: int) -> list[Stage]:
+    manifests = {split: str(place.out / f"{dataset}-{split}.parquet") for split in (training, "val")}
+    folder = str(place.data / root)
+    prepared = [
+        prepare.Config(dataset=dataset, root=folder, split=split, out=manifest) for split, manifest in manifests.items()
+    ]
+    published = train.Config(
+        pairs=(manifests[training],),
+        validation=manifests["val"],
+        validation_pairs=500,
+        protocol=protocol,
+        out=str(place.out / "field"),
+        start="paper",
+        backbone_weights=place.weights,
+        steps=steps,
+        lr=3e-5,
+        hard=0.0,
+        negatives=99,
+        ema_decay=0.0,
+        validate_every=2000,
+        threads=place.threads,
+        workers=place.workers,
+    )
+    return [*prepared, published]

@@ -1,0 +1,38 @@
+"""The trained descriptors of a network on their own, without cost encoder and field."""
+
+from dataclasses import asdict
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from nemf.model.backbone import tensors_digest
+from nemf.model.correlation import normalise
+from nemf.model.network import NeMF
+
+
+class Descriptors(nn.Module):
+    """The maps that a network correlates, joined into one: to be matched by nearest neighbours, as a backbone's are."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, model: NeMF) -> None:
+        super().__init__()
+        self.backbone = model.backbone
+        self.neck = model.neck
+        self.register_buffer("mean", model.backbone.mean, persistent=False)
+        self.register_buffer("std", model.backbone.std, persistent=False)
+
+    def forward(self, image: Float[Tensor, "b 3 h w"]) -> list[Tensor]:
+        """One map (b, c, h, w), of the size of the shallowest: all maps at unit length, one after the other."""
+        maps = self.backbone(image)
+        maps = [normalise(level) for level in (maps if self.neck is None else self.neck(maps))]
+        size = maps[0].shape[2:]
+        resized = [F.interpolate(level, size, mode="bilinear", align_corners=True) for level in maps]
+        return [torch.cat(resized, dim=1)]
+
+    def digest(self) -> str:
+        """A hash of everything the map depends on."""
+        return tensors_digest(self.state_dict(), [self.backbone.name, asdict(self.backbone.config)])

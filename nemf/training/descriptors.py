@@ -1,0 +1,45 @@
+"""The descriptor loss: every keypoint must find its counterparts in the feature maps alone, before any cost volume.
+
+One look at an image serves its pairs with all other images of the batch: a batch of B pairs holds up to 2B (2B - 1).
+"""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from nemf.model.correlation import normalise
+from nemf.model.quadrilinear import corners
+
+TEMPERATURE = 0.05
+
+
+def descriptor_loss(
+    features: Float[Tensor, "n c h w"],
+    image: Int64[Tensor, " m"],
+    xy_norm: Float[Tensor, "m 2"],
+    keypoint: Int64[Tensor, " m"],
+) -> Float[Tensor, ""]:
+    """How badly a keypoint's descriptor finds the keypoints of the same number in other images; the mean over them.
+
+    Cross-entropy of softmax(cosine / 0.05) over the cells of the other image against the four cells around the true
+    place, by their bilinear weights (align-corners).
+
+    features: maps of N images.
+    image: which image each of M keypoints is in.
+    xy_norm: where, within [-1, 1].
+    keypoint: its number. At least one number must occur in two images.
+    """
+    hw = features.shape[2], features.shape[3]
+    maps = normalise(features.float())
+    cell, weight = corners(xy_norm, hw)
+    cells = maps.flatten(2)
+    at_corners = cells.transpose(1, 2)[image[:, None], cell]
+    descriptor = F.normalize((at_corners * weight[..., None]).sum(dim=1), dim=-1)
+    query, match = ((keypoint[:, None] == keypoint) & (image[:, None] != image)).nonzero(as_tuple=True)
+    assert len(query)
+    with torch.autocast(features.device.type, enabled=False):  # a cosine's rounding is magnified twenty times
+        cosine = torch.einsum("mc,nch->mnh", descriptor, cells)
+    log_likelihood = torch.log_softmax(cosine / TEMPERATURE, dim=-1)
+    truth = log_likelihood[query[:, None], image[match][:, None], cell[match]]
+    return -(truth * weight[match]).sum(dim=1).mean()

@@ -1,0 +1,90 @@
+"""The model card of a checkpoint folder: what the network is, what it learned from, and what it was measured at."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from nemf.model.network import NeMF
+from nemf.model.presets import NeMFConfig
+
+CARD = "README.md"
+
+
+class Measured(NamedTuple):
+    """One number."""
+
+    data: str
+    n_pairs: int
+    protocol: str
+    alpha: float
+    pck: float
+    """Average over images, percent."""
+
+
+def measured(metrics: pa.Table) -> list[Measured]:
+    """The overall numbers of a METRICS table."""
+    chosen = pc.and_(pc.equal(metrics["group_kind"], "all"), pc.equal(metrics["subset"], "all"))
+    return [
+        Measured(row["dataset"] or "-", row["n_pairs"], row["protocol"], row["alpha"], row["pck_image"])
+        for row in metrics.filter(chosen).to_pylist()
+    ]
+
+
+def model_card(
+    name: str,
+    model: NeMF,
+    config: NeMFConfig,
+    *,
+    numbers: Sequence[Measured],
+    training_data: str | None,
+    commands: Sequence[str] = (),
+    settings: Mapping[str, Any] | None = None,
+) -> str:
+    """The card as Markdown.
+
+    numbers: with the protocol of each.
+    training_data: what it learned from and on what terms; None where nobody said.
+    commands: that made it. settings: of the training run.
+    """
+    neck = f", a neck of {config.neck_channels} channels" if config.neck_channels else ""
+    embedding = "4D convolutions" if config.embedding_channels else "pooled correlations"
+    transformer = f" and a transformer of {config.depth} blocks" if config.depth else ""
+    lines = [
+        f"# {name}",
+        "",
+        "A Neural Matching Field (Hong et al., NeurIPS 2022) for semantic correspondence: where in one image is what "
+        "another shows at a point.",
+        "",
+        f"* Network: {config.backbone}{neck}, {embedding}{transformer}, a field of {config.field_blocks} blocks of "
+        f"{config.hidden}; {sum(parameter.numel() for parameter in model.parameters()) / 1e6:.2f} M parameters, images "
+        f"squashed to {config.image_size} x {config.image_size}.",
+        f"* Training data: {training_data or 'not said; whoever trained it knows on what terms it may be used.'}",
+        "",
+        "## Measured",
+        "",
+        *_table(numbers),
+    ]
+    if commands:
+        lines += ["", "## Made by", "", *(f"    {command}" for command in commands)]
+    if settings:
+        lines += ["", "## Settings of the training run", "", *(f"* {key}: {value}" for key, value in settings.items())]
+    return "\n".join(lines) + "\n"
+
+
+def _table(numbers: Sequence[Measured]) -> list[str]:
+    if not numbers:
+        return ["Nothing yet."]
+    alphas = sorted({number.alpha for number in numbers})
+    rows: dict[tuple[str, str, int], dict[float, float]] = {}
+    for number in numbers:
+        rows.setdefault((number.data, number.protocol, number.n_pairs), {})[number.alpha] = number.pck
+    lines = [
+        f"| data | protocol | pairs | {' | '.join(f'PCK@{alpha:g}' for alpha in alphas)} |",
+        f"|---|---|---:|{'---:|' * len(alphas)}",
+    ]
+    for (data, protocol, n_pairs), by_alpha in rows.items():
+        cells = [f"{by_alpha[alpha]:.1f}" if alpha in by_alpha else "" for alpha in alphas]
+        lines.append(f"| {data} | {protocol} | {n_pairs:,} | {' | '.join(cells)} |")
+    return lines

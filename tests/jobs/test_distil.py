@@ -1,0 +1,186 @@
+"""jobs.distil: a tiny student learns from a tiny teacher, is interrupted and goes on, and what is refused."""
+
+import json
+import os
+import re
+import signal
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from make import encoded, noise_rgb, write_pairs
+from tiny import TINY
+
+from jobs.distil import main
+from nemf.model.backbone import build_backbone, load_backbone
+from nemf.model.presets import PRESETS, build
+from nemf.training.distil import Distiller
+from pipeline.distillation import write_backbone
+from pipeline.training_folder import read_history
+
+STEPS = 6
+
+
+@pytest.fixture(autouse=True)
+def _tiny_preset(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(PRESETS, "tiny", lambda: TINY)
+
+
+@pytest.fixture
+def flags(tmp_path: Path) -> list[str]:
+    """All but --out: four photographs without keypoints and one that is lost, and a teacher like the student."""
+    rows: list[dict[str, Any]] = [
+        {
+            "pair_id": str(number),
+            **{f"{side}_image": encoded(noise_rgb(2 * number + k)) for k, side in enumerate(SIDES)},
+        }
+        for number in range(2)
+    ]
+    rows.append({"pair_id": "lost", "source_uri": "lost.png", "target_uri": "lost.png"})
+    torch.manual_seed(0)
+    write_backbone(str(tmp_path / "teacher"), build_backbone(TINY.backbone, TINY.backbone_config))
+    files = ["--photographs", write_pairs(tmp_path / "photographs.parquet", rows), "--image-root", str(tmp_path)]
+    teacher = ["--teacher", TINY.backbone, "--teacher-weights", str(tmp_path / "teacher" / "backbone.safetensors")]
+    size = f"--student tiny --steps {STEPS} --batch-size 4 --warmup-steps 2 --log-every 1 --checkpoint-every 2"
+    return [*files, *teacher, *size.split()]
+
+
+SIDES = ("source", "target")
+
+
+@pytest.fixture
+def straight(flags: list[str], tmp_path: Path) -> Path:
+    """The folder of a run that nobody interrupted."""
+    assert main([*flags, "--out", str(tmp_path / "straight")]) == 0
+    return tmp_path / "straight"
+
+
+def test_what_was_learnt_is_a_backbone_to_train_with(
+    straight: Path, flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    training = read_history(str(straight))["training"]
+    assert [row["step"] for row in training] == list(range(1, STEPS + 1))
+    assert all(set(row) == {"step", "distance", "lr"} for row in training)
+    assert training[-1]["distance"] < 0.9 * training[0]["distance"]
+    (unusable,) = read_history(str(straight))["unusable"]
+    assert unusable["pair_id"] == "lost"
+
+    weights = straight / "backbone.safetensors"
+    student = load_backbone(TINY.backbone, weights)
+    assert student.config == TINY.backbone_config
+    assert student.digest() != load_backbone(TINY.backbone, tmp_path / "teacher" / "backbone.safetensors").digest()
+    with torch.no_grad():
+        encoded = build(TINY, student).encode(*torch.zeros(2, 1, 3, 64, 64))
+    assert encoded.cost_features.isfinite().all()
+
+    before = {file: file.read_bytes() for file in straight.rglob("*") if file.is_file()}
+    assert main([*flags, "--out", str(straight)]) == 0
+    assert f"{weights}: after {STEPS} steps, mean squared" in capsys.readouterr().out
+    assert {file: file.read_bytes() for file in straight.rglob("*") if file.is_file()} == before
+
+
+@pytest.mark.parametrize(("asked", "saved"), [(signal.SIGTERM, 4), (None, 2)])
+def test_stopped_or_killed_and_run_again_it_ends_as_if_nothing_had_been(
+    flags: list[str],
+    straight: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    asked: signal.Signals | None,
+    saved: int,
+):
+    """In the fourth step: a signal lets it save that step too; without one the last state is that of the second."""
+    out = tmp_path / "interrupted"
+    step = Distiller.step
+
+    def interrupted(distiller: Distiller, rgb: torch.Tensor) -> dict[str, float]:
+        if distiller.step_number == 3:
+            if asked is None:
+                raise KeyboardInterrupt
+            os.kill(os.getpid(), asked)
+        return step(distiller, rgb)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Distiller, "step", interrupted)
+        assert main([*flags, "--out", str(out)]) == 130
+    assert "interrupted" in capsys.readouterr().err
+    assert not (out / "backbone.safetensors").exists()
+    assert torch.load(out / "state.pt", weights_only=True)["trainer"]["step_number"] == saved
+
+    assert main([*flags, "--out", str(out)]) == 0
+
+    assert read_history(str(out)) == read_history(str(straight))
+    for file in ("backbone.safetensors", "backbone.json"):
+        assert (out / file).read_bytes() == (straight / file).read_bytes()
+
+
+def test_a_run_that_diverges_says_what_to_do(
+    flags: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    def diverge(_distiller: Distiller, _rgb: torch.Tensor) -> dict[str, float]:
+        raise FloatingPointError("step 0: the gradient is not finite; loss nan")
+
+    monkeypatch.setattr(Distiller, "step", diverge)
+    assert main([*flags, "--out", str(tmp_path / "out")]) == 2
+    _expect_error(capsys, "step 0: the gradient is not finite; loss nan; lessen --lr, in a new --out")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("--photographs", "--photographs must name at least one manifest"),
+        ("--photographs absent.parquet", r"no manifest at .*absent\.parquet"),
+        ("--student large", "--student must be paper, nemf-small, nemf-mobilenet, tiny; got large"),
+        ("--steps 0", "--steps must be at least 1; got 0"),
+        ("--loaders 0", "--loaders must be at least 1; got 0"),
+        (f"--warmup-steps {STEPS}", "there must be more steps than warm-up steps; got 6 steps, 6 to warm up"),
+        ("--teacher-weights absent.safetensors", r"absent\.safetensors: there is no such file"),
+        ("--teacher timm/resnet18", r"backbone\.json: these are weights of 'resnet10t', not of 'resnet18'"),
+        ("--device gpu", "device must be auto, cpu, cuda or cuda:N; got 'gpu'"),
+    ],
+)
+def test_settings_that_cannot_be_leave_no_folder_behind(
+    flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], change: str, message: str
+):
+    out = tmp_path / "out"
+    assert main([*_without(flags, change.split()[0]), *change.split(), "--out", str(out)]) == 2
+    _expect_error(capsys, message)
+    assert not out.exists()
+
+
+def test_a_teacher_of_other_maps_is_refused(flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    coarse = replace(TINY.backbone_config, out_indices=(3,))
+    write_backbone(str(tmp_path / "teacher"), build_backbone(TINY.backbone, coarse))
+    assert main([*flags, "--out", str(tmp_path / "out")]) == 2
+    _expect_error(capsys, "of 64 x 64 pixels it gives 4 cells a side, the student 8, 4")
+    assert not (tmp_path / "out").exists()
+
+
+def test_another_run_in_the_folder_is_refused(
+    flags: list[str], straight: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert main([*_without(flags, "--batch-size"), "--batch-size", "8", "--out", str(straight)]) == 2
+    _expect_error(capsys, r"another training run \(changed: batch_size: 4 -> 8\)")
+
+    description = json.loads((straight / "run.json").read_text())
+    teacher = str(tmp_path / "teacher" / "backbone.safetensors")
+    description["inputs"][teacher] = "0123"
+    (straight / "run.json").write_text(json.dumps(description))
+    assert main([*flags, "--out", str(straight)]) == 2
+    _expect_error(capsys, rf"changed: content of {teacher}: 0123 -> \w+\)")
+
+
+def _without(flags: list[str], name: str) -> list[str]:
+    """The flags but for one and its value."""
+    if name not in flags:
+        return flags
+    place = flags.index(name)
+    return flags[:place] + flags[place + 2 :]
+
+
+def _expect_error(capsys: pytest.CaptureFixture[str], pattern: str) -> None:
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert line.startswith("error: ")
+    assert re.search(pattern, line), line

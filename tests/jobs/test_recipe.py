@@ -1,0 +1,55 @@
+from pathlib import Path
+
+import pytest
+
+from jobs import distil, prepare, train
+from jobs.recipe import main
+from jobs.recipes import RECIPES, Place
+from pipeline import datasets
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return Place(data=tmp_path / "data", out=tmp_path / "out", weights="weights.safetensors", threads=1, bfloat16=True)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_reads_only_what_a_stage_before_it_wrote(name: str, place: Place):
+    written = set()
+    for stage in RECIPES[name](place):
+        if isinstance(stage, prepare.Config):
+            assert stage.dataset in datasets.names()
+            written.add(stage.out)
+        elif isinstance(stage, distil.Config):
+            assert set(stage.photographs) <= written
+            stage.check()
+            written.add(f"{stage.out}/backbone.safetensors")
+        else:
+            assert isinstance(stage, train.Config)
+            assert {*stage.pairs, *stage.photographs, stage.validation} <= written
+            assert stage.start in ("paper", "nemf-small", "nemf-mobilenet") or stage.start in written
+            assert stage.backbone_weights in (None, place.weights, *written)
+            written.add(f"{stage.out}/checkpoint")
+
+
+def test_the_paper_recipe_has_the_papers_settings(place: Place):
+    *_, stage = RECIPES["paper-spair"](place)
+    assert isinstance(stage, train.Config)
+    assert (stage.start, stage.lr, stage.backbone_lr, stage.hard, stage.descriptor_weight) == (
+        "paper",
+        3e-5,
+        None,
+        0,
+        0,
+    )
+    assert 1 + stage.negatives == 100
+
+
+def test_an_unknown_recipe_is_answered_with_all(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["nemf-large", "--data", str(tmp_path), "--out", str(tmp_path)]) == 2
+    assert "there is no recipe 'nemf-large'; there are: nemf-small, nemf-mobilenet" in capsys.readouterr().err
+
+
+def test_missing_data_are_told_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["nemf-small", "--data", str(tmp_path / "none"), "--out", str(tmp_path / "out")]) == 2
+    assert "animal-pose" in capsys.readouterr().err

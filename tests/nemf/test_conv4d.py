@@ -1,0 +1,31 @@
+import numpy as np
+import torch
+
+from nemf.model.conv4d import Pool4d, Upsample4d
+
+
+def volume(*shape: int) -> np.ndarray:
+    return np.random.default_rng(0).normal(size=shape).astype(np.float32)
+
+
+def test_pooling_keeps_the_greatest_of_sixteen_cells():
+    given = volume(2, 3, 4, 6, 8, 2)
+    blocks = given.reshape(2, 3, 2, 2, 3, 2, 4, 2, 1, 2)
+
+    assert np.array_equal(Pool4d()(torch.from_numpy(given)), blocks.max(axis=(3, 5, 7, 9)))
+
+
+def test_upsampling_is_linear_along_each_axis_and_keeps_the_corners():
+    given = volume(1, 2, 3, 2, 4, 5)
+
+    found = Upsample4d()(torch.from_numpy(given)).numpy()
+
+    weights = [doubling(size) for size in given.shape[2:]]
+    assert np.allclose(found, np.einsum("bcijkl,Ii,Jj,Kk,Ll->bcIJKL", given, *weights), atol=1e-5)
+    assert np.allclose(found[..., ::5, ::3, ::7, ::9], given[..., ::2, ::1, ::3, ::4], atol=1e-6)
+
+
+def doubling(size: int) -> np.ndarray:
+    """(2 size, size): what each old cell gives to each new one."""
+    places = np.linspace(0, size - 1, 2 * size)
+    return np.stack([np.interp(places, np.arange(size), one) for one in np.eye(size)], axis=1)

@@ -1,0 +1,69 @@
+"""What ships: whole, small, with its terms, and better than the matchers without weights."""
+
+import logging
+
+import numpy as np
+import pytest
+import skimage.data
+import torch
+from PIL import Image
+
+from nemf import load_matcher, pretrained
+from nemf.matcher import Matcher
+from nemf.training.augment import AugmentConfig, recoloured
+from nemf.training.draws import generator_of
+from nemf.training.example import Example
+from nemf.training.geometry import AffineRange
+from nemf.training.warps import WarpConfig, warped_pair
+
+BEND = WarpConfig(affine=AffineRange(rotation_deg=30.0, scale=1.3, shear=0.3, shift=0.1), bend=0.7)
+LIGHT = AugmentConfig(brightness=0.5, contrast=0.5, saturation=1.0, hue=0.5)
+
+
+@pytest.mark.parametrize("name", pretrained.NAMES)
+def test_it_is_whole_and_small_and_says_where_it_comes_from(name: str):
+    folder = pretrained.folder(name)
+    files = {file.name: file.stat().st_size for file in folder.iterdir()}
+    assert files.keys() == {"config.json", "model.safetensors", "README.md"}
+    assert sum(files.values()) <= 8 * 10**6
+    card = (folder / "README.md").read_text()
+    assert "research use" in card
+    assert "| spair |" in card
+    assert load_matcher(name, device="cpu").name == name
+
+
+def test_its_terms_are_said_once(caplog: pytest.LogCaptureFixture):
+    pretrained._tell_terms.cache_clear()
+    with caplog.at_level(logging.WARNING, logger="nemf"):
+        for _ in range(2):
+            pretrained.folder("nemf-small")
+    assert len(caplog.records) == 1
+    assert "research use" in caplog.text
+
+
+def planted(number: int) -> Example:
+    """A cat, and the same cat bent, turned and in another light."""
+    photograph = np.asarray(Image.fromarray(skimage.data.chelsea()).resize((300, 200)))
+    example = warped_pair(photograph, 20, generator_of("planted", number), BEND)
+    target_rgb = recoloured(example.target.rgb, generator_of("light", number), LIGHT)
+    return Example(source=example.source, target=type(example.target)(rgb=target_rgb, xy_px=example.target.xy_px))
+
+
+def pck(matcher: Matcher, examples: list[Example], alpha: float = 0.1) -> float:
+    """Percent of the target's points that are found in the source within alpha of its longer side."""
+    correct = []
+    for example in examples:
+        match = matcher.match(example.target.rgb, example.source.rgb, example.target.xy_px)
+        error_px = np.linalg.norm(match.reference_xy_px - example.source.xy_px, axis=1)
+        correct.append(error_px <= alpha * max(example.source.hw))
+    return 100 * float(np.mean(np.concatenate(correct)))
+
+
+def test_it_beats_the_matchers_without_weights_on_planted_warps():
+    torch.manual_seed(0)
+    examples = [planted(number) for number in range(6)]
+    ours = pck(load_matcher("nemf-small", device="cpu"), examples)
+    others = {
+        name: pck(load_matcher(name, device="cpu"), examples) for name in ("nearest-neighbour:dense-sift", "identity")
+    }
+    assert ours > max(others.values())

@@ -1,0 +1,79 @@
+"""NemfMatcher.score_map: the field of one query point over the reference image."""
+
+import numpy as np
+import pytest
+import torch
+from official_nemf import SMALL, official_shapes, official_state_dict
+
+from nemf import ImagePair
+from nemf.coordinates import px_to_norm
+from nemf.matchers.nemf import NemfMatcher, SearchConfig
+from nemf.model.official import from_official_state_dict
+
+QUERY_HW, REFERENCE_HW = (24, 40), (31, 25)
+QUERY, REFERENCE = (
+    np.random.default_rng(seed).integers(0, 256, (*hw, 3), np.uint8) for seed, hw in enumerate((QUERY_HW, REFERENCE_HW))
+)
+
+
+@pytest.fixture(scope="module")
+def matcher() -> NemfMatcher:
+    model = from_official_state_dict(official_state_dict(official_shapes(**SMALL), seed=3), 2)
+    return NemfMatcher("nemf", model, torch.device("cpu"), SearchConfig(patchmatch_steps=3, refine_steps=0))
+
+
+def _score(matcher: NemfMatcher, query_xy_px: list[float], reference_xy_px: np.ndarray) -> np.ndarray:
+    """The scores of places (K, 2) of the reference image, by the network itself."""
+    encoded = matcher.encode([ImagePair(query_rgb=QUERY, reference_rgb=REFERENCE)])
+    places = torch.tensor(reference_xy_px, dtype=torch.float32)
+    point = torch.tensor(query_xy_px).expand(len(places), 2)
+    logits = matcher.model.score(
+        encoded, px_to_norm(places, REFERENCE_HW)[None], px_to_norm(point, QUERY_HW)[None].contiguous()
+    )
+    return logits[0].sigmoid().numpy()
+
+
+def test_it_is_the_score_of_evenly_spaced_places(matcher: NemfMatcher):
+    """11 x 5 places of an image of 31 x 25 pixels are 3 pixels apart in y, and 6 in x."""
+    scores = matcher.score_map(QUERY, REFERENCE, (12.5, 7), (11, 5))
+    assert scores.shape == (11, 5)
+    assert scores.dtype == np.float32
+    rows, columns = [0, 4, 10, 10], [0, 1, 2, 4]
+    places = np.array([[6 * column, 3 * row] for row, column in zip(rows, columns, strict=True)])
+    assert np.abs(scores[rows, columns] - _score(matcher, [12.5, 7.0], places)).max() < 1e-6
+    assert np.ptp(scores) > 1e-3
+    assert not np.array_equal(scores, matcher.score_map(QUERY, REFERENCE, (30, 7), (11, 5)))
+
+
+def test_a_confidence_is_the_score_at_the_place_found(matcher: NemfMatcher):
+    match = matcher.match(QUERY, REFERENCE, [[12.5, 7]])
+    assert match.point_confidence == pytest.approx(_score(matcher, [12.5, 7.0], match.reference_xy_px), abs=1e-6)
+
+
+def test_it_is_highest_where_a_planted_score_is(matcher: NemfMatcher, monkeypatch: pytest.MonkeyPatch):
+    def planted(source_xy_norm: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        return 2 - (source_xy_norm - px_to_norm(torch.tensor([18.0, 5.0]), REFERENCE_HW)).square().sum(dim=-1)
+
+    monkeypatch.setattr(matcher.model, "scorer", lambda *_arguments, **_options: planted)
+    scores = matcher.score_map(QUERY, REFERENCE, [0, 0], REFERENCE_HW)
+    assert np.unravel_index(scores.argmax(), scores.shape) == (5, 18)
+    assert scores[5, 18] == pytest.approx(1 / (1 + np.exp(-2)))
+
+
+def test_one_place_is_the_middle(matcher: NemfMatcher):
+    (middle,) = _score(matcher, [3.0, 4.0], np.array([[12, 15]]))
+    assert matcher.score_map(QUERY, REFERENCE, [3, 4], (1, 1)).item() == pytest.approx(middle, abs=1e-6)
+
+
+def test_a_point_outside_is_the_nearest_one_inside(matcher: NemfMatcher):
+    outside, inside = (matcher.score_map(QUERY, REFERENCE, xy_px, (4, 3)) for xy_px in ((60, -2), (39, 0)))
+    assert np.array_equal(outside, inside)
+
+
+def test_what_it_refuses(matcher: NemfMatcher):
+    with pytest.raises(ValueError, match="needs at least 1 x 1 places; got 0 x 5"):
+        matcher.score_map(QUERY, REFERENCE, [1, 2], (0, 5))
+    with pytest.raises(ValueError, match="cannot reshape array of size 3"):
+        matcher.score_map(QUERY, REFERENCE, [1, 2, 3], (4, 5))
+    with pytest.raises(ValueError, match="points must be finite"):
+        matcher.score_map(QUERY, REFERENCE, [1, float("nan")], (4, 5))

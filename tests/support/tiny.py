@@ -1,0 +1,22 @@
+"""A network with every part that there can be, small enough to be trained in seconds."""
+
+from dataclasses import replace
+
+from nemf.model.presets import nemf_small
+
+TINY = replace(
+    nemf_small(),
+    image_size=64,
+    feature_size=4,
+    neck_channels=16,
+    neck_blocks=2,
+    embedding_channels=(2, 4),
+    projection_dim=16,
+    depth=1,
+    heads=2,
+    mlp_ratio=2,
+    cost_channels=None,
+    hidden=32,
+    field_blocks=2,
+)
+"""Its backbone gives maps of 8 and 4 cells a side, 128 and 256 channels; its neck one of 8 cells, 16 channels."""
