@@ -202,8 +202,9 @@ class _Variant(Matcher):
         encoded = self._encode(pairs)
         start = time.perf_counter()
         with counted(self._matcher.model) as count:
-            fields = self._matcher.search(encoded, pairs)
-            if self._exhaustive:
+            if self._exhaustive is None:
+                fields = self._matcher.search(encoded, pairs)
+            else:
                 fields = [self._best_of_all(encoded, i, pair, self._exhaustive) for i, pair in enumerate(pairs)]
         matches = self._matcher.refine(encoded, fields, pairs)
         self.seconds += time.perf_counter() - start
@@ -218,12 +219,12 @@ class _Variant(Matcher):
         device = self._matcher.device
         field = torch.zeros(2, height, width, device=device)
         places_norm = px_to_norm(pixel_grid((side, side)).view(-1, 2), (side, side)).to(device)
-        only = torch.zeros(1, dtype=torch.int64, device=device)
         inside_px = np.clip(pair.query_xy_px, 0, np.array([width - 1, height - 1], np.float32))
-        for xy_px, (column, row) in zip(inside_px, np.rint(inside_px).astype(int), strict=True):
-            target_xy_norm = px_to_norm(torch.from_numpy(xy_px)[None], (height, width)).to(device)
-            scorer = self._matcher.model.scorer(encoded.pairs(number, number + 1), only, target_xy_norm)
-            best = scorer(places_norm, only.expand(len(places_norm))).argmax()
+        target_xy_norm = px_to_norm(torch.from_numpy(inside_px), (height, width)).to(device)
+        only = torch.zeros(len(inside_px), dtype=torch.int64, device=device)
+        scorer = self._matcher.model.scorer(encoded.pairs(number, number + 1), only, target_xy_norm)
+        for point, (column, row) in enumerate(np.rint(inside_px).astype(int)):
+            best = scorer(places_norm, torch.full((len(places_norm),), point, device=device)).argmax()
             # a point that is no pixel's centre is read from up to four pixels
             rows, columns = slice(max(row - 1, 0), row + 2), slice(max(column - 1, 0), column + 2)
             field[:, rows, columns] = places_norm[best][:, None, None]

@@ -20,7 +20,7 @@ class Distiller:
 
     teacher: for every map of the student it must give one of the same size; others are not looked at.
     config: the rates, the clipping and bfloat16 of a Trainer's; its losses and its averaging mean nothing here.
-    Raises ValueError where it does not.
+    Raises ValueError where the teacher gives no map of a size that the student gives.
     """
 
     def __init__(self, student: Backbone, teacher: Backbone, config: TrainerConfig, device: torch.device) -> None:
