@@ -1,40 +1,42 @@
-"""Train a small backbone from random weights to give what a larger one gives, on photographs without annotations.
+"""Give a network a smaller backbone, trained from random weights to give the same maps, on photographs alone.
 
-    python -m jobs.distil --photographs photographs.parquet --out runs/backbone --student nemf-small \
-        --teacher timm/mobilenetv1_100 --teacher-weights mobilenetv1_100.safetensors --steps 6000
+    python -m jobs.distil --teacher runs/large/checkpoint --student nemf-small --photographs photographs.parquet \
+        --out runs/small --steps 6000
 
-Writes OUT/backbone.safetensors and OUT/backbone.json, which jobs.train takes as --backbone-weights. One process; run
-the same command again after any interruption, and it goes on from the last of its states with the same losses.
+Writes the teacher with the student's backbone, and its model card, to OUT/checkpoint, from where jobs.train can go on.
+One process; run the same command again after any interruption, and it goes on from the last of its states with the
+same losses.
 """
 
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
 from tqdm import tqdm
 
 from jobs.command import Names, as_json, run_command
+from nemf import checkpoints
 from nemf.load import find_device
-from nemf.model.backbone import build_backbone, load_backbone
+from nemf.model.backbone import build_backbone
 from nemf.model.presets import PRESETS
 from nemf.training.distil import Distiller
 from nemf.training.loop import TrainerConfig
 from pipeline import storage
 from pipeline.attempts import acquire
-from pipeline.distillation import BACKBONE, Photographs, write_backbone
+from pipeline.distillation import Photographs
 from pipeline.prefetch import prepared_ahead
 from pipeline.stopping import stopping_on_signals
 from pipeline.training_folder import (
     describe,
+    files_of_checkpoint,
     open_training,
     read_history,
     read_state,
     read_success,
     united,
-    with_configuration,
+    write_checkpoint,
     write_state,
     write_success,
 )
@@ -52,13 +54,11 @@ class Config:
     out: str
     """Folder of the run, path or URI; created, or continued if it holds the same run."""
     teacher: str
-    """Backbone to learn from, timm/MODEL or torchvision/MODEL."""
+    """Checkpoint folder, path or URI, of the network whose backbone is to be replaced."""
     image_root: str | None = None
     """Folder, path or URI, that relative image URIs of the manifests are below."""
     student: str = "nemf-small"
     """Whose backbone learns: a name of nemf.model.presets."""
-    teacher_weights: str | None = None
-    """Local safetensors file of the teacher's weights, with a .json beside it; default: the library's own."""
     steps: int = 6000
     """Steps in all."""
     batch_size: int = 16
@@ -106,7 +106,7 @@ class Config:
 
 
 def run(config: Config) -> str:
-    """Train, and return the file of the student's weights.
+    """Train, and return the checkpoint folder.
 
     Raises ValueError or OSError for what the caller can mend, and KeyboardInterrupt after a signal; the last state
     that was saved stays in every case.
@@ -117,12 +117,11 @@ def run(config: Config) -> str:
         photographs=tuple(map(storage.absolute, config.photographs)),
         out=storage.absolute(config.out),
         image_root=config.image_root and storage.absolute(config.image_root),
-        teacher_weights=config.teacher_weights and storage.absolute(config.teacher_weights),
+        teacher=storage.absolute(config.teacher),
     )
     distiller = _distiller(config)
     settings = {name: value for name, value in as_json(config).items() if name not in _NOT_SHAPING}
-    files = with_configuration(config.teacher_weights)
-    open_training(config.out, describe(settings, config.photographs, files))
+    open_training(config.out, describe(settings, config.photographs, files_of_checkpoint(config.teacher)))
     if read_success(config.out) is None:
         lease = acquire(config.out)
         try:
@@ -134,11 +133,11 @@ def run(config: Config) -> str:
             raise KeyboardInterrupt("the state is saved: run the same command again to go on")
     history = read_history(config.out)
     last = history["training"][-1]
-    weights = storage.join(config.out, BACKBONE)
-    print(f"{weights}: after {last['step']} steps, mean squared distance of unit vectors {last['distance']:.3f}")
+    checkpoint = storage.join(config.out, "checkpoint")
+    print(f"{checkpoint}: after {last['step']} steps, mean squared distance of unit vectors {last['distance']:.3f}")
     if history["unusable"]:
         print(f"{len(history['unusable'])} rows could not be used; all are in history.json")
-    return weights
+    return checkpoint
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -150,8 +149,7 @@ def _distiller(config: Config) -> Distiller:
     torch.manual_seed(config.seed)
     preset = PRESETS[config.student]()
     student = build_backbone(preset.backbone, preset.backbone_config)
-    weights = None if config.teacher_weights is None else Path(config.teacher_weights)
-    return Distiller(student, load_backbone(config.teacher, weights), config.trainer, find_device(config.device))
+    return Distiller(student, checkpoints.load(config.teacher), config.trainer, find_device(config.device))
 
 
 def _train(config: Config, distiller: Distiller, asked_to_stop: Callable[[], bool]) -> None:
@@ -160,7 +158,7 @@ def _train(config: Config, distiller: Distiller, asked_to_stop: Callable[[], boo
     if state := read_state(config.out):
         distiller.load_state_dict(state["trainer"])
         history = state["history"]
-    images = Photographs(config.photographs, config.image_root, PRESETS[config.student]().image_size, config.seed)
+    images = Photographs(config.photographs, config.image_root, distiller.teacher.image_size, config.seed)
     batches = prepared_ahead(
         lambda step: images.batch(step, config.batch_size), range(distiller.step_number, config.steps), config.loaders
     )
@@ -180,7 +178,9 @@ def _train(config: Config, distiller: Distiller, asked_to_stop: Callable[[], boo
                 write_state(config.out, {"trainer": distiller.state_dict(), "history": history})
                 if asked_to_stop() and not last:
                     return
-    write_backbone(config.out, distiller.student)
+    student, teacher = PRESETS[config.student](), checkpoints.read_config(config.teacher)
+    written = replace(teacher, backbone=student.backbone, backbone_config=student.backbone_config)
+    write_checkpoint(config.out, distiller.distilled(), written, checkpoints.read_search(config.teacher), [])
     write_success(config.out, {"steps": config.steps})
 
 

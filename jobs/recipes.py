@@ -36,30 +36,29 @@ Recipe: TypeAlias = Callable[[Place], list[Stage]]
 
 
 def nemf_small(place: Place) -> list[Stage]:
-    """The network that ships, from random weights.
+    """The network that ships: nemf_mobilenet's descriptors, given a backbone from random weights.
 
     Needs: data/animal-pose (train.parquet, val.parquet), data/imagenet-1000 (images.parquet), and weights of timm's
-    mobilenetv1_100 to distil. Cost and result: see README.md of nemf/pretrained/nemf-small.
+    mobilenetv1_100, of which nothing is in the result. Cost and result: see README.md of nemf/pretrained/nemf-small.
     """
     out = place.out
-    backbone = distil.Config(
+    teacher = replace(_descriptors(place, "nemf-mobilenet"), backbone_weights=place.weights, out=str(out / "teacher"))
+    distilled = distil.Config(
         photographs=(str(out / "imagenet.parquet"), str(out / "animals.parquet")),
-        out=str(out / "backbone"),
-        teacher="timm/mobilenetv1_100",
-        teacher_weights=place.weights,
+        out=str(out / "distilled"),
+        teacher=f"{teacher.out}/checkpoint",
         student="nemf-small",
-        steps=2000,
+        steps=3000,
         warmup_steps=100,
         bfloat16=place.bfloat16,
         threads=place.threads,
     )
-    weights = str(out / "backbone" / "backbone.safetensors")
-    descriptors = replace(_descriptors(place, "nemf-small"), backbone_weights=weights, backbone_lr=1e-3)
-    return [*_manifests(place), backbone, descriptors, _field(place, descriptors)]
+    descriptors = replace(_descriptors(place, f"{distilled.out}/checkpoint"), lr=3e-4, backbone_lr=3e-4)
+    return [*_manifests(place), teacher, distilled, descriptors, _field(place, descriptors)]
 
 
 def nemf_mobilenet(place: Place) -> list[Stage]:
-    """The same head on the teacher itself: how good it is when the backbone is real.
+    """MobileNetV1 with its ImageNet weights, fine-tuned: how good the head is when the backbone is real.
 
     Needs: data/animal-pose, data/imagenet-1000 and weights of timm's mobilenetv1_100.
     """

@@ -33,6 +33,7 @@ from pipeline.protocols import protocol
 from pipeline.stopping import stopping_on_signals
 from pipeline.training_folder import (
     describe,
+    files_of_checkpoint,
     open_training,
     read_history,
     read_success,
@@ -271,7 +272,7 @@ def _describe(config: Config) -> dict[str, Any]:
     files = []
     if config.start not in PRESETS:
         checkpoints.read_config(config.start)
-        files = [storage.join(config.start, name) for name in ("config.json", "model.safetensors")]
+        files = files_of_checkpoint(config.start)
     elif config.backbone_weights:
         files = with_configuration(config.backbone_weights)
     settings = {name: value for name, value in as_json(config).items() if name not in _NOT_SHAPING}

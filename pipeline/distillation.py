@@ -1,22 +1,15 @@
-"""What distillation reads and writes: photographs of manifests in, a backbone's weights out."""
+"""What distillation sees: the photographs of manifests, changed at random."""
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict
 
 import torch
 from jaxtyping import Float
-from safetensors.torch import save as as_safetensors
 from torch import Tensor
 
-from nemf.model.backbone import Backbone
 from nemf.training.augment import AugmentConfig, altered
 from nemf.training.draws import generator_of
 from nemf.training.prepare import ImageFormat
-from pipeline import storage
 from pipeline.training_pairs import ImageCache, TrainingPairs, any_photograph
-
-BACKBONE = "backbone.safetensors"
 
 
 class Photographs:
@@ -44,11 +37,3 @@ class Photographs:
         generator = generator_of("photograph", self._seed, step, slot)
         rgb = any_photograph(self._pairs, generator)
         return self._format.squash(altered(rgb, generator, AugmentConfig()))
-
-
-def write_backbone(out: str, backbone: Backbone) -> None:
-    """Write the weights to OUT/backbone.safetensors and how to build and feed the network to OUT/backbone.json."""
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in backbone.network.state_dict().items()}
-    fields = {"model": backbone.name.partition("/")[2], **asdict(backbone.config)}
-    storage.write_bytes(storage.join(out, "backbone.json"), json.dumps(fields, indent=1).encode())
-    storage.write_bytes(storage.join(out, BACKBONE), as_safetensors(tensors))

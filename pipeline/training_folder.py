@@ -53,6 +53,11 @@ def with_configuration(weights: str | None) -> list[str]:
     return [] if weights is None else [weights, str(Path(weights).with_suffix(".json"))]
 
 
+def files_of_checkpoint(folder: str) -> list[str]:
+    """The files of a checkpoint folder that shape its network."""
+    return [storage.join(folder, name) for name in ("config.json", "model.safetensors")]
+
+
 def united(*unusable: Sequence[dict[str, str]]) -> list[dict[str, str]]:
     """Rows that could not be used, met at different times or by different processes, each once and in order."""
     rows = {(row["pairs"], row["pair_id"]): row for met in unusable for row in met}

@@ -52,9 +52,17 @@ def paper() -> NeMFConfig:
 
 
 def nemf_small() -> NeMFConfig:
-    """The network that ships: a residual network of ten layers and a neck, both trained by this project."""
-    config = BackboneConfig(out_indices=(2, 3), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
-    return replace(nemf_mobilenet(), backbone="timm/resnet10t", backbone_config=config)
+    """The network that ships: nemf_mobilenet with a residual network that learns to give MobileNetV1's maps.
+
+    Bottlenecks of a quarter of the usual widths have maps of MobileNetV1's; most of them are at its 16 cells a side.
+    """
+    config = BackboneConfig(
+        create_kwargs={"layers": [1, 2, 6, 1], "channels": [32, 64, 128, 256]},
+        out_indices=(2, 3),
+        mean=(0.5, 0.5, 0.5),
+        std=(0.5, 0.5, 0.5),
+    )
+    return replace(nemf_mobilenet(), backbone="timm/resnet26", backbone_config=config)
 
 
 def nemf_mobilenet() -> NeMFConfig:

@@ -1,4 +1,4 @@
-"""Distillation: a backbone learns from random weights to give the maps that another one, the teacher, gives.
+"""Distillation: a small backbone learns from random weights to stand in for a network's own, behind the same neck.
 
 Photographs are all it takes. What the student knows of anything else it knows from its teacher.
 """
@@ -12,36 +12,37 @@ from torch import Tensor, nn
 
 from nemf.model.backbone import Backbone
 from nemf.model.correlation import normalise
+from nemf.model.network import NeMF
 from nemf.training.loop import TrainerConfig, rate_share
 
 
 class Distiller:
     """Trains a student in place. Its batch normalisation learns its statistics here, and nowhere else.
 
-    teacher: for every map of the student it must give one of the same size; others are not looked at.
+    teacher: stays as it is.
     config: the rates, the clipping and bfloat16 of a Trainer's; its losses and its averaging mean nothing here.
-    Raises ValueError where the teacher gives no map of a size that the student gives.
+    Raises ValueError where the student's maps have not the shapes of those of the teacher's backbone.
     """
 
-    def __init__(self, student: Backbone, teacher: Backbone, config: TrainerConfig, device: torch.device) -> None:
+    def __init__(self, student: Backbone, teacher: NeMF, config: TrainerConfig, device: torch.device) -> None:
         self.config = config
         self.device = device
         self.student = student.to(device).to(memory_format=torch.channels_last)
-        self.teacher = teacher.to(device).to(memory_format=torch.channels_last)
-        blank = torch.zeros(1, 3, 64, 64, device=device)
+        self.teacher = teacher.to(device).requires_grad_(False).eval()
+        for images_in in (self.teacher.backbone, self.teacher.neck):
+            if images_in is not None:
+                images_in.to(memory_format=torch.channels_last)
+        blank = torch.zeros(1, 3, teacher.image_size, teacher.image_size, device=device)
         with torch.no_grad():
-            ours, theirs = ([level.shape[1:] for level in each(blank)] for each in (student, teacher))
-        sides = {side: number for number, (_, _, side) in enumerate(theirs)}
-        if not all(side in sides for _, _, side in ours):
-            raise ValueError(
-                "the teacher must give maps of the sizes of the student's; of 64 x 64 pixels it gives "
-                f"{', '.join(map(str, sides))} cells a side, the student {', '.join(str(side) for *_, side in ours)}"
+            ours, theirs = (
+                [tuple(level.shape[1:]) for level in each(blank)] for each in (self.student, teacher.backbone)
             )
-        self._level = [sides[side] for _, _, side in ours]
-        channels = [(our[0], theirs[level][0]) for our, level in zip(ours, self._level, strict=True)]
-        self.adapters = nn.ModuleList(nn.Conv2d(before, after, 1) for before, after in channels).to(device)
+        if ours != theirs:
+            raise ValueError(
+                f"the student must give maps like its teacher's, {theirs} channels, rows and columns; it gives {ours}"
+            )
         self.student.network.requires_grad_(True)
-        self._parameters = [*self.student.network.parameters(), *self.adapters.parameters()]
+        self._parameters = list(self.student.network.parameters())
         self._optimiser = torch.optim.AdamW(self._parameters, lr=config.lr, weight_decay=config.weight_decay)
         self._schedule = torch.optim.lr_scheduler.LambdaLR(self._optimiser, lambda step: rate_share(step, config))
         self.step_number = 0
@@ -49,20 +50,19 @@ class Distiller:
     def step(self, rgb: Float[Tensor, "b 3 h w"]) -> dict[str, float]:
         """Takes one step on images in [0, 1]; gives the loss before it and the rate.
 
-        The loss is the squared distance between unit vectors, the teacher's at a cell and the student's there after a
-        linear map: 2 - 2 cosines, the mean over cells and maps; 0 is a perfect copy.
+        The loss is the squared distance between the student's unit vectors and the teacher's at a cell, which is
+        2 - 2 cosines: the mean over the cells of a map, and over the backbones' maps and those that the neck makes of
+        them. 0 is a perfect copy.
         """
         rgb = rgb.to(self.device, memory_format=torch.channels_last)
         self.student.network.train()  # the Backbone around it never leaves eval mode itself
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.bfloat16):
             with torch.no_grad():
-                maps = self.teacher(_normalised(rgb, self.teacher))
-                wanted = [maps[level] for level in self._level]
-            given = self.student(_normalised(rgb, self.student))
-            adapted = [adapt(level) for adapt, level in zip(self.adapters, given, strict=True)]
+                wanted = self._seen_through(self.teacher.backbone, rgb)
+            given = self._seen_through(self.student, rgb)
         distances = [
             F.mse_loss(normalise(ours.float()), normalise(theirs.float()), reduction="sum") / theirs[:, 0].numel()
-            for ours, theirs in zip(adapted, wanted, strict=True)
+            for ours, theirs in zip(given, wanted, strict=True)
         ]
         loss = torch.stack(distances).mean()
         self._optimiser.zero_grad()
@@ -76,12 +76,21 @@ class Distiller:
         self.step_number += 1
         return told
 
+    def distilled(self) -> NeMF:
+        """The teacher with the student in place of its backbone; they share what they have."""
+        return NeMF(
+            self.student,
+            self.teacher.cost_encoder,
+            self.teacher.field,
+            neck=self.teacher.neck,
+            image_size=self.teacher.image_size,
+        ).eval()
+
     def state_dict(self) -> dict[str, Any]:
-        """What the next steps depend on, beside configuration and batches."""
+        """What the next steps depend on, beside teacher, configuration and batches."""
         return {
             "step_number": self.step_number,
             "student": self.student.state_dict(),
-            "adapters": self.adapters.state_dict(),
             "optimiser": self._optimiser.state_dict(),
             "schedule": self._schedule.state_dict(),
         }
@@ -89,11 +98,11 @@ class Distiller:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on from a state of the same student, teacher and configuration."""
         self.student.load_state_dict(state["student"])
-        self.adapters.load_state_dict(state["adapters"])
         self._optimiser.load_state_dict(state["optimiser"])
         self._schedule.load_state_dict(state["schedule"])
         self.step_number = state["step_number"]
 
-
-def _normalised(rgb: Tensor, backbone: Backbone) -> Tensor:
-    return (rgb - backbone.mean) / backbone.std
+    def _seen_through(self, backbone: Backbone, rgb: Tensor) -> list[Tensor]:
+        """The maps of a backbone, and those that the teacher's neck makes of them."""
+        maps = backbone((rgb - backbone.mean) / backbone.std)
+        return maps if self.teacher.neck is None else [*maps, *self.teacher.neck(maps)]

@@ -3,10 +3,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from make import encoded, noise_rgb, pair_row, write_pairs
-from tiny import TINY
 
-from nemf.model.backbone import build_backbone, load_backbone
-from pipeline.distillation import Photographs, write_backbone
+from pipeline.distillation import Photographs
 
 HW = (24, 32)
 
@@ -49,17 +47,3 @@ def test_both_images_of_all_rows_are_seen_and_what_is_lost_is_told(tmp_path: Pat
     assert means.min() < 0.01  # black stays black, and white needs a bright photograph
     assert means.max() > 0.9
     assert [(Path(row["pairs"]).name, row["pair_id"]) for row in images.unusable()] == [("1.parquet", "lost")]
-
-
-def test_a_written_backbone_is_loaded_as_it_was(tmp_path: Path):
-    torch.manual_seed(0)
-    backbone = build_backbone(TINY.backbone, TINY.backbone_config).to(memory_format=torch.channels_last)
-
-    write_backbone(str(tmp_path / "run"), backbone)
-
-    loaded = load_backbone(TINY.backbone, tmp_path / "run" / "backbone.safetensors")
-    assert loaded.digest() == backbone.digest()
-    assert loaded.config == TINY.backbone_config
-    other = load_backbone(TINY.backbone, tmp_path / "run" / "backbone.safetensors", out_indices=(1, 3))
-    sizes = [level.shape[-1] for level in other(torch.zeros(1, 3, 64, 64))]
-    assert (sizes, other.config.out_indices) == ([16, 4], (1, 3))

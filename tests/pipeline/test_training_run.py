@@ -1,7 +1,8 @@
 """What each process of a training run does, beside what tests/jobs/test_train_job.py sees from without."""
 
+import json
 from collections import Counter
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from make import encoded, noise_rgb, pair_row, write_pairs
+from safetensors.torch import save_file
 from tiny import TINY
 
 from jobs.command import as_json
@@ -20,7 +22,6 @@ from nemf.model.presets import PRESETS, NeMFConfig, build, with_cost_features
 from nemf.training.example import Example
 from nemf.training.losses import LossConfig
 from nemf.training.sampler import Pick
-from pipeline.distillation import write_backbone
 from pipeline.training_folder import open_training, read_history
 from pipeline.training_run import Examples, Place, TrainingRun, initial_network, train
 
@@ -148,8 +149,12 @@ def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setitem(PRESETS, "tiny", lambda: TINY)
     torch.manual_seed(1)
     every_map = replace(TINY.backbone_config, out_indices=(0, 1, 2, 3))
-    write_backbone(str(tmp_path / "weights"), build_backbone(TINY.backbone, every_map))
-    return str(tmp_path / "weights" / "backbone.safetensors")
+    network = build_backbone(TINY.backbone, every_map).network
+    file = tmp_path / "weights.safetensors"
+    save_file(network.state_dict(), file)
+    described = {"model": TINY.backbone.removeprefix("timm/"), **asdict(every_map)}
+    file.with_suffix(".json").write_text(json.dumps(described))
+    return str(file)
 
 
 def _same(ours: torch.nn.Module, theirs: torch.nn.Module) -> bool:

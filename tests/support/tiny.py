@@ -6,6 +6,8 @@ from nemf.model.presets import nemf_small
 
 TINY = replace(
     nemf_small(),
+    backbone="timm/resnet10t",
+    backbone_config=replace(nemf_small().backbone_config, create_kwargs={}),
     image_size=64,
     feature_size=4,
     neck_channels=16,
