@@ -153,7 +153,9 @@ def run(config: Config) -> list[Row]:
     rows = [
         row
         for name, variant in variants.items()
-        for row in _rows(name, variant, evaluate(pa.concat_tables(matched[name]), truth, [measure], _ALPHAS))
+        for row in _rows(
+            name, variant, evaluate(pa.concat_tables(matched[name]), truth, [measure], _ALPHAS, replicates=0)
+        )
     ]
     about = {
         **machine.describe(device),

@@ -15,17 +15,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from jobs.command import Names, run_command
-from pipeline.evaluate import (
-    DEFAULT_ALPHAS,
-    MATCH_COLUMNS,
-    Failed,
-    evaluate,
-    planned_pairs,
-    without_keypoints,
-)
+from pipeline.evaluate import DEFAULT_ALPHAS, evaluate, planned_pairs
 from pipeline.metrics import per_category, write_metrics
 from pipeline.parts import read_matches
 from pipeline.protocols import protocol
+from pipeline.scores import MATCH_COLUMNS, Failed, without_keypoints
 from pipeline.storage import refuse_overwrite
 
 
@@ -65,7 +59,7 @@ def _print_tables(metrics: pd.DataFrame, failed: Failed) -> None:
         counts = rows.iloc[0]
         dataset, name, direction, subset = counts[["dataset", "protocol", "direction", "subset"]]
         print(f"\n{dataset}, protocol {name}" + (", leak-free pairs only" if subset == "leak_free" else ""))
-        print(f"  {protocol(name).describe(direction)}; image average, percent")
+        print(f"  {protocol(name).describe(direction)}; below the image average, percent")
         print(
             f"  {counts.n_pairs:,} pairs, {counts.n_points:,} keypoints; {counts.n_failed:,} pairs failed or missing"
             + (f" ({'counted wrong' if failed == 'wrong' else 'excluded'})" if counts.n_failed else "")

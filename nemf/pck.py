@@ -35,10 +35,10 @@ def tight_boxes_xyxy(xy_px: Float[np.ndarray, "n 2"], n_points: Int[np.ndarray, 
 
 
 def is_correct(
-    error_px: Float[np.ndarray, " n"], base_px: Float[np.ndarray, " n"], alpha: float
+    error_px: Float[np.ndarray, " n"], base_px: Float[np.ndarray, " n"], alpha: float, *, inclusive: bool = True
 ) -> Bool[np.ndarray, " n"]:
-    """Whether each error is at most alpha T; `base_px` is T per keypoint."""
-    return error_px <= alpha * base_px
+    """Whether each error is at most alpha T, or below it where that is not `inclusive`; `base_px` is T per keypoint."""
+    return error_px <= alpha * base_px if inclusive else error_px < alpha * base_px
 
 
 def count_correct(correct: Bool[np.ndarray, " n"], n_points: Int[np.ndarray, " p"]) -> Int[np.ndarray, " p"]:

@@ -16,10 +16,10 @@ from PIL import Image
 from pipeline import storage
 from pipeline.decode import decode_rows
 from pipeline.drawing import draw_match
-from pipeline.evaluate import Scores
 from pipeline.flow_encoding import decode_flow
 from pipeline.manifest import iter_rows, manifest_files
 from pipeline.parts import list_parts
+from pipeline.scores import Scores
 from schemas.pairs import PAIRS
 
 _WIDTH_PX = 720

@@ -13,17 +13,11 @@ import pyarrow.compute as pc
 
 from nemf import pck
 from pipeline import album
-from pipeline.evaluate import (
-    MATCH_COLUMNS,
-    Failed,
-    Scores,
-    planned_pairs,
-    score,
-    without_keypoints,
-)
+from pipeline.evaluate import planned_pairs
 from pipeline.metrics import per_category, read_metrics
 from pipeline.parts import read_matches
 from pipeline.protocols import protocol
+from pipeline.scores import MATCH_COLUMNS, Failed, Scores, score, without_keypoints
 
 HEADLINE_ALPHA = 0.1
 """The alpha of the large numbers, and the one at which drawn points are green or red."""

@@ -46,7 +46,7 @@ class Validation:
             for chunk in decode_rows(self._rows, self._image_root)
         )
         pairs = self._rows.drop_columns(list(INLINE_COLUMNS))
-        metrics = evaluate(matches, pairs, [self._protocol], ALPHAS)
+        metrics = evaluate(matches, pairs, [self._protocol], ALPHAS, replicates=0)
         chosen = pc.and_(pc.equal(metrics["group_kind"], "all"), pc.equal(metrics["subset"], "all"))
         rows = metrics.filter(chosen).to_pylist()
         found: dict[str, float] = {

@@ -3,8 +3,8 @@
 `group_kind` says what the group is (all, category, pair, a SPair-71k nuisance), `group` which one. Exactly one row
 per dataset, protocol, direction, subset and alpha has `group_kind = group = 'all'`. PCK values are percent, 0..100:
 `pck_image` averages the pairs' own percentages, `pck_point` averages over all keypoints, `pck_class_mean` is the
-unweighted mean of the categories' `pck_image`. `_low` and `_high` are for the bounds of a 95 % interval; intervals are
-not yet computed, so they are null.
+unweighted mean of the categories' `pck_image`. `_low` and `_high` are the ends of a 95 % bootstrap interval (see
+pipeline.bootstrap), null for single pairs and where intervals were not asked for.
 """
 
 import pyarrow as pa

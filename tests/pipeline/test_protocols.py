@@ -4,7 +4,7 @@ from pipeline.protocols import protocol
 
 
 def test_an_unknown_name_lists_the_names_there_are():
-    with pytest.raises(ValueError, match=r"no protocol 'spaire'.*spair, nemf, pf-willow-bbox-kp, pf-pascal"):
+    with pytest.raises(ValueError, match=r"no protocol 'spaire'; there are: spair, nemf, cats.*package.module:NAME"):
         protocol("spaire")
 
 

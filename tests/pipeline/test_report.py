@@ -14,13 +14,14 @@ import pytest
 from PIL import Image
 
 from pipeline import report
-from pipeline.evaluate import MATCH_COLUMNS, Failed, evaluate, score
+from pipeline.evaluate import evaluate
 from pipeline.flow_encoding import encode_flow
 from pipeline.manifest import read_pairs
 from pipeline.metrics import write_metrics
 from pipeline.parts import read_matches, write_part
 from pipeline.protocols import protocol
 from pipeline.report import _spread, render_report
+from pipeline.scores import MATCH_COLUMNS, Failed, score
 from schemas.matches import MATCHES
 from schemas.metrics import METRICS
 from schemas.pairs import PAIRS
