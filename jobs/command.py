@@ -13,9 +13,9 @@ import tyro
 
 from pipeline.errors import ClusterError
 
-OK, CLUSTER_FAILED, BAD_INPUT, OVER_BUDGET, INTERRUPTED = 0, 1, 2, 3, 130
+OK, CLUSTER_FAILED, BAD_INPUT, OVER_BUDGET, NOT_GOOD_ENOUGH, INTERRUPTED = 0, 1, 2, 3, 4, 130
 """Exit codes: done; Ray or one of its processes failed, or a fault of ours; bad input or configuration; finished beyond
-the error budget; stopped by a signal."""
+the error budget; finished, and not as good as was required; stopped by a signal."""
 
 Config = TypeVar("Config")
 
@@ -41,6 +41,10 @@ class OverBudgetError(RuntimeError):
     """The job finished, but more pairs failed than the caller allows."""
 
 
+class RequirementError(RuntimeError):
+    """The job finished, but its result is not what the caller requires."""
+
+
 def run_command(config_type: type[Config], run: Callable[[Config], Any], argv: Sequence[str] | None = None) -> int:
     """Parse `argv` into a Config, run the job, and turn its errors into one line and an exit code.
 
@@ -58,9 +62,9 @@ def run_command(config_type: type[Config], run: Callable[[Config], Any], argv: S
     except KeyboardInterrupt as interrupt:
         print(f"interrupted: {interrupt}" if interrupt.args else "interrupted", file=sys.stderr)
         return INTERRUPTED
-    except OverBudgetError as error:
+    except (OverBudgetError, RequirementError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return OVER_BUDGET
+        return OVER_BUDGET if isinstance(error, OverBudgetError) else NOT_GOOD_ENOUGH
     except (ValueError, OSError, ClusterError) as error:
         if os.environ.get("NEMF_TRACEBACK"):
             raise

@@ -1,9 +1,11 @@
 """Score matches against the manifest's keypoints: PCK under named protocols, per category and overall.
 
-    python -m jobs.evaluate --matches runs/x --pairs pairs.parquet --protocol spair --out metrics.parquet
+    python -m jobs.evaluate --matches runs/x --pairs pairs.parquet --protocol spair nemf --out metrics.parquet
+    python -m jobs.evaluate ... --compare runs/y
+    python -m jobs.evaluate ... --format json --require "spair image .1 all >= 50"
 
 Predictions are stored once, so any number of protocols is computed from them without running a model: seconds for
-thousands of pairs, no GPU. The result is one METRICS Parquet file.
+thousands of pairs, no GPU. The result is one METRICS Parquet file. Intervals are 95 %, by a bootstrap over images.
 """
 
 import sys
@@ -14,13 +16,21 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from jobs.command import Names, run_command
+from jobs.command import Names, RequirementError, run_command
+from pipeline import tables
+from pipeline.bootstrap import REPLICATES
+from pipeline.compare import compare
 from pipeline.evaluate import DEFAULT_ALPHAS, evaluate, planned_pairs
-from pipeline.metrics import per_category, write_metrics
+from pipeline.metrics import write_metrics
 from pipeline.parts import read_matches
-from pipeline.protocols import protocol
+from pipeline.protocols import Protocol, protocol
+from pipeline.published import beside
+from pipeline.requirements import requirement
 from pipeline.scores import MATCH_COLUMNS, Failed, without_keypoints
 from pipeline.storage import refuse_overwrite
+
+_FOR_PROGRAMS = ("csv", "json")
+_SET_BESIDE_ALPHA = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,49 +40,150 @@ class Config:
     pairs: str
     """The PAIRS manifest that was matched."""
     protocol: Names
-    """Protocols to score, such as spair or pf-pascal; an unknown name is answered with all there are."""
+    """Protocols to score, such as spair or pf-pascal, or package.module:NAME for your own; an unknown name is answered
+    with all there are."""
     out: str
     """METRICS Parquet file to write."""
     alpha: tuple[float, ...] = DEFAULT_ALPHAS
     """Thresholds, as a share of the protocol's T."""
     failed: Failed = "wrong"
     """Pairs that failed or are missing: count their keypoints as wrong, or exclude them from the averages."""
+    compare: Names = ()
+    """Other runs over the same manifest: how much better or worse each is, with an interval of the difference."""
+    require: tuple[str, ...] = ()
+    """Least values, such as "spair image .1 all >= 50" (protocol, average over image, point or class, alpha, all or a
+    category); where one is missed the exit code is 4."""
+    format: tables.Format = "text"
+    """How tables are printed; csv and json print nothing else: METRICS without single pairs, or with --compare the
+    differences."""
+    replicates: int = REPLICATES
+    """Bootstrap replicates that the intervals come from; 0 for no intervals."""
+    seed: int = 0
+    """Of the bootstrap."""
 
 
 def run(config: Config) -> str:
-    """Score, print a table per dataset, protocol and direction, and write METRICS; where they were written."""
+    """Score, print tables, write METRICS and check what is required; where they were written.
+
+    Raises ValueError and OSError for what the caller can mend, RequirementError where a requirement is missed.
+    """
     refuse_overwrite(config.out, config.matches, config.pairs)
+    if config.replicates < 0:
+        raise ValueError(f"--replicates must be 0 or more; got {config.replicates}")
+    required = [requirement(text) for text in config.require]
     protocols = [protocol(name) for name in config.protocol]
     pairs = planned_pairs(config.pairs, config.matches)
     matches = read_matches(config.matches, MATCH_COLUMNS)
-    metrics = evaluate(matches, pairs, protocols, config.alpha, config.failed)
+    bootstrap = {"replicates": config.replicates, "seed": config.seed}
+    metrics = evaluate(matches, pairs, protocols, config.alpha, config.failed, **bootstrap)
+    others = {
+        other: compare(
+            matches,
+            read_matches(other, MATCH_COLUMNS),
+            pairs,
+            protocols,
+            config.alpha,
+            config.failed,
+            **bootstrap,
+        )
+        for other in config.compare
+    }
     write_metrics(config.out, metrics)
-    _print_tables(metrics.to_pandas(), config.failed)
-    _print_left_out(matches, pairs)
-    print(f"\nwrote {config.out}")
+    frame = metrics.to_pandas()
+    if config.format in _FOR_PROGRAMS:
+        tidy = frame[frame["group_kind"] != "pair"]
+        if others:
+            named = [found.assign(run=config.matches, other=other) for other, found in others.items()]
+            tidy = pd.concat(named, ignore_index=True)
+        print(tables.as_text(tidy, config.format))
+    else:
+        _print_tables(frame, {found.name: found for found in protocols}, config)
+        for other, found in others.items():
+            _print_differences(found, other, config)
+        _print_published(frame, config)
+        _print_left_out(matches, pairs)
+    unmet = [line for each in required for line in each.unmet(frame)]
+    print(f"\nwrote {config.out}", file=sys.stderr if config.format in _FOR_PROGRAMS else sys.stdout)
+    if unmet:
+        raise RequirementError("; ".join(unmet))
     return config.out
 
 
-def _print_tables(metrics: pd.DataFrame, failed: Failed) -> None:
+def _print_tables(metrics: pd.DataFrame, protocols: dict[str, Protocol], config: Config) -> None:
     overall = metrics[metrics["group_kind"] == "all"]
-    for _, rows in overall.groupby(["dataset", "protocol", "direction", "subset"], sort=False):
+    for _, rows in overall.groupby(tables.KEYS, sort=False):
         counts = rows.iloc[0]
-        dataset, name, direction, subset = counts[["dataset", "protocol", "direction", "subset"]]
+        dataset, name, direction, subset = counts[tables.KEYS]
         print(f"\n{dataset}, protocol {name}" + (", leak-free pairs only" if subset == "leak_free" else ""))
-        print(f"  {protocol(name).describe(direction)}; below the image average, percent")
+        print(f"  {protocols[name].describe(direction)}")
+        print("  in the table: average over images, percent, where it does not say otherwise")
         print(
             f"  {counts.n_pairs:,} pairs, {counts.n_points:,} keypoints; {counts.n_failed:,} pairs failed or missing"
-            + (f" ({'counted wrong' if failed == 'wrong' else 'excluded'})" if counts.n_failed else "")
+            + (f" ({'counted wrong' if config.failed == 'wrong' else 'excluded'})" if counts.n_failed else "")
         )
         if counts.n_pairs == 0:
             print("  nothing to score")
             continue
-        table = per_category(metrics, dataset=dataset, protocol=name, direction=direction, subset=subset)
-        means = rows[["pck_point", "pck_class_mean"]].set_axis(["all keypoints", "class mean"], axis=1)
-        table = pd.concat([table, means.T.set_axis([f"PCK@{alpha:g}" for alpha in rows["alpha"]], axis=1)])
-        for count in ("pairs", "keypoints", "failed"):
-            table[count] = [f"{number:,.0f}" if pd.notna(number) else "" for number in table[count]]
-        print(table.to_string(float_format="{:.1f}".format, na_rep="-"))
+        print(tables.as_text(tables.summary(metrics, rows), config.format))
+
+
+def _print_differences(differences: pd.DataFrame, other: str, config: Config) -> None:
+    """The other run's PCK less this one's, with its interval."""
+    print(f"\n{other} less {config.matches}: points of PCK, average over images [95 % interval]")
+    if differences.empty:
+        print("  nothing to compare")
+        return
+    shown = differences[(differences["average"] == "image") & differences["group_kind"].isin(["category", "all"])]
+    for _, rows in shown.groupby(tables.KEYS, sort=False):
+        dataset, name, direction, subset = rows.iloc[0][tables.KEYS]
+        about = f"{dataset}, protocol {name}, {direction.replace('_', ' ')}"
+        print(f"\n{about}" + (", leak-free pairs only" if subset == "leak_free" else ""))
+        interval = [
+            f"{row['difference']:+.1f}"
+            + (f" [{row['difference_low']:+.1f}, {row['difference_high']:+.1f}]" if row["n_pairs"] > 1 else "")
+            for row in rows.to_dict("records")
+        ]
+        table = rows.assign(shown=interval).pivot(index="group", columns="alpha", values="shown")
+        table = table.reindex(rows["group"].drop_duplicates())
+        table.columns = [f"PCK@{alpha:g}" for alpha in table.columns]
+        table.insert(0, "pairs", rows.drop_duplicates("group").set_index("group")["n_pairs"].map("{:,}".format))
+        print(tables.as_text(table.rename_axis(None), config.format))
+
+
+def _print_published(metrics: pd.DataFrame, config: Config) -> None:
+    """What papers say of the same data sets and categories, and which of it may be compared."""
+    rows = beside(metrics, config.matches)
+    rows = rows[rows["alpha"] == _SET_BESIDE_ALPHA]
+    papers = rows[rows["source"] != "this run"]
+    for dataset, of_papers in papers.groupby("dataset"):
+        print(f"\n{dataset}: published PCK@{_SET_BESIDE_ALPHA:g}, beside this run's under the same protocol")
+        lines = []
+        for (method, name), found in of_papers.groupby(["method", "protocol"], sort=False):
+            own = rows[(rows["source"] == "this run") & (rows["dataset"] == dataset) & (rows["protocol"] == name)]
+            values = found.set_index("category")["pck"]
+            alike = bool(found["comparable"].any())
+            lines.append((f"{method} ({name}{'' if alike else ', not comparable'})", values, alike))
+            if alike:
+                lines.append(
+                    (f"  this run ({name})", own.drop_duplicates("category").set_index("category")["pck"], True)
+                )
+        table = pd.DataFrame({name: values for name, values, _ in lines}).T
+        order = [category for category in table.columns if category != "all"]
+        table = table[[*order, *(["all"] if "all" in table.columns else [])]].map(
+            lambda value: "-" if pd.isna(value) else f"{value:.1f}"
+        )
+        text = tables.as_text(table, config.format)
+        if config.format == "text" and sys.stdout.isatty():
+            text = _greyed(text)
+        print(text)
+        whole = of_papers[(of_papers["category"] == "all") & ~of_papers["comparable"]]
+        if not whole.empty:
+            print(f"  published 'all' is over {', '.join(sorted({f'{n:,}' for n in whole['n_pairs'].dropna()}))} pairs")
+
+
+def _greyed(text: str) -> str:
+    """Lines that are not comparable, dim on a terminal."""
+    return "\n".join(f"\033[2m{line}\033[0m" if "not comparable" in line else line for line in text.splitlines())
 
 
 def _print_left_out(matches: pa.Table, pairs: pa.Table) -> None:

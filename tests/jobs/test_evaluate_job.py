@@ -1,3 +1,6 @@
+import io
+import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -96,3 +99,87 @@ def test_an_input_is_not_overwritten(
     assert main([*flags[:-1], name, "--protocol", "spair"]) == 2
     assert f"--out {name} is also an input" in capsys.readouterr().err
     assert (tmp_path / "pairs.parquet").read_bytes() == before
+
+
+def test_tables_for_programs_are_all_that_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    flags = [*_plant(tmp_path, {"cat1": 0, "cat2": 12, "dog1": 4}), "--protocol", "spair", "--alpha", "0.1"]
+    assert main([*flags, "--format", "json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert {(row["group_kind"], row["group"]): row["pck_image"] for row in rows}["category", "cat"] == 50
+    assert "pair" not in {row["group_kind"] for row in rows}
+    assert main([*flags, "--format", "csv"]) == 0
+    table = pd.read_csv(io.StringIO(capsys.readouterr().out))
+    assert table.set_index("group").loc["dog", "pck_image"] == 100
+
+
+def test_tables_for_papers(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    flags = [*_plant(tmp_path, {"cat1": 0, "cat2": 12}), "--protocol", "spair", "--alpha", "0.1", "--replicates", "0"]
+    assert main([*flags, "--format", "markdown"]) == 0
+    lines = [re.sub(" +", " ", line) for line in capsys.readouterr().out.splitlines()]
+    assert "| cat | 2 | 2 | 0 | 50.0 |" in lines
+    assert main([*flags, "--format", "latex"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert r"cat & 2 & 2 & 0 & 50.0 \\" in lines
+
+
+def test_the_interval_is_in_the_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    flags = _plant(tmp_path, {f"cat{number:02}": 12 * (number % 2) for number in range(40)})
+    assert main([*flags, "--protocol", "spair", "--alpha", "0.1"]) == 0
+    printed = capsys.readouterr().out
+    low, high = (float(re.search(rf"^all, 95 % {end} +(\S+)$", printed, re.MULTILINE)[1]) for end in ("from", "to"))
+    assert 30 < low < 40
+    assert 60 < high < 70
+
+
+def test_another_run_is_set_beside_with_the_interval_of_the_difference(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / "other").mkdir()
+    flags = _plant(tmp_path, {"cat1": 0, "cat2": 12, "dog1": 4})
+    _plant(tmp_path / "other", {"cat1": 0, "cat2": 4, "dog1": 12})
+    other = str(tmp_path / "other" / "run")
+    assert main([*flags, "--protocol", "spair", "--alpha", "0.1", "--compare", other]) == 0
+    printed = capsys.readouterr().out
+    assert f"{other} less {tmp_path / 'run'}: points of PCK" in printed
+    assert re.search(r"^cat +2 +\+50\.0 \[\+0\.0, \+100\.0\]$", printed, re.MULTILINE)
+    assert re.search(r"^dog +1 +-100\.0$", printed, re.MULTILINE)  # one pair has no interval
+
+
+@pytest.mark.parametrize(("percent", "code"), [(50, 0), (50.1, 4)])
+def test_a_missed_requirement_is_an_exit_code_of_its_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], percent: float, code: int
+):
+    flags = [*_plant(tmp_path, {"cat1": 0, "cat2": 12}), "--protocol", "spair"]
+    assert main([*flags, "--require", f"spair image .1 all >= {percent}", "spair image .15 cat >= 99"]) == code
+    assert ("spair image .1 all >= 50.1: toy, source to target, has 50.00" in capsys.readouterr().err) == bool(code)
+    assert (tmp_path / "metrics.parquet").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--require", "spair >= 50"], "expected PROTOCOL AVERAGE ALPHA GROUP"),
+        (["--require", "spair image .1 wolf >= 50"], "there is no group wolf; there are: all, cat"),
+        (["--replicates", "-1"], "--replicates must be 0 or more; got -1"),
+        (["--compare", "nowhere"], "no matches at nowhere"),
+    ],
+)
+def test_options_that_cannot_be_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str], message: str
+):
+    assert main([*_plant(tmp_path, {"cat1": 0}), "--protocol", "spair", *more]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_published_numbers_are_beside_the_run_and_say_whether_they_compare(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    flags = _plant(tmp_path, {"cat1": 0, "cat2": 12})
+    pairs = pq.read_table(tmp_path / "pairs.parquet")
+    column = pairs.column_names.index("dataset")
+    named = pairs.set_column(column, PAIRS.field("dataset"), pa.array(["spair", "spair"]))
+    pq.write_table(named, tmp_path / "pairs.parquet")
+    assert main([*flags, "--protocol", "spair"]) == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"^NeMF \(nemf, not comparable\) +70\.5 +53\.6$", printed, re.MULTILINE)
+    assert "published 'all' is over 12,234 pairs" in printed
