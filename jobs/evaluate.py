@@ -5,7 +5,8 @@
     python -m jobs.evaluate ... --format json --require "spair image .1 all >= 50"
 
 Predictions are stored once, so any number of protocols is computed from them without running a model: seconds for
-thousands of pairs, no GPU. The result is one METRICS Parquet file. Intervals are 95 %, by a bootstrap over images.
+thousands of pairs, no GPU. The result is METRICS: one Parquet file, or a folder of that name for a million pairs or
+more, which are scored on Ray. Intervals are 95 %, by a bootstrap over images.
 """
 
 import sys
@@ -17,17 +18,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from jobs.command import Names, RequirementError, run_command
-from pipeline import tables
+from pipeline import storage, tables
 from pipeline.bootstrap import REPLICATES
 from pipeline.compare import compare
-from pipeline.evaluate import DEFAULT_ALPHAS, evaluate, planned_pairs
+from pipeline.evaluate import DEFAULT_ALPHAS, LARGE, evaluate, planned_pairs
+from pipeline.manifest import n_pairs
 from pipeline.metrics import write_metrics
 from pipeline.parts import read_matches
 from pipeline.protocols import Protocol, protocol
 from pipeline.published import beside
 from pipeline.requirements import requirement
 from pipeline.scores import MATCH_COLUMNS, Failed, without_keypoints
-from pipeline.storage import refuse_overwrite
 
 _FOR_PROGRAMS = ("csv", "json")
 _SET_BESIDE_ALPHA = 0.1
@@ -60,6 +61,8 @@ class Config:
     """Bootstrap replicates that the intervals come from; 0 for no intervals."""
     seed: int = 0
     """Of the bootstrap."""
+    address: str | None = None
+    """Ray cluster for a million pairs or more; default: RAY_ADDRESS, else an embedded one on this machine."""
 
 
 def run(config: Config) -> str:
@@ -67,29 +70,13 @@ def run(config: Config) -> str:
 
     Raises ValueError and OSError for what the caller can mend, RequirementError where a requirement is missed.
     """
-    refuse_overwrite(config.out, config.matches, config.pairs)
+    storage.refuse_overwrite(config.out, config.matches, config.pairs)
     if config.replicates < 0:
         raise ValueError(f"--replicates must be 0 or more; got {config.replicates}")
     required = [requirement(text) for text in config.require]
     protocols = [protocol(name) for name in config.protocol]
-    pairs = planned_pairs(config.pairs, config.matches)
-    matches = read_matches(config.matches, MATCH_COLUMNS)
-    bootstrap = {"replicates": config.replicates, "seed": config.seed}
-    metrics = evaluate(matches, pairs, protocols, config.alpha, config.failed, **bootstrap)
-    others = {
-        other: compare(
-            matches,
-            read_matches(other, MATCH_COLUMNS),
-            pairs,
-            protocols,
-            config.alpha,
-            config.failed,
-            **bootstrap,
-        )
-        for other in config.compare
-    }
-    write_metrics(config.out, metrics)
-    frame = metrics.to_pandas()
+    evaluated = _evaluate_large(config, protocols) if n_pairs(config.pairs) >= LARGE else _evaluate(config, protocols)
+    frame, others = evaluated.metrics, evaluated.differences
     if config.format in _FOR_PROGRAMS:
         tidy = frame[frame["group_kind"] != "pair"]
         if others:
@@ -101,12 +88,56 @@ def run(config: Config) -> str:
         for other, found in others.items():
             _print_differences(found, other, config)
         _print_published(frame, config)
-        _print_left_out(matches, pairs)
+        print(evaluated.left_out)
     unmet = [line for each in required for line in each.unmet(frame)]
     print(f"\nwrote {config.out}", file=sys.stderr if config.format in _FOR_PROGRAMS else sys.stdout)
     if unmet:
         raise RequirementError("; ".join(unmet))
     return config.out
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Evaluated:
+    metrics: pd.DataFrame
+    """METRICS, of large runs without single pairs."""
+    differences: dict[str, pd.DataFrame]
+    """By the other run."""
+    left_out: str
+    """What is in no average, in words."""
+
+
+def _evaluate(config: Config, protocols: Sequence[Protocol]) -> _Evaluated:
+    pairs = planned_pairs(config.pairs, config.matches)
+    matches = read_matches(config.matches, MATCH_COLUMNS)
+    bootstrap = {"replicates": config.replicates, "seed": config.seed}
+    metrics = evaluate(matches, pairs, protocols, config.alpha, config.failed, **bootstrap)
+    differences = {}
+    for other in config.compare:
+        others = read_matches(other, MATCH_COLUMNS)
+        differences[other] = compare(matches, others, pairs, protocols, config.alpha, config.failed, **bootstrap)
+    write_metrics(config.out, metrics)
+    return _Evaluated(metrics=metrics.to_pandas(), differences=differences, left_out=_left_out(matches, pairs))
+
+
+def _evaluate_large(config: Config, protocols: Sequence[Protocol]) -> _Evaluated:
+    # Ray takes seconds to import
+    from pipeline.cluster import connected
+    from pipeline.evaluate_large import evaluate_large
+
+    if config.compare:
+        raise ValueError(f"--compare is for runs of fewer than {LARGE:,} pairs")
+    with connected(config.address):
+        metrics = evaluate_large(
+            storage.absolute(config.matches),
+            storage.absolute(config.pairs),
+            storage.absolute(config.out),
+            protocols,
+            config.alpha,
+            config.failed,
+            replicates=config.replicates,
+            seed=config.seed,
+        )
+    return _Evaluated(metrics=metrics.to_pandas(), differences={}, left_out="")
 
 
 def _print_tables(metrics: pd.DataFrame, protocols: dict[str, Protocol], config: Config) -> None:
@@ -186,12 +217,14 @@ def _greyed(text: str) -> str:
     return "\n".join(f"\033[2m{line}\033[0m" if "not comparable" in line else line for line in text.splitlines())
 
 
-def _print_left_out(matches: pa.Table, pairs: pa.Table) -> None:
+def _left_out(matches: pa.Table, pairs: pa.Table) -> str:
+    lines = []
     if n_without := without_keypoints(pairs):
-        print(f"\n{n_without:,} pairs have no keypoints to score and are in no average")
+        lines.append(f"\n{n_without:,} pairs have no keypoints to score and are in no average")
     n_others = pc.sum(pc.invert(pc.is_in(matches["pair_id"], pairs["pair_id"]))).as_py()
     if n_others:
-        print(f"\n{n_others:,} matches are of pairs that this manifest does not plan and are left out")
+        lines.append(f"\n{n_others:,} matches are of pairs that this manifest does not plan and are left out")
+    return "\n".join(lines)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -48,7 +48,7 @@ def nemf_small(place: Place) -> list[Stage]:
         out=str(out / "distilled"),
         teacher=f"{teacher.out}/checkpoint",
         student="nemf-small",
-        steps=3000,
+        steps=2400,
         warmup_steps=100,
         bfloat16=place.bfloat16,
         threads=place.threads,

@@ -11,13 +11,13 @@ over the same images have the same replicates, so that differences between them 
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 
 REPLICATES = 1000
-_SIDES = ("source", "target")
 _UP_TO = np.cumsum([np.exp(-1.0) / np.prod(range(1, k + 1)) for k in range(20)])
 """Probabilities of at most 0, 1, 2, ... draws."""
 
@@ -40,27 +40,40 @@ class Draws:
 
     def weights(self, first: int, last: int) -> np.ndarray:
         """(last - first, P) float64: how often each pair is in replicates `first` up to, not including, `last`."""
-        keys, place = np.unique(np.concatenate([self.source, self.target]), return_inverse=True)
-        drawn = np.stack([_poisson(keys, self.seed, replicate) for replicate in range(first, last)])
-        source, target = np.split(place, 2)
+        images, source, target = self._images
+        drawn = np.stack([_poisson(images, self.seed, replicate) for replicate in range(first, last)])
         return np.where(source == target, drawn[:, source], drawn[:, source] * drawn[:, target])
 
+    @cached_property
+    def _images(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The keys that occur, and which of them are the pairs' source and target."""
+        images, place = np.unique(np.concatenate([self.source, self.target]), return_inverse=True)
+        source, target = np.split(place, 2)
+        return images, source, target
 
-def draws(pairs: pa.Table, seed: int, n_replicates: int) -> Draws:
-    """The draws of PAIRS rows, all of a manifest. Images given inline are told apart by pair."""
+
+def image_keys(pairs: pa.Table) -> tuple[np.ndarray, np.ndarray]:
+    """(P,) uint64 keys of the source and of the target images. Images given inline are told apart by pair."""
     keys = []
-    for side in _SIDES:
+    for side in ("source", "target"):
         own = pairs["pair_id"].to_pandas() + f" {side}"
         keys.append(pd.util.hash_array(pairs[f"{side}_uri"].to_pandas().fillna(own).to_numpy(object), categorize=False))
-    images, place, count = np.unique(np.concatenate(keys), return_inverse=True, return_counts=True)
-    source, target = np.split(place, 2)
-    alone = (count[source] == 1) & (count[target] == 1)
-    return Draws(
-        source=images[source],
-        target=np.where(alone, images[source], images[target]),
-        seed=seed,
-        n_replicates=n_replicates,
-    )
+    return keys[0], keys[1]
+
+
+def shared_images(source: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """The keys that occur more than once, sorted; source, target: those of all pairs of a manifest."""
+    images, count = np.unique(np.concatenate([source, target]), return_counts=True)
+    return images[count > 1]
+
+
+def draws(pairs: pa.Table, seed: int, n_replicates: int, shared: np.ndarray | None = None) -> Draws:
+    """The draws of PAIRS rows. shared: the manifest's shared images where the rows are not all of it."""
+    source, target = image_keys(pairs)
+    if shared is None:
+        shared = shared_images(source, target)
+    alone = ~(np.isin(source, shared) | np.isin(target, shared))
+    return Draws(source=source, target=np.where(alone, source, target), seed=seed, n_replicates=n_replicates)
 
 
 def _poisson(keys: np.ndarray, seed: int, replicate: int) -> np.ndarray:

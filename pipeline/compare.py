@@ -9,9 +9,9 @@ import pyarrow.compute as pc
 
 from pipeline import tally
 from pipeline.bootstrap import REPLICATES, draws
-from pipeline.evaluate import DEFAULT_ALPHAS, groupable, subsets, tally_groups
+from pipeline.evaluate import DEFAULT_ALPHAS, Group, groupable, subsets, tally_groups
 from pipeline.protocols import Protocol
-from pipeline.scores import Failed, directions, score
+from pipeline.scores import Failed, directions_to_score, score
 
 _AVERAGES = {"image": tally.image_average, "point": tally.point_average}
 
@@ -39,8 +39,11 @@ def compare(
     pairs = pairs.take(pc.sort_indices(pairs["pair_id"]))
     manifest, drawn = groupable(pairs), draws(pairs, seed, replicates)
     rows: list[dict[str, object]] = []
-    for protocol in dict.fromkeys(protocols):
-        common = [each for each in directions(matches, protocol) if each in directions(others, protocol)]
+    mine, theirs = (
+        directions_to_score(pc.unique(run["direction"]).to_pylist(), protocols) for run in (matches, others)
+    )
+    for protocol in mine:
+        common = [direction for direction in mine[protocol] if direction in theirs[protocol]]
         if not common:
             raise ValueError(f"protocol {protocol.name}: the runs have no direction in common, so nothing to compare")
         for direction in common:
@@ -51,24 +54,21 @@ def compare(
             sums = [tally.pair_sums(scores, alphas, failed) for scores in scored]
             for dataset, subset, chosen in subsets(manifest):
                 here = chosen & usable
-                mine, theirs = (tally_groups(manifest[here], each[here], drawn.of(here)) for each in sums)
+                tallies = [tally_groups(manifest[here], each[here], drawn.of(here)) for each in sums]
                 named = {"dataset": dataset, "protocol": protocol.name, "direction": direction, "subset": subset}
-                for (kind, group), of in mine.items():
-                    rows += [
-                        {**named, "group_kind": kind, "group": group, **row}
-                        for row in _differences(mine, theirs, (kind, group), of, alphas)
-                    ]
+                for kind, group in tallies[0]:
+                    found = _differences(tallies[0], tallies[1], (kind, group), alphas)
+                    rows += [{**named, "group_kind": kind, "group": group, **row} for row in found]
     return pd.DataFrame(rows)
 
 
 def _differences(
-    mine: dict[tuple[str, str], tally.Tally],
-    theirs: dict[tuple[str, str], tally.Tally],
-    key: tuple[str, str],
-    of: tally.Tally,
+    mine: dict[Group, tally.Tally],
+    theirs: dict[Group, tally.Tally],
+    key: Group,
     alphas: Sequence[float],
 ) -> list[dict[str, object]]:
-    other = theirs[key]
+    of, other = mine[key], theirs[key]
     n_pairs, n_points, n_failed = tally.counts(of)
     if not n_pairs:
         return []

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import pandas as pd
@@ -16,10 +16,12 @@ from pipeline.metrics import load_metrics as load_metrics
 from pipeline.metrics import per_category as per_category
 from pipeline.protocols import Protocol
 from pipeline.run_folder import read_success
-from pipeline.scores import Failed, directions, score
+from pipeline.scores import Failed, directions_to_score, score
 from schemas.metrics import METRICS
 
 DEFAULT_ALPHAS = (0.01, 0.03, 0.05, 0.1, 0.15)
+LARGE = 1_000_000
+"""From so many pairs on pipeline.evaluate_large is for them; below, one process is faster."""
 NUISANCES = ("viewpoint_variation", "scale_variation", "truncation", "occlusion")
 """SPair-71k's, whose levels are groups."""
 
@@ -46,40 +48,74 @@ def evaluate(
     Raises ValueError if no protocol or no usable alpha is given, matches are of several matchers, a protocol's
     direction is absent, matches answer other pairs or points than the manifest holds, or a pair lacks what T needs.
     """
-    if not protocols:
-        raise ValueError("name at least one protocol")
-    if not alphas or not all(0 < alpha < np.inf for alpha in alphas):
-        raise ValueError(f"alphas must be numbers above 0, such as 0.1; got {list(alphas)}")
+    check(protocols, alphas)
     fingerprints = sorted(pc.unique(matches["fingerprint"]).to_pylist())
     if len(fingerprints) > 1:
         raise ValueError(f"the matches are of {len(fingerprints)} matchers, score one at a time: {fingerprints}")
     if matches.num_rows and not pc.any(pc.is_in(pairs["pair_id"], matches["pair_id"])).as_py():
         raise ValueError("the matches answer none of the manifest's pairs: is it the manifest that was matched?")
 
-    alphas = sorted(set(alphas))
+    measures = Measures(
+        directions=directions_to_score(pc.unique(matches["direction"]).to_pylist(), protocols),
+        alphas=tuple(sorted(set(alphas))),
+        failed=failed,
+    )
     pairs = pairs.take(pc.sort_indices(pairs["pair_id"]))  # sums depend on their order in the last digits
+    tallies, of_pairs = measure(matches, pairs, draws(pairs, seed, replicates), measures)
+    rows = [METRICS.empty_table(), *summary_rows(tallies, measures), *of_pairs]
+    said = about(fingerprints, measures, replicates, seed)
+    return pa.concat_tables(rows).replace_schema_metadata({**METRICS.metadata, **said})
+
+
+def check(protocols: Sequence[Protocol], alphas: Sequence[float]) -> None:
+    """Raises ValueError if there is nothing to measure."""
+    if not protocols:
+        raise ValueError("name at least one protocol")
+    if not alphas or not all(0 < alpha < np.inf for alpha in alphas):
+        raise ValueError(f"alphas must be numbers above 0, such as 0.1; got {list(alphas)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measures:
+    """What is measured."""
+
+    directions: dict[Protocol, list[str]]
+    alphas: tuple[float, ...]
+    failed: Failed
+
+
+Scope = tuple[str, str, str, str]
+"""Dataset, protocol, direction and subset: the first columns of METRICS."""
+Group = tuple[str, str]
+"""Kind and name."""
+Tallies = dict[Scope, dict[Group, tally.Tally]]
+
+
+def measure(matches: pa.Table, pairs: pa.Table, drawn: Draws, measures: Measures) -> tuple[Tallies, list[pa.Table]]:
+    """The tallies of the pairs' groups, which can be added to those of other pairs, and METRICS rows of the pairs."""
     manifest = groupable(pairs)
-    drawn = draws(pairs, seed, replicates)
-    tables = [METRICS.empty_table()]
-    for protocol in dict.fromkeys(protocols):
-        for direction in directions(matches, protocol):
+    tallies: Tallies = {}
+    of_pairs = []
+    for protocol, directions in measures.directions.items():
+        for direction in directions:
             scores = score(matches, pairs, protocol, direction)
-            sums = tally.pair_sums(scores, alphas, failed)
+            sums = tally.pair_sums(scores, measures.alphas, measures.failed)
             for dataset, subset, chosen in subsets(manifest):
-                named = {"dataset": dataset, "protocol": protocol.name, "direction": direction, "subset": subset}
+                scope = (dataset, protocol.name, direction, subset)
                 chosen = chosen & (scores.n_points > 0)
-                of_groups = tally_groups(manifest[chosen], sums[chosen], drawn.of(chosen))
-                tables += [
-                    summary_rows(named, of_groups, alphas),
-                    pair_rows(named, manifest[chosen], sums[chosen], alphas),
-                ]
-    about = {
+                tallies[scope] = tally_groups(manifest[chosen], sums[chosen], drawn.of(chosen))
+                of_pairs.append(_pair_rows(scope, manifest[chosen], sums[chosen], measures.alphas))
+    return tallies, of_pairs
+
+
+def about(fingerprints: Sequence[str], measures: Measures, replicates: int, seed: int) -> dict[bytes, bytes]:
+    """What a METRICS file says of itself beside its schema's name and version."""
+    return {
         b"fingerprint": "".join(fingerprints).encode(),
-        b"failed": failed.encode(),
-        b"protocols": json.dumps([asdict(protocol) for protocol in dict.fromkeys(protocols)]).encode(),
+        b"failed": measures.failed.encode(),
+        b"protocols": json.dumps([asdict(protocol) for protocol in measures.directions]).encode(),
         b"bootstrap": json.dumps({"replicates": replicates, "seed": seed}).encode(),
     }
-    return pa.concat_tables(tables).replace_schema_metadata({**METRICS.metadata, **about})
 
 
 def planned_pairs(pairs_uri: str, matches_uri: str) -> pa.Table:
@@ -112,8 +148,8 @@ def subsets(manifest: pd.DataFrame) -> list[tuple[str, str, np.ndarray]]:
     return found
 
 
-def tally_groups(manifest: pd.DataFrame, sums: np.ndarray, drawn: Draws) -> dict[tuple[str, str], tally.Tally]:
-    """The tallies of 'all' and of every group that has a pair, by kind and name."""
+def tally_groups(manifest: pd.DataFrame, sums: np.ndarray, drawn: Draws) -> dict[Group, tally.Tally]:
+    """The tallies of 'all' and of every group that has a pair."""
     found = {
         (kind, name): tally.tally(sums[rows], drawn.of(rows))
         for kind in ("category", *NUISANCES)
@@ -129,11 +165,14 @@ def _groups(names: pd.Series) -> Iterator[tuple[str, np.ndarray]]:
     yield from zip(found, np.split(rows, np.cumsum(np.bincount(number))[:-1]) if len(rows) else [], strict=True)
 
 
-def summary_rows(
-    named: dict[str, str], of_groups: dict[tuple[str, str], tally.Tally], alphas: Sequence[float]
-) -> pa.Table:
-    """METRICS of the groups; `named` holds the columns that they have in common."""
+def summary_rows(tallies: Tallies, measures: Measures) -> list[pa.Table]:
+    """METRICS of all groups."""
+    return [_rows_of(scope, of_groups, measures.alphas) for scope, of_groups in tallies.items()]
+
+
+def _rows_of(scope: Scope, of_groups: dict[Group, tally.Tally], alphas: Sequence[float]) -> pa.Table:
     categories = [of for (kind, _), of in of_groups.items() if kind == "category"]
+    named = dict(zip(METRICS.names, scope, strict=False))
     rows = []
     for (kind, name), of in of_groups.items():
         averages = {"pck_image": tally.image_average(of), "pck_point": tally.point_average(of)}
@@ -151,14 +190,14 @@ def summary_rows(
     return pa.Table.from_pylist(rows, METRICS)
 
 
-def pair_rows(named: dict[str, str], manifest: pd.DataFrame, sums: np.ndarray, alphas: Sequence[float]) -> pa.Table:
+def _pair_rows(scope: Scope, manifest: pd.DataFrame, sums: np.ndarray, alphas: Sequence[float]) -> pa.Table:
     """METRICS of single pairs, which have no intervals."""
     n_pairs, n_points, n_failed = (sums[:, column].astype(np.int64) for column in range(3))
     tables = []
     for number, alpha in enumerate(alphas):
         percent = 100 * sums[:, 3 + number]
         columns = {
-            **{name: _repeated(value, len(sums)) for name, value in named.items()},
+            **{name: _repeated(value, len(sums)) for name, value in zip(METRICS.names, scope, strict=False)},
             "alpha": np.full(len(sums), alpha),
             "group_kind": _repeated("pair", len(sums)),
             "group": pa.array(manifest["pair"], pa.string()),

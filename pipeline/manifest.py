@@ -38,6 +38,17 @@ def open_parquet(uri: str) -> pq.ParquetFile:
         raise ValueError(f"{uri} is not a Parquet file: {error}") from error
 
 
+def row_group_lengths(file: str) -> list[int]:
+    """How many rows each row group of a Parquet file has; raises as open_parquet does."""
+    with open_parquet(file) as parquet:
+        return [parquet.metadata.row_group(group).num_rows for group in range(parquet.num_row_groups)]
+
+
+def n_pairs(pairs_uri: str) -> int:
+    """How many rows a manifest has; raises as manifest_files does."""
+    return sum(sum(row_group_lengths(file)) for file in manifest_files(pairs_uri))
+
+
 def read_pairs(pairs_uri: str, columns: Sequence[str] | None = None) -> pa.Table:
     """PAIRS rows in manifest order; all columns but the inline images unless `columns` names them."""
     names = [name for name in PAIRS.names if name not in INLINE_COLUMNS] if columns is None else list(columns)

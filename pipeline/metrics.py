@@ -11,10 +11,15 @@ from pipeline.manifest import open_parquet
 from schemas.check import conform
 from schemas.metrics import METRICS
 
+SUMMARY = "summary.parquet"
+"""In a folder of METRICS, of a large run: all rows but those of single pairs."""
+
 
 def read_metrics(uri: str) -> pa.Table:
-    """A METRICS file. Raises FileNotFoundError, or ValueError if it is something else."""
-    with open_parquet(uri) as parquet:
+    """A METRICS file, or the summary of a folder of them. Raises FileNotFoundError, or ValueError if it is something
+    else."""
+    file = uri if storage.is_file(uri) else storage.join(uri, SUMMARY)
+    with open_parquet(file) as parquet:
         table = parquet.read()
     return conform(table, METRICS, uri).replace_schema_metadata(table.schema.metadata)
 

@@ -20,7 +20,8 @@ from pipeline.manifest import open_parquet
 from schemas.check import check_schema, conform
 from schemas.matches import MATCHES
 
-_KEY_COLUMNS = ("pair_id", "direction", "status", "attempt")
+KEY_COLUMNS = ("pair_id", "direction", "status", "attempt")
+"""What decides which of several rows of a pair is believed, beside the name of its part."""
 
 
 def write_part(out: str, rows: pa.Table, *, run_id: str = "") -> str:
@@ -59,7 +60,7 @@ def read_matches(out: str, columns: Sequence[str] | None = None) -> pa.Table:
     if not files:
         raise FileNotFoundError(f"no matches at {out}: expected a run folder with parts/*.parquet, or one MATCHES file")
     wanted = list(columns) if columns is not None else MATCHES.names
-    load = list(dict.fromkeys([*wanted, *_KEY_COLUMNS]))
+    load = list(dict.fromkeys([*wanted, *KEY_COLUMNS]))
     expected = pa.schema([MATCHES.field(name) for name in load], metadata=MATCHES.metadata)
     tables, ranks = [], []
     for rank, file in enumerate(files):
@@ -69,7 +70,7 @@ def read_matches(out: str, columns: Sequence[str] | None = None) -> pa.Table:
         tables.append(table)
         ranks.append(pa.array([rank] * table.num_rows, pa.int32()))
     rows = pa.concat_tables(tables)
-    return rows.take(_chosen_rows(rows, pa.chunked_array(ranks))).select(wanted)
+    return rows.take(chosen_rows(rows, pa.chunked_array(ranks))).select(wanted)
 
 
 def count_reasons(rows: pa.Table) -> dict[str, int]:
@@ -79,8 +80,11 @@ def count_reasons(rows: pa.Table) -> dict[str, int]:
     return dict(sorted((entry["values"], entry["counts"]) for entry in reasons.value_counts().to_pylist()))
 
 
-def _chosen_rows(rows: pa.Table, part_rank: pa.ChunkedArray) -> pa.Array:
-    """Indices of the row to believe for every pair and direction, ordered by these two."""
+def chosen_rows(rows: pa.Table, part_rank: pa.ChunkedArray) -> pa.Array:
+    """Indices of the row to believe for every pair and direction, ordered by these two.
+
+    rows: with KEY_COLUMNS. part_rank: the place of each row's part among all in order of name.
+    """
     keys = pa.table(
         {
             "pair_id": rows["pair_id"],

@@ -1,5 +1,6 @@
 """Matches and the manifest's truth to errors: how far off every keypoint is, under one protocol and direction."""
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -57,20 +58,23 @@ class Scores:
         )
 
 
-def directions(matches: pa.Table, protocol: Protocol) -> list[str]:
-    """The directions to score: those the protocol allows and the matches have. Raises ValueError if there is none.
+def directions_to_score(present: Collection[str], protocols: Sequence[Protocol]) -> dict[Protocol, list[str]]:
+    """For each protocol the directions it allows and the matches have. Raises ValueError if there is none.
 
-    Matches without any row are all failures, scored in the protocol's first direction.
+    present: the directions of the matches; where there is none all pairs are missing, and a protocol's first
+        direction is scored.
     """
-    present = set(pc.unique(matches["direction"]).to_pylist())
-    chosen = [direction for direction in protocol.directions if direction in present or not present]
-    if not chosen:
-        wanted = " or ".join(protocol.directions)
-        raise ValueError(
-            f"protocol {protocol.name} measures {wanted}, the matches hold only {', '.join(sorted(present))}; "
-            f"match again: python -m jobs.match --direction {protocol.directions[0]} ... (or --direction both)"
-        )
-    return chosen
+    found = {}
+    for protocol in protocols:
+        chosen = [each for each in protocol.directions if each in present]
+        if present and not chosen:
+            wanted = " or ".join(protocol.directions)
+            raise ValueError(
+                f"protocol {protocol.name} measures {wanted}, the matches hold only {', '.join(sorted(present))}; "
+                f"match again: python -m jobs.match --direction {protocol.directions[0]} ... (or --direction both)"
+            )
+        found[protocol] = chosen or [protocol.directions[0]]
+    return found
 
 
 def score(matches: pa.Table, pairs: pa.Table, protocol: Protocol, direction: str) -> Scores:
