@@ -67,7 +67,9 @@ def nemf_mobilenet(place: Place) -> list[Stage]:
 
 
 def ablation(kind: CostFeatures) -> Recipe:
-    """Table 3 of the paper: the field on other cost features, on the descriptors of `nemf_mobilenet`, whose runs it uses.
+    """Table 3 of the paper: the field on other cost features, behind the descriptors of `nemf_mobilenet`.
+
+    It goes on from the descriptors in OUT, where that recipe has run before.
 
     Fewer steps than there, the same for all variants: a step with a transformer takes 3 s on one CPU core.
     """
