@@ -7,7 +7,6 @@ in this process: read rows, decode each image once, answer, write one Parquet fi
 it with the raw numbers as JSON. Minutes on two cores.
 """
 
-import subprocess
 import sys
 import tempfile
 import time
@@ -16,12 +15,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
 from benchmarks import machine
+from benchmarks.watched import Watched, watched
 from jobs.command import run_command
 from nemf import load_matcher
 from pipeline.decode import decode_rows
@@ -48,17 +47,11 @@ class Config:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measured:
+class Measured(Watched):
     """One size of manifest."""
 
     rows: int
     bare_seconds: float
-    seconds: float
-    """From the process's start to its end."""
-    driver_peak_mb: float
-    """Resident memory of the job's own process."""
-    workers_peak_mb: float
-    """Proportional memory of all processes it started, Ray's included."""
 
 
 def run(config: Config) -> list[Measured]:
@@ -80,23 +73,14 @@ def _measure(folder: Path, n_rows: int, n_images: int) -> Measured:
     bare_seconds = _bare_loop(pairs, folder / "bare.parquet")
     out = folder / str(n_rows) / "run"
     command = [sys.executable, "-m", "jobs.match", "--pairs", pairs, "--out", str(out), "--matcher", "identity"]
-    start = time.perf_counter()
-    process = psutil.Popen([*command, "--slice-pairs", str(_SLICE_PAIRS)], stdout=subprocess.DEVNULL)
-    driver_peak, workers_peak = 0, 0
-    while process.poll() is None:
-        driver_peak = max(driver_peak, _resident(process))
-        workers_peak = max(workers_peak, sum(_proportional(child) for child in process.children(recursive=True)))
-        time.sleep(0.2)
-    seconds = time.perf_counter() - start
+    taken = watched([*command, "--slice-pairs", str(_SLICE_PAIRS)])
     success = read_success(str(out))
     if success is None or success["reasons"] != {"ok": n_rows}:
         raise RuntimeError(f"the run of {n_rows} rows did not finish: {' '.join(command)}")
     return Measured(
         rows=n_rows,
         bare_seconds=bare_seconds,
-        seconds=seconds,
-        driver_peak_mb=driver_peak / 1e6,
-        workers_peak_mb=workers_peak / 1e6,
+        **asdict(taken),
     )
 
 
@@ -138,21 +122,6 @@ def _bare_loop(pairs: str, out: Path) -> float:
     ]
     pq.write_table(pa.concat_tables(tables), out, compression="zstd")
     return time.perf_counter() - start
-
-
-def _resident(process: psutil.Process) -> int:
-    try:
-        return int(process.memory_info().rss)
-    except psutil.Error:
-        return 0
-
-
-def _proportional(process: psutil.Process) -> int:
-    """Memory with shared pages counted once over the processes that share them."""
-    try:
-        return int(process.memory_full_info().pss)
-    except psutil.Error:
-        return 0
 
 
 def _table(measured: Sequence[Measured]) -> list[str]:

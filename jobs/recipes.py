@@ -36,15 +36,15 @@ Recipe: TypeAlias = Callable[[Place], list[Stage]]
 
 
 def nemf_small(place: Place) -> list[Stage]:
-    """The network that ships: nemf_mobilenet's descriptors, given a backbone from random weights.
+    """The network that ships: nemf_mobilenet, given a backbone from random weights and trained on.
 
     Needs: data/animal-pose (train.parquet, val.parquet), data/imagenet-1000 (images.parquet), and weights of timm's
     mobilenetv1_100, of which nothing is in the result. Cost and result: see README.md of nemf/pretrained/nemf-small.
     """
-    out = place.out
-    teacher = replace(_descriptors(place, "nemf-mobilenet"), backbone_weights=place.weights, out=str(out / "teacher"))
+    of_teacher, out = replace(place, out=place.out / "teacher"), place.out
+    *before, teacher = nemf_mobilenet(of_teacher)
     distilled = distil.Config(
-        photographs=(str(out / "imagenet.parquet"), str(out / "animals.parquet")),
+        photographs=(str(of_teacher.out / "imagenet.parquet"), str(of_teacher.out / "animals.parquet")),
         out=str(out / "distilled"),
         teacher=f"{teacher.out}/checkpoint",
         student="nemf-small",
@@ -53,8 +53,15 @@ def nemf_small(place: Place) -> list[Stage]:
         bfloat16=place.bfloat16,
         threads=place.threads,
     )
-    descriptors = replace(_descriptors(place, f"{distilled.out}/checkpoint"), lr=3e-4, backbone_lr=3e-4)
-    return [*_manifests(place), teacher, distilled, descriptors, _field(place, descriptors)]
+    descriptors = replace(
+        _descriptors(of_teacher, f"{distilled.out}/checkpoint"),
+        out=str(out / "descriptors"),
+        lr=3e-4,
+        backbone_lr=3e-4,
+        steps=1000,
+    )
+    field = replace(_field(of_teacher, descriptors), out=str(out / "field"), steps=300, validate_every=300)
+    return [*before, teacher, distilled, descriptors, field]
 
 
 def nemf_mobilenet(place: Place) -> list[Stage]:

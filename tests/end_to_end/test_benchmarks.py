@@ -16,7 +16,7 @@ from make import encoded as encoded_image
 from make import noise_rgb, pair_row, write_pairs
 from official_nemf import SMALL, official_shapes, official_state_dict
 
-from benchmarks import machine, match, overhead, quality, search
+from benchmarks import evaluation, machine, match, overhead, quality, search
 from benchmarks.inputs import image_pair
 from benchmarks.published import PublishedScore, optimise, patchmatch
 from benchmarks.queries import counted, flop_per_query
@@ -79,6 +79,13 @@ def test_overhead_is_measured_and_written(tmp_path: Path):
     assert measured.rows == 50
     assert measured.driver_peak_mb > 0
     assert "| 50 |" in (tmp_path / "overhead.md").read_text()
+
+
+def test_evaluation_is_measured_and_written(tmp_path: Path):
+    measured = evaluation.run(evaluation.Config(pairs=(60,), replicates=10, out=str(tmp_path)))
+
+    assert measured[60].driver_peak_mb > 0
+    assert "| 60 | one process |" in (tmp_path / "evaluation.md").read_text()
 
 
 def test_published_scores_are_ours_however_they_are_chunked(model: NeMF, encoded: Encoded):

@@ -1,0 +1,146 @@
+"""What evaluation takes: jobs.evaluate on planted runs of several sizes, the largest of which are scored on Ray.
+
+    python -m benchmarks.evaluation --out benchmarks/results
+
+Pairs have 8 keypoints, 18 categories, and as many images as SPair-71k's test split has for its number of pairs. Prints
+a Markdown table and writes it with the raw numbers as JSON. Minutes on two cores.
+"""
+
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from benchmarks import machine
+from benchmarks.watched import Watched, watched
+from jobs.command import run_command
+from pipeline.evaluate import LARGE
+from pipeline.parts import write_part
+from schemas.matches import MATCHES
+from schemas.pairs import PAIRS
+
+_PART_PAIRS = 20_000
+_KEYPOINTS = 8
+_CATEGORIES = 18
+_PAIRS_PER_IMAGE = 25
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Which sizes, and where the table goes."""
+
+    pairs: tuple[int, ...] = (12_234, 100_000, 1_000_000)
+    """Numbers of pairs; 12,234 is SPair-71k's test split."""
+    replicates: int = 1000
+    """Of the bootstrap."""
+    out: str | None = None
+    """Folder for evaluation.md and evaluation.json; default: print only."""
+
+
+def run(config: Config) -> dict[int, Watched]:
+    """Measure every size, smallest first, and print the table."""
+    measured = {n_pairs: _measure(n_pairs, config.replicates) for n_pairs in sorted(config.pairs)}
+    about = {
+        **machine.describe(),
+        "run": f"planted, {_KEYPOINTS} keypoints a pair, {_CATEGORIES} categories",
+        "protocol": "spair",
+        "bootstrap replicates": str(config.replicates),
+    }
+    rows = [{"pairs": n_pairs, **asdict(found)} for n_pairs, found in measured.items()]
+    machine.write(config.out, "evaluation", about, _table(measured), rows)
+    return measured
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point."""
+    return run_command(Config, run, argv)
+
+
+def _measure(n_pairs: int, replicates: int) -> Watched:
+    with tempfile.TemporaryDirectory() as folder:
+        pairs, matches = plant(Path(folder), n_pairs)
+        command = [sys.executable, "-m", "jobs.evaluate", "--matches", matches, "--pairs", pairs, "--protocol", "spair"]
+        return watched([*command, "--replicates", str(replicates), "--out", f"{folder}/metrics.parquet"])
+
+
+def plant(folder: Path, n_pairs: int) -> tuple[str, str]:
+    """A manifest and a run folder whose predictions are off by random amounts."""
+    rng = np.random.default_rng(0)
+    n_images = max(2, n_pairs // _PAIRS_PER_IMAGE)
+    file = folder / "pairs.parquet"
+    with pq.ParquetWriter(file, PAIRS) as writer:
+        for start in range(0, n_pairs, _PART_PAIRS):
+            count = min(_PART_PAIRS, n_pairs - start)
+            number = np.arange(start, start + count)
+            pair_id = pa.array([f"{each:09d}" for each in number])
+            points = rng.uniform(0, 200, (count, _KEYPOINTS, 2)).astype(np.float32)
+            found = points + rng.normal(0, 15, points.shape).astype(np.float32)
+            images = [pa.array([f"{each}.jpg" for each in rng.integers(0, n_images, count)]) for _ in range(2)]
+            box = _lists(
+                np.tile(np.array([0, 0, 200, 150], np.float32), (count, 1)), PAIRS.field("source_box_xyxy").type
+            )
+            writer.write_table(
+                _filled(
+                    PAIRS,
+                    pair_id=pair_id,
+                    dataset=pa.repeat(pa.scalar("planted"), count),
+                    category=pa.array([f"category {each % _CATEGORIES:02}" for each in number]),
+                    occlusion=pa.array(number % 4, pa.int8()),
+                    source_uri=images[0],
+                    target_uri=images[1],
+                    source_xy_px=_points(points),
+                    target_xy_px=_points(points),
+                    source_box_xyxy=box,
+                    target_box_xyxy=box,
+                )
+            )
+            rows = _filled(
+                MATCHES,
+                pair_id=pair_id,
+                direction=pa.repeat(pa.scalar("source_to_target"), count),
+                attempt=pa.repeat(pa.scalar(1, pa.int32()), count),
+                status=pa.repeat(pa.scalar("ok"), count),
+                query_xy_px=_points(points),
+                reference_xy_px=_points(found),
+                matcher=pa.repeat(pa.scalar("planted"), count),
+                fingerprint=pa.repeat(pa.scalar("planted"), count),
+            )
+            write_part(str(folder / "run"), rows)
+    return str(file), str(folder / "run")
+
+
+def _filled(schema: pa.Schema, **columns: pa.Array) -> pa.Table:
+    """A table of the schema; other columns are null."""
+    count = len(columns["pair_id"])
+    arrays = [columns[field.name] if field.name in columns else pa.nulls(count, field.type) for field in schema]
+    return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def _lists(values: np.ndarray, kind: pa.DataType) -> pa.Array:
+    return pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), type=kind)
+
+
+def _points(xy_px: np.ndarray) -> pa.Array:
+    """(P, K, 2) as a column of lists of points."""
+    kind = PAIRS.field("source_xy_px").type
+    n_pairs, n_points, _ = xy_px.shape
+    offsets = pa.array(np.arange(n_pairs + 1) * n_points, pa.int32())
+    return pa.ListArray.from_arrays(offsets, _lists(xy_px.reshape(-1, 2), kind.value_type), type=kind)
+
+
+def _table(measured: dict[int, Watched]) -> list[str]:
+    lines = ["| pairs | | seconds | driver peak, MB | other processes peak, MB |", "|---:|---|---:|---:|---:|"]
+    return lines + [
+        f"| {n_pairs:,} | {'on Ray' if n_pairs >= LARGE else 'one process'} | {found.seconds:.1f} | "
+        f"{found.driver_peak_mb:,.0f} | {found.workers_peak_mb:,.0f} |"
+        for n_pairs, found in measured.items()
+    ]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
