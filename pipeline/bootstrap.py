@@ -68,7 +68,12 @@ def shared_images(source: np.ndarray, target: np.ndarray) -> np.ndarray:
 
 
 def draws(pairs: pa.Table, seed: int, n_replicates: int, shared: np.ndarray | None = None) -> Draws:
-    """The draws of PAIRS rows. shared: the manifest's shared images where the rows are not all of it."""
+    """The draws of PAIRS rows. shared: the manifest's shared images where the rows are not all of it.
+
+    Raises ValueError for a seed that is not from 0 to 2^32 - 1.
+    """
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"the bootstrap's seed must be from 0 to {2**32 - 1}; got {seed}")
     source, target = image_keys(pairs)
     if shared is None:
         shared = shared_images(source, target)

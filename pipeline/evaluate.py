@@ -71,6 +71,9 @@ def check(protocols: Sequence[Protocol], alphas: Sequence[float]) -> None:
     """Raises ValueError if there is nothing to measure."""
     if not protocols:
         raise ValueError("name at least one protocol")
+    names = [protocol.name for protocol in dict.fromkeys(protocols)]
+    if repeated := {name for name in names if names.count(name) > 1}:
+        raise ValueError(f"two protocols are called {', '.join(sorted(repeated))}; give each a name of its own")
     if not alphas or not all(0 < alpha < np.inf for alpha in alphas):
         raise ValueError(f"alphas must be numbers above 0, such as 0.1; got {list(alphas)}")
 

@@ -9,7 +9,7 @@ any number of them. A protocol of your own is a Protocol in a module of yours, c
 import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from schemas.matches import DIRECTIONS
 
@@ -37,13 +37,22 @@ class Protocol:
     inclusive: bool = True
     """A distance of exactly alpha T is correct."""
     points: Literal["all", "inside", "truncated"] = "all"
-    """All annotated keypoints count; those inside both images; or all, but with the query's cut down to whole pixels of
-    the space: the displacement found for the keypoint is then taken from there."""
+    """All annotated keypoints count; those inside both images (T stays that of all, and a pair that has none is in no
+    average); or all, but with the query's cut down to whole pixels of the space, from where the displacement found for
+    the keypoint is then taken."""
     average: Average = "image"
     """The number the protocol is known by: the mean over images (pairs), over keypoints, or the mean over categories of
     their means over images."""
 
     def __post_init__(self) -> None:
+        for name, kind in get_type_hints(Protocol).items():
+            choices = get_args(kind)
+            if get_origin(kind) is Literal and getattr(self, name) not in choices:
+                raise ValueError(
+                    f"protocol {self.name}: {name} must be {', '.join(choices)}; got {getattr(self, name)!r}"
+                )
+        if self.side_px is not None and self.side_px < 1:
+            raise ValueError(f"protocol {self.name}: side_px must be at least 1; got {self.side_px}")
         if not self.directions or set(self.directions) - set(DIRECTIONS):
             raise ValueError(
                 f"protocol {self.name}: directions must be of {', '.join(DIRECTIONS)}; got {self.directions}"
@@ -134,8 +143,8 @@ def protocol(name: str) -> Protocol:
     """
     if name in PROTOCOLS:
         return PROTOCOLS[name]
-    module_name, colon, attribute = name.partition(":")
-    if not colon:
+    module_name, _, attribute = name.partition(":")
+    if not all(part.isidentifier() for part in [*module_name.split("."), attribute]):
         raise ValueError(
             f"there is no protocol {name!r}; there are: {', '.join(PROTOCOLS)}; and package.module:NAME for your own"
         )

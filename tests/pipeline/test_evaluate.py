@@ -1,4 +1,5 @@
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -299,3 +300,15 @@ def test_unusable_alphas_are_refused(alphas: list[float]):
     pair = _pair("a", "cat")
     with pytest.raises(ValueError, match="alphas"):
         evaluate(_matches(_answer(pair, [0] * 4)), _pairs(pair), [SPAIR], alphas)
+
+
+def test_two_protocols_of_one_name_are_refused():
+    stricter = replace(SPAIR, inclusive=False)
+    with pytest.raises(ValueError, match="two protocols are called spair; give each a name of its own"):
+        evaluate(_matches(_answer(_pair("a", "cat"), [0] * 4)), _pairs(_pair("a", "cat")), [SPAIR, stricter])
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_a_seed_that_there_is_not_is_refused(seed: int):
+    with pytest.raises(ValueError, match=f"seed must be from 0 to 4294967295; got {seed}"):
+        evaluate(_matches(_answer(_pair("a", "cat"), [0] * 4)), _pairs(_pair("a", "cat")), [SPAIR], seed=seed)
