@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-browser lint clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -15,6 +15,10 @@ demo: $(VENV)/installed  ## the main job on photographs with a known answer, on 
 
 test: $(VENV)/installed lint  ## everything that must pass
 	$(BIN)/python -m pytest
+
+test-browser: $(VENV)/installed  ## the report in a headless browser; needs chromium on PATH
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[browser]'
+	$(BIN)/python -m pytest tests/browser
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

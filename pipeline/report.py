@@ -1,33 +1,85 @@
-"""A run as one self-contained HTML page: numbers with their protocol and counts, failures, timing, drawn pairs."""
+"""A run as one self-contained HTML page: numbers with their protocol and counts, plots, failures, time, drawn pairs."""
 
-from dataclasses import dataclass
-from importlib import resources
+import base64
+import io
+from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import Any
 
 import jinja2
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from nemf import pck
-from pipeline import album
+from pipeline import album, report_plots, report_run
 from pipeline.evaluate import planned_pairs
-from pipeline.metrics import per_category, read_metrics
+from pipeline.flow_pictures import draw_wheel
+from pipeline.metrics import read_metrics
 from pipeline.parts import read_matches
-from pipeline.protocols import protocol
+from pipeline.protocols import Protocol
+from pipeline.report_confidence import point_confidence
+from pipeline.report_numbers import AVERAGES, HEADLINE_ALPHA, Group, Numbers, numbers, protocols_of
 from pipeline.scores import MATCH_COLUMNS, Failed, Scores, score, without_keypoints
+from pipeline.svg_plots import Plot
 
-HEADLINE_ALPHA = 0.1
-"""The alpha of the large numbers, and the one at which drawn points are green or red."""
 MAX_DRAWN_CATEGORIES = 18
-"""Of all data sets together: a drawn pair has about 60 kB, six of each category make 6.5 MB."""
+"""Of all data sets together: a drawn pair has about 60 kB and its flow 15 kB, six of each category make 8 MB."""
 MAX_TABLE_CATEGORIES = 200
 """Rows of one table."""
-_REPORT_COLUMNS = ("error_stage", "error_kind", "error_message", "flow_hw", "matcher", "milliseconds")
-_CURVE_ALPHAS = np.linspace(0, 0.2, 41)
-_MAX_CURVE_CATEGORIES = 20
+_DRAWING_COLUMNS = ("matcher", "point_confidence", "flow_hw")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Section:
+    """One data set under one protocol in one direction."""
+
+    number: int
+    """Its place on the page, from 0."""
+    dataset: str
+    protocol: Protocol
+    direction: str
+    numbers: Numbers
+    curve: Plot | None
+    errors: report_plots.Errors | None
+    confidence: report_plots.Confidence | str | None
+
+    @property
+    def description(self) -> tuple[str, str]:
+        """The protocol's name, and what it is."""
+        return self.protocol.name, self.protocol.describe(self.direction)
+
+    @property
+    def listed(self) -> list[Group]:
+        """The categories of its table, by name."""
+        return self.numbers.categories[:MAX_TABLE_CATEGORIES]
+
+    @property
+    def anchors(self) -> dict[str, str]:
+        """Where the page has the row of each listed category."""
+        return {group.name: f"category-{self.number}-{row}" for row, group in enumerate(self.listed)}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Album:
+    """The drawn pairs of one data set."""
+
+    number: int
+    """Its place on the page, from 0."""
+    section: Section
+    """The numbers they are judged by."""
+    n_categories: int
+    """How many could be drawn."""
+    categories: list[tuple[str, list[album.Picture]]]
+    """Those that are, by name."""
+
+    @property
+    def anchors(self) -> dict[str, str]:
+        """Where the page has the pairs of each drawn category."""
+        return {category: f"pairs-{self.number}-{row}" for row, (category, _) in enumerate(self.categories)}
+
+    @property
+    def has_flow(self) -> bool:
+        """Whether any flow is drawn."""
+        return any(picture.flow for _, pictures in self.categories for picture in pictures)
 
 
 def render_report(
@@ -46,8 +98,10 @@ def render_report(
     """
     metrics = read_metrics(metrics_uri)
     pairs = planned_pairs(pairs_uri, matches_uri)
-    matches = read_matches(matches_uri, [*MATCH_COLUMNS, *_REPORT_COLUMNS])
-    evaluated = (metrics.schema.metadata or {}).get(b"fingerprint", b"").decode()
+    columns = dict.fromkeys([*MATCH_COLUMNS, *report_run.RUN_COLUMNS, *_DRAWING_COLUMNS])
+    matches = read_matches(matches_uri, list(columns))
+    about = metrics.schema.metadata or {}
+    evaluated = about.get(b"fingerprint", b"").decode()
     fingerprint = ", ".join(pc.unique(matches["fingerprint"]).to_pylist())
     if fingerprint != evaluated:
         raise ValueError(
@@ -55,37 +109,52 @@ def render_report(
             f"{evaluated or 'none'}, here {fingerprint or 'none'}); run python -m jobs.evaluate again"
         )
     matches = matches.filter(pc.is_in(matches["pair_id"], pairs["pair_id"]))
-    failed: Failed = "exclude" if metrics.schema.metadata.get(b"failed") == b"exclude" else "wrong"
+    failed: Failed = "exclude" if about.get(b"failed") == b"exclude" else "wrong"
 
-    sections: list[dict[str, Any]] = []
-    albums: list[dict[str, Any]] = []
-    frame = metrics.filter(pc.is_in(metrics["group_kind"], pa.array(["all", "category"]))).to_pandas()
+    sections: list[Section] = []
+    albums: list[Album] = []
+    protocols = protocols_of(metrics)
+    summaries = metrics.filter(pc.not_equal(metrics["group_kind"], "pair")).to_pandas()
     dataset_of_pair = pc.fill_null(pairs["dataset"], "unknown").to_numpy()
-    for (name, direction), measured in frame.groupby(["protocol", "direction"], sort=False):
-        scores = score(matches, pairs, protocol(name), direction)
-        chosen = {"protocol": name, "direction": direction}
+    for (name, direction), measured in summaries.groupby(["protocol", "direction"], sort=False):
+        if name not in protocols:
+            raise ValueError(f"{metrics_uri} does not say what protocol {name} is; run python -m jobs.evaluate again")
+        protocol = protocols[name]
+        scores = every_point = score(matches, pairs, protocol, direction)
+        if protocol.points == "inside":
+            # confidences and drawn points are of all keypoints
+            every_point = score(matches, pairs, replace(protocol, points="all"), direction)
+        confidence = point_confidence(matches, pairs, every_point, direction)
+        if unmeasured := set(dataset_of_pair) - set(measured["dataset"]):
+            raise ValueError(
+                f"{metrics_uri} is of another manifest: it has nothing of {', '.join(sorted(unmeasured))}; "
+                "run python -m jobs.evaluate again"
+            )
         for dataset, of_dataset in measured.groupby("dataset", sort=False):
             here = dataset_of_pair == dataset
-            scores_here = scores.of(here)
-            numbers = _numbers(of_dataset, chosen | {"dataset": dataset})
-            counts = [np.count_nonzero(scores_here.failed), scores_here.n_counted(failed).sum()]
-            if counts != [numbers["headline"]["n_failed"], numbers["headline"]["n_points"]]:
-                raise ValueError(
-                    f"{metrics_uri} is older than {matches_uri} or of another manifest: it counts "
-                    f"{numbers['headline']['n_failed']} failed pairs and {numbers['headline']['n_points']} keypoints "
-                    f"of {dataset}, there are {counts[0]} and {counts[1]}; run python -m jobs.evaluate again"
+            found, scores_here = numbers(of_dataset, protocol), scores.of(here)
+            _refuse_stale(found, scores_here, failed, f"{metrics_uri} is older than {matches_uri}", dataset)
+            confidence_here = confidence[np.repeat(here, every_point.n_points)]
+            sections.append(
+                Section(
+                    number=len(sections),
+                    dataset=dataset,
+                    protocol=protocol,
+                    direction=direction,
+                    numbers=found,
+                    curve=report_plots.curve(scores_here, pairs["category"].filter(pa.array(here)), failed),
+                    errors=report_plots.errors(scores_here, found.alpha),
+                    confidence=report_plots.confidence(every_point.of(here), confidence_here, found.alpha),
                 )
-            curve = _curve(scores_here, pairs["category"].filter(pa.array(here)), failed)
-            about = {"dataset": dataset, "description": protocol(name).describe(direction), "curve": curve}
-            sections.append(chosen | about | numbers)
+            )
         if not albums:
             answers = matches.filter(pc.equal(matches["direction"], direction))
             drawable = _drawable(answers, pairs)
             most = pairs_per_category, MAX_DRAWN_CATEGORIES
-            choices = album.choose(scores, pairs, drawable, HEADLINE_ALPHA, *most)
+            choices = album.choose(every_point, pairs, drawable, HEADLINE_ALPHA, *most)
             pictures = album.draw(
                 choices,
-                scores,
+                every_point,
                 answers,
                 pairs,
                 HEADLINE_ALPHA,
@@ -93,11 +162,15 @@ def render_report(
                 pairs_uri=pairs_uri,
                 image_root=image_root,
             )
-            albums = [chosen | drawn for drawn in _albums(pictures, pairs.filter(pa.array(drawable)))]
+            albums = _albums(pictures, pairs.filter(pa.array(drawable)), sections)
 
     page = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    ).from_string(resources.files("pipeline").joinpath("report.html").read_text("utf-8"))
+        loader=jinja2.PackageLoader("pipeline", ""),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    ).get_template("report.html")
     return page.render(
         matcher=", ".join(pc.unique(matches["matcher"]).to_pylist()),
         fingerprint=fingerprint,
@@ -105,133 +178,46 @@ def render_report(
         pairs_uri=pairs_uri,
         n_pairs=pairs.num_rows,
         n_without_keypoints=without_keypoints(pairs),
-        coverage=_coverage(matches, pairs.num_rows),
+        coverage=report_run.coverage(matches, pairs.num_rows),
         failed_count=failed,
         sections=sections,
-        plot=_PLOT,
-        x_ticks={f"{alpha:g}": _plot_x(alpha) for alpha in np.linspace(0, _CURVE_ALPHAS[-1], 5)},
-        y_ticks={f"{percent:g}": _plot_y(percent) for percent in np.linspace(0, 100, 5)},
-        failures=_failures(matches),
-        timing=_timing(matches),
+        averages=AVERAGES,
+        failures=report_run.failures(matches),
+        timing=report_run.timing(matches),
         albums=albums,
+        album_of={found.section.dataset: found for found in albums},
+        wheel=_wheel_uri() if any(found.has_flow for found in albums) else None,
         alpha=HEADLINE_ALPHA,
         max_drawn_categories=MAX_DRAWN_CATEGORIES,
     )
 
 
-def _numbers(metrics: pd.DataFrame, chosen: dict[str, str]) -> dict[str, Any]:
-    """The headline and the rows of the per-category table, for one data set, protocol and direction."""
-    overall = metrics[metrics["group_kind"] == "all"]
-    for column, value in chosen.items():
-        overall = overall[overall[column] == value]
-    alphas = sorted(overall["alpha"].unique())
-    alpha = HEADLINE_ALPHA if HEADLINE_ALPHA in alphas else alphas[-1]
-    headline = overall[overall["alpha"] == alpha].set_index("subset").to_dict("index")
-    by_image, by_point = (per_category(metrics, **chosen, average=average) for average in ("image", "point"))
-    percent = [f"PCK@{alpha:g}" for alpha in alphas]
-    rows = [
-        {"name": name, **counts, "image": _present(image), "point": _present(point)}
-        for name, counts, image, point in zip(
-            by_image.index,
-            by_image[["pairs", "keypoints", "failed"]].to_dict("records"),
-            by_image[percent].to_numpy(),
-            by_point[percent].to_numpy(),
-            strict=True,
+def _refuse_stale(found: Numbers, scores: Scores, failed: Failed, suspicion: str, dataset: str) -> None:
+    """ValueError if the matches say other counts than the metrics."""
+    counts = int(np.count_nonzero(scores.failed)), int(scores.n_counted(failed).sum())
+    if counts != (found.overall.n_failed, found.overall.n_points):
+        raise ValueError(
+            f"{suspicion} or of another manifest: it counts {found.overall.n_failed} failed pairs and "
+            f"{found.overall.n_points} keypoints of {dataset}, there are {counts[0]} and {counts[1]}; "
+            "run python -m jobs.evaluate again"
         )
-    ]
-    means = overall[overall["subset"] == "all"].sort_values("alpha")["pck_class_mean"]
-    return {
-        "alphas": alphas,
-        "alpha": alpha,
-        "headline": headline["all"],
-        "leak_free": headline.get("leak_free"),
-        "n_categories": len(rows) - 1,
-        "categories": rows[:-1][:MAX_TABLE_CATEGORIES],
-        "n_pairs_left_out": sum(row["pairs"] for row in rows[:-1][MAX_TABLE_CATEGORIES:]),
-        "overall": rows[-1],
-        "class_means": _present(means.to_numpy()),
-    }
 
 
-def _present(percent: np.ndarray) -> list[float | None]:
-    """Percent for the page: None instead of a missing value."""
-    return [float(value) if pd.notna(value) else None for value in percent]
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Line:
-    """A line of the plot of PCK over alpha, in the units of its SVG."""
-
-    name: str
-    style: str
-    points: str
-    label_y: float
-
-
-_PLOT = {"left": 44, "right": 560, "top": 14, "bottom": 314}
-_LABEL_STEP = 14
-
-
-def _plot_x(alpha: np.ndarray) -> np.ndarray:
-    return _PLOT["left"] + (_PLOT["right"] - _PLOT["left"]) * alpha / _CURVE_ALPHAS[-1]
-
-
-def _plot_y(percent: np.ndarray) -> np.ndarray:
-    return _PLOT["bottom"] - (_PLOT["bottom"] - _PLOT["top"]) * percent / 100
-
-
-def _curve(scores: Scores, category_of_pair: pa.ChunkedArray, failed: Failed) -> list[_Line]:
-    """PCK over alpha: both averages over all pairs, and each category's image average if there are few."""
-    n_points = scores.n_counted(failed)
-    counted = n_points > 0
-    if not counted.any():
-        return []
-    n_points = n_points[counted]
-    category = pc.fill_null(category_of_pair, "unknown").to_pandas()[counted]
-    group, names = pd.factorize(category, sort=True)
-    everything = np.zeros_like(group)
-    image, point, by_category = [], [], []
-    for alpha in _CURVE_ALPHAS:
-        n_correct = scores.n_correct(alpha)[counted]
-        image.append(pck.image_average(n_correct, n_points, everything, 1)[0])
-        point.append(pck.point_average(n_correct, n_points, everything, 1)[0])
-        by_category.append(pck.image_average(n_correct, n_points, group, len(names)))
-    curves = [("all, image average", "image", np.array(image)), ("all, keypoint average", "point", np.array(point))]
-    if 1 < len(names) <= _MAX_CURVE_CATEGORIES:
-        curves += [(name, "category", values) for name, values in zip(names, np.transpose(by_category), strict=True)]
-    x, y = _plot_x(_CURVE_ALPHAS), [_plot_y(values) for _, _, values in curves]
-    label_y = _spread(np.array([line[-1] for line in y]))
-    return [
-        _Line(
-            name=name,
-            style=style,
-            points=" ".join(f"{px:.1f},{py:.1f}" for px, py in zip(x, y[index], strict=True)),
-            label_y=round(float(label_y[index]), 1),
-        )
-        for index, (name, style, _) in enumerate(curves)
-    ]
-
-
-def _spread(wanted_y: np.ndarray) -> np.ndarray:
-    """Heights near the wanted ones, in their order, far enough apart for labels, none below the plot."""
-    order = np.argsort(wanted_y, kind="stable")
-    steps = _LABEL_STEP * np.arange(len(order))
-    spread = np.maximum.accumulate(wanted_y[order] - steps) + steps
-    room_below = _PLOT["bottom"] - steps[::-1]
-    placed = np.empty_like(spread)
-    placed[order] = np.minimum(spread, room_below)
-    return placed
-
-
-def _albums(pictures: list[album.Picture], drawable: pa.Table) -> list[dict[str, Any]]:
-    """The pictures by category of every data set, and how many categories it has that could be drawn."""
+def _albums(pictures: list[album.Picture], drawable: pa.Table, sections: list[Section]) -> list[Album]:
+    """The pictures by category of every data set that has a pair to draw; `sections` has one of each."""
     names = pa.table({name: pc.fill_null(drawable[name], "unknown") for name in ("dataset", "category")})
     n_categories = names.to_pandas().groupby("dataset")["category"].nunique()
     by_category = groupby(pictures, lambda picture: (picture.choice.dataset, picture.choice.category))
     drawn = [(*key, list(group)) for key, group in by_category]
+    section_of = {section.dataset: section for section in sections}
     return [
-        {"dataset": dataset, "n_categories": count, "categories": [found[1:] for found in drawn if found[0] == dataset]}
-        for dataset, count in n_categories.items()
+        Album(
+            number=number,
+            section=section_of[dataset],
+            n_categories=count,
+            categories=[(category, found) for of, category, found in drawn if of == dataset],
+        )
+        for number, (dataset, count) in enumerate(n_categories.items())
     ]
 
 
@@ -242,34 +228,7 @@ def _drawable(answers: pa.Table, pairs: pa.Table) -> np.ndarray:
     return pc.is_in(pairs["pair_id"], answers.filter(visible)["pair_id"].combine_chunks()).to_numpy()
 
 
-def _coverage(matches: pa.Table, n_pairs: int) -> list[dict[str, Any]]:
-    """How many pairs were answered, failed and are missing, per direction."""
-    rows = matches.select(["direction", "status"]).to_pandas()
-    found = []
-    for direction, status in rows.groupby("direction")["status"]:
-        n_ok = int((status == "ok").sum())
-        failed, missing = len(status) - n_ok, n_pairs - len(status)
-        found.append({"direction": direction, "ok": n_ok, "failed": failed, "missing": missing})
-    return found
-
-
-def _failures(matches: pa.Table) -> list[dict[str, Any]]:
-    """Reasons with their number and one example, the most frequent first."""
-    columns = ["pair_id", "error_stage", "error_kind", "error_message"]
-    errors = matches.filter(pc.not_equal(matches["status"], "ok")).select(columns).to_pandas().fillna("not given")
-    reasons = errors.groupby(["error_stage", "error_kind"], sort=True)
-    table = reasons.first().assign(count=reasons.size()).reset_index()
-    return table.sort_values("count", ascending=False, kind="stable").to_dict("records")
-
-
-def _timing(matches: pa.Table) -> list[dict[str, Any]]:
-    """Milliseconds per pair of each stage that was timed."""
-    found = []
-    for stage in matches.schema.field("milliseconds").type.names:
-        values = pc.struct_field(matches["milliseconds"], stage).drop_null().to_numpy()
-        if len(values):
-            median, slow = np.percentile(values, [50, 95])
-            found.append(
-                {"stage": stage, "n": len(values), "median": median, "slow": slow, "total_s": values.sum() / 1000}
-            )
-    return found
+def _wheel_uri() -> str:
+    buffer = io.BytesIO()
+    draw_wheel().save(buffer, "PNG")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

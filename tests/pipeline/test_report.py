@@ -17,10 +17,10 @@ from pipeline import report
 from pipeline.evaluate import evaluate
 from pipeline.flow_encoding import encode_flow
 from pipeline.manifest import read_pairs
-from pipeline.metrics import write_metrics
+from pipeline.metrics import read_metrics, write_metrics
 from pipeline.parts import read_matches, write_part
-from pipeline.protocols import protocol
-from pipeline.report import _spread, render_report
+from pipeline.protocols import Protocol, protocol
+from pipeline.report import render_report
 from pipeline.scores import MATCH_COLUMNS, Failed, score
 from schemas.matches import MATCHES
 from schemas.metrics import METRICS
@@ -54,21 +54,23 @@ def _page(
     tmp_path: Path,
     pairs: list[dict[str, Any]],
     rows: list[dict[str, Any]],
-    *protocol_names: str,
+    *protocols: str | Protocol,
     failed: Failed = "wrong",
 ) -> str:
     """The report of a planted run, checked to be well formed and free of NaN and of the network."""
+    tmp_path.mkdir(exist_ok=True)
     files = {name: str(tmp_path / name) for name in ("pairs.parquet", "run", "metrics.parquet")}
     for name, grey in (("a.png", 90), ("b.png", 160)):
         Image.fromarray(np.full((40, 60, 3), grey, np.uint8)).save(tmp_path / name)
     pq.write_table(pa.Table.from_pylist(pairs, PAIRS), files["pairs.parquet"])
     write_part(files["run"], pa.Table.from_pylist(rows, MATCHES))
     matches, manifest = read_matches(files["run"], MATCH_COLUMNS), read_pairs(files["pairs.parquet"])
-    metrics = evaluate(matches, manifest, [protocol(name) for name in protocol_names or ["spair"]], failed=failed)
+    chosen = [protocol(each) if isinstance(each, str) else each for each in protocols or ["spair"]]
+    metrics = evaluate(matches, manifest, chosen, failed=failed)
     write_metrics(files["metrics.parquet"], metrics)
     page = render_report(files["metrics.parquet"], files["run"], files["pairs.parquet"], image_root=str(tmp_path))
     _Balanced().check(page)
-    text = re.sub(r"data:image/jpeg;base64,[\w+/=]+", "", page)
+    text = re.sub(r"data:image/(jpeg|png);base64,[\w+/=]+", "", page)
     assert not re.search(r"\bnan\b|https?:|//|url\(", text, re.IGNORECASE)
     return page
 
@@ -98,6 +100,10 @@ def _pictures(page: str) -> list[Image.Image]:
     return [Image.open(io.BytesIO(base64.b64decode(data))) for data in found]
 
 
+def _drawn_categories(page: str) -> list[str]:
+    return re.findall(r'<h3 id="pairs-\d+-\d+">(.*?) <a', page)
+
+
 def _text(page: str) -> str:
     """What a reader reads, in one line."""
     return " ".join(html.unescape(re.sub(r"<style>.*?</style>|<[^>]*>", " ", page, flags=re.DOTALL)).split())
@@ -108,12 +114,83 @@ def test_numbers_come_with_protocol_and_counts(tmp_path: Path):
     text = _text(_page(tmp_path, pairs, [_answer(pair, [0, 3, 6, 9]) for pair in pairs]))
     assert "toy under protocol spair" in text
     assert "longest side of the target object box" in text
-    assert "PCK@0.1, image average 75.0 keypoint average 75.0 mean of 2 categories 75.0" in text
+    assert "PCK@0.1, image average 75.0 75.0–75.0 keypoint average 75.0 75.0–75.0 mean of 2 categories 75.0" in text
     assert "cat 2 8 0 25.0 25.0 50.0 75.0 100.0 25.0 25.0 50.0 75.0 100.0" in text
     assert "all 3 12 0 25.0 25.0 50.0 75.0 100.0" in text
     assert "3 pairs answered, 0 failed , 0 missing" in text
     assert "f00d" in text
     assert "decode 3 2.0 2.0 0.0" in text
+
+
+def test_every_protocol_has_a_row_with_its_own_number_interval_and_counts(tmp_path: Path):
+    pairs = [_pair("p1", source_xy_px=POINTS[:1], target_xy_px=POINTS[:1]), _pair("p2"), _pair("p3"), _pair("p4")]
+    rows = [_answer(pairs[0], [99]), _answer(pairs[1]), _answer(pairs[2]), _error(pairs[3])]
+    page = _page(tmp_path, pairs, rows, "spair", "geoaware-point")
+    by_protocol = {name: re.search(rf"<tr>.*?<small>{name},.*?</tr>", page) for name in ("spair", "geoaware-point")}
+    for name, row in by_protocol.items():
+        assert row is not None
+        cells = _text(row.group()).split()
+        assert cells[:5] == ["toy", f"{name},", "source", "to", "target"]
+        assert cells[5] == {"spair": "50.0", "geoaware-point": "61.5"}[name]  # 2 of 4 pairs, 8 of 13 keypoints
+        assert re.fullmatch(r"\d+\.\d–\d+\.\d", cells[6])
+        assert cells[-3:] == ["4", "13", "1"]
+    assert "T = longest side of the target object box, pixels of a 840 x 840 letterbox, d < alpha T" in _text(page)
+
+
+def test_a_protocol_of_ones_own_is_the_one_that_was_evaluated(tmp_path: Path):
+    strict = Protocol(name="strict", directions=("source_to_target",), base="keypoints", points="inside")
+    off = _pair("p", source_xy_px=[*POINTS, [90.0, 10.0]], target_xy_px=[*POINTS, [50.0, 10.0]])
+    page = _page(tmp_path, [off], [_answer(off, [0, 0, 9, 9, 0])], strict)
+    text = _text(page)
+    assert "toy under protocol strict" in text
+    assert "T = longest side of the target keypoints' tight box" in text
+    assert "cat 50.0 1 pair, 4 keypoints" in text  # the fifth is outside its image
+    assert len(_pictures(page)) == 1
+
+
+def test_metrics_that_do_not_say_what_their_protocol_is_are_refused(tmp_path: Path):
+    pair = _pair("p")
+    _page(tmp_path, [pair], [_answer(pair)])
+    metrics = read_metrics(str(tmp_path / "metrics.parquet"))
+    said = {key: value for key, value in metrics.schema.metadata.items() if key != b"protocols"}
+    write_metrics(str(tmp_path / "metrics.parquet"), metrics.replace_schema_metadata(said))
+    with pytest.raises(ValueError, match=r"does not say what protocol spair is; run python -m jobs\.evaluate again"):
+        render_report(*(str(tmp_path / name) for name in ("metrics.parquet", "run", "pairs.parquet")))
+
+
+def test_a_category_leads_to_its_pairs_and_back(tmp_path: Path):
+    pairs = [_pair("p1", "cat"), _pair("p2", "dog")]
+    page = _page(tmp_path, pairs, [_answer(pair, [9] * 4 * (pair["category"] == "cat") or [0] * 4) for pair in pairs])
+    bars = re.findall(r'<li id="(category-0-\d)">.*?<a href="#(pairs-0-\d)">(.*?)</a>', page, re.DOTALL)
+    assert bars == [("category-0-1", "pairs-0-1", "dog"), ("category-0-0", "pairs-0-0", "cat")]  # by falling PCK
+    back = re.findall(r'<h3 id="(pairs-0-\d)">(.*?) <a href="#(category-0-\d)">', page)
+    assert back == [("pairs-0-0", "cat", "category-0-0"), ("pairs-0-1", "dog", "category-0-1")]
+    ids = re.findall(r' id="(.*?)"', page)
+    assert len(ids) == len(set(ids))
+    assert set(re.findall(r'href="#(.*?)"', page)) <= set(ids)
+
+
+def test_levels_of_difficulty_have_names(tmp_path: Path):
+    pairs = [_pair("p1", occlusion=3), _pair("p2", occlusion=0), _pair("p3", viewpoint_variation=2)]
+    text = _text(_page(tmp_path, pairs, [_answer(pairs[0], [99] * 4), _answer(pairs[1]), _answer(pairs[2])]))
+    assert "viewpoint hard 100.0 1 pair, 4 keypoints unknown 50.0 50.0–50.0 2 pairs, 8 keypoints" in text
+    assert "occlusion none 100.0 1 pair, 4 keypoints both 0.0 1 pair, 4 keypoints unknown 100.0" in text
+    assert "truncation" not in text
+
+
+def test_confidence_is_set_against_correctness(tmp_path: Path):
+    pairs = [_pair("p1"), _pair("p2")]
+    rows = [
+        _answer(pairs[0], [0, 0, 0, 99], point_confidence=[0.9, 0.8, 0.7, 0.1]),
+        _answer(pairs[1], point_confidence=None),
+    ]
+    text = _text(_page(tmp_path, pairs, rows))
+    assert "4 keypoints of answered pairs in bins of about equal size" in text
+    assert "4 keypoints have no confidence and are left out" in text
+    assert "AURC, the mean height of the line: 0.062; 0.062 with the best order there is (dotted), 0.250 with" in text
+    assert "0.7 – 0.7 100.0 1 keypoint" in text
+    rows = [_answer(pair, point_confidence=None) for pair in pairs]
+    assert "The matches hold no confidence of these keypoints." in _text(_page(tmp_path / "none", pairs, rows))
 
 
 def test_the_same_run_gives_the_same_page(tmp_path: Path):
@@ -157,8 +234,7 @@ def test_many_data_sets_share_the_drawn_categories_of_a_page(tmp_path: Path, mon
         for index in range(count)
     ]
     page = _page(tmp_path, pairs, [_answer(pair) for pair in pairs])
-    drawn = re.findall(r"<h3>(.*?)</h3>", page)
-    assert drawn == ["a-kind0", "b-kind0", "b-kind1", "c-kind0", "c-kind1"]
+    assert _drawn_categories(page) == ["a-kind0", "b-kind0", "b-kind1", "c-kind0", "c-kind1"]
     assert len(_pictures(page)) == 5
     assert "the first 2 of 9 categories, for this page draws at most 5" in _text(page)
     assert _text(page).count("These are the first") == 1
@@ -166,7 +242,7 @@ def test_many_data_sets_share_the_drawn_categories_of_a_page(tmp_path: Path, mon
 
     monkeypatch.setattr(report, "MAX_DRAWN_CATEGORIES", 2)
     page = _page(tmp_path, pairs, [_answer(pair) for pair in pairs])
-    assert re.findall(r"<h3>(.*?)</h3>", page) == ["a-kind0", "b-kind0"]
+    assert _drawn_categories(page) == ["a-kind0", "b-kind0"]
     assert "1 more data sets could be drawn, but this page draws at most 2 categories" in _text(page)
 
 
@@ -174,8 +250,8 @@ def test_a_long_table_ends_with_what_it_left_out(tmp_path: Path):
     pairs = [_pair(f"p{index}", f"kind{index // 2:03d}") for index in range(406)]
     text = _text(_page(tmp_path, pairs, [_answer(pair) for pair in pairs]))
     assert "mean of 203 categories" in text
-    assert "kind199 2 8 0" in text
-    assert "kind200 2 8 0" not in text
+    assert text.count("kind199") == 2  # its bar and its row
+    assert "kind200" not in text
     assert "all 406 1,624 0" in text
     assert "the first 200 of 203 categories; the others, with 6 pairs, are in the metrics file" in text
 
@@ -231,10 +307,25 @@ def test_flow_is_drawn_where_there_are_no_keypoints(tmp_path: Path):
     flow = encode_flow(np.full((40, 60, 2), 3.0))
     page = _page(tmp_path, [pair], [_answer(pair, reference_xy_px=None, **flow)])
     text = _text(page)
-    assert page.count("data:image/jpeg;base64,") == 1
+    assert page.count("data:image/jpeg;base64,") == 3
     assert "Nothing to score: no pair has keypoints" in text
     assert "24 points of the flow, no truth to compare with" in text
+    assert "flow, full colour at 4 px reference warped onto the query" in text
     assert "1 of them without keypoints" in text
+
+
+def test_flow_is_drawn_beside_the_keypoints(tmp_path: Path):
+    pair = _pair("p")
+    flow_px = np.zeros((40, 60, 2))
+    flow_px[:, 30:] = [-30, 0]
+    page = _page(tmp_path, [pair], [_answer(pair, **encode_flow(flow_px))])
+    assert "4 of 4 correct, PCK 100.0" in _text(page)
+    assert "flow, full colour at 30 px" in _text(page)
+    _, colours, warped = (np.asarray(picture, np.int64) for picture in _pictures(page))
+    assert colours.shape == warped.shape == (40, 60, 3)
+    assert np.abs(colours[20, 10] - 255).max() < 12  # does not move: white
+    assert np.abs(colours[20, 50] - [0, 209, 255]).max() < 25  # to the left: full colour
+    assert np.abs(warped - 160).max() < 12  # b.png everywhere
 
 
 def test_points_without_a_known_truth_are_drawn(tmp_path: Path):
@@ -283,12 +374,3 @@ def test_metrics_older_than_the_matches_are_refused(tmp_path: Path):
     write_part(str(tmp_path / "run"), pa.Table.from_pylist([_answer(pairs[1])], MATCHES))
     with pytest.raises(ValueError, match=r"counts 1 failed pairs.*there are 0.*jobs\.evaluate again"):
         render_report(*(str(tmp_path / name) for name in ("metrics.parquet", "run", "pairs.parquet")))
-
-
-def test_labels_of_the_curve_keep_their_order_and_distance():
-    wanted = np.array([300.0, 20.0, 21.0, 314.0, 313.0])
-    placed = _spread(wanted)
-    assert np.argsort(placed).tolist() == np.argsort(wanted).tolist()
-    assert np.diff(np.sort(placed)).min() >= 14
-    assert placed.max() <= 314
-    assert placed[1] == 20.0
