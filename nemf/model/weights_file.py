@@ -18,7 +18,8 @@ class BackboneConfig:
     """How to build a backbone and what to feed it; the content of the .json file."""
 
     create_kwargs: dict[str, Any] = field(default_factory=dict)
-    """Arguments of the library's builder beyond the model's name: numbers, strings, true, false, null."""
+    """Arguments of the library's builder beyond the model's name: numbers, strings, true, false, null, and lists of up
+    to eight sizes."""
     out_indices: tuple[int, ...] | None = None
     """Which feature maps to give, shallow to deep, counted as the library does; None for its own choice."""
     mean: tuple[float, float, float]
@@ -135,12 +136,18 @@ def _is_rising(value: Any) -> bool:
 
 def _is_flat_object(value: Any) -> bool:
     return isinstance(value, dict) and all(
-        item is None or isinstance(item, str | bool | int | float) for item in value.values()
+        item is None or isinstance(item, str | bool | int | float) or _is_sizes(item) for item in value.values()
     )
 
 
+def _is_sizes(value: Any) -> bool:
+    """Such as the blocks of each stage."""
+    whole = isinstance(value, list) and all(type(item) is int and 0 < item <= 4096 for item in value)
+    return whole and len(value) <= 8
+
+
 FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    "create_kwargs": ("an object of numbers, strings and booleans", _is_flat_object),
+    "create_kwargs": ("an object of numbers, strings, booleans and short lists of sizes", _is_flat_object),
     "out_indices": ("a rising list of whole numbers from 0", _is_rising),
     "mean": ("three numbers", _is_triple),
     "std": ("three numbers above 0", lambda value: _is_triple(value) and min(value) > 0),

@@ -6,7 +6,8 @@ import torch
 from tiny import TINY
 
 from nemf import checkpoints
-from nemf.model.presets import CostFeatures, build, nemf_small, paper, with_cost_features
+from nemf.model.backbone import build_backbone
+from nemf.model.presets import PRESETS, CostFeatures, build, nemf_small, paper, with_cost_features
 
 
 def images(size: int) -> torch.Tensor:
@@ -36,6 +37,24 @@ def test_each_kind_of_cost_features(
     assert torch.equal(encoded.refined, encoded.correlation) == (kind in ("raw", "convolution"))
     assert torch.equal(again.cost_features, encoded.cost_features)
     assert checkpoints.read_config(tmp_path) == config
+
+
+@pytest.mark.parametrize("name", ["nemf-small", "nemf-mobilenet"])
+def test_a_preset_comes_back_from_a_checkpoint_folder(name: str, tmp_path: Path):
+    config = PRESETS[name]()
+    model = build(config)
+    checkpoints.save(tmp_path, model, config)
+    assert checkpoints.read_config(tmp_path) == config
+    loaded = checkpoints.load(tmp_path).state_dict()
+    assert all(torch.equal(tensor, loaded[name]) for name, tensor in model.state_dict().items())
+
+
+def test_the_shipped_backbone_has_the_maps_of_the_one_it_learns_from():
+    maps = [
+        [level.shape for level in build_backbone(config.backbone, config.backbone_config)(images(256)[0])]
+        for config in (PRESETS["nemf-small"](), PRESETS["nemf-mobilenet"]())
+    ]
+    assert maps[0] == maps[1]
 
 
 def test_cost_features_may_have_channels_of_their_own(tmp_path: Path):

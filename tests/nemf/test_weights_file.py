@@ -34,6 +34,8 @@ def _changed(path: Path, **fields: Any) -> None:
         ({"out_indices": [3, 1]}, "field out_indices must be a rising list"),
         ({"out_indices": [1, 9]}, r"cannot be built with .*\[1, 9\]"),
         ({"create_kwargs": {"pad_type": ["same"]}}, "field create_kwargs must be an object"),
+        ({"create_kwargs": {"layers": [1, 10**6]}}, "field create_kwargs must be an object"),
+        ({"create_kwargs": {"layers": [1] * 9}}, "field create_kwargs must be an object"),
         ({"create_kwargs": {"depth": 3}}, "cannot be built with .*depth"),
         ({"create_kwargs": {"checkpoint_path": "x.pth"}}, "checkpoint_path may not be among create_kwargs"),
         ({"create_kwargs": {"pretrained": True}}, "pretrained may not be among create_kwargs"),
