@@ -153,12 +153,9 @@ def subsets(manifest: pd.DataFrame) -> list[tuple[str, str, np.ndarray]]:
 
 def tally_groups(manifest: pd.DataFrame, sums: np.ndarray, drawn: Draws) -> dict[Group, tally.Tally]:
     """The tallies of 'all' and of every group that has a pair."""
-    found = {
-        (kind, name): tally.tally(sums[rows], drawn.of(rows))
-        for kind in ("category", *NUISANCES)
-        for name, rows in _groups(manifest[kind])
-    }
-    return {**found, ("all", "all"): tally.tally(sums, drawn)}
+    rows_of = {(kind, name): rows for kind in ("category", *NUISANCES) for name, rows in _groups(manifest[kind])}
+    rows_of["all", "all"] = np.arange(len(sums))
+    return dict(zip(rows_of, tally.tally(sums, drawn, list(rows_of.values())), strict=True))
 
 
 def _groups(names: pd.Series) -> Iterator[tuple[str, np.ndarray]]:

@@ -27,12 +27,19 @@ def pair_sums(scores: Scores, alphas: Sequence[float], failed: Failed) -> np.nda
     return np.concatenate([counts, n_correct / np.maximum(n_points, 1)[:, None], n_correct], axis=1)
 
 
-def tally(sums: np.ndarray, draws: Draws) -> Tally:
-    """The tally of the pairs whose sums and draws these are."""
+def tally(sums: np.ndarray, draws: Draws, groups: Sequence[np.ndarray]) -> list[Tally]:
+    """The tallies of groups of pairs.
+
+    sums: (P, 3 + 2 alphas). draws: of these pairs. groups: which of the pairs are in each, (n,) indices.
+    """
     at_once = max(1, _VALUES_AT_ONCE // max(1, len(sums)))
-    firsts = range(0, draws.n_replicates, at_once)
-    replicates = [draws.weights(first, min(first + at_once, draws.n_replicates)) @ sums for first in firsts]
-    return np.concatenate([sums.sum(axis=0, keepdims=True), *replicates])
+    found = [[sums[rows].sum(axis=0, keepdims=True)] for rows in groups]
+    for first in range(0, draws.n_replicates, at_once):
+        # made once for all groups: they take longer than the sums
+        weights = draws.weights(first, min(first + at_once, draws.n_replicates))
+        for of_group, rows in zip(found, groups, strict=True):
+            of_group.append(weights[:, rows] @ sums[rows])
+    return [np.concatenate(of_group) for of_group in found]
 
 
 def counts(of: Tally) -> tuple[int, int, int]:

@@ -20,6 +20,12 @@ N_COUNTS = 3
 ENDS = [f"pck_{average}_{end}" for average in ("image", "point", "class_mean") for end in ("low", "high")]
 
 
+def _of_all(sums: np.ndarray, drawn: Draws) -> tally.Tally:
+    """The tally of all of the pairs."""
+    (found,) = tally.tally(sums, drawn, [np.arange(len(sums))])
+    return found
+
+
 def _scores(count: int = 90) -> Scores:
     """Random pairs over a few images: some without keypoints, some failed."""
     rng = np.random.default_rng(5)
@@ -94,8 +100,8 @@ def test_a_pair_adds_its_counts_its_share_and_its_correct_keypoints():
 def test_the_tallies_of_two_halves_add_up_to_that_of_the_whole(failed: Any):
     sums, drawn = tally.pair_sums(_scores(), ALPHAS, failed), _draws()
     first = np.arange(90) % 3 == 0
-    halves = sum(tally.tally(sums[half], drawn.of(half)) for half in (first, ~first))
-    whole = tally.tally(sums, drawn)
+    halves = sum(_of_all(sums[half], drawn.of(half)) for half in (first, ~first))
+    whole = _of_all(sums, drawn)
     assert whole.shape == halves.shape == (41, 9)
     shares = slice(N_COUNTS, N_COUNTS + len(ALPHAS))
     assert np.array_equal(np.delete(halves, shares, axis=1), np.delete(whole, shares, axis=1))
@@ -104,22 +110,22 @@ def test_the_tallies_of_two_halves_add_up_to_that_of_the_whole(failed: Any):
 
 def test_each_row_counts_the_pairs_as_often_as_the_replicate_has_them():
     sums, drawn = tally.pair_sums(_scores(), ALPHAS, "wrong"), _draws(n_replicates=3)
-    whole = tally.tally(sums, drawn)
+    whole = _of_all(sums, drawn)
     for row, often in enumerate([np.ones(90), *drawn.weights(0, 3)]):
         assert whole[row] == pytest.approx(np.repeat(sums, often.astype(int), axis=0).sum(axis=0))
 
 
 def test_replicates_that_do_not_fit_into_memory_at_once_come_out_the_same(monkeypatch: pytest.MonkeyPatch):
     sums, drawn = tally.pair_sums(_scores(), ALPHAS, "wrong"), _draws()
-    whole = tally.tally(sums, drawn)
+    whole = _of_all(sums, drawn)
     for at_once in (1, 90 * 7):
         monkeypatch.setattr(tally, "_VALUES_AT_ONCE", at_once)
-        assert tally.tally(sums, drawn) == pytest.approx(whole)
+        assert _of_all(sums, drawn) == pytest.approx(whole)
 
 
 def test_the_first_row_holds_the_plain_averages():
     scores = _scores()
-    of = tally.tally(tally.pair_sums(scores, ALPHAS, "wrong"), _draws())
+    of = _of_all(tally.pair_sums(scores, ALPHAS, "wrong"), _draws())
     ends = np.cumsum(scores.n_points)
     for number, alpha in enumerate(ALPHAS):
         is_right = np.split(scores.error_px <= alpha * scores.base_px, ends[:-1])
@@ -191,7 +197,7 @@ def test_the_interval_of_shared_images_holds_what_other_images_give():
         is_right = (rng.uniform(size=20) < 0.6)[source].astype(float)
         sums = np.stack([np.ones_like(is_right), np.ones_like(is_right), 0 * is_right, is_right, is_right], axis=1)
         for kind, drawn in enumerate((shared, alone)):
-            (low,), (high,) = tally.interval(tally.image_average(tally.tally(sums, drawn)))
+            (low,), (high,) = tally.interval(tally.image_average(_of_all(sums, drawn)))
             held[kind] += low <= 60 <= high
     assert held[0] >= 85
     assert held[1] < 60
