@@ -154,6 +154,9 @@ def _distiller(config: Config) -> Distiller:
 
 def _train(config: Config, distiller: Distiller, asked_to_stop: Callable[[], bool]) -> None:
     torch.set_num_threads(config.threads)
+    student, teacher = PRESETS[config.student](), checkpoints.read_config(config.teacher)
+    written = replace(teacher, backbone=student.backbone, backbone_config=student.backbone_config)
+    search = checkpoints.read_search(config.teacher)
     history: dict[str, list[dict[str, Any]]] = {"training": [], "unusable": []}
     if state := read_state(config.out):
         distiller.load_state_dict(state["trainer"])
@@ -178,9 +181,7 @@ def _train(config: Config, distiller: Distiller, asked_to_stop: Callable[[], boo
                 write_state(config.out, {"trainer": distiller.state_dict(), "history": history})
                 if asked_to_stop() and not last:
                     return
-    student, teacher = PRESETS[config.student](), checkpoints.read_config(config.teacher)
-    written = replace(teacher, backbone=student.backbone, backbone_config=student.backbone_config)
-    write_checkpoint(config.out, distiller.distilled(), written, checkpoints.read_search(config.teacher), [])
+    write_checkpoint(config.out, distiller.distilled(), written, search, [])
     write_success(config.out, {"steps": config.steps})
 
 

@@ -13,25 +13,24 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from jobs.command import Names, RequirementError, run_command
 from pipeline import storage, tables
 from pipeline.bootstrap import REPLICATES
 from pipeline.compare import compare
-from pipeline.evaluate import DEFAULT_ALPHAS, LARGE, evaluate, planned_pairs
-from pipeline.manifest import n_pairs
+from pipeline.evaluate import DEFAULT_ALPHAS, LARGE, LeftOut, evaluate, left_out, planned_count, planned_pairs
 from pipeline.metrics import write_metrics
 from pipeline.parts import read_matches
 from pipeline.protocols import Protocol, protocol
 from pipeline.published import beside
 from pipeline.requirements import requirement
-from pipeline.scores import MATCH_COLUMNS, Failed, without_keypoints
+from pipeline.scores import MATCH_COLUMNS, Failed
 
 _FOR_PROGRAMS = ("csv", "json")
 _SET_BESIDE_ALPHA = 0.1
+_AVERAGES = {"image": "images", "point": "keypoints", "class": "categories"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +43,7 @@ class Config:
     """Protocols to score, such as spair or pf-pascal, or package.module:NAME for your own; an unknown name is answered
     with all there are."""
     out: str
-    """METRICS Parquet file to write."""
+    """METRICS Parquet file to write; for a million pairs or more a folder of them, in which nothing else may be."""
     alpha: tuple[float, ...] = DEFAULT_ALPHAS
     """Thresholds, as a share of the protocol's T."""
     failed: Failed = "wrong"
@@ -73,9 +72,13 @@ def run(config: Config) -> str:
     storage.refuse_overwrite(config.out, config.matches, config.pairs)
     if config.replicates < 0:
         raise ValueError(f"--replicates must be 0 or more; got {config.replicates}")
-    required = [requirement(text) for text in config.require]
     protocols = [protocol(name) for name in config.protocol]
-    evaluated = _evaluate_large(config, protocols) if n_pairs(config.pairs) >= LARGE else _evaluate(config, protocols)
+    required = [requirement(text) for text in config.require]
+    for each in required:
+        each.check([found.name for found in protocols], config.alpha)
+    large = planned_count(config.pairs, config.matches) >= LARGE
+    _check_out(config.out, large)
+    evaluated = _evaluate_large(config, protocols) if large else _evaluate(config, protocols)
     frame, others = evaluated.metrics, evaluated.differences
     if config.format in _FOR_PROGRAMS:
         tidy = frame[frame["group_kind"] != "pair"]
@@ -86,9 +89,9 @@ def run(config: Config) -> str:
     else:
         _print_tables(frame, {found.name: found for found in protocols}, config)
         for other, found in others.items():
-            _print_differences(found, other, config)
+            _print_differences(found, other, protocols, config)
         _print_published(frame, config)
-        print(evaluated.left_out)
+        _print_left_out(evaluated.left_out)
     unmet = [line for each in required for line in each.unmet(frame)]
     print(f"\nwrote {config.out}", file=sys.stderr if config.format in _FOR_PROGRAMS else sys.stdout)
     if unmet:
@@ -102,8 +105,7 @@ class _Evaluated:
     """METRICS, of large runs without single pairs."""
     differences: dict[str, pd.DataFrame]
     """By the other run."""
-    left_out: str
-    """What is in no average, in words."""
+    left_out: LeftOut
 
 
 def _evaluate(config: Config, protocols: Sequence[Protocol]) -> _Evaluated:
@@ -116,7 +118,7 @@ def _evaluate(config: Config, protocols: Sequence[Protocol]) -> _Evaluated:
         others = read_matches(other, MATCH_COLUMNS)
         differences[other] = compare(matches, others, pairs, protocols, config.alpha, config.failed, **bootstrap)
     write_metrics(config.out, metrics)
-    return _Evaluated(metrics=metrics.to_pandas(), differences=differences, left_out=_left_out(matches, pairs))
+    return _Evaluated(metrics=metrics.to_pandas(), differences=differences, left_out=left_out(matches, pairs))
 
 
 def _evaluate_large(config: Config, protocols: Sequence[Protocol]) -> _Evaluated:
@@ -127,7 +129,7 @@ def _evaluate_large(config: Config, protocols: Sequence[Protocol]) -> _Evaluated
     if config.compare:
         raise ValueError(f"--compare is for runs of fewer than {LARGE:,} pairs")
     with connected(config.address):
-        metrics = evaluate_large(
+        metrics, counted = evaluate_large(
             storage.absolute(config.matches),
             storage.absolute(config.pairs),
             storage.absolute(config.out),
@@ -137,7 +139,7 @@ def _evaluate_large(config: Config, protocols: Sequence[Protocol]) -> _Evaluated
             replicates=config.replicates,
             seed=config.seed,
         )
-    return _Evaluated(metrics=metrics.to_pandas(), differences={}, left_out="")
+    return _Evaluated(metrics=metrics.to_pandas(), differences={}, left_out=counted)
 
 
 def _print_tables(metrics: pd.DataFrame, protocols: dict[str, Protocol], config: Config) -> None:
@@ -158,27 +160,38 @@ def _print_tables(metrics: pd.DataFrame, protocols: dict[str, Protocol], config:
         print(tables.as_text(tables.summary(metrics, rows), config.format))
 
 
-def _print_differences(differences: pd.DataFrame, other: str, config: Config) -> None:
-    """The other run's PCK less this one's, with its interval."""
-    print(f"\n{other} less {config.matches}: points of PCK, average over images [95 % interval]")
+def _print_differences(differences: pd.DataFrame, other: str, protocols: Sequence[Protocol], config: Config) -> None:
+    """The other run's PCK less this one's under each protocol's own average, with its interval."""
+    print(f"\n{other} less {config.matches}: points of PCK [95 % interval]")
     if differences.empty:
         print("  nothing to compare")
         return
-    shown = differences[(differences["average"] == "image") & differences["group_kind"].isin(["category", "all"])]
-    for _, rows in shown.groupby(tables.KEYS, sort=False):
-        dataset, name, direction, subset = rows.iloc[0][tables.KEYS]
-        about = f"{dataset}, protocol {name}, {direction.replace('_', ' ')}"
+    average_of = {found.name: found.average for found in protocols}
+    for _, of_scope in differences.groupby(tables.KEYS, sort=False):
+        dataset, name, direction, subset = of_scope.iloc[0][tables.KEYS]
+        average = average_of[name]
+        # categories have no average over categories
+        own = np.where(of_scope["group_kind"] == "all", average, "image" if average == "class" else average)
+        rows = of_scope[of_scope["group_kind"].isin(["category", "all"]) & (of_scope["average"] == own)]
+        about = f"{dataset}, protocol {name}, {direction.replace('_', ' ')}, average over {_AVERAGES[average]}"
         print(f"\n{about}" + (", leak-free pairs only" if subset == "leak_free" else ""))
+        whole = rows[rows["group_kind"] == "all"].iloc[0]
+        print(f"  failed or missing: {whole['n_failed']:,} pairs of this run, {whole['n_failed_other']:,} of the other")
         interval = [
             f"{row['difference']:+.1f}"
-            + (f" [{row['difference_low']:+.1f}, {row['difference_high']:+.1f}]" if row["n_pairs"] > 1 else "")
+            + (
+                f" [{row['difference_low']:+.1f}, {row['difference_high']:+.1f}]"
+                if pd.notna(row["difference_low"])
+                else ""
+            )
             for row in rows.to_dict("records")
         ]
-        table = rows.assign(shown=interval).pivot(index="group", columns="alpha", values="shown")
-        table = table.reindex(rows["group"].drop_duplicates())
+        table = rows.assign(shown=interval).pivot(index=["group_kind", "group"], columns="alpha", values="shown")
         table.columns = [f"PCK@{alpha:g}" for alpha in table.columns]
-        table.insert(0, "pairs", rows.drop_duplicates("group").set_index("group")["n_pairs"].map("{:,}".format))
-        print(tables.as_text(table.rename_axis(None), config.format))
+        counts = rows.drop_duplicates(["group_kind", "group"]).set_index(["group_kind", "group"])["n_pairs"]
+        table.insert(0, "pairs", counts.map("{:,}".format))
+        in_order = table.loc[counts.index].droplevel("group_kind").rename_axis(None)
+        print(tables.as_text(in_order, config.format))
 
 
 def _print_published(metrics: pd.DataFrame, config: Config) -> None:
@@ -188,17 +201,15 @@ def _print_published(metrics: pd.DataFrame, config: Config) -> None:
     papers = rows[rows["source"] != "this run"]
     for dataset, of_papers in papers.groupby("dataset"):
         print(f"\n{dataset}: published PCK@{_SET_BESIDE_ALPHA:g}, beside this run's under the same protocol")
-        lines = []
+        lines = {}
         for (method, name), found in of_papers.groupby(["method", "protocol"], sort=False):
-            own = rows[(rows["source"] == "this run") & (rows["dataset"] == dataset) & (rows["protocol"] == name)]
-            values = found.set_index("category")["pck"]
-            alike = bool(found["comparable"].any())
-            lines.append((f"{method} ({name}{'' if alike else ', not comparable'})", values, alike))
-            if alike:
-                lines.append(
-                    (f"  this run ({name})", own.drop_duplicates("category").set_index("category")["pck"], True)
-                )
-        table = pd.DataFrame({name: values for name, values, _ in lines}).T
+            alike = found[found["comparable"]]
+            lines[f"{method} ({name}{'' if len(alike) else ', not comparable'})"] = found.set_index("category")["pck"]
+            keys = ["dataset", "protocol", "direction", "category"]
+            own = alike[keys].merge(rows[rows["source"] == "this run"], on=keys)
+            if len(own):
+                lines[f"  this run ({name})"] = own.set_index("category")["pck"]
+        table = pd.DataFrame(lines).T
         order = [category for category in table.columns if category != "all"]
         table = table[[*order, *(["all"] if "all" in table.columns else [])]].map(
             lambda value: "-" if pd.isna(value) else f"{value:.1f}"
@@ -207,9 +218,7 @@ def _print_published(metrics: pd.DataFrame, config: Config) -> None:
         if config.format == "text" and sys.stdout.isatty():
             text = _greyed(text)
         print(text)
-        whole = of_papers[(of_papers["category"] == "all") & ~of_papers["comparable"]]
-        if not whole.empty:
-            print(f"  published 'all' is over {', '.join(sorted({f'{n:,}' for n in whole['n_pairs'].dropna()}))} pairs")
+        print("  a run's number is shown where it is of the same direction and number of pairs")
 
 
 def _greyed(text: str) -> str:
@@ -217,14 +226,19 @@ def _greyed(text: str) -> str:
     return "\n".join(f"\033[2m{line}\033[0m" if "not comparable" in line else line for line in text.splitlines())
 
 
-def _left_out(matches: pa.Table, pairs: pa.Table) -> str:
-    lines = []
-    if n_without := without_keypoints(pairs):
-        lines.append(f"\n{n_without:,} pairs have no keypoints to score and are in no average")
-    n_others = pc.sum(pc.invert(pc.is_in(matches["pair_id"], pairs["pair_id"]))).as_py()
-    if n_others:
-        lines.append(f"\n{n_others:,} matches are of pairs that this manifest does not plan and are left out")
-    return "\n".join(lines)
+def _print_left_out(found: LeftOut) -> None:
+    if found.n_without_keypoints:
+        print(f"\n{found.n_without_keypoints:,} pairs have no keypoints to score and are in no average")
+    if found.n_foreign:
+        print(f"\n{found.n_foreign:,} matches are of pairs that this manifest does not plan and are left out")
+
+
+def _check_out(out: str, large: bool) -> None:
+    """ValueError where a folder is in the way of a file, or a file in that of a folder."""
+    if not large and not storage.is_file(out) and storage.list_files(out, ".parquet"):
+        raise ValueError(f"--out {out} is a folder, METRICS of fewer than {LARGE:,} pairs are a file: give another")
+    if large and storage.is_file(out):
+        raise ValueError(f"--out {out} is a file, METRICS of {LARGE:,} pairs or more are a folder: give another")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

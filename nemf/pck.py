@@ -72,10 +72,5 @@ def point_average(
     return _percent(np.bincount(group, n_correct, minlength=n_groups), np.bincount(group, n_points, minlength=n_groups))
 
 
-def class_mean(class_pck: Float[np.ndarray, " g"], n_pairs: Int[np.ndarray, " g"]) -> float | None:
-    """The unweighted mean over the classes that have pairs with keypoints; None if none has."""
-    return float(class_pck[n_pairs > 0].mean()) if (n_pairs > 0).any() else None
-
-
 def _percent(part: Num[np.ndarray, " g"], whole: Num[np.ndarray, " g"]) -> Float[np.ndarray, " g"]:
     return 100 * part / np.maximum(whole, 1)

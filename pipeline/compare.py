@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 
 from pipeline import tally
 from pipeline.bootstrap import REPLICATES, draws
-from pipeline.evaluate import DEFAULT_ALPHAS, Group, groupable, subsets, tally_groups
+from pipeline.evaluate import DEFAULT_ALPHAS, Group, check, check_matches, groupable, subsets, tally_groups
 from pipeline.protocols import Protocol
 from pipeline.scores import Failed, directions_to_score, score
 
@@ -35,6 +35,9 @@ def compare(
     difference_high, the ends of its 95 % interval: both runs are averaged over the same bootstrap replicates.
     Raises ValueError as evaluate does, and where the runs have no direction in common.
     """
+    check(protocols, alphas)
+    for run in (matches, others):
+        check_matches(run, pairs)
     alphas = sorted(set(alphas))
     pairs = pairs.take(pc.sort_indices(pairs["pair_id"]))
     manifest, drawn = groupable(pairs), draws(pairs, seed, replicates)

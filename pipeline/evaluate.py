@@ -11,12 +11,12 @@ import pyarrow.compute as pc
 
 from pipeline import tally
 from pipeline.bootstrap import REPLICATES, Draws, draws
-from pipeline.manifest import read_pairs
+from pipeline.manifest import n_pairs, read_pairs
 from pipeline.metrics import load_metrics as load_metrics
 from pipeline.metrics import per_category as per_category
 from pipeline.protocols import Protocol
 from pipeline.run_folder import read_success
-from pipeline.scores import Failed, directions_to_score, score
+from pipeline.scores import Failed, directions_to_score, score, without_keypoints
 from schemas.metrics import METRICS
 
 DEFAULT_ALPHAS = (0.01, 0.03, 0.05, 0.1, 0.15)
@@ -49,12 +49,7 @@ def evaluate(
     direction is absent, matches answer other pairs or points than the manifest holds, or a pair lacks what T needs.
     """
     check(protocols, alphas)
-    fingerprints = sorted(pc.unique(matches["fingerprint"]).to_pylist())
-    if len(fingerprints) > 1:
-        raise ValueError(f"the matches are of {len(fingerprints)} matchers, score one at a time: {fingerprints}")
-    if matches.num_rows and not pc.any(pc.is_in(pairs["pair_id"], matches["pair_id"])).as_py():
-        raise ValueError("the matches answer none of the manifest's pairs: is it the manifest that was matched?")
-
+    fingerprints = check_matches(matches, pairs)
     measures = Measures(
         directions=directions_to_score(pc.unique(matches["direction"]).to_pylist(), protocols),
         alphas=tuple(sorted(set(alphas))),
@@ -76,6 +71,42 @@ def check(protocols: Sequence[Protocol], alphas: Sequence[float]) -> None:
         raise ValueError(f"two protocols are called {', '.join(sorted(repeated))}; give each a name of its own")
     if not alphas or not all(0 < alpha < np.inf for alpha in alphas):
         raise ValueError(f"alphas must be numbers above 0, such as 0.1; got {list(alphas)}")
+
+
+NO_PAIR_ANSWERED = "the matches answer none of the manifest's pairs: is it the manifest that was matched?"
+
+
+def check_matches(matches: pa.Table, pairs: pa.Table) -> list[str]:
+    """The fingerprint of the matches, none of none.
+
+    Raises ValueError if they are of several matchers, or answer none of the pairs.
+    """
+    fingerprints = sorted(pc.unique(matches["fingerprint"]).to_pylist())
+    if len(fingerprints) > 1:
+        raise ValueError(f"the matches are of {len(fingerprints)} matchers, score one at a time: {fingerprints}")
+    if matches.num_rows and not left_out(matches, pairs).n_answered:
+        raise ValueError(NO_PAIR_ANSWERED)
+    return fingerprints
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """What is in no average, and how many pairs have a match at all, good or bad."""
+
+    n_answered: int
+    n_without_keypoints: int
+    """Pairs."""
+    n_foreign: int
+    """Matches of pairs that the manifest does not hold."""
+
+
+def left_out(matches: pa.Table, pairs: pa.Table) -> LeftOut:
+    """Counted over MATCHES and PAIRS rows."""
+    return LeftOut(
+        n_answered=pc.sum(pc.is_in(pairs["pair_id"], matches["pair_id"])).as_py() or 0,
+        n_without_keypoints=without_keypoints(pairs),
+        n_foreign=pc.sum(pc.invert(pc.is_in(matches["pair_id"], pairs["pair_id"]))).as_py() or 0,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,6 +156,12 @@ def planned_pairs(pairs_uri: str, matches_uri: str) -> pa.Table:
     """The pairs of a manifest that a run was to match: the first `--limit` if it finished with one, else all."""
     limit = (read_success(matches_uri) or {}).get("limit")
     return read_pairs(pairs_uri).slice(0, limit)
+
+
+def planned_count(pairs_uri: str, matches_uri: str) -> int:
+    """How many pairs planned_pairs has."""
+    count = n_pairs(pairs_uri)
+    return min(count, (read_success(matches_uri) or {}).get("limit") or count)
 
 
 def groupable(pairs: pa.Table) -> pd.DataFrame:

@@ -4,8 +4,9 @@ Pairs and matches are dealt into buckets by a hash of the pair's id; every bucke
 of the buckets are added. What one process holds is a bucket and the tallies; the driver also holds two keys per pair.
 """
 
+import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from functools import partial
 
 import numpy as np
@@ -17,14 +18,25 @@ import ray.data
 
 from pipeline import storage
 from pipeline.bootstrap import REPLICATES, draws, image_keys, shared_images
-from pipeline.evaluate import DEFAULT_ALPHAS, Measures, Tallies, about, check, measure, summary_rows
+from pipeline.evaluate import (
+    DEFAULT_ALPHAS,
+    NO_PAIR_ANSWERED,
+    LeftOut,
+    Measures,
+    Tallies,
+    about,
+    check,
+    left_out,
+    measure,
+    summary_rows,
+)
 from pipeline.manifest import INLINE_COLUMNS, manifest_files, open_parquet, row_group_lengths
 from pipeline.metrics import SUMMARY, write_metrics
 from pipeline.parts import KEY_COLUMNS, chosen_rows, list_parts
 from pipeline.protocols import Protocol
 from pipeline.run_folder import read_success
 from pipeline.scores import MATCH_COLUMNS, Failed, directions_to_score
-from schemas.check import conform
+from schemas.check import check_schema, conform
 from schemas.matches import MATCHES
 from schemas.metrics import METRICS
 from schemas.pairs import PAIRS
@@ -37,7 +49,11 @@ _MATCHES = pa.schema([MATCHES.field(name) for name in dict.fromkeys([*MATCH_COLU
 _PIECE = pa.schema([("bucket", pa.int64()), ("part", pa.int64()), ("rows", pa.large_binary())])
 """Rows of one file that belong to one bucket, as an Arrow stream; `part` is -1 for the manifest's."""
 _SCOPE = ("dataset", "protocol", "direction", "subset", "group_kind", "group")
-_TALLY = pa.schema([*((name, pa.string()) for name in _SCOPE), ("values", pa.large_list(pa.float64()))])
+_TALLY = pa.schema(
+    [("bucket", pa.int64()), *((name, pa.string()) for name in _SCOPE), ("values", pa.large_list(pa.float64()))]
+)
+_LEFT_OUT = "left out"
+"""In group_kind: the values are those of a LeftOut."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,11 +78,12 @@ def evaluate_large(
     replicates: int = REPLICATES,
     seed: int = 0,
     bucket_pairs: int = BUCKET_PAIRS,
-) -> pa.Table:
-    """METRICS of all groups but single pairs, as evaluate gives them; Ray must be connected.
+) -> tuple[pa.Table, LeftOut]:
+    """METRICS of all groups but single pairs, as evaluate gives them, and what is in no average; Ray must be connected.
 
-    Writes METRICS to the folder `out`: summary.parquet, and the rows of single pairs in one file per bucket.
-    Raises ValueError as evaluate does, and FileNotFoundError where there are no matches.
+    Writes METRICS to the folder `out`: summary.parquet, and the rows of single pairs in one file per bucket; those of
+    an earlier evaluation are replaced. Raises ValueError as evaluate does, in a worker as Ray's RayTaskError of one,
+    and for a folder that holds anything else; FileNotFoundError where there are no matches.
     """
     check(protocols, alphas)
     parts = list_parts(matches_uri)
@@ -76,6 +93,8 @@ def evaluate_large(
     if len(fingerprints) > 1:
         raise ValueError(f"the matches are of {len(fingerprints)} matchers, score one at a time: {fingerprints}")
     slices = _slices(pairs_uri, (read_success(matches_uri) or {}).get("limit"))
+    if not slices:
+        raise ValueError(f"{pairs_uri}: the manifest has no rows")
     plan = Plan(
         out=out,
         n_buckets=max(1, round(sum(count for *_, count in slices) / bucket_pairs)),
@@ -85,8 +104,7 @@ def evaluate_large(
         replicates=replicates,
         seed=seed,
     )
-    for file in storage.list_files(out, ".parquet"):
-        storage.delete(file)
+    _delete_earlier(out)
     shared = ray.put(_shared_images(slices))
     items = [{"file": file, "group": group, "part": -1, "count": count} for file, group, count in slices]
     items += [{"file": file, "group": -1, "part": rank, "count": -1} for rank, file in enumerate(parts)]
@@ -97,15 +115,19 @@ def evaluate_large(
         .map_groups(partial(score_bucket, plan=plan, shared=shared), batch_format="pyarrow")
         .iter_batches(batch_size=None, batch_format="pyarrow")
     )
-    tallies: Tallies = {}
-    for batch in rows:
-        _add(tallies, batch, 1 + replicates)
+    # sums depend on their order in the last digits, and buckets come in any
+    buckets = pa.concat_tables([_TALLY.empty_table(), *rows])
+    buckets = buckets.take(pc.sort_indices(buckets["bucket"]))
+    counted = _left_out(buckets)
+    if not counted.n_answered:
+        raise ValueError(NO_PAIR_ANSWERED)
+    tallies = _added(buckets.filter(pc.not_equal(buckets["group_kind"], _LEFT_OUT)), 1 + replicates)
     in_order = {scope: _ordered(of_groups) for scope, of_groups in sorted(tallies.items())}
     said = about(fingerprints, plan.measures, replicates, seed)
     summary = pa.concat_tables(summary_rows(in_order, plan.measures))
     summary = summary.replace_schema_metadata({**METRICS.metadata, **said})
     write_metrics(storage.join(out, SUMMARY), summary)
-    return summary
+    return summary, counted
 
 
 def deal(item: pa.Table, n_buckets: int) -> Iterator[pa.Table]:
@@ -113,6 +135,8 @@ def deal(item: pa.Table, n_buckets: int) -> Iterator[pa.Table]:
     file, group, part, count = (item[name][0].as_py() for name in ("file", "group", "part", "count"))
     wanted = _MATCHES if group < 0 else _PAIRS
     with open_parquet(file) as parquet:
+        if group < 0:
+            check_schema(parquet.schema_arrow, MATCHES, file)
         groups = range(parquet.num_row_groups) if group < 0 else [group]
         columns = [name for name in wanted.names if name in parquet.schema_arrow.names]
         rows = conform(parquet.read_row_groups(list(groups), columns=columns), wanted, file)
@@ -144,15 +168,36 @@ def score_bucket(pieces: pa.Table, plan: Plan, shared: "ray.ObjectRef[np.ndarray
         for scope, of_groups in tallies.items()
         for group, values in of_groups.items()
     ]
-    return pa.Table.from_pylist(found, _TALLY)
+    found.append({"group_kind": _LEFT_OUT, "values": astuple(left_out(matches, pairs))})
+    bucket = pieces["bucket"][0].as_py()
+    return pa.Table.from_pylist([{"bucket": bucket, **row} for row in found], _TALLY)
 
 
-def _add(tallies: Tallies, rows: pa.Table, n_rows: int) -> None:
+def _added(rows: pa.Table, n_rows: int) -> Tallies:
+    """The sums of the tallies of one scope and group, in the order of the rows."""
+    tallies: Tallies = {}
     names = zip(*(rows[name].to_pylist() for name in _SCOPE), strict=True)
     for (*scope, kind, group), values in zip(names, rows["values"], strict=True):
         of_groups = tallies.setdefault((scope[0], scope[1], scope[2], scope[3]), {})
         found = values.values.to_numpy().reshape(n_rows, -1)
         of_groups[kind, group] = of_groups[kind, group] + found if (kind, group) in of_groups else found.copy()
+    return tallies
+
+
+def _left_out(rows: pa.Table) -> LeftOut:
+    counts = rows.filter(pc.equal(rows["group_kind"], _LEFT_OUT))["values"].to_pylist()
+    return LeftOut(*(int(sum(count)) for count in zip(*counts, strict=True)))
+
+
+def _delete_earlier(out: str) -> None:
+    """Delete what an earlier evaluation wrote. Raises ValueError where there is anything else."""
+    names = {file.rpartition("/")[2]: file for file in storage.list_files(out, "")}
+    if others := [name for name in names if name != SUMMARY and not re.fullmatch(r"pairs-\d+\.parquet", name)]:
+        raise ValueError(
+            f"{out} holds other files than METRICS of an evaluation, such as {sorted(others)[0]}: give another --out"
+        )
+    for file in names.values():
+        storage.delete(file)
 
 
 def _ordered(of_groups: dict[tuple[str, str], np.ndarray]) -> dict[tuple[str, str], np.ndarray]:
@@ -191,6 +236,7 @@ def _unique(parts: Sequence[str], column: str) -> list[str]:
     found: set[str] = set()
     for file in parts:
         with open_parquet(file) as parquet:
+            check_schema(parquet.schema_arrow, MATCHES, file)
             found.update(pc.unique(parquet.read(columns=[column])[column]).to_pylist())
     return sorted(found)
 

@@ -8,7 +8,7 @@ any number of them. A protocol of your own is a Protocol in a module of yours, c
 
 import importlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from schemas.matches import DIRECTIONS
@@ -16,6 +16,8 @@ from schemas.matches import DIRECTIONS
 _FORTH, _BACK = DIRECTIONS
 
 Average = Literal["image", "point", "class"]
+COLUMN_OF_AVERAGE: dict[Average, str] = {"image": "pck_image", "point": "pck_point", "class": "pck_class_mean"}
+"""Columns of METRICS."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,9 +55,13 @@ class Protocol:
                 )
         if self.side_px is not None and self.side_px < 1:
             raise ValueError(f"protocol {self.name}: side_px must be at least 1; got {self.side_px}")
-        if not self.directions or set(self.directions) - set(DIRECTIONS):
+        if (
+            not self.directions
+            or set(self.directions) - set(DIRECTIONS)
+            or len(set(self.directions)) < len(self.directions)
+        ):
             raise ValueError(
-                f"protocol {self.name}: directions must be of {', '.join(DIRECTIONS)}; got {self.directions}"
+                f"protocol {self.name}: directions must be of {', '.join(DIRECTIONS)}, each once; got {self.directions}"
             )
         if (self.space == "original") != (self.side_px is None):
             raise ValueError(f"protocol {self.name}: squash and letterbox need side_px, original pixels have none")
@@ -65,7 +71,7 @@ class Protocol:
     @property
     def column(self) -> str:
         """The column of METRICS that holds the number the protocol is known by."""
-        return {"image": "pck_image", "point": "pck_point", "class": "pck_class_mean"}[self.average]
+        return COLUMN_OF_AVERAGE[self.average]
 
     def describe(self, direction: str) -> str:
         """The protocol in words, for people who read a number of it."""
@@ -152,6 +158,10 @@ def protocol(name: str) -> Protocol:
         found = getattr(importlib.import_module(module_name), attribute, None)
     except ModuleNotFoundError as error:
         raise ValueError(f"protocol {name!r}: there is no module {error.name!r} on Python's path") from error
+    except Exception as error:  # the module may do anything
+        raise ValueError(
+            f"protocol {name!r}: {module_name} cannot be imported ({type(error).__name__}: {error})"
+        ) from error
     if not isinstance(found, Protocol):
         raise ValueError(f"protocol {name!r}: {module_name} has no pipeline.protocols.Protocol called {attribute!r}")
     if found.name in PROTOCOLS and found != PROTOCOLS[found.name]:
@@ -160,5 +170,10 @@ def protocol(name: str) -> Protocol:
 
 
 def protocol_of(choices: Mapping[str, Any]) -> Protocol:
-    """The protocol of these choices, dataclasses.asdict of one, as they come out of JSON."""
+    """The protocol of these choices, dataclasses.asdict of one, as they come out of JSON.
+
+    Raises ValueError for choices that this version does not know.
+    """
+    if unknown := choices.keys() - {field.name for field in fields(Protocol)}:
+        raise ValueError(f"a protocol of another version: it has the unknown choices {', '.join(sorted(unknown))}")
     return Protocol(**{**choices, "directions": tuple(choices["directions"])})

@@ -1,15 +1,19 @@
 """What a run must reach, so that a pipeline can stop where it does not: 'spair image .1 all >= 50'."""
 
+import math
 import operator
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import pandas as pd
+
+from pipeline.protocols import COLUMN_OF_AVERAGE, Average
 
 _FORM = "PROTOCOL AVERAGE ALPHA GROUP >= PERCENT, such as 'spair image .1 all >= 50'"
 _PATTERN = re.compile(r"(\S+)\s+(image|point|class)\s+(\S+)\s+(.+?)\s*(>=|>)\s*(\S+)")
 _OPERATORS = {">=": operator.ge, ">": operator.gt}
-_COLUMNS = {"image": "pck_image", "point": "pck_point", "class": "pck_class_mean"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,8 +22,7 @@ class Requirement:
 
     text: str
     protocol: str
-    average: str
-    """image, point or class."""
+    average: Average
     alpha: float
     group: str
     """all, or a category."""
@@ -27,24 +30,27 @@ class Requirement:
     """>= or >."""
     percent: float
 
+    def check(self, protocols: Sequence[str], alphas: Sequence[float]) -> None:
+        """Raises ValueError where no such number will be measured."""
+        for what, wanted, there in (("protocol", self.protocol, protocols), ("alpha", self.alpha, alphas)):
+            if wanted not in there:
+                listed = ", ".join(map(str, there))
+                raise ValueError(f"--require {self.text!r}: {what} {wanted} is not evaluated; evaluated are: {listed}")
+
     def unmet(self, metrics: pd.DataFrame) -> list[str]:
         """What falls short, in words; METRICS of any data set and direction must reach it.
 
         Raises ValueError where METRICS hold no such number.
         """
-        rows = metrics[
-            metrics["group_kind"].isin(["category", "all"])
-            & (metrics["subset"] == "all")
-            & (metrics["protocol"] == self.protocol)
-        ]
-        for column, wanted in (("alpha", self.alpha), ("group", self.group)):
-            there = sorted(rows[column].unique())
-            rows = rows[rows[column] == wanted]
-            if rows.empty:
-                listed = ", ".join(f"{value:g}" if column == "alpha" else value for value in there)
-                raise ValueError(f"--require {self.text!r}: there is no {column} {wanted}; there are: {listed or '-'}")
-        name = _COLUMNS[self.average]
-        if rows[name].isna().all():
+        kind = "all" if self.group == "all" else "category"
+        rows = metrics[metrics["group_kind"].isin(["category", "all"]) & (metrics["subset"] == "all")]
+        rows = rows[(rows["protocol"] == self.protocol) & (rows["alpha"] == self.alpha)]
+        there = sorted(rows["group"].unique())
+        rows = rows[(rows["group_kind"] == kind) & (rows["group"] == self.group)]
+        if rows.empty:
+            raise ValueError(f"--require {self.text!r}: there is no group {self.group}; there are: {', '.join(there)}")
+        name = COLUMN_OF_AVERAGE[self.average]
+        if self.average == "class" and kind != "all":
             raise ValueError(f"--require {self.text!r}: only 'all' has an average over classes")
         reaches = _OPERATORS[self.comparison]
         return [
@@ -62,10 +68,12 @@ def requirement(text: str) -> Requirement:
         if match is None:
             raise ValueError
         protocol, average, alpha, group, comparison, percent = match.groups()
+        if not (math.isfinite(float(alpha)) and math.isfinite(float(percent))):
+            raise ValueError
         return Requirement(
             text=text,
             protocol=protocol,
-            average=average,
+            average=cast(Average, average),
             alpha=float(alpha),
             group=group,
             comparison=comparison,

@@ -45,8 +45,12 @@ def as_text(table: pd.DataFrame, form: Format) -> str:
         return str(table.to_json(orient="records", indent=1))
     aligned = "l" + "r" * table.shape[1]
     if form == "latex":
-        return table.style.to_latex(column_format=aligned, hrules=True).rstrip("\n")
+        style = table.style.format(escape="latex")
+        for axis in (0, 1):
+            style = style.format_index(escape="latex", axis=axis)
+        return style.to_latex(column_format=aligned, hrules=True).rstrip("\n")
     if form == "markdown":
+        table = table.rename(index=lambda name: str(name).replace("|", "\\|"))
         alignment = ["left", *["right"] * table.shape[1]]
         return str(table.to_markdown(disable_numparse=True, colalign=alignment))
     return table.to_string()

@@ -18,8 +18,8 @@ class BackboneConfig:
     """How to build a backbone and what to feed it; the content of the .json file."""
 
     create_kwargs: dict[str, Any] = field(default_factory=dict)
-    """Arguments of the library's builder beyond the model's name: numbers, strings, true, false, null, and lists of up
-    to eight sizes."""
+    """Arguments of the library's builder beyond the model's name: numbers, strings, true, false, null; `layers` and
+    `channels` are lists of up to eight sizes."""
     out_indices: tuple[int, ...] | None = None
     """Which feature maps to give, shallow to deep, counted as the library does; None for its own choice."""
     mean: tuple[float, float, float]
@@ -134,20 +134,32 @@ def _is_rising(value: Any) -> bool:
     )
 
 
+_MOST = {"layers": 64, "channels": 8192}
+"""Arguments that are lists of sizes, such as the blocks of each stage, and the most that they may add up to: a small
+file could ask for networks that take hours to build."""
+
+
 def _is_flat_object(value: Any) -> bool:
     return isinstance(value, dict) and all(
-        item is None or isinstance(item, str | bool | int | float) or _is_sizes(item) for item in value.values()
+        _is_sizes(item, _MOST[name]) if name in _MOST else item is None or isinstance(item, str | bool | int | float)
+        for name, item in value.items()
     )
 
 
-def _is_sizes(value: Any) -> bool:
-    """Such as the blocks of each stage."""
-    whole = isinstance(value, list) and all(type(item) is int and 0 < item <= 4096 for item in value)
-    return whole and len(value) <= 8
+def _is_sizes(value: Any, most: int) -> bool:
+    return (
+        isinstance(value, list)
+        and 0 < len(value) <= 8
+        and all(type(item) is int and item > 0 for item in value)
+        and sum(value) <= most
+    )
 
 
 FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    "create_kwargs": ("an object of numbers, strings, booleans and short lists of sizes", _is_flat_object),
+    "create_kwargs": (
+        "an object of numbers, strings and booleans, and of lists of sizes for layers and channels",
+        _is_flat_object,
+    ),
     "out_indices": ("a rising list of whole numbers from 0", _is_rising),
     "mean": ("three numbers", _is_triple),
     "std": ("three numbers above 0", lambda value: _is_triple(value) and min(value) > 0),

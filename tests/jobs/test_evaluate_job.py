@@ -131,16 +131,25 @@ def test_the_interval_is_in_the_table(tmp_path: Path, capsys: pytest.CaptureFixt
     assert 60 < high < 70
 
 
+def test_latex_is_escaped(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    flags = _plant(tmp_path, {"c_t1": 0, "c_t2": 12})
+    assert main([*flags, "--protocol", "spair", "--alpha", "0.1", "--format", "latex"]) == 0
+    printed = capsys.readouterr().out
+    assert r"c\_t & 2 & 2 & 0 & 50.0 \\" in printed
+    assert r"all, 95 \% from & " in printed
+
+
 def test_another_run_is_set_beside_with_the_interval_of_the_difference(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     (tmp_path / "other").mkdir()
     flags = _plant(tmp_path, {"cat1": 0, "cat2": 12, "dog1": 4})
-    _plant(tmp_path / "other", {"cat1": 0, "cat2": 4, "dog1": 12})
+    _plant(tmp_path / "other", {"cat1": 0, "cat2": 4, "dog1": None})
     other = str(tmp_path / "other" / "run")
     assert main([*flags, "--protocol", "spair", "--alpha", "0.1", "--compare", other]) == 0
     printed = capsys.readouterr().out
     assert f"{other} less {tmp_path / 'run'}: points of PCK" in printed
+    assert "failed or missing: 0 pairs of this run, 1 of the other" in printed
     assert re.search(r"^cat +2 +\+50\.0 \[\+0\.0, \+100\.0\]$", printed, re.MULTILINE)
     assert re.search(r"^dog +1 +-100\.0$", printed, re.MULTILINE)  # one pair has no interval
 
@@ -160,6 +169,7 @@ def test_a_missed_requirement_is_an_exit_code_of_its_own(
     [
         (["--require", "spair >= 50"], "expected PROTOCOL AVERAGE ALPHA GROUP"),
         (["--require", "spair image .1 wolf >= 50"], "there is no group wolf; there are: all, cat"),
+        (["--require", "nemf image .1 all >= 50"], "protocol nemf is not evaluated; evaluated are: spair"),
         (["--replicates", "-1"], "--replicates must be 0 or more; got -1"),
         (["--compare", "nowhere"], "no matches at nowhere"),
     ],
@@ -182,4 +192,26 @@ def test_published_numbers_are_beside_the_run_and_say_whether_they_compare(
     assert main([*flags, "--protocol", "spair"]) == 0
     printed = capsys.readouterr().out
     assert re.search(r"^NeMF \(nemf, not comparable\) +70\.5 +53\.6$", printed, re.MULTILINE)
-    assert "published 'all' is over 12,234 pairs" in printed
+    assert "of the same direction and number of pairs" in printed
+
+
+def test_a_folder_is_not_taken_for_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    flags = _plant(tmp_path, {"cat1": 0})
+    (tmp_path / "metrics.parquet").mkdir()
+    pq.write_table(pa.table({"a": [1]}), tmp_path / "metrics.parquet" / "summary.parquet")
+    assert main([*flags, "--protocol", "spair"]) == 2
+    assert "is a folder, METRICS of fewer than 1,000,000 pairs are a file" in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("ignore:.*deprecated:DeprecationWarning:ray")
+def test_large_runs_are_scored_on_ray_into_a_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("jobs.evaluate.LARGE", 3)
+    flags = [*_plant(tmp_path, {"cat1": 0, "cat2": 12, "dog1": None}), "--protocol", "spair", "--alpha", "0.1"]
+    assert main([*flags, "--compare", str(tmp_path / "run")]) == 2
+    assert "--compare is for runs of fewer than 3 pairs" in capsys.readouterr().err
+    assert main(flags) == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"^cat +2 +2 +0 +50\.0$", printed, re.MULTILINE)
+    assert set(pd.read_parquet(tmp_path / "metrics.parquet")["group_kind"]) >= {"all", "category", "pair"}

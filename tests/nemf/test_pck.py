@@ -57,17 +57,15 @@ def test_pairs_without_keypoints_are_in_no_average():
     assert pck.point_average(n_correct, n_points, group, 1).tolist() == [60.0]  # 3 of 5
 
 
-def test_averages_per_group_and_the_unweighted_class_mean():
+def test_averages_per_group():
     n_points, n_correct = np.array([4, 1, 2]), np.array([3, 0, 2])
     group = np.array([0, 0, 2])
     image = pck.image_average(n_correct, n_points, group, 3)
     assert image.tolist() == [37.5, 0.0, 100.0]
     assert pck.point_average(n_correct, n_points, group, 3).tolist() == [60.0, 0.0, 100.0]
-    assert pck.class_mean(image, np.array([2, 0, 1])) == 68.75  # class 1 has no pairs
 
 
-def test_nothing_to_average_is_zero_or_none_and_never_nan():
+def test_nothing_to_average_is_zero_and_never_nan():
     none = np.array([], np.int64)
     assert pck.image_average(none, none, none, 2).tolist() == [0.0, 0.0]
     assert pck.point_average(none, none, none, 2).tolist() == [0.0, 0.0]
-    assert pck.class_mean(np.zeros(2), np.zeros(2, np.int64)) is None

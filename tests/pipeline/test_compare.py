@@ -99,3 +99,16 @@ def test_runs_of_unlike_directions_are_refused():
     back = run.set_column(1, MATCHES.field("direction"), pa.array(["target_to_source"] * 2))
     with pytest.raises(ValueError, match="no direction in common"):
         compare(run, back, pairs, [protocol("pf-willow-bbox-kp")], [0.1])
+
+
+def test_runs_of_other_pairs_or_several_matchers_are_refused():
+    pairs = _pairs(4)
+    run = _matches(pairs, np.ones(4, bool))
+    ids = MATCHES.names.index("pair_id")
+    foreign = run.set_column(ids, MATCHES.field("pair_id"), pa.array(["w", "x", "y", "z"]))
+    with pytest.raises(ValueError, match="answer none of the manifest's pairs"):
+        compare(run, foreign, pairs, [SPAIR], [0.1])
+    prints = MATCHES.names.index("fingerprint")
+    mixed = run.set_column(prints, MATCHES.field("fingerprint"), pa.array(["f", "f", "g", "g"]))
+    with pytest.raises(ValueError, match="of 2 matchers"):
+        compare(run, mixed, pairs, [SPAIR], [0.1])

@@ -8,9 +8,10 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from ray.exceptions import RayTaskError
 
 from pipeline.cluster import connected
-from pipeline.evaluate import evaluate, planned_pairs
+from pipeline.evaluate import evaluate, left_out, planned_pairs
 from pipeline.evaluate_large import evaluate_large
 from pipeline.manifest import read_ids
 from pipeline.metrics import load_metrics
@@ -86,7 +87,7 @@ def test_it_has_the_numbers_of_one_process(run: tuple[str, str], tmp_path: Path,
     whole = evaluate(read_matches(matches, MATCH_COLUMNS), planned_pairs(pairs, matches), PROTOCOLS, **options)
     out = str(tmp_path / "metrics")
 
-    summary = evaluate_large(matches, pairs, out, PROTOCOLS, bucket_pairs=9, **options)
+    summary, counted = evaluate_large(matches, pairs, out, PROTOCOLS, bucket_pairs=9, **options)
 
     assert len(list(Path(out).glob("pairs-*.parquet"))) > 2
     written = pd.read_parquet(out)
@@ -96,6 +97,9 @@ def test_it_has_the_numbers_of_one_process(run: tuple[str, str], tmp_path: Path,
     assert whole.to_pandas()[NUMBERS].notna().any().all()
     assert load_metrics(out).equals(summary.to_pandas())
     assert summary.schema.metadata == whole.schema.metadata
+    assert counted == left_out(read_matches(matches, MATCH_COLUMNS), planned_pairs(pairs, matches))
+    again, _ = evaluate_large(matches, pairs, out, PROTOCOLS, bucket_pairs=9, **options)
+    assert again.equals(summary)
 
 
 def test_an_earlier_result_in_the_folder_is_replaced(run: tuple[str, str], tmp_path: Path):
@@ -106,6 +110,21 @@ def test_an_earlier_result_in_the_folder_is_replaced(run: tuple[str, str], tmp_p
     assert len(list(Path(out).glob("*.parquet"))) == 2
 
 
+def test_a_folder_with_anything_else_is_left_alone(run: tuple[str, str], tmp_path: Path):
+    matches, pairs = run
+    before = sorted(Path(pairs).iterdir())
+    with pytest.raises(ValueError, match=r"holds other files than METRICS .* such as 0\.parquet: give another --out"):
+        evaluate_large(matches, pairs, pairs, PROTOCOLS[:1], replicates=0)
+    assert sorted(Path(pairs).iterdir()) == before
+
+
+def test_matches_of_other_pairs_are_refused(run: tuple[str, str], tmp_path: Path):
+    other = [{"pair_id": "other", "dataset": "toy", "source_xy_px": [[1, 1]], "target_xy_px": [[1, 1]]}]
+    pq.write_table(pa.Table.from_pylist(other, PAIRS), tmp_path / "other.parquet")
+    with pytest.raises(ValueError, match="answer none of the manifest's pairs"):
+        evaluate_large(run[0], str(tmp_path / "other.parquet"), str(tmp_path / "metrics"), PROTOCOLS[:1], replicates=0)
+
+
 def test_a_pair_that_cannot_be_scored_is_named_as_by_one_process(run: tuple[str, str], tmp_path: Path):
     matches, pairs = run
     file = Path(pairs) / "1.parquet"
@@ -114,7 +133,9 @@ def test_a_pair_that_cannot_be_scored_is_named_as_by_one_process(run: tuple[str,
     pq.write_table(
         rows.set_column(column, PAIRS.field("target_box_xyxy"), pa.nulls(30, rows.schema[column].type)), file
     )
-    with pytest.raises(Exception, match=r"pair p\d+ .*has no usable target_box_xyxy, which protocol spair needs"):
+    with pytest.raises(
+        RayTaskError, match=r"ValueError: pair p\d+ .*has no usable target_box_xyxy, which protocol spair needs"
+    ):
         evaluate_large(matches, pairs, str(tmp_path / "metrics"), PROTOCOLS[:1], bucket_pairs=9)
 
 

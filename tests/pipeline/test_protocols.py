@@ -81,6 +81,7 @@ def test_a_protocol_may_not_take_the_name_of_another(own: str):
     ("choices", "message"),
     [
         ({"directions": ()}, "own: directions must be of source_to_target, target_to_source"),
+        ({"directions": (FORTH, FORTH)}, "own: directions must be of .* each once"),
         ({"directions": (FORTH, "sideways")}, "own: directions must be of .*sideways"),
         ({"directions": FORTH}, "own: directions must be of"),  # a string, the comma forgotten
         ({"space": "squash"}, "own: squash and letterbox need side_px"),
@@ -177,3 +178,15 @@ def test_a_choice_that_there_is_not_is_refused(change: dict[str, Any], message: 
 def test_what_is_no_name_of_a_module_is_answered_with_all_there_are(name: str):
     with pytest.raises(ValueError, match=r"there is no protocol .*package\.module:NAME for your own"):
         protocol(name)
+
+
+def test_choices_of_another_version_are_told():
+    with pytest.raises(ValueError, match="a protocol of another version: it has the unknown choices smoothing"):
+        protocol_of({**asdict(PROTOCOLS["spair"]), "smoothing": 3})
+
+
+def test_a_module_that_breaks_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "breaks_at_once.py").write_text("1 / 0\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(ValueError, match=r"breaks_at_once cannot be imported \(ZeroDivisionError: division by zero\)"):
+        protocol("breaks_at_once:STRICT")

@@ -7,8 +7,10 @@ from pipeline.published import COLUMNS, beside, published
 from schemas.metrics import METRICS
 
 
-def _run(protocol: str, n_pairs: int, group: str = "all", alpha: float = 0.1) -> pd.DataFrame:
-    row = {"dataset": "spair", "protocol": protocol, "direction": "target_to_source", "subset": "all", "alpha": alpha}
+def _run(
+    protocol: str, n_pairs: int, group: str = "all", alpha: float = 0.1, direction: str = "target_to_source"
+) -> pd.DataFrame:
+    row = {"dataset": "spair", "protocol": protocol, "direction": direction, "subset": "all", "alpha": alpha}
     row |= {"group_kind": "all" if group == "all" else "category", "group": group, "n_pairs": n_pairs}
     row |= {"n_points": n_pairs, "n_failed": 0, "pck_image": 40.0, "pck_point": 41.0}
     return pa.Table.from_pylist([row], METRICS).to_pandas()
@@ -23,6 +25,7 @@ def test_every_number_says_where_it_is_from_and_under_which_protocol():
     assert not rows.duplicated(["method", "dataset", "protocol", "alpha", "category"]).any()
     for _, of_method in rows[rows["category"] != "all"].groupby("method"):
         assert len(of_method) == 18
+        assert of_method["n_pairs"].sum() == 12234
         overall = rows[(rows["method"] == of_method["method"].iloc[0]) & (rows["dataset"] == "spair")]
         (said,) = overall[(overall["category"] == "all") & (overall["alpha"] == 0.1)]["pck"]
         assert of_method["pck"].mean() == pytest.approx(said, abs=1.5)  # a misread class would be off by more
@@ -34,6 +37,8 @@ def test_every_number_says_where_it_is_from_and_under_which_protocol():
         (_run("nemf", 12234), True),
         (_run("nemf", 3104), False),  # of a part of the pairs
         (_run("nemf", 640, "cow"), True),
+        (_run("nemf", 5, "cow"), False),
+        (_run("nemf", 12234, direction="source_to_target"), False),
         (_run("spair", 12234), False),
         (_run("spair", 640, "cow"), False),
     ],

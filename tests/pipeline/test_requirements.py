@@ -44,6 +44,30 @@ def test_what_is_not_reached_is_told_with_what_there_is(metrics: pd.DataFrame):
     assert line.endswith("has nothing to average over")
 
 
+def test_a_class_average_of_nothing_is_not_met(metrics: pd.DataFrame):
+    nothing = metrics.assign(n_pairs=0, pck_class_mean=float("nan"))
+    (line,) = requirement("spair class .1 all >= 50").unmet(nothing)
+    assert line.endswith("has nothing to average over")
+
+
+def test_a_category_that_is_called_all_is_not_the_average(metrics: pd.DataFrame):
+    named = pd.concat([metrics, metrics[metrics["group"] == "big cat"].assign(group="all")])
+    assert requirement("spair image .1 all >= 50").unmet(named) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("cats image .1 all >= 50", "protocol cats is not evaluated; evaluated are: spair, nemf"),
+        ("nemf image .2 all >= 50", r"alpha 0\.2 is not evaluated; evaluated are: 0\.1, 0\.05"),
+    ],
+)
+def test_what_will_not_be_measured_is_refused_before(text: str, message: str):
+    requirement("nemf image .05 all >= 50").check(["spair", "nemf"], [0.1, 0.05])
+    with pytest.raises(ValueError, match=message):
+        requirement(text).check(["spair", "nemf"], [0.1, 0.05])
+
+
 def test_every_data_set_must_reach_it(metrics: pd.DataFrame):
     other = pd.concat([metrics, metrics.assign(dataset="other", pck_image=10.0)])
     (line,) = requirement("spair image .1 all >= 50").unmet(other)
@@ -53,9 +77,7 @@ def test_every_data_set_must_reach_it(metrics: pd.DataFrame):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("spair image .2 all >= 50", r"there is no alpha 0\.2; there are: 0\.1"),
         ("spair image .1 cta >= 50", "there is no group cta; there are: all, big cat, wolf"),
-        ("cats image .1 all >= 50", r"there is no alpha 0\.1; there are: -"),
         ("spair class .1 big cat >= 50", "only 'all' has an average over classes"),
     ],
 )
