@@ -77,12 +77,11 @@ def run(tmp_path: Path) -> tuple[str, str]:
     return str(tmp_path / "run"), str(tmp_path / "pairs")
 
 
-@pytest.mark.parametrize("limit", [None, 40])
-def test_it_has_the_numbers_of_one_process(run: tuple[str, str], tmp_path: Path, limit: int | None):
+def test_it_has_the_numbers_of_one_process(run: tuple[str, str], tmp_path: Path):
+    """Of the first 40 pairs; the same again, in the place of an earlier result."""
     matches, pairs = run
-    if limit:
-        count = count_run(matches, read_ids(pairs), ("source_to_target",), "f", limit)
-        write_success(matches, replace(count, expected=count.ok + count.error), limit)
+    count = count_run(matches, read_ids(pairs), ("source_to_target",), "f", 40)
+    write_success(matches, replace(count, expected=count.ok + count.error), 40)
     options = {"alphas": (0.1, 0.05), "replicates": 30, "seed": 3}
     whole = evaluate(read_matches(matches, MATCH_COLUMNS), planned_pairs(pairs, matches), PROTOCOLS, **options)
     out = str(tmp_path / "metrics")
@@ -98,16 +97,10 @@ def test_it_has_the_numbers_of_one_process(run: tuple[str, str], tmp_path: Path,
     assert load_metrics(out).equals(summary.to_pandas())
     assert summary.schema.metadata == whole.schema.metadata
     assert counted == left_out(read_matches(matches, MATCH_COLUMNS), planned_pairs(pairs, matches))
+    (Path(out) / "pairs-00099.parquet").write_bytes(b"of an earlier evaluation")
     again, _ = evaluate_large(matches, pairs, out, PROTOCOLS, bucket_pairs=9, **options)
     assert again.equals(summary)
-
-
-def test_an_earlier_result_in_the_folder_is_replaced(run: tuple[str, str], tmp_path: Path):
-    matches, pairs = run
-    out = str(tmp_path / "metrics")
-    evaluate_large(matches, pairs, out, PROTOCOLS[:1], replicates=0, bucket_pairs=5)
-    evaluate_large(matches, pairs, out, PROTOCOLS[:1], replicates=0, bucket_pairs=100)
-    assert len(list(Path(out).glob("*.parquet"))) == 2
+    assert pd.read_parquet(out).shape == written.shape
 
 
 def test_a_folder_with_anything_else_is_left_alone(run: tuple[str, str], tmp_path: Path):
