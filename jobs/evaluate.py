@@ -177,14 +177,9 @@ def _print_differences(differences: pd.DataFrame, other: str, protocols: Sequenc
         print(f"\n{about}" + (", leak-free pairs only" if subset == "leak_free" else ""))
         whole = rows[rows["group_kind"] == "all"].iloc[0]
         print(f"  failed or missing: {whole['n_failed']:,} pairs of this run, {whole['n_failed_other']:,} of the other")
+        ends = rows[["difference", "difference_low", "difference_high"]].to_numpy()
         interval = [
-            f"{row['difference']:+.1f}"
-            + (
-                f" [{row['difference_low']:+.1f}, {row['difference_high']:+.1f}]"
-                if pd.notna(row["difference_low"])
-                else ""
-            )
-            for row in rows.to_dict("records")
+            f"{value:+.1f}" + (f" [{low:+.1f}, {high:+.1f}]" if np.isfinite(low) else "") for value, low, high in ends
         ]
         table = rows.assign(shown=interval).pivot(index=["group_kind", "group"], columns="alpha", values="shown")
         table.columns = [f"PCK@{alpha:g}" for alpha in table.columns]

@@ -229,10 +229,9 @@ def _rows_of(scope: Scope, of_groups: dict[Group, tally.Tally], alphas: Sequence
 
 def _pair_rows(scope: Scope, manifest: pd.DataFrame, sums: np.ndarray, alphas: Sequence[float]) -> pa.Table:
     """METRICS of single pairs, which have no intervals."""
-    n_pairs, n_points, n_failed = (sums[:, column].astype(np.int64) for column in range(3))
+    (n_pairs, n_points, n_failed), percents = tally.of_pairs(sums)
     tables = []
-    for number, alpha in enumerate(alphas):
-        percent = 100 * sums[:, 3 + number]
+    for percent, alpha in zip(percents.T, alphas, strict=True):
         columns = {
             **{name: _repeated(value, len(sums)) for name, value in zip(METRICS.names, scope, strict=False)},
             "alpha": np.full(len(sums), alpha),

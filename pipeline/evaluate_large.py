@@ -57,7 +57,7 @@ _LEFT_OUT = "left out"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class Job:
     """What every task needs to know; plain values, since it travels."""
 
     out: str
@@ -95,7 +95,7 @@ def evaluate_large(
     slices = _slices(pairs_uri, (read_success(matches_uri) or {}).get("limit"))
     if not slices:
         raise ValueError(f"{pairs_uri}: the manifest has no rows")
-    plan = Plan(
+    job = Job(
         out=out,
         n_buckets=max(1, round(sum(count for *_, count in slices) / bucket_pairs)),
         measures=Measures(
@@ -110,9 +110,9 @@ def evaluate_large(
     items += [{"file": file, "group": -1, "part": rank, "count": -1} for rank, file in enumerate(parts)]
     rows = (
         ray.data.from_items(items, override_num_blocks=len(items))
-        .map_batches(partial(deal, n_buckets=plan.n_buckets), batch_size=1, batch_format="pyarrow")
-        .groupby("bucket", num_partitions=plan.n_buckets)
-        .map_groups(partial(score_bucket, plan=plan, shared=shared), batch_format="pyarrow")
+        .map_batches(partial(deal, n_buckets=job.n_buckets), batch_size=1, batch_format="pyarrow")
+        .groupby("bucket", num_partitions=job.n_buckets)
+        .map_groups(partial(score_bucket, job=job, shared=shared), batch_format="pyarrow")
         .iter_batches(batch_size=None, batch_format="pyarrow")
     )
     # sums depend on their order in the last digits, and buckets come in any
@@ -123,8 +123,8 @@ def evaluate_large(
         raise ValueError(NO_PAIR_ANSWERED)
     tallies = _added(buckets.filter(pc.not_equal(buckets["group_kind"], _LEFT_OUT)), 1 + replicates)
     in_order = {scope: _ordered(of_groups) for scope, of_groups in sorted(tallies.items())}
-    said = about(fingerprints, plan.measures, replicates, seed)
-    summary = pa.concat_tables(summary_rows(in_order, plan.measures))
+    said = about(fingerprints, job.measures, replicates, seed)
+    summary = pa.concat_tables(summary_rows(in_order, job.measures))
     summary = summary.replace_schema_metadata({**METRICS.metadata, **said})
     write_metrics(storage.join(out, SUMMARY), summary)
     return summary, counted
@@ -147,7 +147,7 @@ def deal(item: pa.Table, n_buckets: int) -> Iterator[pa.Table]:
         yield pa.table({"bucket": [int(number)], "part": [part], "rows": [_as_stream(chosen)]}, schema=_PIECE)
 
 
-def score_bucket(pieces: pa.Table, plan: Plan, shared: "ray.ObjectRef[np.ndarray]") -> pa.Table:
+def score_bucket(pieces: pa.Table, job: Job, shared: "ray.ObjectRef[np.ndarray]") -> pa.Table:
     """The tallies of one bucket; the rows of its pairs are written."""
     of_manifest, of_parts, ranks = [_PAIRS.empty_table()], [_MATCHES.empty_table()], []
     for part, data in sorted(zip(pieces["part"].to_pylist(), pieces["rows"].to_pylist(), strict=True)):
@@ -158,11 +158,11 @@ def score_bucket(pieces: pa.Table, plan: Plan, shared: "ray.ObjectRef[np.ndarray
     matches = matches.take(chosen_rows(matches, pa.chunked_array(ranks, pa.int32())))
     pairs = pa.concat_tables(of_manifest)
     pairs = pairs.take(pc.sort_indices(pairs["pair_id"]))
-    drawn = draws(pairs, plan.seed, plan.replicates, ray.get(shared))
-    tallies, of_pairs = measure(matches, pairs, drawn, plan.measures)
+    drawn = draws(pairs, job.seed, job.replicates, ray.get(shared))
+    tallies, of_pairs = measure(matches, pairs, drawn, job.measures)
     if of_pairs:
         name = f"pairs-{pieces['bucket'][0].as_py():05}.parquet"
-        write_metrics(storage.join(plan.out, name), pa.concat_tables(of_pairs))
+        write_metrics(storage.join(job.out, name), pa.concat_tables(of_pairs))
     found = [
         {**dict(zip(_SCOPE, (*scope, *group), strict=True)), "values": values.ravel()}
         for scope, of_groups in tallies.items()

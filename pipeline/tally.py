@@ -42,6 +42,12 @@ def tally(sums: np.ndarray, draws: Draws, groups: Sequence[np.ndarray]) -> list[
     return [np.concatenate(of_group) for of_group in found]
 
 
+def of_pairs(sums: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs, keypoints and failed pairs, (3, P) int64, and percent correct, (P, alphas), of each pair by itself."""
+    percent = 100 * sums[:, _N_COUNTS : _N_COUNTS + _n_alphas(sums)]
+    return sums[:, :_N_COUNTS].T.astype(np.int64), percent
+
+
 def counts(of: Tally) -> tuple[int, int, int]:
     """Pairs and keypoints that the averages are over, and failed pairs."""
     n_pairs, n_points, n_failed = of[0, [_N_PAIRS, _N_POINTS, _N_FAILED]]

@@ -54,7 +54,7 @@ def paper() -> NeMFConfig:
 def nemf_small() -> NeMFConfig:
     """The network that ships: nemf_mobilenet with a residual network that learns to give MobileNetV1's maps.
 
-    Bottlenecks of a quarter of the usual widths have maps of MobileNetV1's; most of them are at its 16 cells a side.
+    Bottlenecks of half the usual widths have the maps of MobileNetV1; most of them are at 16 cells a side.
     """
     config = BackboneConfig(
         create_kwargs={"layers": [1, 2, 6, 1], "channels": [32, 64, 128, 256]},
