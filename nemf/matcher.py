@@ -1,6 +1,6 @@
 """What every matcher is: pairs of images in, matches out."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -66,8 +66,11 @@ class Matcher(Protocol):
     fingerprint: str
     """Changes whenever an answer may change: weights, configuration and the version of the code."""
 
-    def match_batch(self, pairs: Sequence[ImagePair]) -> list[Match]:
-        """One Match per pair, in order. A pair's answer does not depend on the other pairs."""
+    def match_batch(self, pairs: Sequence[ImagePair]) -> Iterable[Match]:
+        """One Match per pair, in order; a generator is best: answers are taken as they come, and what has come stays.
+
+        A pair's answer does not depend on the other pairs.
+        """
         ...
 
     def match(
@@ -91,7 +94,8 @@ class Matcher(Protocol):
             query_xy_px=points,
             dense=points is None if dense is None else dense,
         )
-        return self.match_batch([pair])[0]
+        (match,) = self.match_batch([pair])
+        return match
 
 
 def as_rgb(image: np.ndarray | Tensor | Image.Image, what: str) -> RGB:

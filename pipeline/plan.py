@@ -15,6 +15,15 @@ from pipeline.manifest import iter_rows, manifest_files
 WINDOW_ROWS = 65_536
 """Rows of the manifest looked at together when pairs that share images are brought together."""
 
+_SPREAD = (
+    (16, 0x0000FFFF0000FFFF),
+    (8, 0x00FF00FF00FF00FF),
+    (4, 0x0F0F0F0F0F0F0F0F),
+    (2, 0x3333333333333333),
+    (1, 0x5555555555555555),
+)
+"""By how much to move a copy of a number's bits, and which of them to keep, for one bit to come to every second."""
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Slice:
@@ -64,6 +73,19 @@ def make_plan(pairs_uri: str, ids: pa.ChunkedArray, done_ids: pa.ChunkedArray, *
 
 
 def _by_images(rows: pa.Table) -> np.ndarray:
-    """Indices that order rows by source image, then target image; stable, so inline images keep their order."""
-    keys = [(name, "ascending") for name in ("source_uri", "target_uri")]
-    return pc.sort_indices(rows, sort_keys=keys).to_numpy()
+    """Indices that order rows so that those near each other share many of their images, on either side.
+
+    Images are numbered in order of URI, and the pairs of numbers follow a Z-order curve (Morton 1966), any stretch of
+    which lies in few columns and few rows. Stable, so inline images keep their order.
+    """
+    uris = [rows[name].combine_chunks().fill_null("") for name in ("source_uri", "target_uri")]
+    in_order = pc.unique(pa.concat_arrays(uris)).sort()
+    source, target = (pc.index_in(side, in_order).to_numpy().astype(np.uint64) for side in uris)
+    return np.argsort(_spread(source) << np.uint64(1) | _spread(target), kind="stable")
+
+
+def _spread(numbers: np.ndarray) -> np.ndarray:
+    """uint64 numbers below 2^32 with a zero before each of their bits."""
+    for shift, mask in _SPREAD:
+        numbers = (numbers | numbers << np.uint64(shift)) & np.uint64(mask)
+    return numbers

@@ -6,8 +6,7 @@ it; its match is where the cosine with the reference's features, interpolated to
 
 import hashlib
 import json
-from collections.abc import Sequence
-from functools import lru_cache
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from nemf.coordinates import pixel_grid, px_to_norm, rescale_px
 from nemf.matcher import RGB, ImagePair, Match, Matcher
+from nemf.matchers.kept_features import KeptFeatures
 from nemf.model.backbone import Backbone
 from nemf.model.descriptors import Descriptors
 
@@ -26,8 +26,6 @@ MIN_IMAGE_SIZE, MAX_IMAGE_SIZE = 32, 1024
 
 _CODE_VERSION = 1
 _POINTS_PER_TILE = 16
-_FEATURE_BYTES_KEPT = 512 * 2**20
-_MIN_IMAGES_KEPT = 4
 _UPSAMPLING = 4
 _SOFT_RADIUS = 4
 _SOFT_TEMPERATURE = 0.02
@@ -71,21 +69,13 @@ class NearestNeighbourMatcher(Matcher):
         self.backbone = backbone.to(device)
         self.cells_hw = (image_size // 8, image_size // 8)
         self.score_hw = (_UPSAMPLING * self.cells_hw[0], _UPSAMPLING * self.cells_hw[1])
-        self.level, n_channels = self._choose_level()
-        image_bytes = 4 * n_channels * self.cells_hw[0] * self.cells_hw[1]
-        self.images_kept = max(_MIN_IMAGES_KEPT, _FEATURE_BYTES_KEPT // image_bytes)
+        self.level = self._choose_level()
 
-    @torch.inference_mode()
-    def match_batch(self, pairs: Sequence[ImagePair]) -> list[Match]:
-        images = {id(image): image for pair in pairs for image in (pair.query_rgb, pair.reference_rgb)}
-
-        @lru_cache(maxsize=self.images_kept)
-        def features_of(image_id: int) -> Tensor:
-            return self.encode(images[image_id])
-
-        return [
-            self._match(pair, features_of(id(pair.query_rgb)), features_of(id(pair.reference_rgb))) for pair in pairs
-        ]
+    def match_batch(self, pairs: Sequence[ImagePair]) -> Iterator[Match]:
+        kept = KeptFeatures(lambda images: [[self.encode(rgb)] for rgb in images])
+        for pair in pairs:
+            (query,), (reference,) = kept.of([pair.query_rgb, pair.reference_rgb])
+            yield self._match(pair, query, reference)
 
     @torch.inference_mode()
     def encode(self, rgb: RGB) -> Float[Tensor, "c h w"]:
@@ -96,6 +86,7 @@ class NearestNeighbourMatcher(Matcher):
         cells = F.interpolate(features, self.cells_hw, mode="bilinear", align_corners=False)
         return F.normalize(cells[0], dim=0)
 
+    @torch.inference_mode()
     def _match(self, pair: ImagePair, query: Tensor, reference: Tensor) -> Match:
         query_hw, reference_hw = pair.query_rgb.shape[:2], pair.reference_rgb.shape[:2]
 
@@ -160,8 +151,8 @@ class NearestNeighbourMatcher(Matcher):
         weight = near * torch.exp((score - best[:, None]) / _SOFT_TEMPERATURE)
         return weight @ cell_xy / weight.sum(dim=1, keepdim=True)
 
-    def _choose_level(self) -> tuple[int, int]:
-        """Which of the backbone's maps the features are made from, and its number of channels."""
+    def _choose_level(self) -> int:
+        """Which of the backbone's maps the features are made from."""
         blank = torch.zeros(1, 3, self.image_size, self.image_size, device=self.device)
         try:
             with torch.inference_mode():
@@ -177,4 +168,4 @@ class NearestNeighbourMatcher(Matcher):
                 f"{self.name}: no feature map has {self.image_size // 16} cells a side; "
                 f"there are {', '.join(str(features.shape[2]) for features in maps)}"
             )
-        return fine[-1], maps[fine[-1]].shape[1]
+        return fine[-1]

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from nemf.coordinates import norm_to_px, pixel_grid, px_to_norm
 from nemf.matcher import RGB, ImagePair, Match, Matcher, as_points
+from nemf.matchers.kept_features import KeptFeatures
 from nemf.model.backbone import tensors_digest
 from nemf.model.network import EncodedField, NeMF, initial_field, squash
 from nemf.model.scorer import TILE, FusedScore
@@ -106,41 +107,46 @@ class NemfMatcher(Matcher):
         self.model = model.eval().requires_grad_(False).to(device)
         self._fused = _fused_score(self.model) if self.config.precision == "bfloat16" else None
 
-    @torch.no_grad()
-    def match_batch(self, pairs: Sequence[ImagePair]) -> list[Match]:
-        matches = []
+    def match_batch(self, pairs: Sequence[ImagePair]) -> Iterator[Match]:
+        features = KeptFeatures(self._features)
         for group in self._groups(pairs):
-            encoded = self.encode(group)
-            matches += self.refine(encoded, self.search(encoded, group), group)
-        return matches
+            encoded = self.encode(group, features)
+            yield from self.refine(encoded, self.search(encoded, group), group)
 
     @torch.no_grad()
-    def encode(self, pairs: Sequence[ImagePair]) -> EncodedField:
-        """What the search needs to know of the pairs."""
-        images = {id(rgb): rgb for pair in pairs for rgb in (pair.reference_rgb, pair.query_rgb)}
-        number = {key: i for i, key in enumerate(images)}
-        reference = torch.tensor([number[id(pair.reference_rgb)] for pair in pairs], device=self.device)
-        query = torch.tensor([number[id(pair.query_rgb)] for pair in pairs], device=self.device)
+    def encode(self, pairs: Sequence[ImagePair], kept: KeptFeatures | None = None) -> EncodedField:
+        """What the search needs to know of the pairs.
+
+        kept: features of the images, for other pairs to share.
+        """
+        kept = kept or KeptFeatures(self._features)
         # the same algorithm every time, and no rounding to TF32 where full precision was asked for
         tf32 = self.config.precision != "float32"
         with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=tf32):
-            features = self._features(list(images.values()))
+            features = kept.of([rgb for pair in pairs for rgb in (pair.reference_rgb, pair.query_rgb)])
             encoded = []
             for first in range(0, len(pairs), self._at_once):
                 count = min(self._at_once, len(pairs) - first)
-                rows = [_filled(role[first : first + count], self._at_once) for role in (reference, query)]
-                levels = ([level[row] for level in features] for row in rows)
+                batch = features[2 * first : 2 * (first + count)]
+                levels = (
+                    [self._batch(level) for level in zip(*role, strict=True)] for role in (batch[::2], batch[1::2])
+                )
                 encoded.append(self.model.encode_features(*levels).pairs(0, count))
         return EncodedField.joined(encoded)
 
-    def _features(self, images: Sequence[RGB]) -> list[Float[Tensor, "n _ _ _"]]:
-        """The maps to correlate of the images, each of which is looked at once."""
-        batches = []
+    def _features(self, images: Sequence[RGB]) -> list[list[Float[Tensor, "_ _ _"]]]:
+        """The maps to correlate of each of the images."""
+        features = []
         for first in range(0, len(images), self._at_once):
-            batch = torch.cat([self._squash(rgb) for rgb in images[first : first + self._at_once]])
-            levels = self.model.features(_filled(batch, self._at_once))
-            batches.append([level[: len(batch)] for level in levels])
-        return [torch.cat(level) for level in zip(*batches, strict=True)]
+            batch = [self._squash(rgb) for rgb in images[first : first + self._at_once]]
+            levels = self.model.features(self._batch(batch))
+            features += [[level[i].clone() for level in levels] for i in range(len(batch))]
+        return features
+
+    def _batch(self, tensors: Sequence[Float[Tensor, "_ _ _"]]) -> Float[Tensor, "_ _ _ _"]:
+        """The tensors as a batch of the one size, filled up with zeros."""
+        stacked = torch.stack(list(tensors))
+        return F.pad(stacked, (0, 0, 0, 0, 0, 0, 0, self._at_once - len(stacked)))
 
     @torch.no_grad()
     def search(self, encoded: EncodedField, pairs: Sequence[ImagePair]) -> list[Float[Tensor, "2 _ _"]]:
@@ -257,10 +263,10 @@ class NemfMatcher(Matcher):
         if group:
             yield group
 
-    def _squash(self, rgb: RGB) -> Float[Tensor, "1 3 h w"]:
+    def _squash(self, rgb: RGB) -> Float[Tensor, "3 h w"]:
         backbone = self.model.backbone
         image = torch.from_numpy(np.array(rgb)).to(self.device)
-        return squash(image, backbone.mean, backbone.std, self.model.image_size)[None]
+        return squash(image, backbone.mean, backbone.std, self.model.image_size)
 
     def _points_px(self, pair: ImagePair) -> Float[Tensor, "k 2"]:
         """The query points, those outside brought to the edge."""
@@ -273,11 +279,6 @@ class NemfMatcher(Matcher):
         """The pixels of the grid that the flow is refined at, none where no flow is wanted."""
         grid = pixel_grid(grid_hw) if pair.dense else torch.zeros(0, 2)
         return grid.view(-1, 2).to(self.device)
-
-
-def _filled(values: Tensor, size: int) -> Tensor:
-    """With zeros up to a batch of this size."""
-    return F.pad(values, (0, 0) * (values.dim() - 1) + (0, size - len(values)))
 
 
 def _fused_score(model: NeMF) -> FusedScore:

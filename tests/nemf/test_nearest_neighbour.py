@@ -13,6 +13,7 @@ from torch import nn
 
 from nemf import ImagePair, Match, load_matcher
 from nemf.coordinates import pixel_grid, rescale_px
+from nemf.matchers import kept_features
 from nemf.matchers.nearest_neighbour import NearestNeighbourMatcher
 from nemf.model.backbone import Backbone
 from nemf.model.weights_file import BackboneConfig
@@ -128,38 +129,29 @@ def test_an_answer_does_not_depend_on_its_batch(name: str, mobilenet_file: Path)
         )
         for (i, j), count in zip([(0, 1), (1, 0), (2, 1), (0, 2), (1, 1)], [1, 3, 40, 16, 0], strict=True)
     ]
-    alone = [matcher.match_batch([pair])[0] for pair in pairs]
+    alone = [next(matcher.match_batch([pair])) for pair in pairs]
     order = [3, 1, 4, 1, 0, 2, 2]
     mixed = matcher.match_batch([pairs[i] for i in order])
     assert all(same(match, alone[i]) for i, match in zip(order, mixed, strict=True))
-    halves = matcher.match_batch(pairs[:2]) + matcher.match_batch(pairs[2:])
+    halves = [*matcher.match_batch(pairs[:2]), *matcher.match_batch(pairs[2:])]
     assert all(same(match, other) for match, other in zip(halves, alone, strict=True))
 
 
-def test_an_image_is_encoded_once_per_batch():
+def test_an_image_is_encoded_once_per_batch(monkeypatch):
     matcher = patches()
     network = matcher.backbone.network
     a, b, c = (noise(20, 20, seed=seed) for seed in range(3))
     shown = [(a, b), (b, c), (a, c), (a, a)]
     pairs = [ImagePair(query_rgb=q, reference_rgb=r, query_xy_px=np.ones((1, 2), np.float32)) for q, r in shown]
     network.passes = 0
-    answers = matcher.match_batch(pairs)
+    answers = list(matcher.match_batch(pairs))
     assert network.passes == 3
 
-    matcher.images_kept = 1
-    forgetful = matcher.match_batch(pairs)
+    monkeypatch.setattr(kept_features, "MAX_BYTES", 0)
+    monkeypatch.setattr(kept_features, "MIN_IMAGES", 1)
+    forgetful = list(matcher.match_batch(pairs))
     assert network.passes > 6
     assert all(same(match, other) for match, other in zip(forgetful, answers, strict=True))
-
-
-@pytest.mark.parametrize(("channels", "kept"), [(1, 8192), (1024, 8), (4096, 4)])
-def test_images_are_remembered_up_to_512_mib_but_four_at_least(channels: int, kept: int):
-    """At 1024 x 1024 pixels a channel has 128 x 128 cells, which is 64 KiB."""
-
-    def network(image: torch.Tensor) -> list[torch.Tensor]:
-        return [image.new_zeros(1, 1, 1, 1).expand(1, channels, 64, 64)]
-
-    assert planted(network, image_size=1024).images_kept == kept
 
 
 def test_the_network_sees_the_squashed_and_normalised_image():
@@ -232,7 +224,7 @@ def test_no_points_and_no_pairs():
     assert match.point_confidence.shape == (0,)
     assert match.flow_px is None
     assert match.flow_confidence is None
-    assert matcher.match_batch([]) == []
+    assert list(matcher.match_batch([])) == []
 
 
 def test_the_flow_is_the_match_of_every_cell():

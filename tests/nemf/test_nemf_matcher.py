@@ -49,30 +49,30 @@ def test_points_get_exactly_the_flow_of_their_pixels(matcher: NemfMatcher):
     assert np.array_equal(sparse.reference_xy_px - POINTS, dense.flow_px[y, x])
     assert np.array_equal(sparse.point_confidence, dense.flow_confidence[y, x])
     assert 0 < dense.flow_confidence.min() < dense.flow_confidence.max() < 1
-    both = matcher.match_batch([pair(query_xy_px=POINTS, dense=True)])[0]
+    both = next(matcher.match_batch([pair(query_xy_px=POINTS, dense=True)]))
     assert np.array_equal(both.reference_xy_px, sparse.reference_xy_px)
 
 
 def test_a_pair_does_not_depend_on_its_batch(matcher: NemfMatcher):
     pairs = [pair(query_xy_px=POINTS), pair("b", seed=5, query_xy_px=POINTS[:2]), pair("c", seed=7)]
-    together = matcher.match_batch(pairs)
-    apart = [matcher.match_batch([one])[0] for one in reversed(pairs)][::-1]
+    together = list(matcher.match_batch(pairs))
+    apart = [next(matcher.match_batch([one])) for one in reversed(pairs)][::-1]
     assert all(same(one, other) for one, other in zip(together, apart, strict=True))
-    assert not same(matcher.match_batch([pair("other", query_xy_px=POINTS)])[0], together[0])
+    assert not same(next(matcher.match_batch([pair("other", query_xy_px=POINTS)])), together[0])
 
 
 def test_the_search_finds_better_places_than_it_starts_from(model: NeMF):
     steps = [
         NemfMatcher("n", model, torch.device("cpu"), SearchConfig(patchmatch_steps=n, refine_steps=0)) for n in (0, 4)
     ]
-    start, end = (matcher.match_batch([pair(dense=True)])[0].flow_confidence for matcher in steps)
+    start, end = (next(matcher.match_batch([pair(dense=True)])).flow_confidence for matcher in steps)
     assert end.mean() > start.mean()
 
 
 def test_a_point_outside_is_the_nearest_one_inside(matcher: NemfMatcher):
     outside = np.array([[-5, 3], [60, 30], [-0.4, 23.4]], np.float32)
     inside = np.array([[0, 3], [39, 23], [0, 23]], np.float32)
-    answers = [matcher.match_batch([pair(query_xy_px=xy)])[0] for xy in (outside, inside)]
+    answers = [next(matcher.match_batch([pair(query_xy_px=xy)])) for xy in (outside, inside)]
     assert same(*answers)
 
 
@@ -117,8 +117,8 @@ def test_options_change_the_answer_and_keep_its_rules(model: NeMF, matcher: Nemf
     sparse, dense = changed.match_batch([pair(query_xy_px=POINTS), pair(dense=True)])
     x, y = POINTS.astype(int).T
     assert np.array_equal(sparse.reference_xy_px - POINTS, dense.flow_px[y, x])
-    assert same(sparse, changed.match_batch([pair(query_xy_px=POINTS)])[0])
-    assert not same(sparse, matcher.match_batch([pair(query_xy_px=POINTS)])[0])
+    assert same(sparse, next(changed.match_batch([pair(query_xy_px=POINTS)])))
+    assert not same(sparse, next(matcher.match_batch([pair(query_xy_px=POINTS)])))
     assert changed.fingerprint != matcher.fingerprint
 
 
@@ -134,8 +134,24 @@ def test_many_pairs_of_any_sizes_are_matched_as_if_alone(matcher: NemfMatcher):
         )
         for i in range(11)
     ]
-    together = matcher.match_batch(pairs)
-    assert all(same(match, matcher.match_batch([one])[0]) for match, one in zip(together, pairs, strict=True))
+    together = list(matcher.match_batch(pairs))
+    assert all(same(match, next(matcher.match_batch([one]))) for match, one in zip(together, pairs, strict=True))
+
+
+def test_an_image_of_many_pairs_is_encoded_once(matcher: NemfMatcher, monkeypatch: pytest.MonkeyPatch):
+    passes = 0
+    backbone = matcher.model.backbone
+
+    def counting(image: torch.Tensor) -> list[torch.Tensor]:
+        nonlocal passes
+        passes += 1
+        return backbone(image)
+
+    reference, queries = noise(30, 30), [noise(20, 20 + i, seed=i) for i in range(11)]
+    pairs = [ImagePair(query_rgb=query, reference_rgb=reference, query_xy_px=POINTS[:1]) for query in queries]
+    monkeypatch.setattr(matcher.model, "features", counting)  # this network has no neck
+    assert len(list(matcher.match_batch(pairs))) == 11
+    assert passes == 12
 
 
 def test_a_flow_on_a_coarse_grid_is_that_of_points_at_its_pixels_and_even_between(model: NeMF):
@@ -177,7 +193,7 @@ def test_search_options_that_will_not_do():
 def test_an_image_in_many_pairs_is_looked_at_once(model: NeMF, matcher: NemfMatcher, monkeypatch: pytest.MonkeyPatch):
     shared, others = noise(20, 30), [noise(21, 31, seed=seed) for seed in (1, 2, 3)]
     pairs = [ImagePair(query_rgb=shared, reference_rgb=rgb, query_xy_px=POINTS[:2], pair_id="") for rgb in others]
-    expected = [matcher.match_batch([pair])[0] for pair in pairs]
+    expected = [next(matcher.match_batch([pair])) for pair in pairs]
     looked_at = []
     backbone = model.backbone.forward
     monkeypatch.setattr(model.backbone, "forward", lambda image: looked_at.append(len(image)) or backbone(image))
@@ -187,5 +203,5 @@ def test_an_image_in_many_pairs_is_looked_at_once(model: NeMF, matcher: NemfMatc
 
 def test_callers_may_be_in_inference_mode(matcher: NemfMatcher):
     with torch.inference_mode():
-        found = matcher.match_batch([pair(query_xy_px=POINTS)])[0]
-    assert same(found, matcher.match_batch([pair(query_xy_px=POINTS)])[0])
+        found = next(matcher.match_batch([pair(query_xy_px=POINTS)]))
+    assert same(found, next(matcher.match_batch([pair(query_xy_px=POINTS)])))

@@ -171,7 +171,7 @@ def pck(model: NeMF, examples: list[Example]) -> float:
     for example in examples:
         query, reference = example.target, example.source
         pair = ImagePair(query_rgb=query.rgb, reference_rgb=reference.rgb, query_xy_px=query.xy_px)
-        found_xy_px = matcher.match_batch([pair])[0].reference_xy_px
+        found_xy_px = next(matcher.match_batch([pair])).reference_xy_px
         hits.append(np.linalg.norm(found_xy_px - reference.xy_px, axis=1) <= 0.1 * max(reference.hw))
     return 100 * float(np.concatenate(hits).mean())
 

@@ -1,5 +1,6 @@
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
@@ -27,11 +28,22 @@ def test_every_pair_that_is_not_done_is_in_one_slice(tmp_path: Path) -> None:
     assert _planned_ids(plan) == [["1", "2", "3"], ["4", "6", "7"], ["8", "9"]]
 
 
-def test_pairs_that_share_images_are_brought_together(tmp_path: Path) -> None:
-    rows = [pair_row(f"{s}{t}", source_uri=s, target_uri=t) for t in "xyz" for s in "ba"]
-    file = write_pairs(tmp_path / "a.parquet", rows)
+def test_a_slice_has_few_images_on_either_side(tmp_path: Path) -> None:
+    names = [f"{number:02d}" for number in range(16)]
+    rows = [pair_row(f"{s} {t}", source_uri=f"s{s}", target_uri=f"t{t}") for s in names for t in names]
+    file = write_pairs(tmp_path / "a.parquet", [rows[index] for index in np.random.default_rng(0).permutation(256)])
 
-    assert _planned_ids(_plan(file, slice_pairs=3)) == [["ax", "ay", "az"], ["bx", "by", "bz"]]
+    planned = _planned_ids(_plan(file, slice_pairs=64))
+
+    assert sorted(pair_id for ids in planned for pair_id in ids) == sorted(row["pair_id"] for row in rows)
+    sides = [[{pair_id.split()[side] for pair_id in ids} for side in (0, 1)] for ids in planned]
+    assert [(len(sources), len(targets)) for sources, targets in sides] == [(8, 8)] * 4
+
+
+def test_pairs_without_uris_keep_their_order(tmp_path: Path) -> None:
+    rows = [pair_row(str(n), source_image=b"a", target_image=b"b") for n in (3, 1, 2)]
+
+    assert _planned_ids(_plan(write_pairs(tmp_path / "a.parquet", rows), slice_pairs=9)) == [["3", "1", "2"]]
 
 
 @pytest.mark.parametrize(("limit", "planned"), [(1, ["0"]), (5, ["0", "1", "2", "3", "4"]), (99, list("0123456"))])
