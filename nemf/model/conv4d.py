@@ -12,6 +12,9 @@ from torch import Tensor, nn
 
 Volume = Float[Tensor, "b _ _ _ _ _"]
 
+_FEW = 16
+"""Pairs of a channel that goes in and one that comes out."""
+
 
 def on_source(function: Callable[[Tensor], Tensor], volume: Volume) -> Tensor:
     """Apply a function of (n, c, h, w) maps to the source axes, for every target cell."""
@@ -40,8 +43,31 @@ class Conv4d(nn.Module):
 
     def forward(self, volume: Volume) -> Volume:
         """(b, c, hs, ws, ht, wt) to (b, c', ...), every size divided by the stride, which it must be a multiple of."""
+        if self.stride == 1 and volume.device.type == "cpu" and self.over_source.weight[:, :, 0, 0].numel() <= _FEW:
+            over_target = _few_channels(self.over_target, volume.permute(0, 1, 4, 5, 2, 3)).permute(0, 1, 4, 5, 2, 3)
+            return _few_channels(self.over_source, volume) + over_target
         small_target, small_source = (volume if self.stride == 1 else _max_pool(volume, row) for row in (4, 2))
         return on_source(self.over_source, small_target) + on_target(self.over_target, small_source)
+
+
+def _few_channels(conv: nn.Conv2d, volume: Volume) -> Volume:
+    """`on_source(conv, volume)` for few channels, with the target cells as channels of a depthwise convolution.
+
+    It is four times as fast on a CPU, whose vectors two channels do not fill.
+    """
+    assert conv.bias is not None
+    cells_hw = volume.shape[4:]
+    n_cells = cells_hw.numel()
+    channels = volume.flatten(4).permute(1, 0, 4, 2, 3)
+    convolved = [
+        sum(
+            F.conv2d(maps, kernel.expand(n_cells, 1, 3, 3), padding=1, groups=n_cells)
+            for maps, kernel in zip(channels, kernels, strict=True)
+        )
+        + bias
+        for kernels, bias in zip(conv.weight, conv.bias, strict=True)
+    ]
+    return torch.stack(convolved, dim=1).permute(0, 1, 3, 4, 2).unflatten(4, cells_hw)
 
 
 class Pool4d(nn.Module):

@@ -1,7 +1,8 @@
 import numpy as np
+import pytest
 import torch
 
-from nemf.model.conv4d import Pool4d, Upsample4d
+from nemf.model.conv4d import Conv4d, Pool4d, Upsample4d, on_source, on_target
 
 
 def volume(*shape: int) -> np.ndarray:
@@ -23,6 +24,26 @@ def test_upsampling_is_linear_along_each_axis_and_keeps_the_corners():
     weights = [doubling(size) for size in given.shape[2:]]
     assert np.allclose(found, np.einsum("bcijkl,Ii,Jj,Kk,Ll->bcIJKL", given, *weights), atol=1e-5)
     assert np.allclose(found[..., ::5, ::3, ::7, ::9], given[..., ::2, ::1, ::3, ::4], atol=1e-6)
+
+
+@pytest.mark.parametrize("channels", [(2, 4), (1, 16), (3, 6)])  # 8, 16 and 18 pairs of channels
+def test_the_convolution_is_the_sum_of_one_over_the_source_and_one_over_the_target(channels: tuple[int, int]):
+    torch.manual_seed(0)
+    conv = Conv4d(*channels, stride=1)
+    given = torch.randn(2, channels[0], 5, 4, 3, 6, requires_grad=True)
+    weight = torch.randn(2, channels[1], 5, 4, 3, 6)
+
+    found = conv(given)
+    expected = on_source(conv.over_source, given) + on_target(conv.over_target, given)
+
+    assert torch.allclose(found, expected, atol=1e-5)
+    variables = [given, *conv.parameters()]
+    for one, other in zip(
+        torch.autograd.grad((found * weight).sum(), variables),
+        torch.autograd.grad((expected * weight).sum(), variables),
+        strict=True,
+    ):
+        assert torch.allclose(one, other, atol=1e-4)
 
 
 def doubling(size: int) -> np.ndarray:
