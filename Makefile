@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-browser lint clean
+.PHONY: demo test test-browser chaos fuzz lint clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -14,11 +14,17 @@ demo: $(VENV)/installed  ## the main job on photographs with a known answer, on 
 	$(BIN)/python -m jobs.demo --out demo
 
 test: $(VENV)/installed lint  ## everything that must pass
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 test-browser: $(VENV)/installed  ## the report in a headless browser; needs chromium on PATH
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[browser]'
 	$(BIN)/python -m pytest tests/browser
+
+chaos: $(VENV)/installed  ## rounds of random kills; CHAOS_ROUNDS, CHAOS_SEED
+	$(BIN)/python -m pytest tests/chaos
+
+fuzz: $(VENV)/installed  ## hostile images and manifests; FUZZ_EXAMPLES each (20,000)
+	FUZZ_EXAMPLES=$${FUZZ_EXAMPLES:-20000} $(BIN)/python -m pytest tests/fuzz
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

@@ -1,10 +1,12 @@
-"""What the pipeline itself costs: a matcher that does nothing, over manifests of two sizes.
+"""What the pipeline itself costs: jobs.match beside the same matcher in a bare loop over the same pairs.
 
     python -m benchmarks.overhead --out benchmarks/results
+    python -m benchmarks.overhead --matcher nemf-small --rows 200 1000 --out benchmarks/results/nemf-small
 
-Runs jobs.match as a process with the identity matcher and watches its memory, and does the same work in a bare loop
-in this process: read rows, decode each image once, answer, write one Parquet file. Prints a Markdown table and writes
-it with the raw numbers as JSON. Minutes on two cores.
+Runs jobs.match as a process, with one worker, and watches its memory; and does the same work in a bare loop in this
+process, on one thread: read rows, decode each image of a slice once, answer, write one Parquet file. Start-up is the
+same whatever the number of rows, so what counts is the cost of each further row, from the smallest manifest to the
+largest. Prints a Markdown table and writes it with the raw numbers as JSON. Minutes on two cores.
 """
 
 import sys
@@ -14,15 +16,16 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image
+import torch
 
 from benchmarks import machine
+from benchmarks.planted import KEYPOINTS, write_manifest
 from benchmarks.watched import Watched, watched
 from jobs.command import run_command
 from nemf import load_matcher
+from pipeline.build import THREADS
 from pipeline.decode import decode_rows
 from pipeline.manifest import read_pairs
 from pipeline.match import match_chunk
@@ -30,18 +33,19 @@ from pipeline.options import MatchOptions
 from pipeline.run_folder import read_success
 from schemas.pairs import PAIRS
 
-_SLICE_PAIRS = 4096
-_KEYPOINTS = 8
-
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """Which sizes, and where the table goes."""
 
+    matcher: str = "identity"
+    """Name of the matcher; identity does nothing, so that only the pipeline is measured."""
     rows: tuple[int, ...] = (10_000, 100_000)
     """Manifest sizes."""
     images: int = 200
     """Images the pairs are over, 320 x 240 JPEG."""
+    slice_pairs: int = 4096
+    """Pairs matched and committed together."""
     out: str | None = None
     """Folder for overhead.md and overhead.json; default: print only."""
 
@@ -57,8 +61,8 @@ class Measured(Watched):
 def run(config: Config) -> list[Measured]:
     """Measure every size, smallest first, and print the table."""
     with tempfile.TemporaryDirectory() as folder:
-        measured = [_measure(Path(folder), rows, config.images) for rows in sorted(config.rows)]
-    about = {**machine.describe(), "matcher": f"identity, {_KEYPOINTS} keypoints a pair"}
+        measured = [_measure(Path(folder), rows, config) for rows in sorted(config.rows)]
+    about = {**machine.describe(), "matcher": f"{config.matcher}, {KEYPOINTS} keypoints a pair"}
     machine.write(config.out, "overhead", about, _table(measured), [asdict(m) for m in measured])
     return measured
 
@@ -68,60 +72,34 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run_command(Config, run, argv)
 
 
-def _measure(folder: Path, n_rows: int, n_images: int) -> Measured:
-    pairs = _write_manifest(folder / str(n_rows), n_rows, n_images)
-    bare_seconds = _bare_loop(pairs, folder / "bare.parquet")
+def _measure(folder: Path, n_rows: int, config: Config) -> Measured:
+    pairs = write_manifest(folder / str(n_rows), n_rows, config.images)
+    bare_seconds = _bare_loop(pairs, folder / "bare.parquet", config)
     out = folder / str(n_rows) / "run"
-    command = [sys.executable, "-m", "jobs.match", "--pairs", pairs, "--out", str(out), "--matcher", "identity"]
-    taken = watched([*command, "--slice-pairs", str(_SLICE_PAIRS)])
+    command = [sys.executable, "-m", "jobs.match", "--pairs", pairs, "--out", str(out), "--matcher", config.matcher]
+    taken = watched([*command, "--slice-pairs", str(config.slice_pairs), "--workers", "1", "--device", "cpu"])
     success = read_success(str(out))
     if success is None or success["reasons"] != {"ok": n_rows}:
         raise RuntimeError(f"the run of {n_rows} rows did not finish: {' '.join(command)}")
-    return Measured(
-        rows=n_rows,
-        bare_seconds=bare_seconds,
-        **asdict(taken),
-    )
+    return Measured(rows=n_rows, bare_seconds=bare_seconds, **asdict(taken))
 
 
-def _write_manifest(folder: Path, n_rows: int, n_images: int) -> str:
-    rng = np.random.default_rng(0)
-    (folder / "images").mkdir(parents=True)
-    for index in range(n_images):
-        coarse = Image.fromarray(rng.integers(0, 256, (12, 16, 3), np.uint8))
-        coarse.resize((320, 240), Image.Resampling.BICUBIC).save(folder / "images" / f"{index}.jpg")
-    file = folder / "pairs.parquet"
-    with pq.ParquetWriter(file, PAIRS) as writer:
-        for start in range(0, n_rows, 4096):
-            rows = range(start, min(start + 4096, n_rows))
-            points = rng.uniform(0, 240, (len(rows), _KEYPOINTS, 2)).tolist()
-            table = {
-                "pair_id": [f"{row:09d}" for row in rows],
-                "source_uri": [str(folder / "images" / f"{row // n_images % n_images}.jpg") for row in rows],
-                "target_uri": [str(folder / "images" / f"{row % n_images}.jpg") for row in rows],
-                "source_xy_px": points,
-                "target_xy_px": points,
-            }
-            writer.write_table(
-                pa.Table.from_pylist(
-                    [dict(zip(table, row, strict=True)) for row in zip(*table.values(), strict=True)], PAIRS
-                )
-            )
-    return str(file)
-
-
-def _bare_loop(pairs: str, out: Path) -> float:
+def _bare_loop(pairs: str, out: Path, config: Config) -> float:
     """Seconds for the same rows in one process without Ray, commits or resumption."""
-    matcher, options = load_matcher("identity"), MatchOptions()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(THREADS)
+    matcher, options = load_matcher(config.matcher, device="cpu"), MatchOptions()
     start = time.perf_counter()
     rows = read_pairs(pairs, PAIRS.names)
     tables = [
         match_chunk(matcher, chunk, options, fingerprint="bare", attempt=1)
-        for first in range(0, rows.num_rows, _SLICE_PAIRS)
-        for chunk in decode_rows(rows.slice(first, _SLICE_PAIRS), None)
+        for first in range(0, rows.num_rows, config.slice_pairs)
+        for chunk in decode_rows(rows.slice(first, config.slice_pairs), None)
     ]
     pq.write_table(pa.concat_tables(tables), out, compression="zstd")
-    return time.perf_counter() - start
+    taken = time.perf_counter() - start
+    torch.set_num_threads(threads)
+    return taken
 
 
 def _table(measured: Sequence[Measured]) -> list[str]:
@@ -139,8 +117,8 @@ def _table(measured: Sequence[Measured]) -> list[str]:
         ours = (last.rows - first.rows) / (last.seconds - first.seconds)
         lines += [
             "",
-            f"Per further row, between {first.rows:,} and {last.rows:,}: bare loop {bare:,.0f} rows/s, "
-            f"jobs.match {ours:,.0f} rows/s, {ours / bare:.2f} times the bare loop.",
+            f"Per further row, between {first.rows:,} and {last.rows:,}: bare loop {machine.as_text(bare)} rows/s, "
+            f"jobs.match {machine.as_text(ours)} rows/s, {ours / bare:.2f} times the bare loop.",
         ]
     return lines
 

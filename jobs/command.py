@@ -11,7 +11,9 @@ from typing import Annotated, Any, TypeVar, get_origin, get_type_hints
 
 import tyro
 
+from nemf.redact import redacted
 from pipeline.errors import ClusterError
+from pipeline.storage_options import use_options
 
 OK, CLUSTER_FAILED, BAD_INPUT, OVER_BUDGET, NOT_GOOD_ENOUGH, INTERRUPTED = 0, 1, 2, 3, 4, 130
 """Exit codes: done; Ray or one of its processes failed, or a fault of ours; bad input or configuration; finished beyond
@@ -36,6 +38,14 @@ Names = Annotated[
 ]
 """Several names in one flag, separated by commas or spaces."""
 
+_StorageOptions = Annotated[
+    str | None,
+    tyro.conf.arg(
+        metavar="JSON|@FILE",
+        help='Options of file systems by scheme, such as {"s3": {"anon": true}}; @FILE.json if there are secrets.',
+    ),
+]
+
 
 class OverBudgetError(RuntimeError):
     """The job finished, but more pairs failed than the caller allows."""
@@ -55,22 +65,39 @@ def run_command(config_type: type[Config], run: Callable[[Config], Any], argv: S
     if repeated := _repeated_lists(config_type, sys.argv[1:] if argv is None else argv):
         print(f"error: {repeated} is given more than once: give all its values to one", file=sys.stderr)
         return BAD_INPUT
-    config = tyro.cli(config_type, args=argv, prog=name, description=module.__doc__)
+    config, storage_options = _parse(config_type, argv, name, module.__doc__)
     try:
+        use_options(storage_options)
         with _sigterm_as_ctrl_c():
             run(config)
     except KeyboardInterrupt as interrupt:
-        print(f"interrupted: {interrupt}" if interrupt.args else "interrupted", file=sys.stderr)
+        print(f"interrupted: {redacted(str(interrupt))}" if interrupt.args else "interrupted", file=sys.stderr)
         return INTERRUPTED
     except (OverBudgetError, RequirementError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {redacted(str(error))}", file=sys.stderr)
         return OVER_BUDGET if isinstance(error, OverBudgetError) else NOT_GOOD_ENOUGH
     except (ValueError, OSError, ClusterError) as error:
         if os.environ.get("NEMF_TRACEBACK"):
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {redacted(str(error))}", file=sys.stderr)
         return CLUSTER_FAILED if isinstance(error, ClusterError) else BAD_INPUT
     return OK
+
+
+def _parse(
+    config_type: type[Config], argv: Sequence[str] | None, name: str, about: str | None
+) -> tuple[Config, str | None]:
+    """The Config, and beside it the options of file systems: they are the process' own, and stored nowhere."""
+    line_type = dataclasses.make_dataclass(
+        "CommandLine",
+        [("storage_options", _StorageOptions, dataclasses.field(default=None))],
+        bases=(config_type,),
+        frozen=True,
+        kw_only=True,
+    )
+    line: Any = tyro.cli(line_type, args=argv, prog=name, description=about)
+    given = {field.name: getattr(line, field.name) for field in dataclasses.fields(config_type)}  # type: ignore[arg-type]
+    return config_type(**given), line.storage_options
 
 
 def _repeated_lists(config_type: type[Any], argv: Sequence[str]) -> str | None:
@@ -93,5 +120,11 @@ def _sigterm_as_ctrl_c() -> Iterator[None]:
 
 
 def as_json(config: Any) -> dict[str, Any]:
-    """A Config as plain JSON values, to be saved beside what the job wrote."""
-    return dataclasses.asdict(config)
+    """A Config as plain JSON values, to be saved beside what the job wrote; without secrets that its URIs hold."""
+    return {name: _redacted(value) for name, value in dataclasses.asdict(config).items()}
+
+
+def _redacted(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return type(value)(map(_redacted, value))
+    return redacted(value) if isinstance(value, str) else value

@@ -128,7 +128,7 @@ def run(config: Config) -> str:
             with stopping_on_signals(lease) as stopped:
                 _train(config, distiller, stopped.is_set)
         finally:
-            lease.release({})
+            lease.release()
         if read_success(config.out) is None:
             raise KeyboardInterrupt("the state is saved: run the same command again to go on")
     history = read_history(config.out)

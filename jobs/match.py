@@ -10,37 +10,60 @@ then what the matcher costs; see the README for measured rates.
 import importlib.metadata
 import platform
 import sys
-from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pyarrow as pa
+import tyro
 from tqdm import tqdm
 
 import nemf
 from jobs.command import Names, OverBudgetError, as_json, run_command
 from nemf import load_matcher, pretrained
 from nemf.load import is_checkpoint
+from nemf.redact import redacted
 from pipeline import storage
+from pipeline.allowed import check_prefixes
 from pipeline.attempts import Lease, acquire
+from pipeline.casualties import Casualties
+from pipeline.leftovers import sweep
 from pipeline.manifest import manifest_digest, manifest_files, read_ids
 from pipeline.options import OUTPUTS, MatchOptions, directions_of
 from pipeline.plan import Plan, make_plan
 from pipeline.run_folder import (
+    ALL,
+    check_retry,
     check_run,
-    committed_ids,
     count_run,
     delete_success,
     open_run,
     read_success,
     run_fingerprint,
+    settled,
     summary,
     wider,
     write_success,
 )
 from pipeline.stopping import stopping_on_signals
+
+Workers = Annotated[
+    tuple[int, int],
+    tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="N|MIN,MAX",
+        instance_from_str=lambda words: _workers(words[0]),
+        is_instance=lambda instance: isinstance(instance, tuple),
+        str_from_instance=lambda instance: [f"{instance[0]},{instance[1]}"],
+    ),
+]
+"""How many processes, at least and at most; a single number is both."""
+
+
+def _workers(word: str) -> tuple[int, int]:
+    least, _, most = word.partition(",")
+    return int(least), int(most or least)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,24 +80,32 @@ class Config:
     """Local safetensors file of backbone weights, with a .json beside it; default: the library's own."""
     image_root: str | None = None
     """Folder, path or URI, that relative image URIs of the manifest are below."""
+    allow_prefix: Names = ()
+    """Folders, paths or URIs, that images must be below, such as s3://mine/images; default: anywhere."""
     outputs: Names = MatchOptions.outputs
     """What to store: keypoints, flow, confidence, cycle (distance a point lands from itself when matched back)."""
     direction: Literal["source_to_target", "target_to_source", "both"] = "source_to_target"
     """Which image is the query."""
     limit: int | None = None
     """Match only the first N pairs; a later run with a larger limit goes on."""
+    retry: Names = (ALL,)
+    """Errors of earlier attempts to ask again: all, none, stages (fetch), or kinds (fetch:timeout)."""
     error_budget: float = 0.1
     """Share of pairs that may end as errors before the job exits with code 3."""
     dry_run: bool = False
     """Say what would be done; write nothing and start nothing."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to match; auto: on GPUs if the cluster has any."""
-    workers: int | None = None
-    """Processes that match; default: one per core, or per GPU."""
+    workers: Workers | None = None
+    """Processes that match: so many, or at least and at most; default: one per core, or per GPU."""
+    gpus_per_worker: float = 1.0
+    """GPUs of each such process, 0.5 for two that share one; nothing on CPUs. Does not change results."""
     slice_pairs: int = 128
     """Pairs matched and committed together: what a crash can cost. Does not change results."""
     batch_pairs: int = MatchOptions.batch_pairs
     """Pairs given to the matcher at once: an image they share is encoded once. Does not change results."""
+    answer_timeout: float = 600.0
+    """Seconds that a matcher may be without an answer before the pair it is at is set aside."""
     address: str | None = None
     """Ray cluster to run on; default: RAY_ADDRESS, else an embedded one on this machine."""
 
@@ -88,10 +119,18 @@ class Config:
             )
         if "cycle" in self.outputs and "keypoints" not in self.outputs:
             raise ValueError("--outputs cycle is about keypoints: ask for both")
-        for name in ("limit", "workers", "slice_pairs", "batch_pairs"):
+        for name in ("limit", "slice_pairs", "batch_pairs"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"--{name.replace('_', '-')} must be at least 1; got {value}")
+        if self.workers and not 1 <= self.workers[0] <= self.workers[1]:
+            raise ValueError(f"--workers is N or MIN,MAX, from 1 up; got {self.workers[0]},{self.workers[1]}")
+        if not self.gpus_per_worker > 0 or (self.gpus_per_worker > 1 and self.gpus_per_worker % 1):
+            raise ValueError(f"--gpus-per-worker is a share of one GPU or a whole number; got {self.gpus_per_worker}")
+        check_retry(self.retry)
+        if not self.answer_timeout > 0:
+            raise ValueError(f"--answer-timeout is a number of seconds, above 0; got {self.answer_timeout}")
+        check_prefixes(self.allow_prefix)
         if not 0 <= self.error_budget <= 1:
             raise ValueError(f"--error-budget is a share, 0..1; got {self.error_budget}")
 
@@ -120,25 +159,30 @@ def run(config: Config) -> str:
     if config.dry_run:
         with suppress(FileNotFoundError):
             check_run(config.out, description)
-        print(_intent(config, _plan(config, ids, fingerprint), fingerprint))
+        print(_intent(config, _plan(config, ids, fingerprint)[0], fingerprint))
         return config.out
     run_id = open_run(config.out, description)
-    lease = acquire(config.out)
-    reasons: Counter[str] = Counter()
+    lease = acquire(config.out, job="match")
     try:
-        plan = _plan(config, ids, fingerprint)
+        plan, kept = _plan(config, ids, fingerprint)
+        n_directions = len(options.directions)
+        lease.plan(plan.n_pairs * n_directions, kept)
+        lease.events.say("planned", rows=plan.n_pairs * n_directions, settled=kept, slices=len(plan.slices))
         print(_intent(config, plan, fingerprint))
         finished = read_success(config.out)
         limit = wider(config.limit, finished["limit"]) if finished else config.limit
         if plan.slices:
             delete_success(config.out)
-            _match_all(config, plan, lease, run_id, fingerprint, reasons)
+            _match_all(config, plan, lease, run_id, fingerprint)
         count = count_run(config.out, ids, options.directions, fingerprint, limit)
+        sweep(config.out)
         write_success(config.out, count, limit)
+        over_budget = count.error > config.error_budget * count.expected
+        lease.events.say("counted", ok=count.ok, errors=count.error, over_error_budget=over_budget)
     finally:
-        lease.release(dict(reasons))
-    print(summary(config.out, count))
-    if count.error > config.error_budget * count.expected:
+        lease.release()
+    print(redacted(summary(config.out, count)))
+    if over_budget:
         raise OverBudgetError(
             f"{count.error} of {count.expected} rows are errors, more than the error budget of "
             f"{config.error_budget:g}; the others are in {config.out}"
@@ -159,6 +203,7 @@ def _with_absolute_paths(config: Config) -> Config:
         out=storage.absolute(config.out),
         matcher=_with_absolute_folder(config.matcher),
         image_root=config.image_root and storage.absolute(config.image_root),
+        allow_prefix=tuple(prefix if "://" in prefix else storage.absolute(prefix) for prefix in config.allow_prefix),
         backbone_weights=config.backbone_weights and storage.absolute(config.backbone_weights),
     )
 
@@ -177,29 +222,35 @@ def _describe(config: Config) -> dict[str, Any]:
     return {
         "fingerprint": run_fingerprint(matcher.fingerprint, shaping),
         "manifest_digest": manifest_digest(manifest_files(config.pairs)),
-        "image_root": config.image_root,
+        "image_root": config.image_root and redacted(config.image_root),
         "matcher_fingerprint": matcher.fingerprint,
         "config": as_json(config),
         "versions": _versions(),
     }
 
 
-def _plan(config: Config, ids: pa.ChunkedArray, fingerprint: str) -> Plan:
-    done = committed_ids(config.out, config.options.directions, fingerprint)
-    return make_plan(config.pairs, ids.slice(0, config.limit), done, slice_pairs=config.slice_pairs)
+def _plan(config: Config, ids: pa.ChunkedArray, fingerprint: str) -> tuple[Plan, dict[str, int]]:
+    """What to match, and the rows that need not be, by reason."""
+    asked = ids.slice(0, config.limit)
+    done = settled(config.out, asked, config.options.directions, fingerprint, config.retry)
+    return make_plan(config.pairs, asked, done.ids, slice_pairs=config.slice_pairs), done.reasons
 
 
-def _match_all(config: Config, plan: Plan, lease: Lease, run_id: str, fingerprint: str, reasons: Counter[str]) -> None:
-    """Run the stream over the plan's slices; `reasons` counts committed rows as they come.
+def _match_all(config: Config, plan: Plan, lease: Lease, run_id: str, fingerprint: str) -> None:
+    """Run the stream over the plan's slices; the lease counts committed rows as they come.
 
     Raises KeyboardInterrupt if a signal asked to stop, once what was in flight is committed.
     """
     # Ray takes seconds to import, and a finished run needs none of it.
     from pipeline.build import Stream, build_stream
-    from pipeline.cluster import choose_device, choose_workers, connected
+    from pipeline.cluster import connected, this_cluster
+    from pipeline.preflight import choose_device, choose_workers
 
+    lease.on_heartbeat.append(Casualties(config.out, lease).look)
     with connected(config.address):
-        device = choose_device(config.device)
+        cluster = this_cluster()
+        device = choose_device(config.device, cluster)
+        least, most = choose_workers(config.workers, device, config.gpus_per_worker, cluster)
         stream = Stream(
             out=config.out,
             run_id=run_id,
@@ -208,26 +259,41 @@ def _match_all(config: Config, plan: Plan, lease: Lease, run_id: str, fingerprin
             stop_file=lease.stop_file,
             begun_folder=lease.begun_folder,
             image_root=config.image_root,
+            allow_prefix=config.allow_prefix,
             matcher=config.matcher,
             backbone_weights=config.backbone_weights,
             device=device,
-            workers=min(choose_workers(config.workers, device), len(plan.slices)),
+            answer_timeout=config.answer_timeout,
+            workers=(min(least, len(plan.slices)), min(most, len(plan.slices))),
+            gpus_per_worker=config.gpus_per_worker,
             options=config.options,
         )
         total = plan.n_left * len(config.options.directions)
         interval = 0.5 if sys.stderr.isatty() else 10.0
         unit = "pair" if total == plan.n_left else "row"
         with stopping_on_signals(lease) as stopped, tqdm(total=total, unit=unit, mininterval=interval) as progress:
-            for row in build_stream(plan.slices, stream).iter_rows():
-                reasons[row["reason"]] += row["rows"]
-                progress.set_postfix(errors=reasons.total() - reasons["ok"], refresh=False)
-                progress.update(row["rows"])
+            for part in build_stream(plan.slices, stream).iter_rows():
+                progress.update(_note(part, lease))
+                progress.set_postfix(errors=lease.counts.total() - lease.counts["ok"], refresh=False)
     if stopped.is_set():
         raise KeyboardInterrupt("what was in flight is committed: run the same command again to go on")
 
 
+def _note(part: dict[str, Any], lease: Lease) -> int:
+    """Tell the lease, its event log and Prometheus what was committed; how many rows."""
+    from pipeline.telemetry import count_committed
+
+    reasons = {entry["reason"]: entry["rows"] for entry in part["reasons"]}
+    lease.count(reasons)
+    count_committed(reasons, part["bytes"])
+    rows = sum(reasons.values())
+    seconds = {stage: round(part[f"{stage}_seconds"], 3) for stage in ("match", "commit")}
+    lease.events.say("committed", part=part["part"], bytes=part["bytes"], rows=rows, reasons=reasons, seconds=seconds)
+    return rows
+
+
 def _intent(config: Config, plan: Plan, fingerprint: str) -> str:
-    return (
+    return redacted(
         f"{config.pairs} -> {config.out}\n"
         f"matcher {config.matcher}, run fingerprint {fingerprint}, {', '.join(config.options.directions)}, "
         f"outputs {', '.join(config.options.outputs)}\n"

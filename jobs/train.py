@@ -236,7 +236,7 @@ def run(config: Config) -> str:
         try:
             _train_all(config, training, lease)
         finally:
-            lease.release({})
+            lease.release()
     print(_summary(checkpoint, read_history(config.out)))
     return checkpoint
 
@@ -287,10 +287,11 @@ def _train_all(config: Config, training: TrainingRun, lease: Lease) -> None:
     from ray.train.torch import TorchTrainer
     from ray.util.queue import Empty, Queue
 
-    from pipeline.cluster import choose_device, connected
+    from pipeline.cluster import connected, this_cluster
+    from pipeline.preflight import choose_device
 
     with connected(config.address), tempfile.TemporaryDirectory() as scratch:
-        device = choose_device(config.device)
+        device = choose_device(config.device, this_cluster())
         cpus = max(config.threads, config.loaders)
         _require(ray.cluster_resources(), config.workers, cpus, device)
         news = Queue(actor_options={"num_cpus": 0})

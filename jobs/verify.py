@@ -1,4 +1,4 @@
-"""Recount a run folder against its manifest: is every pair answered, and is every part what was counted?
+"""Recount a run folder against its manifest: is every pair answered, and is every row what was counted?
 
     python -m jobs.verify runs/x
 
@@ -44,8 +44,8 @@ def run(config: Config) -> Count:
         problems.append(f"{pairs} is not the manifest this run was made from")
     if success is None:
         problems.append("the run is not finished (no _SUCCESS): run the same command again")
-    elif success["parts_digest"] != count.digest:
-        problems.append("the parts are not those that _SUCCESS counted: some were lost, added or cut")
+    elif success.get("rows_digest") != count.digest:
+        problems.append("the rows are not those that _SUCCESS counted: some were lost, added or replaced")
     if count.missing:
         problems.append(f"{count.missing} rows are missing")
     if count.unexpected:

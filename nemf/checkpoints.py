@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from safetensors.torch import save as as_safetensors
 
-from nemf.files import open_uri, os_errors
+from nemf.files import patiently
 from nemf.model.network import NeMF
 from nemf.model.official import from_official_state_dict, official_config, official_network
 from nemf.model.presets import NeMFConfig, build
@@ -42,6 +42,8 @@ _NUMPY_NUMBERS: list[Any] = [
 """What training scripts leave beside the weights, such as the best loss; torch.load refuses it unless told."""
 
 
+_MOST_BYTES = {"config.json": 2**20, "args.pkl": 2**20}
+"""Of the small files; as Python objects they are many times larger."""
 _MOST_VALUES = 2**28
 """Of a 4D volume, 1 GiB in float32; the published network has 2^26 in this count."""
 
@@ -314,17 +316,25 @@ def _checked(prefix: str, kind: type[Any], content: Any) -> dict[str, Any]:
 
 
 def _read(folder: str | Path, name: str) -> bytes:
-    """The content of one of the folder's files."""
-    fs, path = open_uri(str(folder))
-    with os_errors(str(folder)):
+    """The content of one of the folder's files. Raises ValueError for a small file that is large."""
+
+    def read(fs: Any, path: str) -> bytes | None:
+        file = f"{path.rstrip('/')}/{name}"
         try:
-            return fs.cat_file(f"{path.rstrip('/')}/{name}")
+            if name in _MOST_BYTES and fs.isfile(file) and fs.size(file) > _MOST_BYTES[name]:
+                return None
+            return fs.cat_file(file)
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
             if not fs.isdir(path):
                 raise FileNotFoundError(f"checkpoint folder {folder}: there is no such folder") from error
             there = sorted(PurePosixPath(found).name for found in fs.ls(path, detail=False))[:20]
             listed = ", ".join(there) or "nothing"
             raise FileNotFoundError(f"checkpoint folder {folder}: {name} is missing; there is {listed}") from error
+
+    data = patiently(str(folder), read)
+    if data is None:
+        raise ValueError(f"{name}: larger than the {_MOST_BYTES[name]} bytes that are read at most")
+    return data
 
 
 @contextmanager

@@ -1,30 +1,84 @@
-"""Files anywhere fsspec reaches: what a URI leads to, and errors that name it."""
+"""Files anywhere fsspec reaches: what a URI leads to, patience with it, and errors that name it."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import fsspec
 
+from nemf.faults import CREDENTIALS, CredentialsError, reason
+from nemf.patience import retried
+from nemf.redact import redacted
 
-def open_uri(uri: str) -> tuple[Any, str]:
+Answer = TypeVar("Answer")
+
+
+def open_uri(uri: str, *, retries: bool = True) -> tuple[Any, str]:
     """The fsspec file system of `uri` and the path in it. A plain path is local.
 
     Nothing it lists is remembered: other processes write too. Raises ValueError for a scheme there is nothing for.
+
+    retries: whether S3's libraries ask again by themselves, as they must for files that are read piece by piece.
     """
+    once = not retries and fsspec.utils.get_protocol(str(uri)) in ("s3", "s3a")
+    options = {"config_kwargs": _botocore_once()} if once else {}
     try:
-        fs, path = fsspec.core.url_to_fs(str(uri), use_listings_cache=False)
+        fs, path = fsspec.core.url_to_fs(str(uri), use_listings_cache=False, **options)
     except ImportError as error:
         raise ValueError(str(error)) from error
+    if once:
+        fs.retries = 1
     return fs, path
+
+
+def patiently(uri: str, ask: Callable[[Any, str], Answer]) -> Answer:
+    """`ask(file system, path)`, again while what goes wrong may pass (nemf.patience); the one place that asks again.
+
+    Raises as os_errors and open_uri do.
+    """
+    fs, path = open_uri(uri, retries=False)
+    with os_errors(uri):
+        return retried(uri, lambda: ask(fs, path))
 
 
 @contextmanager
 def os_errors(uri: str) -> Iterator[None]:
-    """Every file system has exceptions of its own for a server that is not there or says no; here they are OSError."""
+    """Whatever a file system raises in the block is an OSError that names the URI, without secrets.
+
+    It is CredentialsError where a store does not accept who this process says it is.
+    """
     try:
         yield
-    except OSError:
-        raise
     except Exception as error:
-        raise OSError(f"{uri}: {type(error).__name__}: {' '.join(str(error).split())}") from error
+        told = _as_os_error(uri, error)
+        if told is error:
+            raise
+        raise told from (error if redacted(str(error)) == str(error) else None)
+
+
+def _botocore_once() -> dict[str, Any]:
+    configured = fsspec.config.conf.get("s3", {}).get("config_kwargs", {})
+    return {"retries": {"total_max_attempts": 1}, **configured}
+
+
+def _as_os_error(uri: str, error: Exception) -> OSError:
+    said = " ".join(str(error).split())
+    if reason(error) == CREDENTIALS:
+        return credentials_error(uri, error)
+    if not isinstance(error, OSError):
+        return OSError(redacted(f"{uri}: {type(error).__name__}: {said}"))
+    if error.filename or uri in said:
+        return error
+    kind = type(error) if type(error).__module__ == "builtins" else OSError
+    what = "there is no such file" if kind is FileNotFoundError else error.strerror or said or type(error).__name__
+    told = kind(redacted(f"{uri}: {what}"))
+    told.errno = error.errno
+    return told
+
+
+def credentials_error(uri: str, error: Exception) -> CredentialsError:
+    """What to tell of an error that is the credentials' fault."""
+    said = " ".join(str(error.__cause__ or error).split())
+    return CredentialsError(
+        redacted(f"{uri}: {said}: the credentials are missing, wrong or expired; renew them and run the command again")
+    )

@@ -2,16 +2,27 @@
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image
+
+_SHOWN_AFTER = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What turns an image of an EXIF orientation upright."""
 
 
 def to_rgb(image: Image.Image) -> UInt8[np.ndarray, "_ _ 3"]:
-    """(H, W, 3) uint8 with the EXIF orientation applied.
+    """(H, W, 3) uint8 with the EXIF orientation applied; EXIF that cannot be read is taken for none.
 
     CMYK and palettes are converted, transparency shows white, 16-bit grey keeps its high 8 bits (rounded). Raises
     ValueError for 32-bit integers and floats, whose range is not known.
     """
-    image = ImageOps.exif_transpose(image)
+    image = _upright(image)
     if image.mode.startswith("I;16"):
         grey = np.asarray(image).astype(np.uint32)
         image = Image.fromarray(((grey + 128) // 257).astype(np.uint8))
@@ -20,4 +31,14 @@ def to_rgb(image: Image.Image) -> UInt8[np.ndarray, "_ _ 3"]:
     elif image.has_transparency_data:
         rgba = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
-    return np.ascontiguousarray(image.convert("RGB"))
+    return np.ascontiguousarray(image if image.mode == "RGB" else image.convert("RGB"))
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Not by ImageOps.exif_transpose, which copies every image and fails where it cannot write the EXIF back."""
+    image.load()
+    try:
+        turn = _SHOWN_AFTER.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # whatever a broken record makes Pillow meet
+        return image
+    return image if turn is None else image.transpose(turn)

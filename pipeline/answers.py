@@ -19,13 +19,8 @@ class BadAnswerError(ValueError):
         self.kind = kind
 
 
-def answer_columns(
-    match: Match, pair: ImagePair, cycle_error_px: np.ndarray | None, outputs: Sequence[str]
-) -> dict[str, Any]:
-    """The columns that `outputs` asks for. Raises BadAnswerError if the answer does not fit the question.
-
-    cycle_error_px: (K,) in query pixels, where it was asked for.
-    """
+def answer_columns(match: Match, pair: ImagePair, outputs: Sequence[str]) -> dict[str, Any]:
+    """The columns that `outputs` asks for. Raises BadAnswerError if the answer does not fit the question."""
     n_points = 0 if pair.query_xy_px is None else len(pair.query_xy_px)
     hw = pair.query_rgb.shape[:2]
     columns: dict[str, Any] = {}
@@ -34,8 +29,6 @@ def answer_columns(
         columns["reference_xy_px"] = _checked(match, "reference_xy_px", (n_points, 2)).tolist()
         if with_confidence:
             columns["point_confidence"] = _checked_share(match, "point_confidence", (n_points,)).tolist()
-        if cycle_error_px is not None:
-            columns["point_cycle_error_px"] = cycle_error_px.tolist()
     if "flow" in outputs:
         columns |= encode_flow(_checked(match, "flow_px", (*hw, 2)))
         if with_confidence and match.flow_confidence is not None:

@@ -6,6 +6,7 @@ matches runs torch on THREADS threads, since a result may change with their numb
 would cost each of them 300 MB.
 """
 
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -22,6 +23,8 @@ from pipeline.options import MatchOptions
 from pipeline.parts import count_reasons, write_part
 from pipeline.plan import Slice
 from pipeline.quarantine import Quarantine
+from pipeline.telemetry import timed, timed_items
+from pipeline.watchdog import Watchdog
 from schemas.matches import MATCHES
 
 THREADS = 1
@@ -31,7 +34,15 @@ IO_CPUS = 0.25
 CHUNKS_AHEAD = 4
 """Full chunks that may wait in the object store for each worker; decoding pauses beyond."""
 
-_COUNTS = pa.schema([("reason", pa.string()), ("rows", pa.int64())])
+_COMMITTED = pa.schema(
+    [
+        ("part", pa.string()),
+        ("bytes", pa.int64()),
+        ("reasons", pa.list_(pa.struct([("reason", pa.string()), ("rows", pa.int64())]))),
+        ("match_seconds", pa.float64()),
+        ("commit_seconds", pa.float64()),
+    ]
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,21 +56,26 @@ class Stream:
     stop_file: str
     begun_folder: str
     image_root: str | None
+    allow_prefix: tuple[str, ...]
     matcher: str
     backbone_weights: str | None
     device: str
-    workers: int
+    answer_timeout: float
+    workers: tuple[int, int]
+    """Processes that match, at least and at most."""
+    gpus_per_worker: float
     options: MatchOptions
 
 
 def build_stream(slices: list[Slice], stream: Stream) -> ray.data.Dataset:
-    """The lazy Ray dataset whose execution matches the slices; its rows say what was committed."""
+    """The lazy Ray dataset whose execution matches the slices; its rows say what was committed, part by part."""
+    least, most = stream.workers
     context = ray.data.DataContext.get_current()
     context.execution_options.resource_limits = ray.data.ExecutionResources(
-        object_store_memory=CHUNKS_AHEAD * CHUNK_BYTES * stream.workers
+        object_store_memory=CHUNKS_AHEAD * CHUNK_BYTES * most
     )
     rows = [{"file": s.file, "row_group": s.row_group, "rows": s.rows.tobytes()} for s in slices]
-    beside = ray.data.TaskPoolStrategy(size=stream.workers)
+    beside = ray.data.TaskPoolStrategy(size=most)
     return (
         ray.data.from_items(rows, override_num_blocks=len(rows))
         .map_batches(
@@ -74,9 +90,9 @@ def build_stream(slices: list[Slice], stream: Stream) -> ray.data.Dataset:
             fn_constructor_args=(stream,),
             batch_size=1,
             batch_format="pyarrow",
-            compute=ray.data.ActorPoolStrategy(size=stream.workers),
+            compute=ray.data.ActorPoolStrategy(min_size=least, max_size=most),
             num_cpus=MATCH_CPUS,
-            num_gpus=1 if stream.device.startswith("cuda") else 0,
+            num_gpus=stream.gpus_per_worker if stream.device.startswith("cuda") else 0,
         )
         .map_batches(
             partial(commit, stream=stream),
@@ -99,10 +115,10 @@ def decode_slice(row: pa.Table, stream: Stream) -> Iterator[pa.Table]:
 
     def decode(pair_ids: Sequence[str]) -> Iterator[pa.Table]:
         asked = rows.filter(pc.is_in(rows["pair_id"], pa.array(pair_ids)))
-        for chunk in decode_rows(asked, stream.image_root, refused=quarantine.refused):
+        for chunk in decode_rows(asked, stream.image_root, allowed=stream.allow_prefix, refused=quarantine.refused):
             yield chunk.to_row()
 
-    yield from quarantine.guard("decode", rows["pair_id"].to_pylist(), decode)
+    yield from timed_items("decode", quarantine.guard("decode", rows["pair_id"].to_pylist(), decode))
 
 
 class MatchWorker:
@@ -116,6 +132,7 @@ class MatchWorker:
         torch.set_num_threads(THREADS)
         self._stream = stream
         self._quarantine = Quarantine(stream.out, stream.begun_folder)
+        self._watchdog = Watchdog(stream.answer_timeout, self._quarantine.note_hanging)
         self._matcher = load_matcher(stream.matcher, backbone_weights=stream.backbone_weights, device=stream.device)
 
     def __call__(self, row: pa.Table) -> pa.Table:
@@ -136,14 +153,26 @@ class MatchWorker:
                 fingerprint=stream.fingerprint,
                 attempt=stream.attempt,
                 refused=self._quarantine.refused,
+                on_answer=self._watchdog.alive,
             )
 
         pair_ids = [pair["pair_id"] for pair in chunk.pairs]
-        return pa.concat_tables(self._quarantine.guard("match", pair_ids, match))
+        with timed("match"), self._watchdog.on_guard():
+            return pa.concat_tables(self._quarantine.guard("match", pair_ids, match))
 
 
 def commit(rows: pa.Table, stream: Stream) -> pa.Table:
-    """Make match rows durable; how many rows there are of each reason."""
-    if rows.num_rows:
-        write_part(stream.out, rows, run_id=stream.run_id)
-    return pa.Table.from_pylist([{"reason": reason, "rows": n} for reason, n in count_reasons(rows).items()], _COUNTS)
+    """Make match rows durable; what was committed, in a row, if there was anything."""
+    if not rows.num_rows:
+        return _COMMITTED.empty_table()
+    start = time.perf_counter()
+    with timed("commit"):
+        part = write_part(stream.out, rows, run_id=stream.run_id)
+    said = {
+        "part": part.name,
+        "bytes": part.n_bytes,
+        "reasons": [{"reason": reason, "rows": n} for reason, n in count_reasons(rows).items()],
+        "match_seconds": (pc.sum(pc.struct_field(rows["milliseconds"], "match")).as_py() or 0) / 1000,
+        "commit_seconds": time.perf_counter() - start,
+    }
+    return pa.Table.from_pylist([said], _COMMITTED)

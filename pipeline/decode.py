@@ -5,9 +5,10 @@ A slice becomes one or more chunks of bounded size; a chunk is what is matched t
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,8 @@ import pyarrow as pa
 
 from pipeline import storage
 from pipeline.images import ImageError, decode_image, fetch_image
-from pipeline.manifest import INLINE_COLUMNS
+from pipeline.manifest import INLINE_COLUMNS, without_excess
+from pipeline.quarantine import Refusal
 from schemas.pairs import PAIRS
 
 CHUNK_BYTES = 64 * 2**20
@@ -25,7 +27,11 @@ _PAIRS_FETCHED = 8
 
 _PAIRS = pa.schema(
     [field for field in PAIRS if field.name not in INLINE_COLUMNS]
-    + [pa.field(name, pa.string()) for name in ("source_key", "target_key", "refused")]
+    + [
+        pa.field("source_key", pa.string()),
+        pa.field("target_key", pa.string()),
+        pa.field("refused", pa.list_(pa.string())),
+    ]
 )
 _IMAGES = pa.schema(
     [
@@ -62,7 +68,7 @@ class Chunk:
 
     pairs: list[dict[str, Any]] = field(default_factory=list)
     """PAIRS rows without the inline images, with `source_key` and `target_key` naming entries of `images`, and
-    `refused`: None, or why the pair must not be worked on (it then has no images)."""
+    `refused`: None, or the Refusal that says why the pair must not be worked on (it then has no images)."""
     images: dict[str, DecodedImage] = field(default_factory=dict)
 
     def to_row(self) -> pa.Table:
@@ -101,20 +107,32 @@ class Chunk:
 
 
 def decode_rows(
-    rows: pa.Table, image_root: str | None, *, refused: Mapping[str, str] | None = None, chunk_bytes: int = CHUNK_BYTES
+    rows: pa.Table,
+    image_root: str | None,
+    *,
+    allowed: Sequence[str] = (),
+    refused: Mapping[str, Refusal] | None = None,
+    chunk_bytes: int = CHUNK_BYTES,
 ) -> Iterator[Chunk]:
     """PAIRS rows to chunks, in order. What cannot be read is an error in the chunk, never an exception.
 
-    refused: reasons, by pair_id, for pairs whose images are not to be touched.
+    allowed: prefixes that image URIs must be below; none allow everything (pipeline.allowed).
+    refused: by pair_id, pairs whose images are not to be touched.
     chunk_bytes: pixels per chunk, at most, unless one pair has more.
+    Raises CredentialsError if a store does not accept those of this process: that is no fault of a pair.
     """
+    rows, excess = without_excess(rows)
     inline = {name: rows[name] for name in INLINE_COLUMNS}
     pairs = rows.drop_columns(list(INLINE_COLUMNS)).to_pylist()
     loaders: dict[str, Callable[[], bytes]] = {}
+    fetch = partial(fetch_image, allowed=allowed)
     for index, pair in enumerate(pairs):
         pair["refused"] = (refused or {}).get(pair["pair_id"])
+        if pair["pair_id"] in excess:
+            pair["refused"] = Refusal("too_many_keypoints", excess[pair["pair_id"]], "manifest")
         for side in ("source", "target"):
-            pair[f"{side}_key"] = _register(loaders, pair, side, inline[f"{side}_image"][index].as_py(), image_root)
+            image = inline[f"{side}_image"][index].as_py()
+            pair[f"{side}_key"] = _register(loaders, fetch, pair, side, image, image_root)
     chunk, size = Chunk(), 0
     with ThreadPoolExecutor(_FETCH_THREADS) as pool:
         for start in range(0, len(pairs), _PAIRS_FETCHED):
@@ -158,7 +176,12 @@ def _keys(pair: dict[str, Any]) -> list[str]:
 
 
 def _register(
-    loaders: dict[str, Callable[[], bytes]], pair: dict[str, Any], side: str, inline: bytes | None, root: str | None
+    loaders: dict[str, Callable[[], bytes]],
+    fetch: Callable[[str], bytes],
+    pair: dict[str, Any],
+    side: str,
+    inline: bytes | None,
+    root: str | None,
 ) -> str:
     """Note how to load one side's image; the key under which pairs share it."""
     uri = pair[f"{side}_uri"]
@@ -167,7 +190,7 @@ def _register(
         loaders[key] = lambda: inline
     elif uri:
         key = storage.resolve(uri, root)
-        loaders[key] = lambda: fetch_image(key)
+        loaders[key] = lambda: fetch(key)
     else:
         key = f"no {side} image"
         loaders[key] = lambda: _raise_absent(side)

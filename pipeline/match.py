@@ -2,18 +2,19 @@
 
 import os
 import socket
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from nemf.matcher import ImagePair, Match, Matcher, Points, as_points
-from pipeline.answers import BadAnswerError, answer_columns
+from nemf.matcher import ImagePair, Matcher, Points, as_points
+from nemf.redact import redacted
+from pipeline.answers import answer_columns
+from pipeline.ask import Question, ask
 from pipeline.decode import Chunk
 from pipeline.options import MatchOptions
+from pipeline.quarantine import Refusal
 from schemas.matches import MATCHES
 
 DENSE_PIXELS_AT_ONCE = 2**24
@@ -23,14 +24,6 @@ _SIDES = {"source_to_target": ("source", "target"), "target_to_source": ("target
 """Which side of the pair is the query and which the reference."""
 
 
-@dataclass(kw_only=True, eq=False)
-class _Question:
-    """One pair in one direction, its row under construction and, unless that failed already, what to ask."""
-
-    row: dict[str, Any]
-    ask: ImagePair | None = None
-
-
 def match_chunk(
     matcher: Matcher,
     chunk: Chunk,
@@ -38,12 +31,13 @@ def match_chunk(
     *,
     fingerprint: str,
     attempt: int,
-    refused: Mapping[str, str] | None = None,
+    refused: Mapping[str, Refusal] | None = None,
+    on_answer: Callable[[], None] = lambda: None,
 ) -> pa.Table:
     """MATCHES rows of a chunk: pairs in order, within a pair the directions in order.
 
-    refused: reasons, by pair_id, for pairs that must not be matched, beside those the chunk has.
-    A matcher that raises on a batch is asked again pair by pair, so that only the pairs it fails on end as errors.
+    refused: why, by pair_id, pairs must not be matched, beside those the chunk has.
+    on_answer: called with every answer of the matcher.
     """
     common = {
         "attempt": attempt,
@@ -51,21 +45,30 @@ def match_chunk(
         "fingerprint": fingerprint,
         "worker": f"{socket.gethostname()}:{os.getpid()}",
     }
-    questions = []
+    rows: list[dict[str, Any]] = []
+    asked: list[tuple[dict[str, Any], Question]] = []
     for pair in chunk.pairs:
-        reason = pair["refused"] or (refused or {}).get(pair["pair_id"])
+        refusal = pair["refused"] or (refused or {}).get(pair["pair_id"])
         for direction in options.directions:
             row = {"pair_id": pair["pair_id"], "direction": direction, **common}
-            if reason:
-                questions.append(_Question(row=row | _error("worker", "died", reason)))
-            else:
-                questions.append(_question(chunk, pair, row, options))
-    for batch in _batches([question for question in questions if question.ask is not None], options):
-        _answer(matcher, batch, options)
-    return pa.Table.from_pylist([question.row for question in questions], MATCHES)
+            rows.append(row)
+            if refusal:
+                kind, reason, stage = refusal
+                row |= _error(stage, kind, reason)
+            elif image_pair := _image_pair(chunk, pair, row, options):
+                asked.append((row, Question(pair=image_pair)))
+    for batch in _batches([question for _, question in asked], options):
+        ask(matcher, batch, lambda question, match: answer_columns(match, question.pair, options.outputs), on_answer)
+        if "cycle" in options.outputs:
+            _ask_back(matcher, [question for question in batch if not question.error], on_answer)
+    for row, question in asked:
+        row["milliseconds"]["match"] = question.milliseconds
+        row |= _error("match", *question.error) if question.error else {"status": "ok", **question.columns}
+    return pa.Table.from_pylist(rows, MATCHES)
 
 
-def _question(chunk: Chunk, pair: dict[str, Any], row: dict[str, Any], options: MatchOptions) -> _Question:
+def _image_pair(chunk: Chunk, pair: dict[str, Any], row: dict[str, Any], options: MatchOptions) -> ImagePair | None:
+    """What to ask the matcher; None where that is clear to be in vain, the row then says why."""
     query_side, reference_side = _SIDES[row["direction"]]
     query, reference = chunk.images[pair[f"{query_side}_key"]], chunk.images[pair[f"{reference_side}_key"]]
     row["milliseconds"] = {"decode": query.milliseconds + reference.milliseconds, "match": None}
@@ -74,7 +77,8 @@ def _question(chunk: Chunk, pair: dict[str, Any], row: dict[str, Any], options: 
             row[name] = list(image.rgb.shape[:2])
     for image in (query, reference):
         if image.error is not None:
-            return _Question(row=row | _error(image.error.stage, image.error.kind, image.error.message))
+            row |= _error(image.error.stage, image.error.kind, image.error.message)
+            return None
     assert query.rgb is not None
     assert reference.rgb is not None
     points = None
@@ -82,16 +86,16 @@ def _question(chunk: Chunk, pair: dict[str, Any], row: dict[str, Any], options: 
         try:
             points = _keypoints(pair)[query_side]
         except ValueError as error:
-            return _Question(row=row | _error("manifest", "bad_keypoints", str(error)))
+            row |= _error("manifest", "bad_keypoints", str(error))
+            return None
         row["query_xy_px"] = points.tolist()
-    ask = ImagePair(
+    return ImagePair(
         query_rgb=query.rgb,
         reference_rgb=reference.rgb,
         query_xy_px=points,
         dense="flow" in options.outputs,
         pair_id=pair["pair_id"],
     )
-    return _Question(row=row, ask=ask)
 
 
 def _keypoints(pair: dict[str, Any]) -> dict[str, Points]:
@@ -109,14 +113,13 @@ def _keypoints(pair: dict[str, Any]) -> dict[str, Points]:
     return points
 
 
-def _batches(questions: Sequence[_Question], options: MatchOptions) -> Iterator[list[_Question]]:
+def _batches(questions: Sequence[Question], options: MatchOptions) -> Iterator[list[Question]]:
     """Questions to be asked together, in order."""
-    batch: list[_Question] = []
+    batch: list[Question] = []
     dense_pixels = 0
     for question in questions:
-        assert question.ask is not None
-        height, width = question.ask.query_rgb.shape[:2]
-        pixels = height * width if question.ask.dense else 0
+        height, width = question.pair.query_rgb.shape[:2]
+        pixels = height * width if question.pair.dense else 0
         if batch and (len(batch) == options.batch_pairs or dense_pixels + pixels > DENSE_PIXELS_AT_ONCE):
             yield batch
             batch, dense_pixels = [], 0
@@ -126,56 +129,28 @@ def _batches(questions: Sequence[_Question], options: MatchOptions) -> Iterator[
         yield batch
 
 
-def _answer(matcher: Matcher, questions: Sequence[_Question], options: MatchOptions) -> None:
-    start = time.perf_counter()
-    try:
-        answers = _ask(matcher, [question.ask for question in questions if question.ask], options)
-    except Exception as error:  # a matcher may raise anything; the pair it raised on is told apart below
-        if len(questions) == 1:
-            kind = error.kind if isinstance(error, BadAnswerError) else type(error).__name__
-            questions[0].row |= _error("match", kind, " ".join(str(error).split())[:500])
-            return
-        for question in questions:
-            _answer(matcher, [question], options)
-        return
-    milliseconds = (time.perf_counter() - start) * 1000 / len(questions)
-    for question, answer in zip(questions, answers, strict=True):
-        question.row["milliseconds"]["match"] = milliseconds
-        question.row |= {"status": "ok", **answer}
+def _ask_back(matcher: Matcher, questions: Sequence[Question], on_answer: Callable[[], None]) -> None:
+    """Where do the answered points come from? How far from that they were asked for is the cycle error."""
+    back = [Question(pair=_reversed(question)) for question in questions]
+    ask(matcher, back, lambda question, match: answer_columns(match, question.pair, ("keypoints",)), on_answer)
+    for question, returned in zip(questions, back, strict=True):
+        question.milliseconds += returned.milliseconds
+        question.error = returned.error
+        if not returned.error:
+            home_xy_px = np.array(returned.columns["reference_xy_px"], np.float32).reshape(-1, 2)
+            assert question.pair.query_xy_px is not None
+            error_px = np.linalg.norm(home_xy_px - question.pair.query_xy_px, axis=1)
+            question.columns["point_cycle_error_px"] = error_px.tolist()
 
 
-def _ask(matcher: Matcher, pairs: Sequence[ImagePair], options: MatchOptions) -> list[dict[str, Any]]:
-    """The columns of the matcher's answers. Raises BadAnswerError if one of them is none."""
-    matches = _one_each(matcher, pairs)
-    cycle_errors_px: list[np.ndarray | None] = [None] * len(pairs)
-    if "cycle" in options.outputs:
-        back = _one_each(matcher, [_reversed(pair, match) for pair, match in zip(pairs, matches, strict=True)])
-        cycle_errors_px = [
-            np.linalg.norm(match.reference_xy_px - pair.query_xy_px, axis=1)
-            for match, pair in zip(back, pairs, strict=True)
-        ]
-    return [
-        answer_columns(match, pair, cycle_error_px, options.outputs)
-        for match, pair, cycle_error_px in zip(matches, pairs, cycle_errors_px, strict=True)
-    ]
-
-
-def _one_each(matcher: Matcher, pairs: Sequence[ImagePair]) -> list[Match]:
-    matches = list(matcher.match_batch(pairs))
-    if len(matches) != len(pairs):
-        raise BadAnswerError("bad_answer", f"match_batch answered {len(matches)} of {len(pairs)} pairs")
-    return matches
-
-
-def _reversed(pair: ImagePair, match: Match) -> ImagePair:
-    """Where do the answered points come from?"""
+def _reversed(question: Question) -> ImagePair:
     return ImagePair(
-        query_rgb=pair.reference_rgb,
-        reference_rgb=pair.query_rgb,
-        query_xy_px=match.reference_xy_px,
-        pair_id=pair.pair_id,
+        query_rgb=question.pair.reference_rgb,
+        reference_rgb=question.pair.query_rgb,
+        query_xy_px=np.array(question.columns["reference_xy_px"], np.float32).reshape(-1, 2),
+        pair_id=question.pair.pair_id,
     )
 
 
 def _error(stage: str, kind: str, message: str) -> dict[str, Any]:
-    return {"status": "error", "error_stage": stage, "error_kind": kind, "error_message": message}
+    return {"status": "error", "error_stage": stage, "error_kind": kind, "error_message": redacted(message)}

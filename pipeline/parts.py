@@ -5,27 +5,45 @@
 The key is a hash of the fingerprint, the attempt and the rows' pairs, so a part written twice (a worker killed after
 its commit) is one part. Two attempts may both answer a pair; readers take one row per pair and direction: ok beats
 error, then the later attempt, then the lower part name.
+
+Parts are read in threads, in order of name. On object storage a small part is one GET; of a large one the footer and
+the columns asked for are.
 """
 
 import hashlib
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from nemf.files import patiently
 from pipeline import storage
-from pipeline.manifest import open_parquet
+from pipeline.prefetch import prepared_ahead
 from schemas.check import check_schema, conform
 from schemas.matches import MATCHES
 
 KEY_COLUMNS = ("pair_id", "direction", "status", "attempt")
 """What decides which of several rows of a pair is believed, beside the name of its part."""
+WHOLE_BYTES = 2**20
+"""A part up to this size is read in one piece, whatever is asked of it: the footer alone takes a request."""
+THREADS = 16
+"""Parts read at once: what takes long is waiting."""
 
 
-def write_part(out: str, rows: pa.Table, *, run_id: str = "") -> str:
-    """Commit MATCHES rows of one fingerprint and attempt to `<out>/parts`; the part's name.
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """A part as it was committed."""
+
+    name: str
+    n_bytes: int
+
+
+def write_part(out: str, rows: pa.Table, *, run_id: str = "") -> Part:
+    """Commit MATCHES rows of one fingerprint and attempt to `<out>/parts`.
 
     Raises SchemaError if the rows are not MATCHES. Writing the same pairs again changes nothing.
     """
@@ -41,7 +59,7 @@ def write_part(out: str, rows: pa.Table, *, run_id: str = "") -> str:
     table = rows.replace_schema_metadata({**MATCHES.metadata, **said})
     pq.write_table(table, buffer, compression="zstd")
     storage.create_bytes(storage.join(out, "parts", name), buffer.getvalue())
-    return name
+    return Part(name=name, n_bytes=buffer.tell())
 
 
 def list_parts(out: str) -> list[str]:
@@ -51,32 +69,98 @@ def list_parts(out: str) -> list[str]:
     return storage.list_files(storage.join(out, "parts"), ".parquet")
 
 
+def part_sizes(out: str) -> dict[str, int]:
+    """URIs and bytes of the committed parts of a run folder, by name, from one listing."""
+    folder = storage.join(out, "parts")
+    try:
+        found = patiently(folder, lambda fs, path: fs.ls(path, detail=True))
+    except FileNotFoundError:
+        return {}
+    sizes = {PurePosixPath(entry["name"]).name: entry["size"] for entry in found}
+    names = sorted(name for name in sizes if name.endswith(".parquet") and not name.startswith("."))
+    return {storage.join(folder, name): sizes[name] for name in names}
+
+
+def read_parts(sizes: Mapping[str, int], columns: Sequence[str]) -> Iterator[pa.Table]:
+    """The MATCHES rows of each part, in order; few parts are in memory at once.
+
+    Raises SchemaError for a part that is not MATCHES, ValueError for one that is not Parquet, naming it.
+    """
+    files = list(sizes)
+    expected = pa.schema([MATCHES.field(name) for name in columns], metadata=MATCHES.metadata)
+    checked: list[pa.Schema] = []
+
+    def read(rank: int) -> pa.Table:
+        file = files[rank]
+        with open_part(file, sizes[file]) as parquet:
+            schema = parquet.schema_arrow
+            if schema not in checked:  # checking takes as long as reading, and parts are alike
+                check_schema(schema, MATCHES, file)
+                checked.append(schema)
+            present = [name for name in columns if name in schema.names]
+            return conform(parquet.read(columns=present, use_threads=False), expected, file)
+
+    return prepared_ahead(read, range(len(files)), THREADS)
+
+
+def open_part(uri: str, n_bytes: int) -> pq.ParquetFile:
+    """One part of known size, opened. Raises FileNotFoundError, or ValueError naming it if it is not Parquet."""
+    if n_bytes <= WHOLE_BYTES:
+        source = pa.BufferReader(storage.read_bytes(uri))
+    else:
+        fs, path = storage.open_uri(uri)
+        # fsspec's default cache would read megabytes ahead of every column
+        source = pa.PythonFile(fs.open(path, "rb", size=n_bytes, cache_type="none"), "r")
+    try:
+        return pq.ParquetFile(source)
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"{uri} is not a Parquet file: {error}") from error
+
+
 def read_matches(out: str, columns: Sequence[str] | None = None) -> pa.Table:
     """MATCHES rows of a run folder, one per pair and direction, ordered by pair_id and direction.
 
     columns: what to load (default all). Raises FileNotFoundError if nothing is committed at `out`.
     """
-    files = list_parts(out)
-    if not files:
-        raise FileNotFoundError(f"no matches at {out}: expected a run folder with parts/*.parquet, or one MATCHES file")
     wanted = list(columns) if columns is not None else MATCHES.names
     load = list(dict.fromkeys([*wanted, *KEY_COLUMNS]))
-    expected = pa.schema([MATCHES.field(name) for name in load], metadata=MATCHES.metadata)
-    tables, ranks = [], []
-    for rank, file in enumerate(files):
-        with open_parquet(file) as parquet:
-            check_schema(parquet.schema_arrow, MATCHES, file)
-            table = conform(parquet.read(columns=load), expected, file)
-        tables.append(table)
-        ranks.append(pa.array([rank] * table.num_rows, pa.int32()))
+    while True:
+        sizes = _sizes(out)
+        if not sizes:
+            raise FileNotFoundError(
+                f"no matches at {out}: expected a run folder with parts/*.parquet, or one MATCHES file"
+            )
+        try:
+            tables = list(read_parts(sizes, load))
+            break
+        except FileNotFoundError:  # compacted while it was read: the same rows are in other parts now
+            if _sizes(out) == sizes:
+                raise
     rows = pa.concat_tables(tables)
+    ranks = [pa.array([rank] * table.num_rows, pa.int32()) for rank, table in enumerate(tables)]
     return rows.take(chosen_rows(rows, pa.chunked_array(ranks))).select(wanted)
 
 
+def _sizes(out: str) -> dict[str, int]:
+    if out.endswith(".parquet") and storage.is_file(out):
+        fs, path = storage.open_uri(out)
+        return {out: fs.size(path)}
+    return part_sizes(out)
+
+
+def reasons_of(rows: pa.Table) -> pa.ChunkedArray:
+    """For each MATCHES row 'ok', or the 'stage: kind' of its error."""
+    reason = pc.binary_join_element_wise(rows["error_stage"], rows["error_kind"], ": ")
+    return pc.if_else(pc.equal(rows["status"], "ok"), "ok", reason)
+
+
 def count_reasons(rows: pa.Table) -> dict[str, int]:
-    """How many MATCHES rows are 'ok', and how many are errors of each 'stage: kind', in order of name."""
-    ok = pc.equal(rows["status"], "ok")
-    reasons = pc.if_else(ok, "ok", pc.binary_join_element_wise(rows["error_stage"], rows["error_kind"], ": "))
+    """How many MATCHES rows there are of each reason, in order of its name."""
+    return count_each(reasons_of(rows))
+
+
+def count_each(reasons: pa.ChunkedArray) -> dict[str, int]:
+    """How often each reason occurs, in order of its name."""
     return dict(sorted((entry["values"], entry["counts"]) for entry in reasons.value_counts().to_pylist()))
 
 

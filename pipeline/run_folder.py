@@ -1,7 +1,7 @@
 """What a run folder says of itself.
 
     <out>/run.json    created once: what is matched, by what, with which settings. Another run is refused.
-    <out>/_SUCCESS    written last: totals, and a digest of the parts they were counted from
+    <out>/_SUCCESS    written last: totals, and a digest of the rows they were counted from
 
 (attempts/ is pipeline.attempts, parts/ is pipeline.parts.)
 """
@@ -9,6 +9,7 @@
 import hashlib
 import json
 import uuid
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +17,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline import storage
-from pipeline.parts import count_reasons, list_parts, read_matches
-from schemas.matches import MATCHES
+from pipeline.parts import count_each, list_parts, read_matches, reasons_of
+from schemas.matches import ERROR_STAGES, MATCHES
 
 
 class OtherRunError(ValueError):
@@ -77,12 +78,52 @@ def read_run(out: str) -> dict[str, Any]:
     return found
 
 
-def committed_ids(out: str, directions: tuple[str, ...], fingerprint: str) -> pa.ChunkedArray:
-    """Ids of the pairs that this run answered, without error, in every one of the directions."""
-    rows = _read_run_rows(out, ["pair_id", "direction", "status", "fingerprint"])
-    rows = rows.filter(pc.and_(pc.equal(rows["status"], "ok"), _of_run(rows, directions, fingerprint)))
-    counts = rows.group_by("pair_id").aggregate([([], "count_all")])
-    return counts.filter(pc.equal(counts["count_all"], len(directions)))["pair_id"]
+ALL, NONE = "all", "none"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settled:
+    """What a run need not ask again."""
+
+    ids: pa.ChunkedArray
+    """Of the pairs that have a row to stay in every direction."""
+    reasons: dict[str, int]
+    """The rows of these pairs: how many are 'ok', and how many are errors of each 'stage: kind'."""
+
+
+def settled(
+    out: str, ids: pa.ChunkedArray, directions: tuple[str, ...], fingerprint: str, retry: Collection[str] = (ALL,)
+) -> Settled:
+    """Which of the pairs `ids` this run has answered, or failed on with an error that is not to be asked again.
+
+    retry: errors to ask again: 'all', 'none', stages ('fetch'), or kinds ('fetch:timeout').
+    """
+    rows = _read_run_rows(out, ["pair_id", "direction", "status", "error_stage", "error_kind", "fingerprint"])
+    asked, reasons = _of_run(rows, directions, fingerprint), reasons_of(rows)
+    again = [reason for reason in pc.unique(reasons).to_pylist() if reason != "ok" and is_asked_again(reason, retry)]
+    stays = pc.and_not(asked, pc.is_in(reasons, value_set=pa.array(again, pa.string())))
+    pair_ids = rows["pair_id"]
+    counts = pa.table({"pair_id": pair_ids.filter(stays)}).group_by("pair_id").aggregate([([], "count_all")])
+    whole = counts.filter(pc.equal(counts["count_all"], len(directions)))["pair_id"]
+    done = whole.filter(pc.is_in(whole, value_set=ids))
+    kept = reasons.filter(pc.and_(asked, pc.is_in(pair_ids, value_set=done)))
+    return Settled(ids=done, reasons=count_each(kept))
+
+
+def check_retry(retry: Collection[str]) -> None:
+    """Raises ValueError for what is no choice of errors to ask again."""
+    unknown = [name for name in retry if name.split(":")[0] not in (ALL, NONE, *ERROR_STAGES)]
+    if unknown or not retry:
+        raise ValueError(
+            f"errors to ask again are {ALL}, {NONE}, a stage ({', '.join(ERROR_STAGES)}) or a kind such as "
+            f"fetch:timeout; got {', '.join(unknown) or 'nothing'}"
+        )
+
+
+def is_asked_again(reason: str, retry: Collection[str]) -> bool:
+    """Whether errors of this reason, 'stage: kind', are among those that `retry` names."""
+    stage, kind = reason.split(": ", 1)
+    return bool({ALL, stage, f"{stage}:{kind}"} & set(retry))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,14 +157,15 @@ def count_run(
     out: str, ids: pa.ChunkedArray, directions: tuple[str, ...], fingerprint: str, limit: int | None
 ) -> Count:
     """Count the committed rows of the first `limit` (None: all) of a manifest's `ids`."""
-    rows = _read_run_rows(out, ["pair_id", "direction", "status", "error_stage", "error_kind", "fingerprint"])
+    columns = ["pair_id", "direction", "status", "attempt", "error_stage", "error_kind", "fingerprint"]
+    rows = _read_run_rows(out, columns)
     known = pc.and_(pc.is_in(rows["pair_id"], value_set=ids), _of_run(rows, directions, fingerprint))
     asked = pc.and_(known, pc.is_in(rows["pair_id"], value_set=ids.slice(0, limit)))
     return Count(
         expected=len(ids.slice(0, limit)) * len(directions),
-        reasons=count_reasons(rows.filter(asked)),
-        unexpected=rows.num_rows - rows.filter(known).num_rows,
-        digest=parts_digest(list_parts(out)),
+        reasons=count_each(reasons_of(rows).filter(asked)),
+        unexpected=rows.num_rows - (pc.sum(known).as_py() or 0),
+        digest=rows_digest(rows),
     )
 
 
@@ -145,12 +187,18 @@ def _of_run(rows: pa.Table, directions: tuple[str, ...], fingerprint: str) -> pa
     return pc.and_(asked, pc.equal(rows["fingerprint"], fingerprint))
 
 
-def parts_digest(parts: list[str]) -> str:
-    """A hash of the parts' names and sizes: changes if one is lost, added or cut."""
+def rows_digest(rows: pa.Table) -> str:
+    """A hash of which pair was answered or failed in which attempt: changes if a row is lost, added or replaced.
+
+    rows: as read_matches orders them. How they are spread over parts makes no difference.
+    """
     digest = hashlib.sha256()
-    for part in parts:
-        fs, path = storage.open_uri(part)
-        digest.update(f"{part.rsplit('/', 1)[-1]} {fs.size(path)}\n".encode())
+    for batch in rows.to_batches(max_chunksize=2**16):
+        said = [batch["pair_id"], batch["direction"], batch["status"], batch["attempt"].cast(pa.string())]
+        lines = pc.binary_join_element_wise(*said, "\0")
+        text = pc.binary_join(pa.ListArray.from_arrays([0, len(lines)], lines), "\n")
+        digest.update(b"\n")
+        digest.update(text[0].as_buffer())
     return digest.hexdigest()[:16]
 
 
@@ -158,7 +206,7 @@ def write_success(out: str, count: Count, limit: int | None) -> None:
     """Say that the run is finished, up to `limit` pairs. Raises RuntimeError if rows are missing."""
     if count.missing:
         raise RuntimeError(f"{out}: {count.missing} of {count.expected} rows are neither answered nor failed")
-    totals = {"reasons": count.reasons, "limit": limit, "parts_digest": count.digest}
+    totals = {"reasons": count.reasons, "limit": limit, "rows_digest": count.digest}
     storage.write_bytes(_success_file(out), json.dumps(totals, indent=2).encode())
 
 

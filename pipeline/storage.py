@@ -1,4 +1,7 @@
-"""Files anywhere fsspec reaches: whole-file reads and writes that are there entirely or not at all."""
+"""Files anywhere fsspec reaches: whole-file reads and writes that are there entirely or not at all.
+
+Faults of a store that may pass are waited out (nemf.files.patiently); all others are OSErrors that name the URI.
+"""
 
 import json
 import os
@@ -11,8 +14,9 @@ from typing import Any
 
 from fsspec.implementations.local import LocalFileSystem
 
+from nemf.faults import is_beyond_the_end
 from nemf.files import open_uri as open_uri
-from nemf.files import os_errors
+from nemf.files import patiently
 
 
 def absolute(uri: str) -> str:
@@ -42,9 +46,16 @@ def resolve(uri: str, root: str | None) -> str:
 
 def read_bytes(uri: str) -> bytes:
     """All bytes of one file. FileNotFoundError if it is not there."""
-    fs, path = open_uri(uri)
-    with os_errors(uri):
-        return fs.cat_file(path)
+
+    def read(fs: Any, path: str) -> bytes:
+        try:
+            return fs.cat_file(path, start=0)  # without a start, s3fs asks for the size first
+        except Exception as error:
+            if is_beyond_the_end(error):
+                return b""
+            raise
+
+    return patiently(uri, read)
 
 
 def read_json(uri: str) -> Any:
@@ -60,10 +71,9 @@ def write_bytes(uri: str, data: bytes) -> None:
 
     On a file system: temporary name beginning with '.', fsync, rename. On object storage one PUT does it.
     """
-    fs, path = open_uri(uri)
+    fs, _ = open_uri(uri)
     if not isinstance(fs, LocalFileSystem):
-        with os_errors(uri):
-            fs.pipe_file(path, data)
+        patiently(uri, lambda fs, path: fs.pipe_file(path, data))
         return
     with whole_file(uri) as temporary:
         temporary.write_bytes(data)
@@ -83,8 +93,7 @@ def whole_file(uri: str) -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, PurePosixPath(path).name)
         yield file
-        with os_errors(uri):
-            fs.put_file(str(file), path)
+        patiently(uri, lambda fs, path: fs.put_file(str(file), path))
 
 
 def create_bytes(uri: str, data: bytes) -> bool:
@@ -92,8 +101,7 @@ def create_bytes(uri: str, data: bytes) -> bool:
     fs, path = open_uri(uri)
     if not isinstance(fs, LocalFileSystem):
         try:
-            with os_errors(uri):
-                fs.pipe_file(path, data, mode="create")
+            patiently(uri, lambda fs, path: fs.pipe_file(path, data, mode="create"))
         except OSError:  # FileExistsError from S3 itself; other stores say it in other words
             if not exists(uri):
                 raise
@@ -114,9 +122,16 @@ def create_bytes(uri: str, data: bytes) -> bool:
 
 def delete(uri: str) -> None:
     """Remove a file, or a folder with all it holds; nothing happens if there is none."""
+    with suppress(FileNotFoundError):
+        patiently(uri, lambda fs, path: fs.rm(path, recursive=True))
+
+
+def delete_unfinished(uri: str) -> None:
+    """Remove what killed writers left directly below folder `uri`. On object storage nothing is there unfinished."""
     fs, path = open_uri(uri)
-    with os_errors(uri), suppress(FileNotFoundError):
-        fs.rm(path, recursive=True)
+    if isinstance(fs, LocalFileSystem):
+        for file in Path(path).glob(".*.tmp"):
+            file.unlink(missing_ok=True)
 
 
 def list_files(uri: str, suffix: str) -> list[str]:
@@ -129,29 +144,35 @@ def list_files(uri: str, suffix: str) -> list[str]:
 
 def file_names(uri: str) -> set[str]:
     """The names of the files directly below folder `uri`, not of its folders; none if there is no such folder."""
-    fs, path = open_uri(uri)
+
+    def files(fs: Any, path: str) -> set[str]:
+        found = fs.ls(path, detail=True)
+        # fsspec does not say what a link leads to.
+        files = (entry for entry in found if entry["type"] == "file" or _links_to_file(fs, entry))
+        return {PurePosixPath(entry["name"]).name for entry in files}
+
     try:
-        with os_errors(uri):
-            found = fs.ls(path, detail=True)
-            # fsspec does not say what a link leads to.
-            files = (entry for entry in found if entry["type"] == "file" or _links_to_file(fs, entry))
-            return {PurePosixPath(entry["name"]).name for entry in files}
+        return patiently(uri, files)
     except (FileNotFoundError, NotADirectoryError):
         return set()
 
 
 def is_file(uri: str) -> bool:
     """Whether `uri` is a file (and not a folder, and not absent)."""
-    fs, path = open_uri(uri)
-    with os_errors(uri):
-        return bool(fs.isfile(path))
+    return _type(uri) == "file"
 
 
 def exists(uri: str) -> bool:
     """Whether there is a file or folder at `uri`."""
-    fs, path = open_uri(uri)
-    with os_errors(uri):
-        return bool(fs.exists(path))
+    return _type(uri) is not None
+
+
+def _type(uri: str) -> str | None:
+    """What fsspec says there is at `uri`, None for nothing. Its own isfile and exists say no when the store is down."""
+    try:
+        return patiently(uri, lambda fs, path: fs.info(path)["type"])
+    except (FileNotFoundError, NotADirectoryError):
+        return None
 
 
 def _links_to_file(fs: Any, entry: dict[str, Any]) -> bool:

@@ -15,6 +15,12 @@ def check_schema(actual: pa.Schema, expected: pa.Schema, where: str) -> None:
     """
     table = (expected.metadata or {}).get(b"table", b"").decode()
     differences = []
+    found_version, version = ((schema.metadata or {}).get(b"schema_version") for schema in (actual, expected))
+    if found_version and version and found_version != version:
+        differences.append(
+            f"it was written as version {found_version.decode(errors='replace')}, and version {version.decode()} is "
+            "what is read now: make it again"
+        )
     for field in expected:
         if field.name not in actual.names:
             if not field.nullable:
@@ -35,14 +41,18 @@ def check_schema(actual: pa.Schema, expected: pa.Schema, where: str) -> None:
 def conform(table: pa.Table, expected: pa.Schema, where: str) -> pa.Table:
     """The table with exactly the columns, order, types and metadata of `expected`.
 
-    Absent nullable columns become null. Raises SchemaError where check_schema does, and where a column that may not
-    be null has nulls.
+    Absent nullable columns become null. Raises SchemaError where check_schema does, where a column that may not be null
+    has nulls, and where text is not UTF-8.
     """
     check_schema(table.schema, expected, where)
     columns = []
     for field in expected:
         if field.name in table.column_names:
             column = table[field.name].cast(field.type)
+            try:
+                column.validate(full=True)
+            except pa.ArrowInvalid as error:
+                raise SchemaError(f"{where}: column {field.name} is damaged: {error}") from error
         else:
             column = pa.nulls(table.num_rows, field.type)
         if not field.nullable and column.null_count:

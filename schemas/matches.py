@@ -5,17 +5,19 @@ the pair's source image, for `target_to_source` its target image.
 
 A row with status `error` says at which stage, and why in one of a few words (`error_message` tells the rest):
 
-    manifest    bad_keypoints
-    fetch       not_found, permission_denied, unreadable, too_large, bad_uri, no_image
+    manifest    bad_keypoints, too_many_keypoints
+    fetch       not_found, permission_denied, bad_uri, not_allowed (--allow-prefix), too_large, no_image, unreadable;
+                timeout, unavailable, truncated (asked again several times, in vain)
     decode      empty_file, not_an_image, truncated, corrupt, too_large, unsupported_mode
     match       not_finite, bad_answer, or the name of the exception that the matcher raised
-    worker      died (the pair killed the process that worked on it, more than once)
+    worker      died (the pair killed the process that worked on it, more than once), timeout (it hung the process)
 
-Flow is fixed point, so that it is small and readable anywhere:
+Flow is fixed point, each row as its difference from the one above, so that it is small and readable anywhere:
 
     shape = (*row.flow_hw, 2)
     raw = pyarrow.decompress(row.flow, int(numpy.prod(shape)) * 2, codec="zstd")
-    flow_px = numpy.frombuffer(raw, row.flow_dtype).reshape(shape) * row.flow_scale
+    rises = numpy.frombuffer(raw, row.flow_dtype).reshape(shape)
+    flow_px = rises.cumsum(axis=0, dtype=row.flow_dtype) * row.flow_scale
 
 `flow_px[y, x]` is the displacement (dx, dy) from query pixel (x, y) to its place in the reference image, exact to
 half of `flow_scale`. `flow_confidence` is zstd-compressed uint8 of shape `flow_hw`, 0..255 for 0..1.
@@ -26,6 +28,7 @@ import pyarrow as pa
 from schemas.types import POINTS_XY, SIZE_HW
 
 DIRECTIONS = ("source_to_target", "target_to_source")
+ERROR_STAGES = ("manifest", "fetch", "decode", "match", "worker")
 
 MATCHES = pa.schema(
     [
@@ -33,7 +36,7 @@ MATCHES = pa.schema(
         pa.field("direction", pa.string(), nullable=False),
         pa.field("attempt", pa.int32(), nullable=False),
         pa.field("status", pa.string(), nullable=False),  # ok | error
-        pa.field("error_stage", pa.string()),  # manifest | fetch | decode | match | worker
+        pa.field("error_stage", pa.string()),  # one of ERROR_STAGES
         pa.field("error_kind", pa.string()),
         pa.field("error_message", pa.string()),
         pa.field("query_hw", SIZE_HW),
@@ -52,7 +55,7 @@ MATCHES = pa.schema(
         pa.field("milliseconds", pa.struct([("decode", pa.float32()), ("match", pa.float32())])),
         pa.field("worker", pa.string()),
     ],
-    metadata={"table": "MATCHES", "schema_version": "1"},
+    metadata={"table": "MATCHES", "schema_version": "2"},
 )
 
 RESULT_COLUMNS = tuple(name for name in MATCHES.names if name not in ("attempt", "worker", "milliseconds"))

@@ -13,10 +13,10 @@ import psutil
 import pytest
 import torch
 from make import encoded as encoded_image
-from make import noise_rgb, pair_row, write_pairs
+from make import noise_rgb, pair_row, write_image_pairs, write_pairs
 from official_nemf import SMALL, official_shapes, official_state_dict
 
-from benchmarks import evaluation, machine, match, overhead, quality, search
+from benchmarks import evaluation, flow_storage, machine, match, overhead, quality, reuse, scale, search
 from benchmarks.inputs import image_pair
 from benchmarks.published import PublishedScore, optimise, patchmatch
 from benchmarks.queries import counted, flop_per_query
@@ -79,6 +79,38 @@ def test_overhead_is_measured_and_written(tmp_path: Path):
     assert measured.rows == 50
     assert measured.driver_peak_mb > 0
     assert "| 50 |" in (tmp_path / "overhead.md").read_text()
+
+
+def test_scale_is_measured_and_written(tmp_path: Path):
+    (measured,) = scale.run(scale.Config(rows=(60,), images=4, slice_pairs=20, out=str(tmp_path)))
+
+    assert (measured.rows, measured.n_parts) == (60, 4)  # 30 pairs of each half, in slices of 20
+    assert "| 60 |" in (tmp_path / "scale.md").read_text()
+
+
+def test_reuse_counts_what_is_fetched_decoded_and_encoded(tmp_path: Path):
+    """60 pairs over 5 images; every fifth pair shows the same image twice."""
+    pairs = write_image_pairs(tmp_path / "images", 60)
+
+    measured = reuse.run(reuse.Config(pairs=pairs, slice_pairs=(20,), out=str(tmp_path)))
+
+    counts = [(m.fetches, m.decodes, m.passes) for m in measured]
+    assert counts[0] == pytest.approx((1.8, 1.8, 1.8))
+    assert counts[1] == pytest.approx((0.25, 0.25, 3 * (5 + 5 + 5) / 60))  # 8, 8 and 4 of each 20 pairs
+    assert max(counts[2]) <= 0.25
+    assert "| jobs.match | 20 |" in (tmp_path / "reuse.md").read_text()
+
+
+def test_flow_storage_is_measured_and_written(tmp_path: Path):
+    pairs = write_image_pairs(tmp_path / "images", 3)
+    config = flow_storage.Config(pairs=pairs, matcher="nearest-neighbour:dense-sift", limit=2, out=str(tmp_path))
+
+    measured = {one.encoding: one for one in flow_storage.run(config)}
+
+    assert measured["float32"].bytes_a_pixel == 8
+    assert measured["float32"].largest_error_px == 0
+    for encoding in ("MATCHES", "16-bit PNG, 1/64 px"):
+        assert measured[encoding].largest_error_px <= 1 / 128 + 1e-5
 
 
 def test_evaluation_is_measured_and_written(tmp_path: Path):
@@ -285,7 +317,9 @@ def test_quality_measures_every_variant_as_the_jobs_would(model: NeMF, tmp_path:
     manifest = write_pairs(tmp_path / "pairs.parquet", rows)
     asked = []
     encode = NemfMatcher.encode
-    monkeypatch.setattr(NemfMatcher, "encode", lambda self, pairs: asked.extend(pairs) or encode(self, pairs))
+    monkeypatch.setattr(
+        NemfMatcher, "encode", lambda self, pairs, *kept: asked.extend(pairs) or encode(self, pairs, *kept)
+    )
 
     found = quality.run(
         quality.Config(

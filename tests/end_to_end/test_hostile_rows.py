@@ -17,6 +17,7 @@ import pyarrow as pa
 import pytest
 import skimage.data
 import torch
+from hostile_images import BOMBS, IMPOSTORS, jpeg_of_scans
 from make import bomb_png, encoded, pair_row, write_pairs
 from PIL import Image
 
@@ -131,7 +132,12 @@ def _bad_rows(root: Path) -> list[Bad]:
         bad_image("cut.jpg", jpeg[: len(jpeg) // 2], "decode", "truncated", "OSError: image file is truncated"),
         bad_image("empty.jpg", b"", "decode", "empty_file", "the file has 0 bytes"),
         bad_image("drawing.jpg", b"<svg xmlns='http://www.w3.org/2000/svg'/>", "decode", "not_an_image", "not one of"),
-        bad_image("bomb.png", bomb_png(), "decode", "too_large", "Image size (400000000 pixels) exceeds limit"),
+        bad_image("bomb.png", bomb_png(), "decode", "too_large", "more than the 50331648 pixels"),
+        bad_image("scans.jpg", jpeg_of_scans(1000), "decode", "too_large", "a JPEG of more than 100 scans"),
+        bad_image(
+            "strips.tif", BOMBS["tiff, 2^32 - 1 strips"][0], "decode", "too_large", "TIFF tag 273 has 4294967295"
+        ),
+        bad_image("ghost.jpg", IMPOSTORS["eps"], "decode", "not_an_image", "not one of"),
         Bad(
             "inline rubbish",
             {"source_uri": "photograph.png", "target_image": b"rubbish"},
@@ -156,6 +162,13 @@ def _bad_rows(root: Path) -> list[Bad]:
         bad_points("null number", "source_xy_px: points must be finite", source_xy_px=[[1, 2], [None, 3]]),
         bad_points(
             "null point", "source_xy_px: points must be finite; point 1 is (nan, nan)", source_xy_px=[[1, 2], None]
+        ),
+        Bad(
+            "too many points",
+            {"source_uri": "photograph.png", "target_uri": "photograph.png", "source_xy_px": [[1, 2]] * 10_001},
+            "manifest",
+            "too_many_keypoints",
+            "source_xy_px has 10001 points; at most 10000",
         ),
         bad_points("unequal", "source_xy_px has 1 points and target_xy_px 3", source_xy_px=[[1, 2]]),
     ]

@@ -109,19 +109,22 @@ def test_sigterm_commits_what_is_in_flight_and_the_rest_is_done_later(
     assert _results(out).equals(untouched)
 
 
-def test_a_pair_that_kills_its_process_is_set_aside_and_the_others_are_done(tmp_path: Path) -> None:
+def test_pairs_that_kill_or_hang_their_process_are_set_aside_and_the_others_are_done(tmp_path: Path) -> None:
     pairs = write_image_pairs(tmp_path / "images", 8)
     table = pq.read_table(pairs)
-    ids = [f"deadly-{name}" if n == 5 else name for n, name in enumerate(table["pair_id"].to_pylist())]
+    prefix = {2: "stuck-", 5: "deadly-"}
+    ids = [prefix.get(n, "") + name for n, name in enumerate(table["pair_id"].to_pylist())]
     pq.write_table(table.set_column(0, PAIRS.field("pair_id"), [ids]), pairs)
     out = tmp_path / "run"
 
-    job = _start(pairs, out, seconds_per_pair=0)
+    job = _start(pairs, out, seconds_per_pair=0, **{"--answer-timeout": "5"})
     assert job.wait() == 3, job.log.read_text()
 
-    rows = _results(out).to_pylist()
-    assert [row["status"] for row in rows] == ["error"] + ["ok"] * 7
-    assert (rows[0]["pair_id"], rows[0]["error_stage"], rows[0]["error_kind"]) == (ids[5], "worker", "died")
-    assert "to try it again, remove" in rows[0]["error_message"]
-    (entry,) = (out / "quarantine").iterdir()
-    assert ids[5] in entry.read_text()
+    rows = {row["pair_id"]: row for row in _results(out).to_pylist()}
+    assert {pair_id for pair_id, row in rows.items() if row["status"] == "ok"} == {*ids} - {ids[2], ids[5]}
+    expected = ((ids[5], "died", "its process died 2 times"), (ids[2], "timeout", "no answer in time"))
+    for pair_id, kind, happened in expected:
+        assert (rows[pair_id]["error_stage"], rows[pair_id]["error_kind"]) == ("worker", kind)
+        assert happened in rows[pair_id]["error_message"]
+        assert "to try it again, remove" in rows[pair_id]["error_message"]
+    assert len(list((out / "quarantine").iterdir())) == 2

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from make import encoded, noise_rgb
 from moto.server import ThreadedMotoServer
+from s3fs import S3FileSystem
 
 from jobs import evaluate, match, prepare, report, verify
 from nemf import checkpoints, load_matcher
@@ -33,6 +34,7 @@ def bucket() -> Iterator[str]:
         for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
             patch.setenv(name, "test")
         patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        S3FileSystem.clear_instance_cache()  # those of other tests know another server
         fs, path = storage.open_uri(BUCKET)
         fs.mkdir(path)
         yield BUCKET

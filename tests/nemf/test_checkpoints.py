@@ -396,6 +396,30 @@ def test_a_malformed_config_is_named(ours: Path, text: str):
         checkpoints.load(ours)
 
 
+def test_a_config_of_a_gigabyte_is_not_read(ours: Path):
+    with (ours / "config.json").open("ab") as file:
+        file.truncate(2**30)
+    with pytest.raises(ValueError, match=r"ours: config\.json: larger than the 1048576 bytes that are read at most"):
+        checkpoints.load(ours)
+
+
+def test_a_pickle_by_the_name_of_weights_runs_nothing(ours: Path, tmp_path: Path):
+    marker = tmp_path / "was here"
+    (ours / "model.safetensors").unlink()
+    torch.save({"state_dict": Hostile(marker)}, ours / "model.safetensors")
+    with pytest.raises(ValueError, match=r"ours: model\.safetensors: not a readable safetensors file"):
+        checkpoints.load(ours)
+    assert not marker.exists()
+
+
+def test_weights_whose_header_claims_a_terabyte_are_not_waited_for(ours: Path):
+    header = json.dumps({"x": {"dtype": "F32", "shape": [2**38], "data_offsets": [0, 2**40]}}).encode()
+    (ours / "model.safetensors").unlink()
+    (ours / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    with pytest.raises(ValueError, match=r"ours: model\.safetensors: not a readable safetensors file"):
+        checkpoints.load(ours)
+
+
 def test_a_truncated_file_is_named(ours: Path, saved: Path):
     data = (saved / "model.safetensors").read_bytes()
     (ours / "model.safetensors").unlink()

@@ -22,7 +22,7 @@ def test_images_are_what_the_matcher_feeds_its_network():
     model = from_official_state_dict(official_state_dict(official_shapes(**SMALL), seed=3), 2)
     matcher = NemfMatcher("nemf", model, torch.device("cpu"))
     rgb = view((37, 53), []).rgb
-    assert torch.equal(ImageFormat.of(model).squash(rgb), matcher._squash(rgb)[0])
+    assert torch.equal(ImageFormat.of(model).squash(rgb), matcher._squash(rgb))
 
 
 def test_squashing_by_hand():

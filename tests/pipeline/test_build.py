@@ -15,7 +15,7 @@ from pipeline import storage
 from pipeline.build import THREADS, MatchWorker, Stream, commit, decode_slice
 from pipeline.decode import Chunk
 from pipeline.options import MatchOptions
-from pipeline.parts import list_parts, read_matches
+from pipeline.parts import list_parts, part_sizes, read_matches
 
 
 @pytest.fixture
@@ -28,10 +28,13 @@ def stream(tmp_path: Path) -> Stream:
         stop_file=str(tmp_path / "run" / "stop"),
         begun_folder=str(tmp_path / "run" / "begun"),
         image_root=None,
+        allow_prefix=(),
         matcher="slow_matcher:SlowMatcher",
         backbone_weights=None,
         device="cpu",
-        workers=1,
+        answer_timeout=600.0,
+        workers=(1, 1),
+        gpus_per_worker=1.0,
         options=MatchOptions(directions=("source_to_target", "target_to_source")),
     )
 
@@ -58,7 +61,10 @@ def test_a_slice_is_decoded_matched_and_committed(stream: Stream, row: pa.Table)
     said = commit(rows, stream)
 
     assert torch.get_num_threads() == THREADS
-    assert said.to_pylist() == [{"reason": "ok", "rows": 6}]
+    (part,) = said.to_pylist()
+    assert part["reasons"] == [{"reason": "ok", "rows": 6}]
+    assert part_sizes(stream.out) == {storage.join(stream.out, "parts", part["part"]): part["bytes"]}
+    assert part["match_seconds"] > 0
     committed = read_matches(stream.out)
     assert set(committed["pair_id"].to_pylist()) == {"pair-0002", "pair-0004", "pair-0007"}
     assert set(committed["attempt"].to_pylist()) == {3}
@@ -94,7 +100,7 @@ def test_reasons_are_counted(stream: Stream) -> None:
 
     said = commit(rows, stream)
 
-    counts = {row["reason"]: row["rows"] for row in said.to_pylist()}
+    counts = {entry["reason"]: entry["rows"] for entry in said["reasons"][0].as_py()}
     assert counts == {"ok": 4, "fetch: not_found": 2, "decode: truncated": 1}
     assert read_matches(stream.out).num_rows == 7
 

@@ -1,4 +1,4 @@
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from pipeline.decode import decode_rows
 from pipeline.flow_encoding import decode_confidence, decode_flow
 from pipeline.match import match_chunk
 from pipeline.options import MatchOptions
+from pipeline.quarantine import Refusal
 from schemas.matches import MATCHES
 from schemas.pairs import PAIRS
 
@@ -92,6 +93,26 @@ def test_a_pair_the_matcher_fails_on_does_not_harm_its_batch() -> None:
     assert rows[1]["error_message"] == "this pair cannot be matched"
 
 
+def test_a_batch_that_memory_does_not_hold_is_halved_and_what_was_answered_stays() -> None:
+    asked = []
+
+    class Small(IdentityMatcher):
+        """Has memory for the first four pairs of a batch."""
+
+        def match_batch(self, pairs: Sequence[ImagePair]) -> Iterator[Match]:
+            asked.append([pair.pair_id for pair in pairs])
+            for number, match in enumerate(super().match_batch(pairs)):
+                if number == 4:
+                    raise MemoryError("out of memory")
+                yield match
+
+    rows = _match(MatchOptions(), *(_pair(name) for name in "abcdefghijklm"), matcher=Small()).to_pylist()
+
+    assert ["".join(batch) for batch in asked] == ["abcdefghijklm", "efghi", "i", "jklm"]
+    assert [(row["pair_id"], row["status"]) for row in rows] == [(name, "ok") for name in "abcdefghijklm"]
+    assert all(row["milliseconds"]["match"] > 0 for row in rows)
+
+
 def test_an_answer_that_is_no_number_is_an_error() -> None:
     class Nan(IdentityMatcher):
         """Answers NaN."""
@@ -165,7 +186,7 @@ def test_a_matcher_that_answers_nonsense_is_an_error_of_each_pair(answers: Any) 
 def test_a_refused_pair_is_an_error_without_its_images_being_touched() -> None:
     table = pa.Table.from_pylist([_pair("1"), _pair("2", source_image=b"must not be opened")], PAIRS)
 
-    (chunk,) = decode_rows(table, None, refused={"2": "it kills"})
+    (chunk,) = decode_rows(table, None, refused={"2": Refusal("died", "it kills")})
     rows = match_chunk(IdentityMatcher(), chunk, MatchOptions(), fingerprint="f", attempt=1).to_pylist()
 
     assert [row["status"] for row in rows] == ["ok", "error"]

@@ -36,7 +36,8 @@ def test_a_pair_that_kills_is_found_and_set_aside(tmp_path: Path) -> None:
     assert deaths == 4
     later = Quarantine(str(tmp_path), str(tmp_path / "begun of attempt 2"))
     assert list(later.refused) == ["c"]
-    assert "its process died 2 times at stage match; to try it again, remove" in later.refused["c"]
+    assert "its process died 2 times at stage match; to try it again, remove" in later.refused["c"].reason
+    assert later.refused["c"].kind == "died"
     done: list[str] = []
     assert list(_work(later, deadly="c", done=done)) == ["ok", "ok", "refused", "ok"]
     assert done == list("abcd")
@@ -57,3 +58,16 @@ def test_finished_work_leaves_no_mark(tmp_path: Path) -> None:
         list(_work(Quarantine(str(tmp_path), str(tmp_path / "begun")), deadly="none", done=[]))
 
     assert list((tmp_path / "begun").iterdir()) == []
+
+
+def test_work_that_hung_is_done_pair_by_pair_at_once_and_so_is_the_pair_it_hung_at(tmp_path: Path) -> None:
+    for _ in range(2):
+        quarantine = Quarantine(str(tmp_path), str(tmp_path / "begun"))
+        with pytest.raises(_Death):
+            list(_work(quarantine, deadly="c", done=[]))
+        quarantine.note_hanging()
+
+    quarantine = Quarantine(str(tmp_path), str(tmp_path / "begun"))
+    assert list(_work(quarantine, deadly="c", done=[])) == ["ok", "ok", "refused", "ok"]
+    assert quarantine.refused["c"].kind == "timeout"
+    assert "it gave no answer in time at stage match" in quarantine.refused["c"].reason

@@ -21,6 +21,15 @@ def test_every_difference_is_listed_in_one_error() -> None:
     assert "column colour is not in the schema" in message
 
 
+def test_a_table_of_another_version_is_refused_and_one_that_does_not_say_is_not() -> None:
+    other = PAIRS.with_metadata({"table": "PAIRS", "schema_version": "0"})
+
+    with pytest.raises(SchemaError, match=r"old is not a PAIRS table: it was written as version 0, and version 1 is"):
+        check_schema(other, PAIRS, "old")
+
+    check_schema(PAIRS.with_metadata({"pandas": "{}"}), PAIRS, "of pandas")
+
+
 def test_absent_nullable_columns_become_null_and_order_is_free() -> None:
     table = pa.table({"target_uri": ["b"], "pair_id": ["1"]})
 

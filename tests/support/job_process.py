@@ -40,7 +40,11 @@ class MatchProcess:
 
     def workers(self) -> list[psutil.Process]:
         """The processes that match, now."""
-        return [child for child in self._children() if "MatchWorker" in " ".join(_command(child))]
+        return self.processes(lambda command: "MatchWorker" in command)
+
+    def processes(self, wanted: Callable[[str], bool]) -> list[psutil.Process]:
+        """Those of the processes it started, now, whose command line is wanted."""
+        return [child for child in self._children() if wanted(" ".join(_command(child)))]
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to the driver alone."""
@@ -48,7 +52,7 @@ class MatchProcess:
 
     def kill_driver(self) -> None:
         """SIGKILL, and wait until the processes that worked for it have noticed."""
-        workers = [c for c in self._children() if "ray::" in (name := " ".join(_command(c))) and "Agent" not in name]
+        workers = self.processes(lambda command: "ray::" in command and "Agent" not in command)
         self._process.kill()
         self._process.wait(30)
         _, alive = psutil.wait_procs(workers, timeout=60)
@@ -56,11 +60,17 @@ class MatchProcess:
 
     def wait_for(self, condition: Callable[[], object], seconds: float = 120) -> None:
         """Wait until something holds while the job runs."""
+        assert self.wait_until(condition, seconds), f"the job ended early:\n{self.log.read_text()}"
+
+    def wait_until(self, condition: Callable[[], object], seconds: float = 120) -> bool:
+        """Wait until something holds or the job ends; whether it holds."""
         deadline = time.monotonic() + seconds
         while not condition():
-            assert self._process.poll() is None, f"the job ended early:\n{self.log.read_text()}"
+            if self._process.poll() is not None:
+                return False
             assert time.monotonic() < deadline, f"waited {seconds} s in vain:\n{self.log.read_text()}"
             time.sleep(0.05)
+        return True
 
     def wait_for_parts(self, out: Path, n_parts: int) -> None:
         """Wait until `n_parts` are committed."""

@@ -1,0 +1,127 @@
+"""How often an image is fetched, decoded and encoded for each pair it is in.
+
+    python -m benchmarks.reuse --pairs spair.parquet --out benchmarks/results
+
+Plans the manifest and decodes every slice as jobs.match does, then asks for the features of each pair's images as the
+matchers do, counting. Beside it stands the order of the manifest, and pairs encoded eight at a time as they come. The
+numbers are exact. Prints a Markdown table and writes it with the raw numbers as JSON.
+"""
+
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from unittest import mock
+
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from benchmarks import machine
+from jobs.command import run_command
+from nemf.matcher import RGB
+from nemf.matchers.kept_features import KeptFeatures
+from pipeline.decode import decode_rows
+from pipeline.images import decode_image, fetch_image
+from pipeline.manifest import iter_rows, manifest_files, read_ids, read_rows
+from pipeline.plan import make_plan
+from schemas.pairs import PAIRS
+
+_FEATURES = torch.zeros(1).expand(192, 32, 32)
+"""As large as nemf-small's, for what is kept to be bounded as there."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """What to count."""
+
+    pairs: str
+    """PAIRS manifest, path or URI."""
+    image_root: str | None = None
+    """Folder, path or URI, that relative image URIs of the manifest are below."""
+    slice_pairs: tuple[int, ...] = (16, 128, 512)
+    """Sizes of slices."""
+    out: str | None = None
+    """Folder for reuse.md and reuse.json; default: print only."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """Counts for each pair."""
+
+    order: str
+    slice_pairs: int
+    fetches: float
+    decodes: float
+    passes: float
+    """Images shown to an encoder."""
+
+
+def run(config: Config) -> list[Measured]:
+    """Count, and print the table."""
+    measured = [_count("manifest, pair by pair", config, 1, _in_manifest_order(config.pairs, 1), 1)]
+    for n in config.slice_pairs:
+        measured += [
+            _count("manifest, encoded by eight", config, n, _in_manifest_order(config.pairs, n), 8),
+            _count("jobs.match", config, n, _planned(config.pairs, n), n),
+        ]
+    about = {"manifest": f"{len(read_ids(config.pairs)):,} pairs"}
+    machine.write(config.out, "reuse", about, _table(measured), [asdict(m) for m in measured])
+    return measured
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point."""
+    return run_command(Config, run, argv)
+
+
+def _in_manifest_order(pairs: str, slice_pairs: int) -> Iterator[pa.Table]:
+    for file in manifest_files(pairs):
+        for _, _, rows in iter_rows(file, PAIRS.names, slice_pairs):
+            yield rows
+
+
+def _planned(pairs: str, slice_pairs: int) -> Iterator[pa.Table]:
+    nothing_done = pa.chunked_array([], pa.string())
+    for piece in make_plan(pairs, read_ids(pairs), nothing_done, slice_pairs=slice_pairs).slices:
+        yield read_rows(piece.file, piece.row_group, piece.rows)
+
+
+def _count(order: str, config: Config, slice_pairs: int, slices: Iterator[pa.Table], batch_pairs: int) -> Measured:
+    counts: Counter[str] = Counter()
+
+    def encode(images: Sequence[RGB]) -> list[list[Tensor]]:
+        counts["passes"] += len(images)
+        return [[_FEATURES]] * len(images)
+
+    with (
+        mock.patch("pipeline.decode.fetch_image", wraps=fetch_image) as fetch,
+        mock.patch("pipeline.decode.decode_image", wraps=decode_image) as decoded,
+    ):
+        for rows in slices:
+            for chunk in decode_rows(rows, config.image_root):
+                counts["pairs"] += len(chunk.pairs)
+                for first in range(0, len(chunk.pairs), batch_pairs):
+                    kept = KeptFeatures(encode)
+                    for pair in chunk.pairs[first : first + batch_pairs]:
+                        images = [chunk.images[pair[f"{side}_key"]].rgb for side in ("source", "target")]
+                        kept.of([rgb for rgb in images if rgb is not None])
+        return Measured(
+            order=order,
+            slice_pairs=slice_pairs,
+            fetches=fetch.call_count / counts["pairs"],
+            decodes=decoded.call_count / counts["pairs"],
+            passes=counts["passes"] / counts["pairs"],
+        )
+
+
+def _table(measured: Sequence[Measured]) -> list[str]:
+    return [
+        "| order | pairs a slice | fetches a pair | decodes a pair | encoder passes a pair |",
+        "|---|---:|---:|---:|---:|",
+        *(f"| {m.order} | {m.slice_pairs} | {m.fetches:.2f} | {m.decodes:.2f} | {m.passes:.2f} |" for m in measured),
+    ]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

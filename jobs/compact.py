@@ -1,0 +1,66 @@
+"""Make few large parts of a run's many small ones: the same table, sorted, quick to list and to look a pair up in.
+
+    python -m jobs.compact runs/x
+
+Rows that a later answer superseded are dropped. The run may be finished or not, but not at work: compaction holds the
+run folder as an attempt does. Killed at any point, run it again. Cost: reads and writes the run once; the temporary
+folder (TMPDIR) needs as much room as the run, memory some four times --target-mb and the keys of all rows.
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import tyro
+
+from jobs.command import run_command
+from pipeline import storage
+from pipeline.attempts import acquire
+from pipeline.compact import compact, plan_compaction
+from pipeline.run_folder import read_run
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Which run, and how large its parts are to be."""
+
+    out: tyro.conf.Positional[str]
+    """Run folder, path or URI."""
+    target_mb: int = 128
+    """About how many megabytes a part is to have."""
+
+
+def run(config: Config) -> int:
+    """How many parts there are now.
+
+    Raises ValueError for what the caller can mend, an attempt at work included; FileNotFoundError if `out` is no run.
+    """
+    if not 1 <= config.target_mb <= 1024:
+        raise ValueError(f"--target-mb must be 1 to 1024; got {config.target_mb}")
+    out = storage.absolute(config.out)
+    recorded = read_run(out)
+    lease = acquire(out, job="compact")
+    try:
+        plan = plan_compaction(out, recorded["fingerprint"], config.target_mb * 2**20)
+        if not plan.is_needed:
+            print(f"{out}: {len(plan.sizes)} parts, sorted and large enough: nothing to compact")
+            return len(plan.sizes)
+        parts = compact(out, plan, run_id=recorded["run_id"])
+        lease.events.say("compacted", parts_before=len(plan.sizes), parts=len(parts), superseded=plan.n_superseded)
+    finally:
+        lease.release()
+    before, after = sum(plan.sizes.values()), sum(part.n_bytes for part in parts)
+    print(
+        f"{out}: {len(plan.sizes)} parts of {before / 2**20:.1f} MB -> {len(parts)} of {after / 2**20:.1f} MB; "
+        f"{len(plan.bucket) - plan.n_superseded} rows, {plan.n_superseded} superseded ones dropped"
+    )
+    return len(parts)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point."""
+    return run_command(Config, run, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,87 @@
+"""Ask again for the pairs of a run that ended as errors, with the settings the run was made with.
+
+    python -m jobs.retry_errors runs/x --kinds fetch:timeout,fetch:unavailable
+
+The same as the run's own `match` command with `--retry`, without having to repeat that command; like it, it goes on
+with pairs that were not asked yet. Cost and exit codes are those of `match`.
+"""
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import tyro
+
+from jobs import match
+from jobs.command import Names, run_command
+from pipeline import storage
+from pipeline.attempts import acquire
+from pipeline.parts import count_reasons, read_matches
+from pipeline.run_folder import ALL, NONE, check_retry, is_asked_again, read_run, read_success
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Which run, and which of its errors."""
+
+    out: tyro.conf.Positional[str]
+    """Run folder, path or URI."""
+    kinds: Names = (ALL,)
+    """Errors to ask again: all, none, stages (fetch), or kinds (fetch:timeout)."""
+    quarantine: bool = False
+    """Also try pairs again that killed or hung their process: empty the quarantine."""
+    pairs: str | None = None
+    """The manifest, if it is no longer where the run found it."""
+    address: str | None = None
+    """Ray cluster to run on; default: RAY_ADDRESS, else an embedded one on this machine."""
+
+
+def run(config: Config) -> str:
+    """Ask again; the run folder. Raises as jobs.match.run does, and ValueError for errors that there are none of."""
+    out = storage.absolute(config.out)
+    kinds = (*config.kinds, "worker") if config.quarantine else config.kinds
+    check_retry(kinds)
+    recorded = read_run(out)
+    _check_there_are(out, config.kinds)
+    settings = _settings(recorded["config"])
+    limit = (read_success(out) or recorded["config"])["limit"]
+    changed: dict[str, Any] = {"out": out, "retry": kinds, "limit": limit, "address": config.address}
+    if config.pairs is not None:
+        changed["pairs"] = config.pairs
+    if config.quarantine:
+        lease = acquire(out, job="retry-errors")  # not under the hands of an attempt at work
+        storage.delete(storage.join(out, "quarantine"))
+        lease.release()
+    return match.run(dataclasses.replace(settings, **changed))
+
+
+def _check_there_are(out: str, kinds: Sequence[str]) -> None:
+    """Raises ValueError naming the run's errors if one of `kinds` is not among them: a typing error, most likely."""
+    rows = read_matches(out, ["status", "error_stage", "error_kind"])
+    errors = {reason: n for reason, n in count_reasons(rows).items() if reason != "ok"}
+    absent = [kind for kind in kinds if kind not in (ALL, NONE) and not any(is_asked_again(e, [kind]) for e in errors)]
+    if absent:
+        there = ", ".join(f"{reason.replace(': ', ':')} ({n})" for reason, n in errors.items())
+        raise ValueError(f"{out} has no errors {', '.join(absent)}; it has {there or 'none'}")
+
+
+def _settings(recorded: dict[str, Any]) -> match.Config:
+    unknown = recorded.keys() - {field.name for field in dataclasses.fields(match.Config)}
+    if unknown:
+        raise ValueError(
+            f"the run was made with settings that this version does not know: {', '.join(sorted(unknown))}; "
+            "run its match command with --retry"
+        )
+    values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in recorded.items()}
+    return match.Config(**values)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point."""
+    return run_command(Config, run, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

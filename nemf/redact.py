@@ -1,0 +1,57 @@
+"""Text for people, without the secrets that URIs, options and servers' replies put into it."""
+
+import os
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import fsspec
+
+_HIDDEN = "***"
+_SECRET_NAME = re.compile(
+    r"(key|key[-_]?id|key-pair-id|secret|token|passw(or)?d|passphrase|pwd|credentials?|connection_string"
+    r"|signature|sig|auth|authorization|policy|cookie|jwt|sas)$",
+    re.IGNORECASE,
+)
+_USER = re.compile(r"(?<=://)[^/\s?#]*@")
+_ASSIGNED = re.compile(r"(?<![\w.%-])([\w.%-]+)=([^&;,\s\"'<>]+)")
+_AWS_KEY_ID = re.compile(r"\b(AKIA|ASIA)[A-Z0-9]{12,}\b")
+_BEARER = re.compile(r"\b(Bearer|Basic) +[\w.~+/=-]{8,}", re.IGNORECASE)
+_AWS_VARIABLES = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+_SHORTEST = 8
+"""A secret of fewer characters is not looked for in text: it may be a word."""
+
+
+def redacted(text: str) -> str:
+    """`text` with *** for what must not be shown.
+
+    Hidden are user:password@ in URIs, what is assigned to a name such as sig, token or X-Amz-Signature, AWS key ids,
+    and the secrets that this process itself uses: of its storage options and of the AWS variables.
+    """
+    for secret in sorted(_own_secrets(), key=len, reverse=True):
+        text = text.replace(secret, _HIDDEN)
+    text = _USER.sub(f"{_HIDDEN}@", text)
+    text = _ASSIGNED.sub(lambda found: f"{found[1]}={_HIDDEN}" if names_a_secret(found[1]) else found[0], text)
+    return _BEARER.sub(rf"\1 {_HIDDEN}", _AWS_KEY_ID.sub(_HIDDEN, text))
+
+
+def names_a_secret(name: str) -> bool:
+    """Whether what is called `name`, an option or a parameter of a query, is to be kept secret."""
+    return bool(_SECRET_NAME.search(name))
+
+
+def secrets_of(options: Any, name: str = "") -> Iterator[str]:
+    """The values below `options`, nested as JSON is, whose names say that they are secrets."""
+    if isinstance(options, dict):
+        for key, value in options.items():
+            yield from secrets_of(value, name if names_a_secret(name) else str(key))
+    elif isinstance(options, list | tuple):
+        for value in options:
+            yield from secrets_of(value, name)
+    elif isinstance(options, str) and names_a_secret(name):
+        yield options
+
+
+def _own_secrets() -> set[str]:
+    known = {*secrets_of(fsspec.config.conf), *(os.environ.get(name, "") for name in _AWS_VARIABLES)}
+    return {secret for secret in known if len(secret) >= _SHORTEST}

@@ -1,0 +1,52 @@
+"""Ends this process when its work hangs: what kills a process can be dealt with, what hangs for ever cannot."""
+
+import faulthandler
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+_STDERR = 2
+_GRACE_SECONDS = 30.0
+
+
+class Watchdog:
+    """Waits `seconds` for a sign of life while it is on guard, then says so, writes all stacks to stderr and ends the
+    process.
+
+    on_silence: called before that, in another thread.
+    Where a library hangs and holds the interpreter's lock nothing can be said; the process is ended all the same, half
+    a minute later.
+    """
+
+    def __init__(self, seconds: float, on_silence: Callable[[], None]) -> None:
+        self._seconds = seconds
+        self._on_silence = on_silence
+        self._deadline: float | None = None
+        threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
+
+    def alive(self) -> None:
+        """A sign of life: wait anew."""
+        self._deadline = time.monotonic() + self._seconds
+        # needs no Python when its time comes
+        faulthandler.dump_traceback_later(self._seconds + _GRACE_SECONDS, exit=True, file=_STDERR)
+
+    @contextmanager
+    def on_guard(self) -> Iterator[None]:
+        """Wait for signs of life in the block."""
+        self.alive()
+        try:
+            yield
+        finally:
+            self._deadline = None
+            faulthandler.cancel_dump_traceback_later()
+
+    def _watch(self) -> None:
+        while True:
+            time.sleep(min(1.0, self._seconds / 10))
+            deadline = self._deadline
+            if deadline is not None and time.monotonic() > deadline:
+                self._on_silence()
+                faulthandler.dump_traceback(file=_STDERR)
+                os._exit(1)
