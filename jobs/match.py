@@ -66,6 +66,9 @@ def _workers(word: str) -> tuple[int, int]:
     return int(least), int(most or least)
 
 
+_LONGEST_TIMEOUT = 1e6
+
+
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """What to match, how, and where the answers go."""
@@ -128,8 +131,11 @@ class Config:
         if not self.gpus_per_worker > 0 or (self.gpus_per_worker > 1 and self.gpus_per_worker % 1):
             raise ValueError(f"--gpus-per-worker is a share of one GPU or a whole number; got {self.gpus_per_worker}")
         check_retry(self.retry)
-        if not self.answer_timeout > 0:
-            raise ValueError(f"--answer-timeout is a number of seconds, above 0; got {self.answer_timeout}")
+        if not 0 < self.answer_timeout <= _LONGEST_TIMEOUT:
+            raise ValueError(
+                f"--answer-timeout is a number of seconds, above 0 and at most {_LONGEST_TIMEOUT:g}; "
+                f"got {self.answer_timeout}"
+            )
         check_prefixes(self.allow_prefix)
         if not 0 <= self.error_budget <= 1:
             raise ValueError(f"--error-budget is a share, 0..1; got {self.error_budget}")

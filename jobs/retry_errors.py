@@ -16,10 +16,12 @@ import tyro
 
 from jobs import match
 from jobs.command import Names, run_command
+from nemf.redact import HIDDEN
 from pipeline import storage
 from pipeline.attempts import acquire
 from pipeline.parts import count_reasons, read_matches
-from pipeline.run_folder import ALL, NONE, check_retry, is_asked_again, read_run, read_success
+from pipeline.run_folder import ALL, NONE, check_retry, is_asked_again, read_run
+from pipeline.status import asked_limit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,9 +46,10 @@ def run(config: Config) -> str:
     kinds = (*config.kinds, "worker") if config.quarantine else config.kinds
     check_retry(kinds)
     recorded = read_run(out)
-    _check_there_are(out, config.kinds)
-    settings = _settings(recorded["config"])
-    limit = (read_success(out) or recorded["config"])["limit"]
+    # a pair may be in quarantine whose row the attempt did not live to commit
+    _check_there_are(out, [kind for kind in config.kinds if not (config.quarantine and kind == "worker")])
+    settings = _settings({**recorded["config"], **({"pairs": config.pairs} if config.pairs else {})})
+    limit = asked_limit(out, recorded)
     changed: dict[str, Any] = {"out": out, "retry": kinds, "limit": limit, "address": config.address}
     if config.pairs is not None:
         changed["pairs"] = config.pairs
@@ -69,6 +72,9 @@ def _check_there_are(out: str, kinds: Sequence[str]) -> None:
 
 def _settings(recorded: dict[str, Any]) -> match.Config:
     unknown = recorded.keys() - {field.name for field in dataclasses.fields(match.Config)}
+    hidden = [name for name, value in recorded.items() if HIDDEN in str(value)]
+    if hidden:
+        raise ValueError(f"the run's {', '.join(hidden)} held a secret, which is not recorded: use its match command")
     if unknown:
         raise ValueError(
             f"the run was made with settings that this version does not know: {', '.join(sorted(unknown))}; "

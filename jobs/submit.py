@@ -8,6 +8,7 @@ flight. Cost: some seconds before the job starts. See docs/cluster.md.
 """
 
 import asyncio
+import json
 import logging
 import os
 import shlex
@@ -33,7 +34,7 @@ from jobs.command import (
     RequirementError,
     run_command,
 )
-from nemf.redact import redacted
+from nemf.redact import redacted, secrets_of
 from pipeline.errors import ClusterError
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ class Config:
             raise ValueError(f"--env {','.join(unset)}: not set here")
         if self.working_dir is not None and not Path(self.working_dir).is_dir():
             raise ValueError(f"--working-dir {self.working_dir} is no folder")
-        if redacted(self.entrypoint) != self.entrypoint:
+        if redacted(self.entrypoint) != self.entrypoint or any(map(_holds_a_secret, self.job)):
             raise ValueError(
                 "the command holds a secret, and Ray shows the commands of jobs to all its users; it is "
                 f"{redacted(self.entrypoint)!r}: let the cluster's machines know the secret, see docs/cluster.md"
@@ -184,6 +185,14 @@ def _submit(client: "JobSubmissionClient", config: Config) -> str:
         raise ClusterError(f"Ray took no job: {error}") from error
 
 
+def _holds_a_secret(word: str) -> bool:
+    """Whether a word of the command is, or ends in, JSON with a secret in it, as storage options may."""
+    try:
+        return any(secrets_of(json.loads(word[word.index("{") :])))
+    except ValueError:
+        return False
+
+
 def _followed(client: "JobSubmissionClient", submission: str) -> "JobDetails":
     """The job when it has ended; Ctrl-C asks it to end, a second one leaves it to that."""
     log = _Log(client, submission)
@@ -192,7 +201,10 @@ def _followed(client: "JobSubmissionClient", submission: str) -> "JobDetails":
     except KeyboardInterrupt:
         print("\nstopping the job, which commits what is in flight; Ctrl-C leaves it to that", file=sys.stderr)
     try:
-        client.stop_job(submission)
+        try:
+            client.stop_job(submission)
+        except RuntimeError as error:
+            raise ClusterError(f"{submission} could not be asked to stop and may go on: {error}") from error
         return log.follow()
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"{submission} was asked to stop and has not ended yet") from None

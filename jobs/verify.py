@@ -17,6 +17,7 @@ from pipeline import storage
 from pipeline.manifest import manifest_digest, manifest_files, read_ids
 from pipeline.options import directions_of
 from pipeline.run_folder import Count, count_run, read_run, read_success, summary
+from pipeline.status import asked_limit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +36,7 @@ def run(config: Config) -> Count:
     recorded = read_run(out)
     pairs = recorded["config"]["pairs"] if config.pairs is None else config.pairs
     success = read_success(out)
-    limit = (success or recorded["config"])["limit"]
+    limit = asked_limit(out, recorded)
     directions = directions_of(recorded["config"]["direction"])
     count = count_run(out, read_ids(pairs), directions, recorded["fingerprint"], limit)
     print(summary(out, count))

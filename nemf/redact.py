@@ -7,14 +7,14 @@ from typing import Any
 
 import fsspec
 
-_HIDDEN = "***"
+HIDDEN = "***"
 _SECRET_NAME = re.compile(
     r"(key|key[-_]?id|key-pair-id|secret|token|passw(or)?d|passphrase|pwd|credentials?|connection_string"
     r"|signature|sig|auth|authorization|policy|cookie|jwt|sas)$",
     re.IGNORECASE,
 )
 _USER = re.compile(r"(?<=://)[^/\s?#]*@")
-_ASSIGNED = re.compile(r"(?<![\w.%-])([\w.%-]+)=([^&;,\s\"'<>]+)")
+_ASSIGNED = re.compile(r"(?<![\w.%/-])([\w.%-]+)=([^&;,\s\"'<>]+)")
 _AWS_KEY_ID = re.compile(r"\b(AKIA|ASIA)[A-Z0-9]{12,}\b")
 _BEARER = re.compile(r"\b(Bearer|Basic) +[\w.~+/=-]{8,}", re.IGNORECASE)
 _AWS_VARIABLES = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
@@ -29,10 +29,10 @@ def redacted(text: str) -> str:
     and the secrets that this process itself uses: of its storage options and of the AWS variables.
     """
     for secret in sorted(_own_secrets(), key=len, reverse=True):
-        text = text.replace(secret, _HIDDEN)
-    text = _USER.sub(f"{_HIDDEN}@", text)
-    text = _ASSIGNED.sub(lambda found: f"{found[1]}={_HIDDEN}" if names_a_secret(found[1]) else found[0], text)
-    return _BEARER.sub(rf"\1 {_HIDDEN}", _AWS_KEY_ID.sub(_HIDDEN, text))
+        text = text.replace(secret, HIDDEN)
+    text = _USER.sub(f"{HIDDEN}@", text)
+    text = _ASSIGNED.sub(lambda found: f"{found[1]}={HIDDEN}" if names_a_secret(found[1]) else found[0], text)
+    return _BEARER.sub(rf"\1 {HIDDEN}", _AWS_KEY_ID.sub(HIDDEN, text))
 
 
 def names_a_secret(name: str) -> bool:

@@ -47,11 +47,13 @@ def ask(
                 question.error = None
             except BadAnswerError as error:
                 question.error = error.kind, str(error)
+            except Exception as error:  # an answer may be anything
+                question.error = _described(error)
         return
     except _WrongNumberError as error:
         n_answered, reason = 0, ("bad_answer", str(error))
     except Exception as error:  # a matcher may raise anything
-        reason = type(error).__name__, " ".join(str(error).split())[:500]
+        reason = _described(error)
     finally:
         for question in questions:
             question.milliseconds += (time.perf_counter() - start) * 1000 / len(questions)
@@ -63,6 +65,10 @@ def ask(
     for half in (left[:middle], left[middle:]):
         if half:
             ask(matcher, half, columns, on_answer)
+
+
+def _described(error: Exception) -> tuple[str, str]:
+    return type(error).__name__, " ".join(str(error).split())[:500]
 
 
 class _WrongNumberError(ValueError):

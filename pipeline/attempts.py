@@ -152,8 +152,11 @@ class Lease:
             return
         self._released.set()
         self._thread.join()
-        self._look_round()
-        storage.delete(self.begun_folder)
+        try:
+            self._look_round()
+            storage.delete(self.begun_folder)
+        except OSError as error:  # what ended the attempt is what its caller must hear of
+            print(f"warning: notes of work in hand are left: {error}")
         self.events.say("ended", counts=dict(self.counts))
         self._write(ended=time.time())
 
@@ -162,7 +165,7 @@ class Lease:
             try:
                 self._write()
                 self._look_round()
-            except OSError as error:  # the next beat may succeed; the stale limit leaves room for several
+            except Exception as error:  # the next beat may succeed; the stale limit leaves room for several
                 print(f"warning: heartbeat not written: {error}")
 
     def _look_round(self) -> None:

@@ -19,6 +19,8 @@ class Casualties:
             if note.startswith(DIED):
                 self._lease.events.say("worker_died", work=note.removeprefix(DIED))
         for name in self._new(self._quarantine):
+            if not name.endswith(".json"):
+                continue
             self._lease.events.say("quarantined", **storage.read_json(storage.join(self._quarantine, name)))
 
     def _new(self, folder: str) -> list[str]:

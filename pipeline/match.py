@@ -41,7 +41,7 @@ def match_chunk(
     """
     common = {
         "attempt": attempt,
-        "matcher": matcher.name,
+        "matcher": redacted(matcher.name),
         "fingerprint": fingerprint,
         "worker": f"{socket.gethostname()}:{os.getpid()}",
     }

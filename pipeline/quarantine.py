@@ -14,6 +14,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
+from nemf.redact import redacted
 from pipeline import storage
 
 DEATHS = 2
@@ -75,7 +76,7 @@ class Quarantine:
     def _set_aside(self, pair_id: str, key: str, kind: str, stage: str) -> None:
         file = storage.join(self._folder, f"{key}.json")
         happened = {"died": f"its process died {DEATHS} times", "timeout": "it gave no answer in time"}
-        reason = f"{happened[kind]} at stage {stage}; to try it again, remove {file}"
+        reason = f"{happened[kind]} at stage {stage}; to try it again, remove {redacted(file)}"
         entry = {"pair_id": pair_id, "kind": kind, "reason": reason}
         storage.write_bytes(file, json.dumps(entry, indent=2).encode())
         self.refused[pair_id] = Refusal(kind, reason)

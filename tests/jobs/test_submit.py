@@ -45,6 +45,10 @@ def _no_address(monkeypatch: pytest.MonkeyPatch) -> None:
             ["--", "match", "--pairs", "https://me:pass@host/p.parquet", "--out", "/nfs/x"],
             r"the command holds a secret, .*https://\*\*\*@host/p.parquet",
         ),
+        (
+            ["--", "match", "--storage-options", '{"s3": {"secret": "hunter2hunter2"}}', "--out", "s3://b/x"],
+            "the command holds a secret",
+        ),
     ],
 )
 def test_what_cannot_be_submitted_is_one_line_and_exit_code_2(

@@ -15,6 +15,7 @@ from nemf.redact import redacted
         ("AccountName=me;AccountKey=ab+/cd==;", "AccountName=me;AccountKey=***;"),
         ("<AWSAccessKeyId>AKIAIOSFODNN7EXAMPLE</AWSAccessKeyId>", "<AWSAccessKeyId>***</AWSAccessKeyId>"),
         ("Authorization: Bearer abcdefgh.ijkl", "Authorization: Bearer ***"),
+        ("s3://bucket/key=a/token=b/c.parquet", "s3://bucket/key=a/token=b/c.parquet"),
         ("s3://bucket/a@b.jpg?versionId=12", "s3://bucket/a@b.jpg?versionId=12"),
         ("nemf-small?seed=1&patchmatch_steps=10", "nemf-small?seed=1&patchmatch_steps=10"),
         ("/data/mail me@host.jpg: token: expected", "/data/mail me@host.jpg: token: expected"),

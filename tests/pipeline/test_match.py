@@ -1,9 +1,11 @@
 from collections.abc import Iterator, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 from make import encoded, noise_rgb, pair_row
 from slow_matcher import SlowMatcher
 
@@ -126,6 +128,22 @@ def test_an_answer_that_is_no_number_is_an_error() -> None:
     (row,) = _match(MatchOptions(), _pair(), matcher=Nan()).to_pylist()
 
     assert (row["status"], row["error_kind"], row["reference_xy_px"]) == ("error", "not_finite", None)
+
+
+def test_an_answer_that_cannot_be_read_is_an_error_of_its_pair_alone() -> None:
+    class Trained(IdentityMatcher):
+        """Forgets, for one pair, that its answer is part of a training."""
+
+        def match_batch(self, pairs: Sequence[ImagePair]) -> Iterator[Match]:
+            for pair, match in zip(pairs, super().match_batch(pairs), strict=True):
+                learning: Any = SimpleNamespace(reference_xy_px=torch.ones(1, 2, requires_grad=True))
+                yield learning if pair.pair_id == "c" else match
+
+    rows = _match(MatchOptions(outputs=("keypoints", "cycle")), *map(_pair, "abcd"), matcher=Trained()).to_pylist()
+
+    assert [row["status"] for row in rows] == ["ok", "ok", "error", "ok"]
+    assert (rows[2]["error_stage"], rows[2]["error_kind"]) == ("match", "RuntimeError")
+    assert "requires grad" in rows[2]["error_message"]
 
 
 @pytest.mark.parametrize("points", [None, []])
