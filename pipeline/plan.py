@@ -75,13 +75,16 @@ def make_plan(pairs_uri: str, ids: pa.ChunkedArray, done_ids: pa.ChunkedArray, *
 def _by_images(rows: pa.Table) -> np.ndarray:
     """Indices that order rows so that those near each other share many of their images, on either side.
 
-    Images are numbered in order of URI, and the pairs of numbers follow a Z-order curve (Morton 1966), any stretch of
-    which lies in few columns and few rows. Stable, so inline images keep their order.
+    The images of each side are numbered in order of URI, and the pairs of numbers follow a Z-order curve (Morton 1966),
+    any stretch of which lies in few columns and few rows. Stable, so inline images keep their order.
     """
-    uris = [rows[name].combine_chunks().fill_null("") for name in ("source_uri", "target_uri")]
-    in_order = pc.unique(pa.concat_arrays(uris)).sort()
-    source, target = (pc.index_in(side, in_order).to_numpy().astype(np.uint64) for side in uris)
+    source, target = (_numbers(rows[name]) for name in ("source_uri", "target_uri"))
     return np.argsort(_spread(source) << np.uint64(1) | _spread(target), kind="stable")
+
+
+def _numbers(uris: pa.ChunkedArray) -> np.ndarray:
+    """The place of each URI among all that there are, in order, as uint64; that of null is the last."""
+    return pc.rank(uris, "ascending", tiebreaker="dense").to_numpy().astype(np.uint64) - np.uint64(1)
 
 
 def _spread(numbers: np.ndarray) -> np.ndarray:

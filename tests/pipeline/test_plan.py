@@ -28,9 +28,11 @@ def test_every_pair_that_is_not_done_is_in_one_slice(tmp_path: Path) -> None:
     assert _planned_ids(plan) == [["1", "2", "3"], ["4", "6", "7"], ["8", "9"]]
 
 
-def test_a_slice_has_few_images_on_either_side(tmp_path: Path) -> None:
-    names = [f"{number:02d}" for number in range(16)]
-    rows = [pair_row(f"{s} {t}", source_uri=f"s{s}", target_uri=f"t{t}") for s in names for t in names]
+@pytest.mark.parametrize("apart", [1, 16])
+def test_a_slice_has_few_images_on_either_side(tmp_path: Path, apart: int) -> None:
+    """Also where the sources are few of the images that are targets, far apart in order of name."""
+    sources, targets = [f"{n * apart:03d}" for n in range(16)], [f"{n:03d}" for n in range(16)]
+    rows = [pair_row(f"{s} {t}", source_uri=s, target_uri=t) for s in sources for t in targets]
     file = write_pairs(tmp_path / "a.parquet", [rows[index] for index in np.random.default_rng(0).permutation(256)])
 
     planned = _planned_ids(_plan(file, slice_pairs=64))
