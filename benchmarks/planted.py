@@ -10,7 +10,7 @@ from PIL import Image
 from schemas.pairs import PAIRS
 
 KEYPOINTS = 8
-_ROWS_AT_ONCE = 4096
+_ROWS_AT_ONCE = 65_536
 
 
 def write_manifest(folder: Path, n_rows: int, n_images: int, image_hw: tuple[int, int] = (240, 320)) -> str:

@@ -48,6 +48,9 @@ from pipeline.run_folder import (
 )
 from pipeline.stopping import stopping_on_signals
 
+_LONGEST_TIMEOUT = 1e6
+"""Seconds; the clock that waits for it takes no more than some thousand years."""
+
 Workers = Annotated[
     tuple[int, int],
     tyro.constructors.PrimitiveConstructorSpec(
@@ -64,9 +67,6 @@ Workers = Annotated[
 def _workers(word: str) -> tuple[int, int]:
     least, _, most = word.partition(",")
     return int(least), int(most or least)
-
-
-_LONGEST_TIMEOUT = 1e6
 
 
 @dataclass(frozen=True, kw_only=True)

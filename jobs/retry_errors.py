@@ -50,14 +50,11 @@ def run(config: Config) -> str:
     _check_there_are(out, [kind for kind in config.kinds if not (config.quarantine and kind == "worker")])
     settings = _settings({**recorded["config"], **({"pairs": config.pairs} if config.pairs else {})})
     limit = asked_limit(out, recorded)
-    changed: dict[str, Any] = {"out": out, "retry": kinds, "limit": limit, "address": config.address}
-    if config.pairs is not None:
-        changed["pairs"] = config.pairs
     if config.quarantine:
         lease = acquire(out, job="retry-errors")  # not under the hands of an attempt at work
         storage.delete(storage.join(out, "quarantine"))
         lease.release()
-    return match.run(dataclasses.replace(settings, **changed))
+    return match.run(dataclasses.replace(settings, out=out, retry=kinds, limit=limit, address=config.address))
 
 
 def _check_there_are(out: str, kinds: Sequence[str]) -> None:

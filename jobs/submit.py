@@ -201,13 +201,17 @@ def _followed(client: "JobSubmissionClient", submission: str) -> "JobDetails":
     except KeyboardInterrupt:
         print("\nstopping the job, which commits what is in flight; Ctrl-C leaves it to that", file=sys.stderr)
     try:
-        try:
-            client.stop_job(submission)
-        except RuntimeError as error:
-            raise ClusterError(f"{submission} could not be asked to stop and may go on: {error}") from error
+        _stop(client, submission)
         return log.follow()
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"{submission} was asked to stop and has not ended yet") from None
+
+
+def _stop(client: "JobSubmissionClient", submission: str) -> None:
+    try:
+        client.stop_job(submission)
+    except RuntimeError as error:
+        raise ClusterError(f"{submission} could not be asked to stop and may go on: {error}") from error
 
 
 class _Log:

@@ -31,7 +31,7 @@ def ask(
 ) -> None:
     """Complete the questions.
 
-    columns: what an answer adds to its question's columns; BadAnswerError makes it the question's error.
+    columns: what an answer adds to its question's columns; what it raises is the question's error.
     on_answer: called with every answer that came.
     Where the matcher raises, the answers it gave stay and the rest is asked again in halves: a batch that memory does
     not hold is halved until it does, and a pair that cannot be matched ends alone. The same where it answered fewer or
@@ -45,14 +45,11 @@ def ask(
             try:
                 question.columns |= columns(question, match)
                 question.error = None
-            except BadAnswerError as error:
-                question.error = error.kind, str(error)
             except Exception as error:  # an answer may be anything
                 question.error = _described(error)
         return
-    except _WrongNumberError as error:
-        n_answered, reason = 0, ("bad_answer", str(error))
     except Exception as error:  # a matcher may raise anything
+        n_answered = 0 if isinstance(error, BadAnswerError) else n_answered
         reason = _described(error)
     finally:
         for question in questions:
@@ -68,11 +65,9 @@ def ask(
 
 
 def _described(error: Exception) -> tuple[str, str]:
-    return type(error).__name__, " ".join(str(error).split())[:500]
-
-
-class _WrongNumberError(ValueError):
-    """Not one answer for each question."""
+    """Kind and message."""
+    kind = error.kind if isinstance(error, BadAnswerError) else type(error).__name__
+    return kind, " ".join(str(error).split())[:500]
 
 
 def _one_each(matcher: Matcher, questions: Sequence[Question]) -> Iterator[Match]:
@@ -80,7 +75,7 @@ def _one_each(matcher: Matcher, questions: Sequence[Question]) -> Iterator[Match
     for number in range(len(questions)):
         match: Any = next(answers, _NOTHING)
         if match is _NOTHING:
-            raise _WrongNumberError(f"match_batch answered {number} of {len(questions)} pairs")
+            raise BadAnswerError("bad_answer", f"match_batch answered {number} of {len(questions)} pairs")
         yield match
     if next(answers, _NOTHING) is not _NOTHING:
-        raise _WrongNumberError(f"match_batch answered more than the {len(questions)} pairs it was asked")
+        raise BadAnswerError("bad_answer", f"match_batch answered more than the {len(questions)} pairs it was asked")

@@ -143,4 +143,4 @@ def _streams(file: Path) -> Iterator[pa.Table]:
 def _delete_old(out: str, plan: Compaction, new_names: set[str]) -> None:
     new = {storage.join(out, "parts", name) for name in new_names}
     with ThreadPoolExecutor(THREADS) as pool:
-        list(pool.map(storage.delete, [file for file in plan.sizes if file not in new]))
+        list(pool.map(storage.delete_file, [file for file in plan.sizes if file not in new]))

@@ -197,7 +197,7 @@ def _delete_earlier(out: str) -> None:
             f"{out} holds other files than METRICS of an evaluation, such as {sorted(others)[0]}: give another --out"
         )
     for file in names.values():
-        storage.delete(file)
+        storage.delete_file(file)
 
 
 def _ordered(of_groups: dict[tuple[str, str], np.ndarray]) -> dict[tuple[str, str], np.ndarray]:

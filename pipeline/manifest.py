@@ -111,7 +111,8 @@ def read_rows(file: str, row_group: int, rows: np.ndarray) -> pa.Table:
     with _open_pairs(file) as parquet:
         for batch in parquet.iter_batches(_BATCH_ROWS, row_groups=[row_group]):
             first, last = np.searchsorted(wanted, [offset, offset + batch.num_rows])
-            taken.append(batch.take(pa.array(wanted[first:last] - offset)))
+            if last > first:
+                taken.append(batch.take(pa.array(wanted[first:last] - offset)))
             offset += batch.num_rows
             if last == len(wanted):
                 break

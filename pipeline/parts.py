@@ -132,10 +132,13 @@ def read_matches(out: str, columns: Sequence[str] | None = None) -> pa.Table:
             )
         try:
             tables = list(read_parts(sizes, load))
-            break
-        except FileNotFoundError:  # compacted while it was read: the same rows are in other parts now
-            if _sizes(out) == sizes:
+        except FileNotFoundError:
+            if sizes.keys() <= _sizes(out).keys():
                 raise
+            continue
+        # where a part is gone it was compacted while it was listed or read: the same rows are in other parts now
+        if sizes.keys() <= _sizes(out).keys():
+            break
     rows = pa.concat_tables(tables)
     ranks = [pa.array([rank] * table.num_rows, pa.int32()) for rank, table in enumerate(tables)]
     return rows.take(chosen_rows(rows, pa.chunked_array(ranks))).select(wanted)

@@ -71,7 +71,7 @@ class Quarantine:
             storage.write_bytes(storage.join(self._begun_folder, f"{DIED}{key}-{before}"), b"")
         storage.write_bytes(self._in_hand, json.dumps({"times": before + 1, "hangs": False}).encode())
         yield from work(pair_ids)
-        storage.delete(self._in_hand)
+        storage.delete_file(self._in_hand)
 
     def _set_aside(self, pair_id: str, key: str, kind: str, stage: str) -> None:
         file = storage.join(self._folder, f"{key}.json")

@@ -220,7 +220,7 @@ def read_success(out: str) -> dict[str, Any] | None:
 
 def delete_success(out: str) -> None:
     """Say that the run is not finished any more."""
-    storage.delete(_success_file(out))
+    storage.delete_file(_success_file(out))
 
 
 def wider(limit: int | None, other: int | None) -> int | None:

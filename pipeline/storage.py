@@ -120,8 +120,18 @@ def create_bytes(uri: str, data: bytes) -> bool:
     return True
 
 
+def delete_file(uri: str) -> None:
+    """Remove a file; nothing happens if there is none."""
+    with suppress(FileNotFoundError):
+        patiently(uri, lambda fs, path: fs.rm_file(path))
+
+
 def delete(uri: str) -> None:
-    """Remove a file, or a folder with all it holds; nothing happens if there is none."""
+    """Remove a folder with all it holds, or a file; nothing happens if there is none.
+
+    Object stores remove many files by one request, and s3fs does not look whether it did: what must be known to be gone
+    is removed by delete_file.
+    """
     with suppress(FileNotFoundError):
         patiently(uri, lambda fs, path: fs.rm(path, recursive=True))
 
@@ -145,14 +155,14 @@ def list_files(uri: str, suffix: str) -> list[str]:
 def file_names(uri: str) -> set[str]:
     """The names of the files directly below folder `uri`, not of its folders; none if there is no such folder."""
 
-    def files(fs: Any, path: str) -> set[str]:
+    def names(fs: Any, path: str) -> set[str]:
         found = fs.ls(path, detail=True)
         # fsspec does not say what a link leads to.
         files = (entry for entry in found if entry["type"] == "file" or _links_to_file(fs, entry))
         return {PurePosixPath(entry["name"]).name for entry in files}
 
     try:
-        return patiently(uri, files)
+        return patiently(uri, names)
     except (FileNotFoundError, NotADirectoryError):
         return set()
 

@@ -133,7 +133,7 @@ def _record(row: PairRow, dataset: str, written_uri: Callable[[str], str]) -> di
 def _write_rejected(rejected: Sequence[Rejected], uri: str) -> None:
     """A CSV file of what was left out; an earlier run's is removed when nothing was."""
     if not rejected:
-        storage.delete(uri)
+        storage.delete_file(uri)
         return
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")

@@ -7,7 +7,7 @@ import pytest
 from make import match_rows
 
 from pipeline.flow_encoding import encode_flow
-from pipeline.parts import list_parts, read_matches, write_part
+from pipeline.parts import list_parts, part_sizes, read_matches, write_part
 from schemas.check import SchemaError
 from schemas.matches import MATCHES
 
@@ -64,6 +64,20 @@ def test_a_damaged_part_is_named(tmp_path: Path) -> None:
 
     with pytest.raises(ValueError, match=f"{name} is not a Parquet file"):
         read_matches(str(tmp_path))
+
+
+def test_a_listing_that_saw_neither_the_old_parts_nor_the_new_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As object storage lists by pages: the first was made before a compaction, the second after it."""
+    out = str(tmp_path)
+    old, new = (write_part(out, match_rows(*rows)).name for rows in ([{"pair_id": "a"}], [{"pair_id": "b"}]))
+    sizes = part_sizes(out)
+    partly, later = ({file: n for file, n in sizes.items() if file.endswith(name)} for name in (old, new))
+    listings = iter([partly, later, later, later])
+    monkeypatch.setattr("pipeline.parts.part_sizes", lambda _: next(listings))
+
+    assert read_matches(out)["pair_id"].to_pylist() == ["b"]
 
 
 def test_nothing_committed(tmp_path: Path) -> None:

@@ -99,6 +99,7 @@ def test_create_believes_what_is_there_where_a_store_refuses_in_other_words(monk
         storage.is_file,
         storage.exists,
         storage.delete,
+        storage.delete_file,
     ],
 )
 def test_whatever_a_file_system_raises_is_an_os_error(ask: Callable[[str], object]) -> None:

@@ -12,7 +12,7 @@ class BrokenFileSystem(MemoryFileSystem):
     """Raises LookupError."""
 
     protocol = "broken"
-    info = ls = isfile = exists = cat_file = pipe_file = put_file = rm = _fail
+    info = ls = isfile = exists = cat_file = pipe_file = put_file = rm = rm_file = _fail
 
 
 fsspec.register_implementation("broken", BrokenFileSystem, clobber=True)
