@@ -167,7 +167,10 @@ def commit(rows: pa.Table, stream: Stream) -> pa.Table:
         return _COMMITTED.empty_table()
     start = time.perf_counter()
     with timed("commit"):
-        part = write_part(stream.out, rows, run_id=stream.run_id)
+        try:
+            part = write_part(stream.out, rows, run_id=stream.run_id)
+        except OSError as error:  # as one text: Ray Data puts its own in place of a file's name
+            raise OSError(f"{stream.out}: a part could not be written: {error}") from error
     said = {
         "part": part.name,
         "bytes": part.n_bytes,

@@ -109,6 +109,19 @@ def test_sigterm_commits_what_is_in_flight_and_the_rest_is_done_later(
     assert _results(out).equals(untouched)
 
 
+def test_a_part_that_cannot_be_written_ends_the_job_and_says_why(pairs: str, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / "parts").write_text("a file where the folder of the parts should be")
+
+    job = _start(pairs, out, seconds_per_pair=0)
+
+    assert job.wait() == 2, job.log.read_text()
+    said = job.log.read_text()
+    assert said.splitlines()[-1].startswith(f"error: {out}: a part could not be written: [Errno 17] File exists")
+    assert "Traceback" not in said
+
+
 def test_pairs_that_kill_or_hang_their_process_are_set_aside_and_the_others_are_done(tmp_path: Path) -> None:
     pairs = write_image_pairs(tmp_path / "images", 8)
     table = pq.read_table(pairs)
