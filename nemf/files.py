@@ -1,5 +1,6 @@
 """Files anywhere fsspec reaches: what a URI leads to, patience with it, and errors that name it."""
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -9,6 +10,9 @@ import fsspec
 from nemf.faults import CREDENTIALS, CredentialsError, reason
 from nemf.patience import retried
 from nemf.redact import redacted
+
+PATIENCE_SECONDS = 60.0
+"""No try begins later than this after the first: the libraries of some stores spend a minute on each."""
 
 Answer = TypeVar("Answer")
 
@@ -38,7 +42,7 @@ def patiently(uri: str, ask: Callable[[Any, str], Answer]) -> Answer:
     """
     fs, path = open_uri(uri, retries=False)
     with os_errors(uri):
-        return retried(uri, lambda: ask(fs, path))
+        return retried(uri, lambda: ask(fs, path), until=time.monotonic() + PATIENCE_SECONDS)
 
 
 @contextmanager

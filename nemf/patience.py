@@ -14,7 +14,7 @@ FIRST_WAIT_SECONDS = 0.25
 Answer = TypeVar("Answer")
 
 
-def retried(uri: str, ask: Callable[[], Answer], *, until: float | None = None) -> Answer:
+def retried(uri: str, ask: Callable[[], Answer], *, until: float) -> Answer:
     """What `ask` returns, asked at most TRIES times; what it raises the last time if that does not pass.
 
     until: when, on time.monotonic's clock, to give up.
@@ -24,7 +24,7 @@ def retried(uri: str, ask: Callable[[], Answer], *, until: float | None = None) 
             return ask()
         except Exception as error:  # every file system has exceptions of its own
             wait = wait_seconds(uri, number)
-            too_late = until is not None and time.monotonic() + wait >= until
+            too_late = time.monotonic() + wait >= until
             if number == TRIES - 1 or too_late or reason(error) not in PASSING:
                 raise
         time.sleep(wait)

@@ -100,13 +100,7 @@ def create_bytes(uri: str, data: bytes) -> bool:
     """Write one file atomically unless it exists already; whether it was this call that created it."""
     fs, path = open_uri(uri)
     if not isinstance(fs, LocalFileSystem):
-        try:
-            patiently(uri, lambda fs, path: fs.pipe_file(path, data, mode="create"))
-        except OSError:  # FileExistsError from S3 itself; other stores say it in other words
-            if not exists(uri):
-                raise
-            return read_bytes(uri) == data  # a PUT that was repeated since its reply got lost is refused by itself
-        return True
+        return _create_object(uri, data)
     with _temporary(Path(path)) as temporary:
         temporary.write_bytes(data)
         _sync(temporary)
@@ -187,6 +181,18 @@ def _type(uri: str) -> str | None:
 
 def _links_to_file(fs: Any, entry: dict[str, Any]) -> bool:
     return entry.get("islink", False) and fs.isfile(entry["name"])
+
+
+def _create_object(uri: str, data: bytes) -> bool:
+    if exists(uri):  # some stores that speak S3 pass over the condition of the PUT below
+        return read_bytes(uri) == data
+    try:
+        patiently(uri, lambda fs, path: fs.pipe_file(path, data, mode="create"))
+    except OSError:  # FileExistsError from S3 itself; other stores say it in other words
+        if not exists(uri):
+            raise
+        return read_bytes(uri) == data  # a PUT that was repeated since its reply got lost is refused by itself
+    return True
 
 
 def _create_in_place(path: Path, data: bytes) -> bool:

@@ -71,15 +71,30 @@ def _write_half(path: Path) -> None:
     raise OSError("disk full")
 
 
+def test_create_sees_what_is_there_where_a_store_knows_no_condition(monkeypatch: pytest.MonkeyPatch) -> None:
+    overwrite = MemoryFileSystem.pipe_file
+    monkeypatch.setattr(MemoryFileSystem, "pipe_file", lambda fs, path, data, mode: overwrite(fs, path, data))
+    file = "memory://test_create/run.json"
+
+    assert storage.create_bytes(file, b"first")
+    assert not storage.create_bytes(file, b"second")
+
+    assert storage.read_bytes(file) == b"first"
+    fsspec.filesystem("memory").rm("/test_create", recursive=True)
+
+
 def test_create_believes_what_is_there_where_a_store_refuses_in_other_words(monkeypatch: pytest.MonkeyPatch) -> None:
     """Stores that speak S3 answer a failed condition with errors of several kinds."""
 
-    def refuse(*_arguments: object, **_options: object) -> None:
+    pipe_file = MemoryFileSystem.pipe_file
+
+    def another_was_faster(fs: MemoryFileSystem, path: str, _data: bytes, mode: str) -> None:
+        if path.endswith("run.json"):
+            pipe_file(fs, path, b"first")
         raise OSError(errno.EINVAL, "At least one of the preconditions did not hold")
 
     memory = fsspec.filesystem("memory")
-    storage.write_bytes("memory://test_create/run.json", b"first")
-    monkeypatch.setattr(MemoryFileSystem, "pipe_file", refuse)
+    monkeypatch.setattr(MemoryFileSystem, "pipe_file", another_was_faster)
 
     assert not storage.create_bytes("memory://test_create/run.json", b"second")
     with pytest.raises(OSError, match="preconditions did not hold"):

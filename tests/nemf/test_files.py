@@ -1,0 +1,21 @@
+import itertools
+
+import pytest
+
+from nemf import files, patience
+
+
+def test_a_store_whose_library_waits_by_itself_is_not_asked_seven_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = itertools.count(start=0.0, step=files.PATIENCE_SECONDS / 2)  # what a try takes
+    monkeypatch.setattr(patience.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(patience.time, "sleep", lambda _seconds: None)
+    asked = []
+
+    def ask(_fs: object, path: str) -> None:
+        asked.append(path)
+        raise ConnectionRefusedError
+
+    with pytest.raises(ConnectionRefusedError, match="memory://there"):
+        files.patiently("memory://there", ask)
+
+    assert len(asked) == 2
