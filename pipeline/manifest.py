@@ -37,7 +37,7 @@ def manifest_files(pairs_uri: str) -> list[str]:
         raise FileNotFoundError(f"no manifest at {pairs_uri}: neither a .parquet file nor a folder that holds one")
     for file in files:
         with _about(f"{file} is damaged"), open_parquet(file) as parquet:
-            check_schema(parquet.schema_arrow, PAIRS, file)
+            _check_columns(parquet.schema_arrow, file)
             _check_lengths(parquet.metadata, file)
     return files
 
@@ -169,6 +169,14 @@ def _as_pairs(rows: pa.Table, expected: pa.Schema, file: str) -> pa.Table:
             if longest > MAX_TEXT_BYTES:
                 raise SchemaError(f"{file}: column {name} has a text of {longest} bytes; at most {MAX_TEXT_BYTES}")
     return conform(rows, expected, file)
+
+
+def _check_columns(actual: pa.Schema, file: str) -> None:
+    try:
+        check_schema(actual, PAIRS, file)
+    except SchemaError as error:
+        made = f"nemf prepare --dataset table --annotations {file} --root IMAGES --out PAIRS.parquet"
+        raise SchemaError(f"{error}. If other software wrote it, `{made}` makes a manifest of it") from error
 
 
 def _check_lengths(metadata: pq.FileMetaData, file: str) -> None:

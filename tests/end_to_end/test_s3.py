@@ -10,7 +10,7 @@ from make import encoded, noise_rgb
 from moto.server import ThreadedMotoServer
 from s3fs import S3FileSystem
 
-from jobs import evaluate, match, prepare, report, verify
+from jobs import compact, evaluate, match, prepare, report, verify
 from nemf import checkpoints, load_matcher
 from nemf.model.presets import build, nemf_small
 from pipeline import storage
@@ -21,6 +21,7 @@ from schemas.matches import RESULT_COLUMNS
 
 BUCKET = "s3://correspondences"
 N_IMAGES = 6
+ORDER = [("pair_id", "ascending"), ("direction", "ascending")]
 
 
 @pytest.fixture(scope="module")
@@ -124,3 +125,9 @@ def test_prepare_match_evaluate_report(bucket: str, capsys: pytest.CaptureFixtur
     assert [attempt.counts for attempt in read_attempts(out)] == [{"ok": N_IMAGES}, {}]
     assert match.main([*flags, "--direction", "both"]) == 2
     assert f"{out} holds another run: fingerprint is " in capsys.readouterr().err
+
+    assert compact.main([out]) == 0
+    assert len(list_parts(out)) == 1 < len(parts)
+    assert read_matches(out, RESULT_COLUMNS).sort_by(ORDER).equals(before.sort_by(ORDER))
+    assert match.main(flags) == 0
+    assert f"{N_IMAGES} done, 0 to do in 0 slices" in capsys.readouterr().out

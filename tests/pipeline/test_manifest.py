@@ -1,12 +1,16 @@
 import pickle
+import re
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from make import pair_row, write_pairs
+from PIL import Image
 
+from jobs import prepare
 from pipeline.manifest import (
     MAX_KEYPOINTS,
     MAX_TEXT_BYTES,
@@ -53,6 +57,32 @@ def test_the_digest_changes_with_any_value(tmp_path: Path) -> None:
     write_pairs(tmp_path / "a.parquet", [pair_row("1", source_xy_px=[[1.0, 2.0], [10.0, 5.0], [30.0, 20.5]])])
 
     assert manifest_digest([first]) != digest
+
+
+def test_a_table_that_pandas_wrote_is_told_how_to_become_a_manifest(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    points = [[[1.0, 2.0], [3.0, 4.5]]]
+    written = tmp_path / "mine.parquet"
+    pd.DataFrame(
+        {
+            "source_uri": ["a.png"],
+            "target_uri": ["a.png"],
+            "source_xy_px": points,
+            "target_xy_px": points,
+            "occlusion": [1],
+        }
+    ).to_parquet(written)
+
+    with pytest.raises(SchemaError, match="occlusion is int64, schema says int8") as refused:
+        manifest_files(str(written))
+    said = re.findall("`nemf prepare (.*)`", str(refused.value))[0].split()
+    assert (
+        prepare.main([{"IMAGES": str(tmp_path), "PAIRS.parquet": f"{tmp_path}/pairs.parquet"}.get(w, w) for w in said])
+        == 0
+    )
+
+    rows = read_pairs(f"{tmp_path}/pairs.parquet")
+    assert (rows["source_xy_px"].to_pylist(), rows["occlusion"].to_pylist()) == (points, [1])
 
 
 def test_a_manifest_that_is_none(tmp_path: Path) -> None:
