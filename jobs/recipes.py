@@ -39,7 +39,7 @@ def nemf_small(place: Place) -> list[Stage]:
     """The network that ships: nemf_mobilenet, given a backbone from random weights and trained on.
 
     Needs: data/animal-pose (train.parquet, val.parquet), data/imagenet-1000 (images.parquet), and weights of timm's
-    mobilenetv1_100, of which nothing is in the result. Cost and result: see README.md of nemf/pretrained/nemf-small.
+    mobilenetv1_100, of which nothing is in the result. Cost: README.md, Training. Result: its model card.
     """
     of_teacher, out = replace(place, out=place.out / "teacher"), place.out
     *before, teacher = nemf_mobilenet(of_teacher)

@@ -12,7 +12,7 @@ from nemf.patience import retried
 from nemf.redact import redacted
 
 PATIENCE_SECONDS = 60.0
-"""No try begins later than this after the first: the libraries of some stores spend a minute on each."""
+"""Long enough for every try that fails at once; the libraries of some stores spend a minute on each."""
 
 Answer = TypeVar("Answer")
 
@@ -35,14 +35,15 @@ def open_uri(uri: str, *, retries: bool = True) -> tuple[Any, str]:
     return fs, path
 
 
-def patiently(uri: str, ask: Callable[[Any, str], Answer]) -> Answer:
+def patiently(uri: str, ask: Callable[[Any, str], Answer], *, seconds: float = PATIENCE_SECONDS) -> Answer:
     """`ask(file system, path)`, again while what goes wrong may pass (nemf.patience); the one place that asks again.
 
+    seconds: no try begins later than this after the first; infinite for what may take long and be well.
     Raises as os_errors and open_uri do.
     """
     fs, path = open_uri(uri, retries=False)
     with os_errors(uri):
-        return retried(uri, lambda: ask(fs, path), until=time.monotonic() + PATIENCE_SECONDS)
+        return retried(uri, lambda: ask(fs, path), until=time.monotonic() + seconds)
 
 
 @contextmanager

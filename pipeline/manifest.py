@@ -5,6 +5,7 @@ the file. Nothing in it is unpickled, and no type that it names is looked up.
 """
 
 import hashlib
+import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -175,7 +176,7 @@ def _check_columns(actual: pa.Schema, file: str) -> None:
     try:
         check_schema(actual, PAIRS, file)
     except SchemaError as error:
-        made = f"nemf prepare --dataset table --annotations {file} --root IMAGES --out PAIRS.parquet"
+        made = f"nemf prepare --dataset table --annotations {shlex.quote(file)} --root IMAGES --out PAIRS.parquet"
         raise SchemaError(f"{error}. If other software wrote it, `{made}` makes a manifest of it") from error
 
 

@@ -1,4 +1,5 @@
 import itertools
+from types import SimpleNamespace
 
 import pytest
 
@@ -6,9 +7,10 @@ from nemf import files, patience
 
 
 def test_a_store_whose_library_waits_by_itself_is_not_asked_seven_times(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = itertools.count(start=0.0, step=files.PATIENCE_SECONDS / 2)  # what a try takes
-    monkeypatch.setattr(patience.time, "monotonic", lambda: next(clock))
-    monkeypatch.setattr(patience.time, "sleep", lambda _seconds: None)
+    ticks = itertools.count(start=0.0, step=files.PATIENCE_SECONDS / 2)  # what a try takes
+    clock = SimpleNamespace(monotonic=lambda: next(ticks), sleep=lambda _seconds: None)
+    monkeypatch.setattr(files, "time", clock)
+    monkeypatch.setattr(patience, "time", clock)
     asked = []
 
     def ask(_fs: object, path: str) -> None:

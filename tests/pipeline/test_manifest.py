@@ -1,5 +1,6 @@
 import pickle
 import re
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -62,7 +63,7 @@ def test_the_digest_changes_with_any_value(tmp_path: Path) -> None:
 def test_a_table_that_pandas_wrote_is_told_how_to_become_a_manifest(tmp_path: Path) -> None:
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     points = [[[1.0, 2.0], [3.0, 4.5]]]
-    written = tmp_path / "mine.parquet"
+    written = tmp_path / "my pairs.parquet"
     pd.DataFrame(
         {
             "source_uri": ["a.png"],
@@ -75,11 +76,9 @@ def test_a_table_that_pandas_wrote_is_told_how_to_become_a_manifest(tmp_path: Pa
 
     with pytest.raises(SchemaError, match="occlusion is int64, schema says int8") as refused:
         manifest_files(str(written))
-    said = re.findall("`nemf prepare (.*)`", str(refused.value))[0].split()
-    assert (
-        prepare.main([{"IMAGES": str(tmp_path), "PAIRS.parquet": f"{tmp_path}/pairs.parquet"}.get(w, w) for w in said])
-        == 0
-    )
+    command = re.findall("`nemf prepare (.*)`", str(refused.value))[0]
+    meant = {"IMAGES": str(tmp_path), "PAIRS.parquet": f"{tmp_path}/pairs.parquet"}
+    assert prepare.main([meant.get(word, word) for word in shlex.split(command)]) == 0
 
     rows = read_pairs(f"{tmp_path}/pairs.parquet")
     assert (rows["source_xy_px"].to_pylist(), rows["occlusion"].to_pylist()) == (points, [1])

@@ -71,19 +71,31 @@ def _write_half(path: Path) -> None:
     raise OSError("disk full")
 
 
-def test_create_sees_what_is_there_where_a_store_knows_no_condition(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def bucket() -> Iterator[str]:
+    memory = fsspec.filesystem("memory")
+    memory.mkdir("/test_create")
+    yield "memory://test_create"
+    memory.rm("/test_create", recursive=True)
+
+
+def test_create_sees_what_is_there_where_a_store_knows_no_condition(
+    bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     overwrite = MemoryFileSystem.pipe_file
     monkeypatch.setattr(MemoryFileSystem, "pipe_file", lambda fs, path, data, mode: overwrite(fs, path, data))
-    file = "memory://test_create/run.json"
+    file = f"{bucket}/run.json"
 
     assert storage.create_bytes(file, b"first")
     assert not storage.create_bytes(file, b"second")
+    assert not storage.create_bytes(file, b"first")
 
     assert storage.read_bytes(file) == b"first"
-    fsspec.filesystem("memory").rm("/test_create", recursive=True)
 
 
-def test_create_believes_what_is_there_where_a_store_refuses_in_other_words(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_create_believes_what_is_there_where_a_store_refuses_in_other_words(
+    bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Stores that speak S3 answer a failed condition with errors of several kinds."""
 
     pipe_file = MemoryFileSystem.pipe_file
@@ -93,15 +105,13 @@ def test_create_believes_what_is_there_where_a_store_refuses_in_other_words(monk
             pipe_file(fs, path, b"first")
         raise OSError(errno.EINVAL, "At least one of the preconditions did not hold")
 
-    memory = fsspec.filesystem("memory")
     monkeypatch.setattr(MemoryFileSystem, "pipe_file", another_was_faster)
 
-    assert not storage.create_bytes("memory://test_create/run.json", b"second")
+    assert not storage.create_bytes(f"{bucket}/run.json", b"second")
     with pytest.raises(OSError, match="preconditions did not hold"):
-        storage.create_bytes("memory://test_create/other.json", b"")
+        storage.create_bytes(f"{bucket}/other.json", b"")
 
-    assert storage.read_bytes("memory://test_create/run.json") == b"first"
-    memory.rm("/test_create", recursive=True)
+    assert storage.read_bytes(f"{bucket}/run.json") == b"first"
 
 
 @pytest.mark.parametrize(
