@@ -54,6 +54,7 @@ def _is_size(value: Any) -> bool:
 
 _SIZE = ("a whole number from 1 to 4096", _is_size)
 _DEPTH = ("a whole number from 0 to 64", lambda value: type(value) is int and 0 <= value <= 64)
+_FLAG = ("true or false", lambda value: type(value) is bool)
 _INDICES, _are_indices = FIELDS["out_indices"]
 _EXPECTED = FIELDS | {
     "backbone": ("the name of a backbone", lambda value: isinstance(value, str)),
@@ -63,6 +64,7 @@ _EXPECTED = FIELDS | {
     ),
     "neck_blocks": _DEPTH,
     "cost_channels": ("a whole number from 1 to 4096, or null", lambda value: value is None or _is_size(value)),
+    "keep_correlation": _FLAG,
     "embedding_channels": (
         "two whole numbers from 1 to 4096, or none",
         lambda value: isinstance(value, list) and len(value) in (0, 2) and all(map(_is_size, value)),
@@ -80,7 +82,6 @@ def _is_number(value: Any) -> bool:
 
 _STEPS = ("a whole number from 0 to 1000", lambda value: type(value) is int and 0 <= value <= 1000)
 _POSITIVE = ("a number above 0", _is_number)
-_FLAG = ("true or false", lambda value: type(value) is bool)
 _SEARCH: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "patchmatch_steps": _STEPS,
     "refine_steps": _STEPS,
@@ -148,7 +149,7 @@ def load(folder: str | Path) -> NeMF:
 def _check_volumes(config: NeMFConfig, wanted: Mapping[str, torch.Tensor]) -> None:
     """ValueError for a network whose 4D volumes no machine holds: with no weight that depends on their size, a small
     file may ask for any."""
-    channels = wanted["field.embedding.conv.over_source.weight"].shape[0]
+    channels = wanted["field.embedding.conv.over_source.weight"].shape[0] + config.keep_correlation
     values = channels * max(config.feature_size, config.image_size // 8) ** 4
     if values > _MOST_VALUES:
         raise ValueError(

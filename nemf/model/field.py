@@ -15,18 +15,30 @@ CostFeatures = Float[Tensor, "b c hs ws ht wt"]
 
 
 class Field(nn.Module):
-    """Cost features at both coordinates and the coordinates themselves in, a logit out; its sigmoid is the score."""
+    """Cost features at both coordinates and the coordinates themselves in, a logit out; its sigmoid is the score.
+
+    keep_correlation: the mean of the refined correlation is the last of the cost features. Published, they are what a
+        convolution makes of it alone, behind a normalisation and a rectifier.
+    """
 
     def __init__(
-        self, *, correlation_channels: int, cost_channels: int, hidden: int, n_blocks: int, n_frequencies: int
+        self,
+        *,
+        correlation_channels: int,
+        cost_channels: int,
+        hidden: int,
+        n_blocks: int,
+        n_frequencies: int,
+        keep_correlation: bool = False,
     ) -> None:
         super().__init__()
         self.n_frequencies = n_frequencies
+        self.keep_correlation = keep_correlation
         self.embedding = CostBlock(
             Conv4d(correlation_channels + 1, cost_channels, stride=1), groups=math.gcd(4, cost_channels)
         )
         self.fc_p = nn.Linear(2 * (2 * 2 * n_frequencies + 2), hidden)
-        self.fc_c = nn.ModuleList(nn.Linear(cost_channels, hidden) for _ in range(n_blocks))
+        self.fc_c = nn.ModuleList(nn.Linear(cost_channels + keep_correlation, hidden) for _ in range(n_blocks))
         self.blocks = nn.ModuleList(ResidualBlock(hidden) for _ in range(n_blocks))
         self.fc_out = nn.Linear(hidden, 1)
 
@@ -34,7 +46,10 @@ class Field(nn.Module):
         """What the field interpolates; depends on the pair only. Channels are adjacent in memory."""
         side = math.isqrt(refined.shape[2])
         volume = torch.cat([refined, refined_mean[:, None]], dim=1)
-        embedded = self.embedding(volume.unflatten(3, (side, side)).unflatten(2, (side, side)))
+        volume = volume.unflatten(3, (side, side)).unflatten(2, (side, side))
+        embedded = self.embedding(volume)
+        if self.keep_correlation:
+            embedded = torch.cat([embedded, volume[:, -1:]], dim=1)
         return embedded.movedim(1, -1).contiguous().movedim(-1, 1)
 
     def forward(

@@ -38,6 +38,8 @@ class NeMFConfig:
     mlp_ratio: int = 4
     cost_channels: int | None = None
     """Channels of the cost features that the field interpolates; None for as many as the refined correlation has."""
+    keep_correlation: bool = False
+    """Whether the mean of the refined correlation is one more of them, as it is."""
     hidden: int = 256
     """Width of the field."""
     field_blocks: int = 3
@@ -145,5 +147,6 @@ def build(config: NeMFConfig, backbone: Backbone | None = None) -> NeMF:
         hidden=config.hidden,
         n_blocks=config.field_blocks,
         n_frequencies=config.frequencies,
+        keep_correlation=config.keep_correlation,
     )
     return NeMF(backbone, cost_encoder, field, neck=neck, image_size=config.image_size).eval()

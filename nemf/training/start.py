@@ -4,12 +4,16 @@ import torch
 from torch import nn
 
 from nemf.model.conv4d import CostBlock
+from nemf.model.field import Field
 from nemf.model.network import NeMF
+from nemf.training.descriptors import TEMPERATURE
 
 _NOISE = 0.1
 """How much of the random weights of a 4D convolution stays: channels that were all alike would stay so."""
 _CONTRAST = 0.05
 """Standard deviation of the embedded correlation: its best cells then get some of the coarse flow's weight, not all."""
+_EVEN = 0.5
+"""The correlation whose matching score is one half: no sigmoid of a correlation is so near 1 that it has no slope."""
 
 
 def start_at_correlation(model: NeMF) -> None:
@@ -32,3 +36,23 @@ def start_at_correlation(model: NeMF) -> None:
                     conv.weight[:, :, 1, 1] += 1
         if blocks:
             nn.init.constant_(blocks[-1].norm.weight, _CONTRAST)
+    if model.field.keep_correlation:
+        _pass_on(model.field)
+
+
+@torch.no_grad()
+def _pass_on(field: Field) -> None:
+    """Lets the field score by the correlation alone to begin with, as the descriptors are trained to be compared.
+
+    Its first hidden value takes the correlation past all rectifiers to the output, lifted so that it stays positive.
+    """
+    carried = 0
+    for layer in (field.fc_p, *field.fc_c, *(block.fc_1 for _, block in field.layers())):
+        layer.weight[carried] = 0
+        layer.bias[carried] = 0
+    first, _ = next(field.layers())
+    first.weight[carried, -1] = 1 / TEMPERATURE
+    first.bias[carried] = 1 / TEMPERATURE
+    nn.init.zeros_(field.fc_out.weight)
+    field.fc_out.weight[0, carried] = 1
+    nn.init.constant_(field.fc_out.bias, -(1 + _EVEN) / TEMPERATURE)

@@ -58,7 +58,7 @@ def test_the_shipped_backbone_has_the_maps_of_the_one_it_learns_from():
 
 
 def test_cost_features_may_have_channels_of_their_own(tmp_path: Path):
-    config = replace(TINY, cost_channels=6)
+    config = replace(TINY, cost_channels=6, keep_correlation=True)
     checkpoints.save(tmp_path, build(config), config)
     loaded = checkpoints.load(tmp_path)
 
@@ -67,7 +67,8 @@ def test_cost_features_may_have_channels_of_their_own(tmp_path: Path):
 
     assert checkpoints.read_config(tmp_path) == config
     assert encoded.refined.shape[1] == 4
-    assert encoded.cost_features.shape == (1, 6, 4, 4, 4, 4)
+    assert encoded.cost_features.shape == (1, 7, 4, 4, 4, 4)
+    assert torch.equal(encoded.cost_features[:, 6].flatten(), encoded.refined_mean.flatten())
 
 
 def test_what_a_kind_leaves_out_has_no_parameters():

@@ -7,6 +7,8 @@ from tiny import TINY
 from nemf.coordinates import pixel_grid, px_to_norm
 from nemf.model.network import Encoded
 from nemf.model.presets import build
+from nemf.model.quadrilinear import sample_quadrilinear
+from nemf.training.descriptors import TEMPERATURE
 from nemf.training.start import start_at_correlation
 
 CENTRES = px_to_norm(pixel_grid((4, 4)), (4, 4)).permute(2, 0, 1)
@@ -45,3 +47,36 @@ def test_the_coarse_flow_finds_a_planted_correlation_at_once():
 def test_random_weights_alone_do_not():
     assert error_cells(encoded(WITHOUT_ATTENTION, started=False).coarse_flow) > 0.5
     assert error_cells(encoded({}, started=False).coarse_flow) > 1
+
+
+def test_a_field_that_keeps_the_correlation_scores_by_it_alone_at_first():
+    torch.manual_seed(0)
+    model = build(replace(TINY, keep_correlation=True))
+    start_at_correlation(model)
+    with torch.no_grad():
+        found = model.encode(torch.randn(1, 3, 64, 64), torch.randn(1, 3, 64, 64))
+        source, target = 2 * torch.rand(2, 1, 200, 2) - 1
+        logits = model.score(found, source, target)
+
+    volume = found.refined_mean.unflatten(2, (4, 4)).unflatten(1, (4, 4))[:, None]
+    correlation = sample_quadrilinear(volume, source, target)[..., 0]
+    assert correlation.std() > 0.01
+    torch.testing.assert_close(logits, (correlation - 0.5) / TEMPERATURE, atol=1e-4, rtol=0)
+
+
+def test_all_weights_of_a_field_that_keeps_the_correlation_learn():
+    torch.manual_seed(0)
+    model = build(replace(TINY, keep_correlation=True))
+    start_at_correlation(model)
+    optimiser = torch.optim.SGD(model.field.parameters(), lr=0.01)
+    with torch.no_grad():
+        found = model.encode(torch.randn(1, 3, 64, 64), torch.randn(1, 3, 64, 64))
+    before = {name: weight.detach().clone() for name, weight in model.field.named_parameters()}
+    for _ in range(2):  # the output's weights are 0 in the first
+        features = model.field.cost_features(found.refined, found.refined_mean)
+        source, target = 2 * torch.rand(2, 1, 200, 2) - 1
+        optimiser.zero_grad()
+        model.field(features, source, target, positional_gradient=False).square().mean().backward()
+        optimiser.step()
+    # a shift of the logits before a normalisation, or before all, is none
+    assert [name for name, weight in model.field.named_parameters() if torch.equal(weight, before[name])] == []
