@@ -58,7 +58,7 @@ def nemf_small(place: Place) -> list[Stage]:
         out=str(out / "descriptors"),
         lr=3e-4,
         backbone_lr=3e-4,
-        steps=1000,
+        steps=2500,
     )
     field = replace(_field(of_teacher, descriptors), out=str(out / "field"), steps=300, validate_every=300)
     return [*before, teacher, distilled, descriptors, field]
@@ -70,11 +70,12 @@ def nemf_mobilenet(place: Place) -> list[Stage]:
     Needs: data/animal-pose, data/imagenet-1000 and weights of timm's mobilenetv1_100.
     """
     descriptors = replace(_descriptors(place, "nemf-mobilenet"), backbone_weights=place.weights)
-    return [*_manifests(place), descriptors, _field(place, descriptors)]
+    again = replace(_descriptors(place, f"{descriptors.out}/checkpoint"), out=f"{descriptors.out}-again")
+    return [*_manifests(place), descriptors, again, _field(place, again)]
 
 
 def ablation(kind: CostFeatures) -> Recipe:
-    """Table 3 of the paper: the field on other cost features, behind the descriptors of `nemf_mobilenet`.
+    """Table 3 of the paper: the field on other cost features, behind the first descriptors of `nemf_mobilenet`.
 
     It goes on from the descriptors in OUT, where that recipe has run before.
 
@@ -82,11 +83,17 @@ def ablation(kind: CostFeatures) -> Recipe:
     """
 
     def recipe(place: Place) -> list[Stage]:
-        *before, field = nemf_mobilenet(place)
-        assert isinstance(field, train.Config)
-        out = str(place.out / f"field-{kind}")
-        variant = replace(field, out=out, cost_features=kind, steps=300, warmup_steps=30, validate_every=300)
-        return [*before, variant]
+        *before, descriptors, _, _ = nemf_mobilenet(place)
+        assert isinstance(descriptors, train.Config)
+        variant = replace(
+            _field(place, descriptors),
+            out=str(place.out / f"field-{kind}"),
+            cost_features=kind,
+            steps=300,
+            warmup_steps=30,
+            validate_every=300,
+        )
+        return [*before, descriptors, variant]
 
     return recipe
 
@@ -157,7 +164,7 @@ def _descriptors(place: Place, start: str) -> train.Config:
         final_lr_share=0.02,
         ema_decay=0.99,
         warp_share=0.2,
-        validation_pairs=200,
+        validation_pairs=500,
         validate_every=1000,
         bfloat16=place.bfloat16,
         threads=place.threads,

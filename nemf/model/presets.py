@@ -71,7 +71,7 @@ def nemf_mobilenet() -> NeMFConfig:
     """The same head on a MobileNetV1 that knows ImageNet.
 
     Descriptors that are trained to match need no cost encoder to begin with: their correlation is taken as it is, at
-    twice the published resolution, and the field's own 4D convolution is all that looks at it.
+    twice the published resolution, and the field sees it as it is, beside what its own 4D convolution makes of it.
     """
     config = BackboneConfig(
         create_kwargs={"pad_type": "same", "bn_eps": 0.001},
@@ -88,6 +88,7 @@ def nemf_mobilenet() -> NeMFConfig:
         embedding_channels=(),
         depth=0,
         cost_channels=4,
+        keep_correlation=True,
         hidden=128,
         field_blocks=2,
     )
@@ -99,9 +100,10 @@ CostFeatures = Literal["raw", "convolution", "attention", "both"]
 
 
 def with_cost_features(config: NeMFConfig, kind: CostFeatures) -> NeMFConfig:
-    """A variant of Table 3 of the paper, at the published 16 cells a side: without convolutions, transformer, or both.
+    """A variant of Table 3 of the paper: without convolutions, transformer, or both, at the published 16 cells a side.
 
-    Where `config` has no convolutions or no transformer, those of a small network are taken.
+    The field sees its own cost features alone, as published. Where `config` has no convolutions or no transformer,
+    those of a small network are taken.
     """
     attends = kind in ("attention", "both")
     if attends and not config.depth:
@@ -109,6 +111,7 @@ def with_cost_features(config: NeMFConfig, kind: CostFeatures) -> NeMFConfig:
     return replace(
         config,
         feature_size=16,
+        keep_correlation=False,
         embedding_channels=() if kind in ("raw", "attention") else config.embedding_channels or (4, 8),
         depth=config.depth if attends else 0,
     )

@@ -78,5 +78,4 @@ def test_all_weights_of_a_field_that_keeps_the_correlation_learn():
         optimiser.zero_grad()
         model.field(features, source, target, positional_gradient=False).square().mean().backward()
         optimiser.step()
-    # a shift of the logits before a normalisation, or before all, is none
     assert [name for name, weight in model.field.named_parameters() if torch.equal(weight, before[name])] == []

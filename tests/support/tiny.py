@@ -18,6 +18,7 @@ TINY = replace(
     heads=2,
     mlp_ratio=2,
     cost_channels=None,
+    keep_correlation=False,
     hidden=32,
     field_blocks=2,
 )
