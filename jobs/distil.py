@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from jobs.command import Names, as_json, run_command
 from nemf import checkpoints
-from nemf.load import find_device
+from nemf.load import find_device, is_checkpoint
 from nemf.model.backbone import build_backbone
 from nemf.model.presets import PRESETS
 from nemf.training.distil import Distiller
@@ -58,7 +58,7 @@ class Config:
     image_root: str | None = None
     """Folder, path or URI, that relative image URIs of the manifests are below."""
     student: str = "nemf-small"
-    """Whose backbone learns: a name of nemf.model.presets."""
+    """Whose backbone learns: a name of nemf.model.presets, with random weights, or a checkpoint folder, path or URI."""
     steps: int = 6000
     """Steps in all."""
     batch_size: int = 16
@@ -89,8 +89,8 @@ class Config:
         for name in ("steps", "batch_size", "log_every", "checkpoint_every", "threads", "loaders"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name.replace('_', '-')} must be at least 1; got {getattr(self, name)}")
-        if self.student not in PRESETS:
-            raise ValueError(f"--student must be {', '.join(PRESETS)}; got {self.student}")
+        if self.student not in PRESETS and not is_checkpoint(self.student):
+            raise ValueError(f"--student must be {', '.join(PRESETS)} or a checkpoint folder; got {self.student}")
 
     @property
     def trainer(self) -> TrainerConfig:
@@ -118,10 +118,14 @@ def run(config: Config) -> str:
         out=storage.absolute(config.out),
         image_root=config.image_root and storage.absolute(config.image_root),
         teacher=storage.absolute(config.teacher),
+        student=config.student if config.student in PRESETS else storage.absolute(config.student),
     )
     distiller = _distiller(config)
     settings = {name: value for name, value in as_json(config).items() if name not in _NOT_SHAPING}
-    open_training(config.out, describe(settings, config.photographs, files_of_checkpoint(config.teacher)))
+    files = files_of_checkpoint(config.teacher)
+    if config.student not in PRESETS:
+        files += files_of_checkpoint(config.student)
+    open_training(config.out, describe(settings, config.photographs, files))
     if read_success(config.out) is None:
         lease = acquire(config.out)
         try:
@@ -147,14 +151,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _distiller(config: Config) -> Distiller:
     torch.manual_seed(config.seed)
-    preset = PRESETS[config.student]()
-    student = build_backbone(preset.backbone, preset.backbone_config)
+    if config.student in PRESETS:
+        preset = PRESETS[config.student]()
+        student = build_backbone(preset.backbone, preset.backbone_config)
+    else:
+        student = checkpoints.load(config.student).backbone
     return Distiller(student, checkpoints.load(config.teacher), config.trainer, find_device(config.device))
 
 
 def _train(config: Config, distiller: Distiller, asked_to_stop: Callable[[], bool]) -> None:
     torch.set_num_threads(config.threads)
-    student, teacher = PRESETS[config.student](), checkpoints.read_config(config.teacher)
+    teacher = checkpoints.read_config(config.teacher)
+    student = PRESETS[config.student]() if config.student in PRESETS else checkpoints.read_config(config.student)
     written = replace(teacher, backbone=student.backbone, backbone_config=student.backbone_config)
     search = checkpoints.read_search(config.teacher)
     history: dict[str, list[dict[str, Any]]] = {"training": [], "unusable": []}

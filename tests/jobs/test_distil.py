@@ -80,6 +80,16 @@ def test_what_was_learnt_is_the_teacher_with_another_backbone(
     assert {file: file.read_bytes() for file in straight.rglob("*") if file.is_file()} == before
 
 
+def test_a_student_can_go_on_from_where_another_run_left_it(flags: list[str], straight: Path, tmp_path: Path):
+    out, student = tmp_path / "again", straight / "checkpoint"
+    assert main([*_without(flags, "--student"), "--student", str(student), "--out", str(out)]) == 0
+
+    first, again = (read_history(str(folder))["training"][0] for folder in (straight, out))
+    assert again["distance"] < 0.95 * first["distance"]
+    assert checkpoints.read_config(out / "checkpoint") == TINY
+    assert str(student / "model.safetensors") in json.loads((out / "run.json").read_text())["inputs"]
+
+
 @pytest.mark.parametrize(("asked", "saved"), [(signal.SIGTERM, 4), (None, 2)])
 def test_stopped_or_killed_and_run_again_it_ends_as_if_nothing_had_been(
     flags: list[str],
@@ -131,7 +141,10 @@ def test_a_run_that_diverges_says_what_to_do(
     [
         ("--photographs", "--photographs must name at least one manifest"),
         ("--photographs absent.parquet", r"no manifest at .*absent\.parquet"),
-        ("--student large", "--student must be paper, nemf-small, nemf-mobilenet, tiny; got large"),
+        (
+            "--student large",
+            "--student must be paper, nemf-small, nemf-mobilenet, tiny or a checkpoint folder; got large",
+        ),
         ("--steps 0", "--steps must be at least 1; got 0"),
         ("--loaders 0", "--loaders must be at least 1; got 0"),
         (f"--warmup-steps {STEPS}", "there must be more steps than warm-up steps; got 6 steps, 6 to warm up"),

@@ -22,8 +22,8 @@ def test_every_recipe_reads_only_what_a_stage_before_it_wrote(name: str, place: 
             written.add(stage.out)
         elif isinstance(stage, distil.Config):
             assert set(stage.photographs) <= written
-            stage.check()
             assert stage.teacher in written
+            assert stage.student == "nemf-small" or stage.student in written
             written.add(f"{stage.out}/checkpoint")
         else:
             assert isinstance(stage, train.Config)
