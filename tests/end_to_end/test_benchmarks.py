@@ -321,11 +321,10 @@ def test_quality_measures_every_variant_as_the_jobs_would(model: NeMF, tmp_path:
         NemfMatcher, "encode", lambda self, pairs, *kept: asked.extend(pairs) or encode(self, pairs, *kept)
     )
 
-    found = quality.run(
-        quality.Config(
-            checkpoint=str(tmp_path / "model"), manifest=manifest, protocol="spair", device="cpu", out=str(tmp_path)
-        )
+    asked_for = quality.Config(
+        checkpoint=str(tmp_path / "model"), manifest=manifest, protocol="spair", device="cpu", out=str(tmp_path)
     )
+    found = quality.run(asked_for)
 
     assert [pair.pair_id for pair in asked] == ["0", "1", "2"]
     assert [row.variant for row in found] == list(quality.VARIANTS)
@@ -343,3 +342,8 @@ def test_quality_measures_every_variant_as_the_jobs_would(model: NeMF, tmp_path:
         overall = metrics.to_pandas().query("group_kind == 'all'")
         assert overall["pck_image"].tolist() == [row.pck["0.05"], row.pck["0.1"]]
         assert 0 < row.pck["0.05"] < row.pck["0.1"]
+
+    some = quality.run(replace(asked_for, variants=("coarse*", "5 iterations"), out=None))
+    assert [row.variant for row in some] == ["coarse flow only", "5 iterations"]
+    with pytest.raises(ValueError, match="there is no variant '6 it"):
+        quality.run(replace(asked_for, variants=("coarse*", "6 it*")))
