@@ -48,9 +48,7 @@ class PublishedScore:
         return torch.cat(logits)[None]
 
     def _volume(self) -> Float[Tensor, "c hs ws ht wt"]:
-        side = math.isqrt(self._refined.shape[2])
-        both = torch.cat([self._refined, self._refined_mean[:, None]], dim=1)
-        return self._field.embedding(both.unflatten(3, (side, side)).unflatten(2, (side, side)))[0]
+        return self._field.cost_features(self._refined, self._refined_mean)[0].contiguous()
 
     def _perceptron(
         self, phi: Float[Tensor, "n c"], source_xy_norm: Float[Tensor, "n 2"], target_xy_norm: Float[Tensor, "n 2"]

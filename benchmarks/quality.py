@@ -84,7 +84,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "no refinement": {"refine_steps": 0},
     **{f"{n} iterations": {"patchmatch_steps": n} for n in (0, 5, 10, 40)},
     **{name: _CHOSEN | {"patchmatch_steps": n} for name, n in _ITERATIONS.items()},
-    **{f"ships, but {name}": _CHOSEN | settings for name, settings in _OTHERWISE.items()},
+    **{f"ships; {name}": _CHOSEN | settings for name, settings in _OTHERWISE.items()},
     "10 refinement steps": {"refine_steps": 10},
     **{f"{n} times the learning rate": {"refine_lr": n * 3e-4} for n in (10, 30)},
     "whole gradient": {"positional_gradient": True},

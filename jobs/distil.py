@@ -1,4 +1,4 @@
-"""Give a network a smaller backbone, trained from random weights to give the same maps, on photographs alone.
+"""Give a network a smaller backbone, trained on photographs alone to give the same maps.
 
     python -m jobs.distil --teacher runs/large/checkpoint --student nemf-small --photographs photographs.parquet \
         --out runs/small --steps 6000
@@ -20,7 +20,7 @@ from jobs.command import Names, as_json, run_command
 from nemf import checkpoints
 from nemf.load import find_device, is_checkpoint
 from nemf.model.backbone import build_backbone
-from nemf.model.presets import PRESETS
+from nemf.model.presets import PRESETS, NeMFConfig
 from nemf.training.distil import Distiller
 from nemf.training.loop import TrainerConfig
 from pipeline import storage
@@ -50,7 +50,7 @@ class Config:
     """Who learns from whom, on what, and how long."""
 
     photographs: Names
-    """PAIRS manifests whose images are looked at; keypoints do not matter."""
+    """PAIRS manifests whose images are looked at, twice as often where one is named twice; keypoints do not matter."""
     out: str
     """Folder of the run, path or URI; created, or continued if it holds the same run."""
     teacher: str
@@ -152,17 +152,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _distiller(config: Config) -> Distiller:
     torch.manual_seed(config.seed)
     if config.student in PRESETS:
-        preset = PRESETS[config.student]()
-        student = build_backbone(preset.backbone, preset.backbone_config)
+        student = build_backbone(_student(config).backbone, _student(config).backbone_config)
     else:
         student = checkpoints.load(config.student).backbone
     return Distiller(student, checkpoints.load(config.teacher), config.trainer, find_device(config.device))
 
 
+def _student(config: Config) -> NeMFConfig:
+    return PRESETS[config.student]() if config.student in PRESETS else checkpoints.read_config(config.student)
+
+
 def _train(config: Config, distiller: Distiller, asked_to_stop: Callable[[], bool]) -> None:
     torch.set_num_threads(config.threads)
-    teacher = checkpoints.read_config(config.teacher)
-    student = PRESETS[config.student]() if config.student in PRESETS else checkpoints.read_config(config.student)
+    student, teacher = _student(config), checkpoints.read_config(config.teacher)
     written = replace(teacher, backbone=student.backbone, backbone_config=student.backbone_config)
     search = checkpoints.read_search(config.teacher)
     history: dict[str, list[dict[str, Any]]] = {"training": [], "unusable": []}

@@ -13,7 +13,7 @@ from pipeline.training_pairs import ImageCache, TrainingPairs, any_photograph
 
 
 class Photographs:
-    """The images of PAIRS manifests, one after the other, each as likely as any other.
+    """The images of PAIRS manifests, one after the other, each as likely as any other; twice so in one named twice.
 
     image_size: side of the squares they are brought to.
     Raises as TrainingPairs does.

@@ -34,11 +34,12 @@ class Field(nn.Module):
         super().__init__()
         self.n_frequencies = n_frequencies
         self.keep_correlation = keep_correlation
+        self.n_cost_features = cost_channels + keep_correlation
         self.embedding = CostBlock(
             Conv4d(correlation_channels + 1, cost_channels, stride=1), groups=math.gcd(4, cost_channels)
         )
         self.fc_p = nn.Linear(2 * (2 * 2 * n_frequencies + 2), hidden)
-        self.fc_c = nn.ModuleList(nn.Linear(cost_channels + keep_correlation, hidden) for _ in range(n_blocks))
+        self.fc_c = nn.ModuleList(nn.Linear(self.n_cost_features, hidden) for _ in range(n_blocks))
         self.blocks = nn.ModuleList(ResidualBlock(hidden) for _ in range(n_blocks))
         self.fc_out = nn.Linear(hidden, 1)
 

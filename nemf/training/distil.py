@@ -1,4 +1,4 @@
-"""Distillation: a small backbone learns from random weights to stand in for a network's own, behind the same neck.
+"""Distillation: a small backbone learns to stand in for a network's own, behind the same neck.
 
 Photographs are all it takes. What the student knows of anything else it knows from its teacher.
 """

@@ -19,6 +19,8 @@ _EVEN = 0.5
 def start_at_correlation(model: NeMF) -> None:
     """Lets the cost encoder pass on the correlation, so that its coarse flow is as good as the features at once.
 
+    A field that keeps the correlation passes it on too.
+
     Random weights of the transformer's last layer would drown the correlation, random 4D convolutions would blur it,
     and either way the coarse flow's softmax, which has a temperature of 0.02, would put nearly all its weight on one
     source cell, from where its loss has no gradient.
@@ -42,9 +44,9 @@ def start_at_correlation(model: NeMF) -> None:
 
 @torch.no_grad()
 def _pass_on(field: Field) -> None:
-    """Lets the field score by the correlation alone to begin with, as the descriptors are trained to be compared.
+    """Lets the field score by the correlation alone to begin with, as steeply as descriptors learn to be compared.
 
-    Its first hidden value takes the correlation past all rectifiers to the output, lifted so that it stays positive.
+    Its first hidden value takes the correlation past all rectifiers to the output, lifted by 1 for them to let it pass.
     """
     carried = 0
     for layer in (field.fc_p, *field.fc_c, *(block.fc_1 for _, block in field.layers())):

@@ -352,6 +352,7 @@ def test_weights_that_are_no_state_dict(write_official: Callable[..., Path], che
         ({"depth": True}, "field depth must be a whole number from 0 to 64; got true"),
         ({"neck_channels": 1}, "field neck_channels must be 0, or a whole number from 2 to 4096; got 1"),
         ({"neck_channels": 2}, r"\n  missing: neck\.inputs\.0\.weight, "),
+        ({"keep_correlation": 1}, "field keep_correlation must be true or false; got 1"),
         ({"neck_blocks": -1}, "field neck_blocks must be a whole number from 0 to 64; got -1"),
         ({"embedding_channels": [4]}, r"embedding_channels must be two whole numbers .*, or none; got \[4\]"),
         ({"embedding_channels": []}, r"\n  unexpected: cost_encoder\.embeddings\."),
@@ -445,12 +446,12 @@ def test_a_folder_that_is_a_uri():
 
 def test_sizes_that_no_tensor_bounds_are_bounded(tmp_path: Path):
     """Without convolutions and transformer no weight depends on the number of cells: a small file could ask for any."""
-    config = replace(TINY, feature_size=8, embedding_channels=(), depth=0, cost_channels=4)
+    config = replace(TINY, feature_size=8, embedding_channels=(), depth=0, cost_channels=4, keep_correlation=True)
     checkpoints.save(tmp_path, build(config), config)
     content = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(content | {"image_size": 2048, "feature_size": 256}))
     tensors = load_file(tmp_path / "model.safetensors")
     axes = {f"cost_encoder.{axis}_normal": torch.linspace(-1, 1, 256) for axis in "xy"}
     save_file(tensors | axes, tmp_path / "model.safetensors")
-    with pytest.raises(ValueError, match=r"ask for volumes of up to 1\.7e\+10 values; at most 2\.7e\+08 are allowed"):
+    with pytest.raises(ValueError, match=r"ask for volumes of up to 2\.1e\+10 values; at most 2\.7e\+08 are allowed"):
         checkpoints.load(tmp_path)
