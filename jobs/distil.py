@@ -152,7 +152,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _distiller(config: Config) -> Distiller:
     torch.manual_seed(config.seed)
     if config.student in PRESETS:
-        student = build_backbone(_student(config).backbone, _student(config).backbone_config)
+        preset = PRESETS[config.student]()
+        student = build_backbone(preset.backbone, preset.backbone_config)
     else:
         student = checkpoints.load(config.student).backbone
     return Distiller(student, checkpoints.load(config.teacher), config.trainer, find_device(config.device))
