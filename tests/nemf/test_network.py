@@ -96,7 +96,7 @@ def test_the_presets():
     with torch.no_grad():
         encoded = model.encode(images(1, 256, seed=1), images(1, 256, seed=2))
     assert [tuple(features.shape) for features in encoded.features_source] == [(1, 192, 32, 32)]
-    assert encoded.cost_features.shape == (1, 4, 32, 32, 32, 32)
+    assert encoded.cost_features.shape == (1, 5, 32, 32, 32, 32), "four refined channels and the correlation as it is"
     assert model.score(encoded, points(1, 3), points(1, 3)).isfinite().all()
 
 
