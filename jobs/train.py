@@ -40,7 +40,7 @@ from pipeline.training_folder import (
     with_configuration,
     write_success,
 )
-from pipeline.training_run import Place, TrainingRun, train
+from pipeline.training_run import Place, TrainingRun, network_config, train
 from pipeline.validation import CHOOSING
 
 SHIPPED = "shipped"
@@ -70,6 +70,9 @@ class Config:
     folder; or shipped, the network of the matcher nemf-small."""
     cost_features: Literal["raw", "convolution", "attention", "both"] | None = None
     """What is between correlation and field (Table 3 of the paper); default: as the start has it."""
+    image_size: int | None = None
+    """Side of the square images the network takes, in pixels; default: as the start has it. From a checkpoint of
+    another size, backbone and neck are taken, and the rest starts anew."""
     backbone_weights: str | None = None
     """Local safetensors file of backbone weights, with a .json beside it; default: the library's own."""
     steps: int = 10_000
@@ -195,6 +198,7 @@ class Config:
             start=self.start,
             backbone_weights=self.backbone_weights,
             cost_features=self.cost_features,
+            image_size=self.image_size,
             trainer=trainer,
             batch_size=self.batch_size,
             augment=self.augment,
@@ -270,8 +274,8 @@ def _describe(config: Config) -> dict[str, Any]:
     """What run.json is to say; reads every input, so that one that will not do is an error before anything starts."""
     manifests = [*config.pairs, *config.photographs, *([config.validation] if config.validation else [])]
     files = []
+    checkpoints.check_sizes(network_config(config.start, config.cost_features, config.image_size))
     if config.start not in PRESETS:
-        checkpoints.read_config(config.start)
         files = files_of_checkpoint(config.start)
     elif config.backbone_weights:
         files = with_configuration(config.backbone_weights)

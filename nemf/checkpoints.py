@@ -136,26 +136,31 @@ def load(folder: str | Path) -> NeMF:
     config = read_config(folder)
     with _about(f"checkpoint folder {folder}"):
         tensors = read_tensors(_read(folder, "model.safetensors"), "model.safetensors")
-        with torch.device("meta"), _about("config.json: no network can be built of these sizes"):
-            wanted = build(config).state_dict()  # takes no memory: config.json may claim any size
+        with _about("config.json: no network can be built of these sizes"):
+            wanted = check_sizes(config)
         misfit = "model.safetensors does not fit the network of config.json; both must be of one checkpoint"
         check_tensors(wanted, tensors, misfit)
-        _check_volumes(config, wanted)
     model = build(config)
     model.load_state_dict(tensors, strict=False)
     return model
 
 
-def _check_volumes(config: NeMFConfig, wanted: Mapping[str, torch.Tensor]) -> None:
-    """ValueError for a network whose 4D volumes no machine holds: with no weight that depends on their size, a small
-    file may ask for any."""
+def check_sizes(config: NeMFConfig) -> dict[str, torch.Tensor]:
+    """The tensors of the network of these sizes, without their values: that takes no memory, whatever is claimed.
+
+    Raises ValueError where no network can be built, and for one whose 4D volumes no machine holds: with no weight that
+    depends on their size, a small file may ask for any.
+    """
+    with torch.device("meta"):
+        wanted = build(config).state_dict()
     channels = wanted["field.embedding.conv.over_source.weight"].shape[0] + config.keep_correlation
     values = channels * max(config.feature_size, config.image_size // 8) ** 4
     if values > _MOST_VALUES:
         raise ValueError(
-            f"config.json: its {channels} cost channels, feature_size {config.feature_size} and image_size "
-            f"{config.image_size} ask for volumes of up to {values:.1e} values; at most {_MOST_VALUES:.1e} are allowed"
+            f"{channels} cost channels, feature_size {config.feature_size} and image_size {config.image_size} ask for "
+            f"volumes of up to {values:.1e} values; at most {_MOST_VALUES:.1e} are allowed"
         )
+    return wanted
 
 
 def read_config(folder: str | Path) -> NeMFConfig:

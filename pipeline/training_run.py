@@ -60,6 +60,8 @@ class TrainingRun:
     """A key of nemf.model.presets.PRESETS, or a checkpoint folder."""
     backbone_weights: str | None
     cost_features: CostFeatures | None
+    image_size: int | None
+    """Side of the square images the network takes, in pixels; None for what the start has."""
     trainer: TrainerConfig
     batch_size: int
     """Of all workers together."""
@@ -91,29 +93,39 @@ class Place:
     device: torch.device
 
 
+def network_config(start: str, cost_features: CostFeatures | None, image_size: int | None) -> NeMFConfig:
+    """The sizes of the network that training starts from, see `initial_network`.
+
+    Raises ValueError for an image size that does not fit, and as nemf.checkpoints.read_config does.
+    """
+    config = PRESETS[start]() if start in PRESETS else checkpoints.read_config(start)
+    if image_size is not None:
+        config = presets.with_image_size(config, image_size)
+    return config if cost_features is None else presets.with_cost_features(config, cost_features)
+
+
 def initial_network(
-    start: str, backbone_weights: str | None, cost_features: CostFeatures | None, seed: int
+    start: str, backbone_weights: str | None, cost_features: CostFeatures | None, image_size: int | None, seed: int
 ) -> tuple[NeMF, NeMFConfig]:
     """The network that training starts from.
 
     start: a checkpoint folder, or a key of PRESETS for random weights behind a backbone that is trained already.
-    cost_features: a variant of the network; from a checkpoint of another variant only backbone and neck are taken.
-    Raises ValueError, FileNotFoundError and OSError as nemf.checkpoints.load and load_backbone do.
+    cost_features, image_size: a variant of the network; from a checkpoint of another variant only backbone and neck
+        are taken.
+    Raises ValueError, FileNotFoundError and OSError as network_config, nemf.checkpoints.load and load_backbone do.
     """
     torch.manual_seed(seed)
+    wanted = network_config(start, cost_features, image_size)
     given = None
     if start in PRESETS:
-        config = PRESETS[start]()
         weights = None if backbone_weights is None else Path(backbone_weights)
-        backbone = load_backbone(config.backbone, weights, config.backbone_config.out_indices)
-        wanted = replace(config, backbone_config=backbone.config)
+        backbone = load_backbone(wanted.backbone, weights, wanted.backbone_config.out_indices)
+        wanted = replace(wanted, backbone_config=backbone.config)
     else:
-        given, config = checkpoints.load(start), checkpoints.read_config(start)
-        backbone, wanted = given.backbone, config
-    if cost_features is not None:
-        wanted = presets.with_cost_features(wanted, cost_features)
-    if given is not None and wanted == config:
-        return given, config
+        given = checkpoints.load(start)
+        if wanted == checkpoints.read_config(start):
+            return given, wanted
+        backbone = given.backbone
     model = presets.build(wanted, backbone)
     start_at_correlation(model)
     if given is not None:
@@ -131,7 +143,7 @@ def train(
     Raises ValueError or OSError for what the caller can mend, FloatingPointError where training diverges.
     """
     torch.set_num_threads(run.threads)
-    model, config = initial_network(run.start, run.backbone_weights, run.cost_features, run.seed)
+    model, config = initial_network(run.start, run.backbone_weights, run.cost_features, run.image_size, run.seed)
     trainer = Trainer(model, run.trainer, place.device, rank=place.rank, wrap=_wrapper(place))
     history: dict[str, list[dict[str, Any]]] = {"training": [], "validation": [], "unusable": []}
     if state := read_state(run.out):

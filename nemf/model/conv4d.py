@@ -3,7 +3,7 @@
 Volumes have the axes (batch, channel, source row, source column, target row, target column).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -44,30 +44,35 @@ class Conv4d(nn.Module):
     def forward(self, volume: Volume) -> Volume:
         """(b, c, hs, ws, ht, wt) to (b, c', ...), every size divided by the stride, which it must be a multiple of."""
         if self.stride == 1 and volume.device.type == "cpu" and self.over_source.weight[:, :, 0, 0].numel() <= _FEW:
-            over_target = _few_channels(self.over_target, volume.permute(0, 1, 4, 5, 2, 3)).permute(0, 1, 4, 5, 2, 3)
-            return _few_channels(self.over_source, volume) + over_target
+            over_source = _few_channels(self.over_source, volume)
+            over_target = _few_channels(self.over_target, volume.permute(0, 1, 4, 5, 2, 3))
+            sums = (one.add_(other.permute(0, 3, 4, 1, 2)) for one, other in zip(over_source, over_target, strict=True))
+            return torch.stack(list(sums), dim=1)
         small_target, small_source = (volume if self.stride == 1 else _max_pool(volume, row) for row in (4, 2))
         return on_source(self.over_source, small_target) + on_target(self.over_target, small_source)
 
 
-def _few_channels(conv: nn.Conv2d, volume: Volume) -> Volume:
-    """`on_source(conv, volume)` for few channels, with the target cells as channels of a depthwise convolution.
+def _few_channels(conv: nn.Conv2d, volume: Volume) -> Iterator[Float[Tensor, "b hs ws ht wt"]]:
+    """The channels of `on_source(conv, volume)`, with the target cells as channels of depthwise convolutions.
 
-    It is four times as fast on a CPU, whose vectors two channels do not fill.
+    For few channels this is four times as fast on a CPU, whose vectors so few do not fill.
     """
     assert conv.bias is not None
     cells_hw = volume.shape[4:]
     n_cells = cells_hw.numel()
-    channels = volume.flatten(4).permute(1, 0, 4, 2, 3)
-    convolved = [
-        sum(
-            F.conv2d(maps, kernel.expand(n_cells, 1, 3, 3), padding=1, groups=n_cells)
-            for maps, kernel in zip(channels, kernels, strict=True)
-        )
-        + bias
-        for kernels, bias in zip(conv.weight, conv.bias, strict=True)
-    ]
-    return torch.stack(convolved, dim=1).permute(0, 1, 3, 4, 2).unflatten(4, cells_hw)
+    first, *others = volume.flatten(4).permute(1, 0, 4, 2, 3)
+    for (first_kernel, *kernels), bias in zip(conv.weight, conv.bias, strict=True):
+        convolved = _depthwise(first, first_kernel, bias.expand(n_cells))
+        for maps, kernel in zip(others, kernels, strict=True):
+            convolved += _depthwise(maps, kernel)
+        yield convolved.permute(0, 2, 3, 1).unflatten(3, cells_hw)
+
+
+def _depthwise(
+    maps: Float[Tensor, "b c h w"], kernel: Float[Tensor, "3 3"], bias: Float[Tensor, " c"] | None = None
+) -> Float[Tensor, "b c h w"]:
+    n_channels = maps.shape[1]
+    return F.conv2d(maps, kernel.expand(n_channels, 1, 3, 3), bias, padding=1, groups=n_channels)
 
 
 class Pool4d(nn.Module):
@@ -124,4 +129,4 @@ class CostBlock(nn.Module):
 
     def forward(self, volume: Volume) -> Volume:
         """(b, c, hs, ws, ht, wt) to (b, c', ...), of the size the convolution gives."""
-        return F.relu(self.norm(self.conv(volume)))
+        return F.relu_(self.norm(self.conv(volume)))

@@ -36,7 +36,8 @@ class Field(nn.Module):
         self.keep_correlation = keep_correlation
         self.n_cost_features = cost_channels + keep_correlation
         self.embedding = CostBlock(
-            Conv4d(correlation_channels + 1, cost_channels, stride=1), groups=math.gcd(4, cost_channels)
+            Conv4d(correlation_channels + (correlation_channels > 1), cost_channels, stride=1),
+            groups=math.gcd(4, cost_channels),
         )
         self.fc_p = nn.Linear(2 * (2 * 2 * n_frequencies + 2), hidden)
         self.fc_c = nn.ModuleList(nn.Linear(self.n_cost_features, hidden) for _ in range(n_blocks))
@@ -46,12 +47,11 @@ class Field(nn.Module):
     def cost_features(self, refined: Float[Tensor, "b n s t"], refined_mean: Float[Tensor, "b s t"]) -> CostFeatures:
         """What the field interpolates; depends on the pair only. Channels are adjacent in memory."""
         side = math.isqrt(refined.shape[2])
-        volume = torch.cat([refined, refined_mean[:, None]], dim=1)
+        # one channel is its own mean
+        volume = refined if refined.shape[1] == 1 else torch.cat([refined, refined_mean[:, None]], dim=1)
         volume = volume.unflatten(3, (side, side)).unflatten(2, (side, side))
-        embedded = self.embedding(volume)
-        if self.keep_correlation:
-            embedded = torch.cat([embedded, volume[:, -1:]], dim=1)
-        return embedded.movedim(1, -1).contiguous().movedim(-1, 1)
+        features = [self.embedding(volume), *([volume[:, -1:]] if self.keep_correlation else [])]
+        return torch.cat([some.movedim(1, -1) for some in features], dim=-1).movedim(-1, 1)
 
     def forward(
         self,

@@ -296,6 +296,8 @@ def test_another_manifest_of_the_same_name_is_refused(
         ("--warmup-steps 60", "there must be more steps than warm-up steps; got 60 steps, 60 to warm up"),
         ("--protocol mine", "there is no protocol 'mine'; there are: spair"),
         ("--validation absent.parquet", "no manifest at .*absent.parquet"),
+        ("--image-size 300", "the side of a network's images must be a multiple of 32 pixels; got 300"),
+        ("--start nemf-small --image-size 1024 --descriptor-weight 1", "image_size 1024 ask for volumes of up to"),
         ("--backbone-weights w.safetensors", "tiny holds its backbone's weights: leave out --backbone-weights"),
     ],
 )

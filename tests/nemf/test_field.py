@@ -54,6 +54,18 @@ def test_gradients_by_finite_differences(field: Field):
     assert torch.autograd.gradcheck(score, (volume, source, target))
 
 
+def test_one_channel_of_correlation_is_its_own_mean_and_can_be_kept():
+    torch.manual_seed(0)
+    field = Field(correlation_channels=1, cost_channels=4, hidden=8, n_blocks=1, n_frequencies=3, keep_correlation=True)
+    refined = torch.rand(2, 1, 9, 9)
+
+    features = field.cost_features(refined, refined[:, 0])
+
+    assert field.embedding.conv.over_source.in_channels == 1
+    assert features.shape == (2, 5, 3, 3, 3, 3)
+    assert torch.equal(features[:, -1].flatten(), refined.flatten())
+
+
 def test_without_positional_gradient_only_the_cost_features_pull(field: Field):
     source, target = 0.9 * random(1, 5, 2, seed=3).requires_grad_(), 0.9 * random(1, 5, 2, seed=4)
     flat = torch.ones(1, 4, 3, 3, 3, 3, dtype=torch.float64)

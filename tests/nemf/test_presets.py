@@ -7,7 +7,7 @@ from tiny import TINY
 
 from nemf import checkpoints
 from nemf.model.backbone import build_backbone
-from nemf.model.presets import PRESETS, CostFeatures, build, nemf_small, paper, with_cost_features
+from nemf.model.presets import PRESETS, CostFeatures, build, nemf_small, paper, with_cost_features, with_image_size
 
 
 def images(size: int) -> torch.Tensor:
@@ -21,7 +21,7 @@ def images(size: int) -> torch.Tensor:
 def test_each_kind_of_cost_features(
     kind: CostFeatures, channels: int, neck_channels: int, image_size: int, tmp_path: Path
 ):
-    """The backbone's two maps or the neck's one, of 32, 16 or 8 cells a side, are brought to 16."""
+    """The backbone's two maps or the neck's one, of 8 or 16 pixels a cell, are brought to 16 pixels a cell."""
     n_maps = 1 if neck_channels else 2
     config = with_cost_features(replace(TINY, image_size=image_size, neck_channels=neck_channels), kind)
     model = build(config)
@@ -31,8 +31,9 @@ def test_each_kind_of_cost_features(
     with torch.no_grad():
         encoded, again = (each.encode(*images(image_size)) for each in (model, loaded))
 
-    assert encoded.refined.shape == (1, n_maps * channels, 256, 256)
-    assert encoded.cost_features.shape == (1, n_maps * channels, 16, 16, 16, 16)
+    side = image_size // 16
+    assert encoded.refined.shape == (1, n_maps * channels, side**2, side**2)
+    assert encoded.cost_features.shape == (1, n_maps * channels, side, side, side, side)
     assert encoded.cost_features.isfinite().all()
     assert torch.equal(encoded.refined, encoded.correlation) == (kind in ("raw", "convolution"))
     assert torch.equal(again.cost_features, encoded.cost_features)
@@ -55,6 +56,20 @@ def test_the_shipped_backbone_has_the_maps_of_the_one_it_learns_from():
         for config in (PRESETS["nemf-small"](), PRESETS["nemf-mobilenet"]())
     ]
     assert maps[0] == maps[1]
+
+
+def test_a_network_for_larger_images_has_more_cells_of_the_same_size():
+    config = with_image_size(nemf_small(), 320)
+    with torch.no_grad():
+        maps = build(config).features(images(320)[0])
+
+    assert (nemf_small().image_size, nemf_small().feature_size) == (256, 32)
+    assert (config.image_size, config.feature_size) == (320, 40)
+    assert [tuple(level.shape) for level in maps] == [(1, 192, 40, 40)]
+    assert with_image_size(config, 256) == nemf_small()
+    for size in (0, 300):
+        with pytest.raises(ValueError, match=f"must be a multiple of 32 pixels; got {size}"):
+            with_image_size(config, size)
 
 
 def test_cost_features_may_have_channels_of_their_own(tmp_path: Path):

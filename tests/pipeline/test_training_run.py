@@ -169,9 +169,9 @@ def _gives_maps(model: NeMF, config: NeMFConfig) -> bool:
 
 
 def test_a_preset_starts_with_the_backbone_of_the_file_and_the_maps_of_its_own(weights: str):
-    model, config = initial_network("tiny", weights, None, seed=0)
-    again, _ = initial_network("tiny", weights, None, seed=0)
-    other, _ = initial_network("tiny", weights, None, seed=1)
+    model, config = initial_network("tiny", weights, None, None, seed=0)
+    again, _ = initial_network("tiny", weights, None, None, seed=0)
+    other, _ = initial_network("tiny", weights, None, None, seed=1)
 
     assert config == TINY
     assert _gives_maps(model, config)
@@ -184,10 +184,10 @@ def test_a_preset_starts_with_the_backbone_of_the_file_and_the_maps_of_its_own(w
 def test_a_checkpoint_of_another_kind_gives_its_backbone_and_neck(run: TrainingRun, tmp_path: Path):
     given = checkpoints.load(run.start)
 
-    same, config = initial_network(run.start, None, None, seed=5)
-    raw, raw_config = initial_network(run.start, None, "raw", seed=5)
+    same, config = initial_network(run.start, None, None, None, seed=5)
+    raw, raw_config = initial_network(run.start, None, "raw", None, seed=5)
     checkpoints.save(tmp_path / "raw", raw, raw_config)
-    of_its_kind, _ = initial_network(str(tmp_path / "raw"), None, "raw", seed=6)
+    of_its_kind, _ = initial_network(str(tmp_path / "raw"), None, "raw", None, seed=6)
 
     assert config == TINY
     assert _same(same, given)
@@ -197,3 +197,14 @@ def test_a_checkpoint_of_another_kind_gives_its_backbone_and_neck(run: TrainingR
     assert _same(raw.backbone, given.backbone)
     assert _same(raw.neck, given.neck)
     assert not _same(raw.field.blocks, given.field.blocks)
+
+
+def test_a_checkpoint_gives_its_backbone_and_neck_to_a_network_for_larger_images(run: TrainingRun):
+    given = checkpoints.load(run.start)
+
+    larger, config = initial_network(run.start, None, None, 2 * TINY.image_size, seed=5)
+
+    assert config == replace(TINY, image_size=2 * TINY.image_size, feature_size=2 * TINY.feature_size)
+    assert _gives_maps(larger, config)
+    assert _same(larger.backbone, given.backbone)
+    assert _same(larger.neck, given.neck)
