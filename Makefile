@@ -14,7 +14,7 @@ demo: $(VENV)/installed  ## the main job on photographs with a known answer, on 
 	$(BIN)/python -m jobs.demo --out demo
 
 test: $(VENV)/installed lint  ## everything that must pass
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 test-browser: $(VENV)/installed  ## the report in a headless browser; needs chromium on PATH
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[browser]'

@@ -198,7 +198,7 @@ def test_memory_of_the_first_run_is_seen():
     measured = machine.measure({"much": lambda: take(400), "little": lambda: take(40)}, torch.device("cpu"), repeats=2)
     assert measured["much"].answer == 100_000_000
     assert len(measured["much"].seconds) == 2
-    assert 390 < measured["much"].rise_mb < 500
+    assert 300 < measured["much"].rise_mb < 500  # of what is freed before, some may be taken again
     assert measured["little"].rise_mb < 100
 
 
