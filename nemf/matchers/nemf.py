@@ -29,7 +29,7 @@ from nemf.search.patchmatch import counter_based, search_pixels
 from nemf.search.refine import refine
 from nemf.search.sample import sample_field
 
-_CODE_VERSION = 4
+_CODE_VERSION = 5
 
 _ENCODED_AT_ONCE = {"cpu": 1, "cuda": 8}
 """Images and pairs are encoded in batches of this one size, filled up: kernels round differently by shape."""

@@ -57,7 +57,7 @@ def nemf_small() -> NeMFConfig:
     """The network that ships: nemf_mobilenet with a residual network that learns to give MobileNetV1's maps.
 
     Bottlenecks of half the usual widths have the maps of MobileNetV1; most of them are at 16 cells a side. It takes
-    smaller images, for speed: a cost volume has 2.4 times fewer values.
+    smaller images, so its cost volumes have 2.4 times fewer values.
     """
     config = BackboneConfig(
         create_kwargs={"layers": [1, 2, 6, 1], "channels": [32, 64, 128, 256]},
