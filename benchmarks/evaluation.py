@@ -19,8 +19,8 @@ import pyarrow.parquet as pq
 from benchmarks import machine
 from benchmarks.watched import Watched, watched
 from jobs.command import run_command
-from pipeline.evaluate import LARGE
-from pipeline.parts import write_part
+from pipeline.evaluation.evaluate import LARGE
+from pipeline.runs.parts import write_part
 from schemas.matches import MATCHES
 from schemas.pairs import PAIRS
 

@@ -20,9 +20,9 @@ from benchmarks import machine
 from jobs.command import run_command
 from nemf import load_matcher
 from nemf.matcher import ImagePair
-from pipeline.decode import decode_rows
-from pipeline.flow_encoding import decode_flow, encode_flow
-from pipeline.manifest import read_pairs
+from pipeline.io.manifest import read_pairs
+from pipeline.matching.decode import decode_rows
+from pipeline.runs.flow_codec import decode_flow, encode_flow
 from schemas.pairs import PAIRS
 
 

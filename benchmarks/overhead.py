@@ -25,12 +25,12 @@ from benchmarks.planted import KEYPOINTS, write_manifest
 from benchmarks.watched import Watched, watched
 from jobs.command import run_command
 from nemf import load_matcher
-from pipeline.build import THREADS
-from pipeline.decode import decode_rows
-from pipeline.manifest import read_pairs
-from pipeline.match import match_chunk
-from pipeline.options import MatchOptions
-from pipeline.run_folder import read_success
+from pipeline.io.manifest import read_pairs
+from pipeline.matching.decode import decode_rows
+from pipeline.matching.match import match_chunk
+from pipeline.matching.options import MatchOptions
+from pipeline.matching.stream import THREADS
+from pipeline.runs.folder import read_success
 from schemas.pairs import PAIRS
 
 

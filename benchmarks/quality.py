@@ -34,13 +34,13 @@ from nemf.load import find_device
 from nemf.matcher import ImagePair, Match, Matcher
 from nemf.matchers.nemf import NemfMatcher, SearchConfig
 from nemf.model.network import EncodedField
-from pipeline import storage
-from pipeline.decode import decode_rows
-from pipeline.evaluate import evaluate
-from pipeline.manifest import INLINE_COLUMNS, read_pairs
-from pipeline.match import match_chunk
-from pipeline.options import MatchOptions
-from pipeline.protocols import protocol
+from pipeline.evaluation.evaluate import evaluate
+from pipeline.evaluation.protocols import protocol
+from pipeline.io import storage
+from pipeline.io.manifest import INLINE_COLUMNS, read_pairs
+from pipeline.matching.decode import decode_rows
+from pipeline.matching.match import match_chunk
+from pipeline.matching.options import MatchOptions
 from schemas.pairs import PAIRS
 
 _ALPHAS = (0.1, 0.05, 0.01)
@@ -111,7 +111,7 @@ class Config:
     variants: Names = ()
     """Some of the variants only, by name or with * in it; default: all."""
     protocol: str = "spair"
-    """How PCK is measured, see pipeline.protocols."""
+    """How PCK is measured, see pipeline.evaluation.protocols."""
     limit: int | None = None
     """Use the first pairs only."""
     device: str = "auto"

@@ -20,11 +20,11 @@ from torch import Tensor
 from benchmarks import machine
 from jobs.command import run_command
 from nemf.matcher import RGB
-from nemf.matchers.kept_features import KeptFeatures
-from pipeline.decode import decode_rows
-from pipeline.images import decode_image, fetch_image
-from pipeline.manifest import iter_rows, manifest_files, read_ids, read_rows
-from pipeline.plan import make_plan
+from nemf.matchers.feature_cache import KeptFeatures
+from pipeline.io.images import decode_image, fetch_image
+from pipeline.io.manifest import iter_rows, manifest_files, read_ids, read_rows
+from pipeline.matching.decode import decode_rows
+from pipeline.matching.plan import make_plan
 from schemas.pairs import PAIRS
 
 _FEATURES = torch.zeros(1).expand(192, 32, 32)
@@ -95,8 +95,8 @@ def _count(order: str, config: Config, slice_pairs: int, slices: Iterator[pa.Tab
         return [[_FEATURES]] * len(images)
 
     with (
-        mock.patch("pipeline.decode.fetch_image", wraps=fetch_image) as fetch,
-        mock.patch("pipeline.decode.decode_image", wraps=decode_image) as decoded,
+        mock.patch("pipeline.matching.decode.fetch_image", wraps=fetch_image) as fetch,
+        mock.patch("pipeline.matching.decode.decode_image", wraps=decode_image) as decoded,
     ):
         for rows in slices:
             for chunk in decode_rows(rows, config.image_root):

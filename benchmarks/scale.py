@@ -17,8 +17,8 @@ from benchmarks import machine
 from benchmarks.planted import KEYPOINTS, write_manifest
 from benchmarks.watched import Watched, watched
 from jobs.command import run_command
-from pipeline.parts import list_parts
-from pipeline.run_folder import read_success
+from pipeline.runs.folder import read_success
+from pipeline.runs.parts import list_parts
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,7 +25,7 @@ from nemf.load import find_device
 from nemf.matcher import ImagePair
 from nemf.matchers.nemf import NemfMatcher, SearchConfig
 from nemf.model.network import initial_field
-from nemf.search.noise import pair_key, uniform
+from nemf.search.counter_rng import pair_key, uniform
 from nemf.search.sample import sample_field
 
 _LOGITS = 1e-4

@@ -11,9 +11,9 @@ from typing import Annotated, Any, TypeVar, get_origin, get_type_hints
 
 import tyro
 
-from nemf.redact import redacted
-from pipeline.errors import ClusterError
-from pipeline.storage_options import use_options
+from nemf.io.redact import redacted
+from pipeline.cluster.errors import ClusterError
+from pipeline.io.storage_options import use_options
 
 OK, CLUSTER_FAILED, BAD_INPUT, OVER_BUDGET, NOT_GOOD_ENOUGH, INTERRUPTED = 0, 1, 2, 3, 4, 130
 """Exit codes: done; Ray or one of its processes failed, or a fault of ours; bad input or configuration; finished beyond

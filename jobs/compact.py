@@ -14,10 +14,10 @@ from dataclasses import dataclass
 import tyro
 
 from jobs.command import run_command
-from pipeline import storage
-from pipeline.attempts import acquire
-from pipeline.compact import compact, plan_compaction
-from pipeline.run_folder import read_run
+from pipeline.io import storage
+from pipeline.runs.compact import compact, plan_compaction
+from pipeline.runs.folder import read_run
+from pipeline.runs.lease import acquire
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,12 +23,11 @@ from nemf.model.backbone import build_backbone
 from nemf.model.presets import PRESETS, NeMFConfig
 from nemf.training.distil import Distiller
 from nemf.training.loop import TrainerConfig
-from pipeline import storage
-from pipeline.attempts import acquire
-from pipeline.distillation import Photographs
-from pipeline.prefetch import prepared_ahead
-from pipeline.stopping import stopping_on_signals
-from pipeline.training_folder import (
+from pipeline.io import storage
+from pipeline.io.prefetch import prepared_ahead
+from pipeline.runs.lease import acquire
+from pipeline.runs.signals import stopping_on_signals
+from pipeline.training.folder import (
     describe,
     files_of_checkpoint,
     open_training,
@@ -40,6 +39,7 @@ from pipeline.training_folder import (
     write_state,
     write_success,
 )
+from pipeline.training.photographs import Photographs
 
 _NOT_SHAPING = {"out", "checkpoint_every", "device", "loaders"}
 """Settings that may change from one attempt to the next."""

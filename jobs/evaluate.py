@@ -17,16 +17,25 @@ import numpy as np
 import pandas as pd
 
 from jobs.command import Names, RequirementError, run_command
-from pipeline import storage, tables
-from pipeline.bootstrap import REPLICATES
-from pipeline.compare import compare
-from pipeline.evaluate import DEFAULT_ALPHAS, LARGE, LeftOut, evaluate, left_out, planned_count, planned_pairs
-from pipeline.metrics import write_metrics
-from pipeline.parts import read_matches
-from pipeline.protocols import Protocol, protocol
-from pipeline.published import beside
-from pipeline.requirements import requirement
-from pipeline.scores import MATCH_COLUMNS, Failed
+from pipeline.evaluation import text_tables
+from pipeline.evaluation.bootstrap import REPLICATES
+from pipeline.evaluation.compare import compare
+from pipeline.evaluation.evaluate import (
+    DEFAULT_ALPHAS,
+    LARGE,
+    LeftOut,
+    evaluate,
+    left_out,
+    planned_count,
+    planned_pairs,
+)
+from pipeline.evaluation.keypoint_errors import MATCH_COLUMNS, Failed
+from pipeline.evaluation.metrics import write_metrics
+from pipeline.evaluation.protocols import Protocol, protocol
+from pipeline.evaluation.published import beside
+from pipeline.evaluation.quality_gate import requirement
+from pipeline.io import storage
+from pipeline.runs.parts import read_matches
 
 _FOR_PROGRAMS = ("csv", "json")
 _SET_BESIDE_ALPHA = 0.1
@@ -53,7 +62,7 @@ class Config:
     require: tuple[str, ...] = ()
     """Least values, such as "spair image .1 all >= 50" (protocol, average over image, point or class, alpha, all or a
     category); where one is missed the exit code is 4."""
-    format: tables.Format = "text"
+    format: text_tables.Format = "text"
     """How tables are printed; csv and json print nothing else: METRICS without single pairs, or with --compare the
     differences."""
     replicates: int = REPLICATES
@@ -85,7 +94,7 @@ def run(config: Config) -> str:
         if others:
             named = [found.assign(run=config.matches, other=other) for other, found in others.items()]
             tidy = pd.concat(named, ignore_index=True)
-        print(tables.as_text(tidy, config.format))
+        print(text_tables.as_text(tidy, config.format))
     else:
         _print_tables(frame, {found.name: found for found in protocols}, config)
         for other, found in others.items():
@@ -123,8 +132,8 @@ def _evaluate(config: Config, protocols: Sequence[Protocol]) -> _Evaluated:
 
 def _evaluate_large(config: Config, protocols: Sequence[Protocol]) -> _Evaluated:
     # Ray takes seconds to import
-    from pipeline.cluster import connected
-    from pipeline.evaluate_large import evaluate_large
+    from pipeline.cluster.connect import connected
+    from pipeline.evaluation.evaluate_on_ray import evaluate_large
 
     if config.compare:
         raise ValueError(f"--compare is for runs of fewer than {LARGE:,} pairs")
@@ -144,9 +153,9 @@ def _evaluate_large(config: Config, protocols: Sequence[Protocol]) -> _Evaluated
 
 def _print_tables(metrics: pd.DataFrame, protocols: dict[str, Protocol], config: Config) -> None:
     overall = metrics[metrics["group_kind"] == "all"]
-    for _, rows in overall.groupby(tables.KEYS, sort=False):
+    for _, rows in overall.groupby(text_tables.KEYS, sort=False):
         counts = rows.iloc[0]
-        dataset, name, direction, subset = counts[tables.KEYS]
+        dataset, name, direction, subset = counts[text_tables.KEYS]
         print(f"\n{dataset}, protocol {name}" + (", leak-free pairs only" if subset == "leak_free" else ""))
         print(f"  {protocols[name].describe(direction)}")
         print("  in the table: average over images, percent, where it does not say otherwise")
@@ -157,7 +166,7 @@ def _print_tables(metrics: pd.DataFrame, protocols: dict[str, Protocol], config:
         if counts.n_pairs == 0:
             print("  nothing to score")
             continue
-        print(tables.as_text(tables.summary(metrics, rows), config.format))
+        print(text_tables.as_text(text_tables.summary(metrics, rows), config.format))
 
 
 def _print_differences(differences: pd.DataFrame, other: str, protocols: Sequence[Protocol], config: Config) -> None:
@@ -167,8 +176,8 @@ def _print_differences(differences: pd.DataFrame, other: str, protocols: Sequenc
         print("  nothing to compare")
         return
     average_of = {found.name: found.average for found in protocols}
-    for _, of_scope in differences.groupby(tables.KEYS, sort=False):
-        dataset, name, direction, subset = of_scope.iloc[0][tables.KEYS]
+    for _, of_scope in differences.groupby(text_tables.KEYS, sort=False):
+        dataset, name, direction, subset = of_scope.iloc[0][text_tables.KEYS]
         average = average_of[name]
         # categories have no average over categories
         own = np.where(of_scope["group_kind"] == "all", average, "image" if average == "class" else average)
@@ -186,7 +195,7 @@ def _print_differences(differences: pd.DataFrame, other: str, protocols: Sequenc
         counts = rows.drop_duplicates(["group_kind", "group"]).set_index(["group_kind", "group"])["n_pairs"]
         table.insert(0, "pairs", counts.map("{:,}".format))
         in_order = table.loc[counts.index].droplevel("group_kind").rename_axis(None)
-        print(tables.as_text(in_order, config.format))
+        print(text_tables.as_text(in_order, config.format))
 
 
 def _print_published(metrics: pd.DataFrame, config: Config) -> None:
@@ -209,7 +218,7 @@ def _print_published(metrics: pd.DataFrame, config: Config) -> None:
         table = table[[*order, *(["all"] if "all" in table.columns else [])]].map(
             lambda value: "-" if pd.isna(value) else f"{value:.1f}"
         )
-        text = tables.as_text(table, config.format)
+        text = text_tables.as_text(table, config.format)
         if config.format == "text" and sys.stdout.isatty():
             text = _greyed(text)
         print(text)

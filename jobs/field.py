@@ -14,12 +14,12 @@ from typing import Annotated
 import tyro
 
 from jobs.command import run_command
+from jobs.points import parse_point
 from nemf import load_matcher
 from nemf.matchers.nemf import NemfMatcher
-from pipeline.field_plot import Place, draw_field, encode_figure, format_of, highest
-from pipeline.images import read_image
-from pipeline.points import parse_point
-from pipeline.storage import refuse_overwrite, write_bytes
+from pipeline.io.images import read_image
+from pipeline.io.storage import refuse_overwrite, write_bytes
+from pipeline.visualization.field import Place, draw_field, encode_figure, format_of, highest
 
 _RESOLUTION_RANGE = (2, 2048)
 

@@ -16,7 +16,7 @@ import tyro
 
 from jobs.command import run_command
 from nemf import checkpoints
-from pipeline import storage
+from pipeline.io import storage
 
 
 @dataclass(frozen=True, kw_only=True)

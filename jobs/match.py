@@ -22,17 +22,15 @@ from tqdm import tqdm
 import nemf
 from jobs.command import Names, OverBudgetError, as_json, run_command
 from nemf import load_matcher, pretrained
+from nemf.io.redact import redacted
 from nemf.load import is_checkpoint
-from nemf.redact import redacted
-from pipeline import storage
-from pipeline.allowed import check_prefixes
-from pipeline.attempts import Lease, acquire
-from pipeline.casualties import Casualties
-from pipeline.leftovers import sweep
-from pipeline.manifest import manifest_digest, manifest_files, read_ids
-from pipeline.options import OUTPUTS, MatchOptions, directions_of
-from pipeline.plan import Plan, make_plan
-from pipeline.run_folder import (
+from pipeline.io import storage
+from pipeline.io.manifest import manifest_digest, manifest_files, read_ids
+from pipeline.io.uri_allowlist import check_prefixes
+from pipeline.matching.options import OUTPUTS, MatchOptions, directions_of
+from pipeline.matching.plan import Plan, make_plan
+from pipeline.runs.casualties import Casualties
+from pipeline.runs.folder import (
     ALL,
     check_retry,
     check_run,
@@ -46,7 +44,9 @@ from pipeline.run_folder import (
     wider,
     write_success,
 )
-from pipeline.stopping import stopping_on_signals
+from pipeline.runs.lease import Lease, acquire
+from pipeline.runs.leftovers import sweep
+from pipeline.runs.signals import stopping_on_signals
 
 _LONGEST_TIMEOUT = 1e6
 """Seconds; the clock that waits for it takes no more than some thousand years."""
@@ -248,9 +248,9 @@ def _match_all(config: Config, plan: Plan, lease: Lease, run_id: str, fingerprin
     Raises KeyboardInterrupt if a signal asked to stop, once what was in flight is committed.
     """
     # Ray takes seconds to import, and a finished run needs none of it.
-    from pipeline.build import Stream, build_stream
-    from pipeline.cluster import connected, this_cluster
-    from pipeline.preflight import choose_device, choose_workers
+    from pipeline.cluster.connect import connected, this_cluster
+    from pipeline.matching.stream import Stream, build_stream
+    from pipeline.matching.workers import choose_device, choose_workers
 
     lease.on_heartbeat.append(Casualties(config.out, lease).look)
     with connected(config.address):
@@ -287,7 +287,7 @@ def _match_all(config: Config, plan: Plan, lease: Lease, run_id: str, fingerprin
 
 def _note(part: dict[str, Any], lease: Lease) -> int:
     """Tell the lease, its event log and Prometheus what was committed; how many rows."""
-    from pipeline.telemetry import count_committed
+    from pipeline.matching.prometheus import count_committed
 
     reasons = {entry["reason"]: entry["rows"] for entry in part["reasons"]}
     lease.count(reasons)

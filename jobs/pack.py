@@ -17,9 +17,9 @@ import torch
 from jobs.command import Names, run_command
 from nemf import checkpoints
 from nemf.load import search_options
-from pipeline import storage
-from pipeline.metrics import read_metrics
-from pipeline.model_card import CARD, measured, model_card
+from pipeline.evaluation.metrics import read_metrics
+from pipeline.io import storage
+from pipeline.training.model_card import CARD, measured, model_card
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,13 +17,13 @@ import tyro
 from PIL import Image
 
 from jobs.command import run_command
+from jobs.points import parse_point
 from nemf import load_matcher
 from nemf.coordinates import pixel_grid, rescale_px
 from nemf.matcher import RGB, Points, as_points
-from pipeline.drawing import draw_match
-from pipeline.images import read_image
-from pipeline.points import parse_point
-from pipeline.storage import refuse_overwrite, write_bytes
+from pipeline.io.images import read_image
+from pipeline.io.storage import refuse_overwrite, write_bytes
+from pipeline.visualization.matches import draw_match
 
 GRID_HW = (4, 4)
 

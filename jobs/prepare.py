@@ -17,9 +17,10 @@ from functools import partial
 from typing import Literal
 
 from jobs.command import run_command
-from pipeline import datasets, storage
-from pipeline.datasets.interface import Options
-from pipeline.datasets.manifest import Summary, write_manifest
+from pipeline import datasets
+from pipeline.datasets.common.interface import Options
+from pipeline.datasets.common.writer import Summary, write_manifest
+from pipeline.io import storage
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from jobs.command import run_command
-from pipeline.report import render_report
-from pipeline.storage import refuse_overwrite, write_bytes
+from pipeline.io.storage import refuse_overwrite, write_bytes
+from pipeline.report.page import render_report
 
 
 @dataclass(frozen=True, kw_only=True)

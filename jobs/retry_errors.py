@@ -16,12 +16,12 @@ import tyro
 
 from jobs import match
 from jobs.command import Names, run_command
-from nemf.redact import HIDDEN
-from pipeline import storage
-from pipeline.attempts import acquire
-from pipeline.parts import count_reasons, read_matches
-from pipeline.run_folder import ALL, NONE, check_retry, is_asked_again, read_run
-from pipeline.status import asked_limit
+from nemf.io.redact import HIDDEN
+from pipeline.io import storage
+from pipeline.runs.folder import ALL, NONE, check_retry, is_asked_again, read_run
+from pipeline.runs.lease import acquire
+from pipeline.runs.parts import count_reasons, read_matches
+from pipeline.runs.status import asked_limit
 
 
 @dataclass(frozen=True, kw_only=True)

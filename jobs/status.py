@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import tyro
 
 from jobs.command import run_command
-from pipeline import storage
-from pipeline.status import Status, as_text, read_status
+from pipeline.io import storage
+from pipeline.runs.status import Status, as_text, read_status
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -34,8 +34,8 @@ from jobs.command import (
     RequirementError,
     run_command,
 )
-from nemf.redact import redacted, secrets_of
-from pipeline.errors import ClusterError
+from nemf.io.redact import redacted, secrets_of
+from pipeline.cluster.errors import ClusterError
 
 if TYPE_CHECKING:
     from ray.dashboard.modules.job.pydantic_models import JobDetails

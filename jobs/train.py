@@ -26,12 +26,12 @@ from nemf.matchers.nemf import SearchConfig
 from nemf.model.presets import PRESETS
 from nemf.training.loop import TrainerConfig
 from nemf.training.losses import LOSSES, LossConfig
-from pipeline import storage
-from pipeline.attempts import Lease, acquire
-from pipeline.errors import ClusterError
-from pipeline.protocols import protocol
-from pipeline.stopping import stopping_on_signals
-from pipeline.training_folder import (
+from pipeline.cluster.errors import ClusterError
+from pipeline.evaluation.protocols import protocol
+from pipeline.io import storage
+from pipeline.runs.lease import Lease, acquire
+from pipeline.runs.signals import stopping_on_signals
+from pipeline.training.folder import (
     describe,
     files_of_checkpoint,
     open_training,
@@ -40,8 +40,8 @@ from pipeline.training_folder import (
     with_configuration,
     write_success,
 )
-from pipeline.training_run import Place, TrainingRun, network_config, train
-from pipeline.validation import CHOOSING
+from pipeline.training.validation import CHOOSING
+from pipeline.training.worker import Place, TrainingRun, network_config, train
 
 SHIPPED = "shipped"
 _TRAINER, _LOSS = TrainerConfig(steps=1), LossConfig()
@@ -291,8 +291,8 @@ def _train_all(config: Config, training: TrainingRun, lease: Lease) -> None:
     from ray.train.torch import TorchTrainer
     from ray.util.queue import Empty, Queue
 
-    from pipeline.cluster import connected, this_cluster
-    from pipeline.preflight import choose_device
+    from pipeline.cluster.connect import connected, this_cluster
+    from pipeline.matching.workers import choose_device
 
     with connected(config.address), tempfile.TemporaryDirectory() as scratch:
         device = choose_device(config.device, this_cluster())

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 import tyro
 
 from jobs.command import run_command
-from pipeline import storage
-from pipeline.manifest import manifest_digest, manifest_files, read_ids
-from pipeline.options import directions_of
-from pipeline.run_folder import Count, count_run, read_run, read_success, summary
-from pipeline.status import asked_limit
+from pipeline.io import storage
+from pipeline.io.manifest import manifest_digest, manifest_files, read_ids
+from pipeline.matching.options import directions_of
+from pipeline.runs.folder import Count, count_run, read_run, read_success, summary
+from pipeline.runs.status import asked_limit
 
 
 @dataclass(frozen=True, kw_only=True)

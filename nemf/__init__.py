@@ -14,7 +14,7 @@ _HOMES = {"load_matcher": "nemf.load", "ImagePair": "nemf.matcher", "Match": "ne
 
 
 def __getattr__(name: str) -> Any:
-    """Loads torch when it is first needed: a process that only decodes images (nemf.pixels) has no use for it."""
+    """Loads torch when it is first needed: a process that only decodes images (nemf.rgb) has no use for it."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(_HOMES[name]), name)

@@ -22,11 +22,11 @@ import numpy as np
 import torch
 from safetensors.torch import save as as_safetensors
 
-from nemf.files import patiently
+from nemf.io.uri import patiently
 from nemf.model.network import NeMF
-from nemf.model.official import from_official_state_dict, official_config, official_network
 from nemf.model.presets import NeMFConfig, build
 from nemf.model.weights_file import FIELDS, BackboneConfig, check_tensors, read_tensors
+from nemf.official.names import from_official_state_dict, official_config, official_network
 
 __all__ = ["from_official_state_dict", "import_official", "load", "read_config", "read_search", "save"]
 

@@ -9,7 +9,7 @@ from jaxtyping import Float32, UInt8
 from PIL import Image
 from torch import Tensor
 
-from nemf.pixels import to_rgb
+from nemf.rgb import to_rgb
 
 RGB = UInt8[np.ndarray, "_ _ 3"]
 Points = Float32[np.ndarray, "k 2"]

@@ -4,7 +4,7 @@
 per dataset, protocol, direction, subset and alpha has `group_kind = group = 'all'`. PCK values are percent, 0..100:
 `pck_image` averages the pairs' own percentages, `pck_point` averages over all keypoints, `pck_class_mean` is the
 unweighted mean of the categories' `pck_image`. `_low` and `_high` are the ends of a 95 % bootstrap interval (see
-pipeline.bootstrap), null for single pairs and where intervals were not asked for.
+pipeline.evaluation.bootstrap), null for single pairs and where intervals were not asked for.
 """
 
 import pyarrow as pa

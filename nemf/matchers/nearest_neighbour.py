@@ -17,7 +17,7 @@ from torch import Tensor
 
 from nemf.coordinates import pixel_grid, px_to_norm, rescale_px
 from nemf.matcher import RGB, ImagePair, Match, Matcher
-from nemf.matchers.kept_features import KeptFeatures
+from nemf.matchers.feature_cache import KeptFeatures
 from nemf.model.backbone import Backbone
 from nemf.model.descriptors import Descriptors
 

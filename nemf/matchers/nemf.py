@@ -19,12 +19,12 @@ from torch import Tensor
 
 from nemf.coordinates import norm_to_px, pixel_grid, px_to_norm
 from nemf.matcher import RGB, ImagePair, Match, Matcher, as_points
-from nemf.matchers.kept_features import KeptFeatures
+from nemf.matchers.feature_cache import KeptFeatures
 from nemf.model.backbone import tensors_digest
 from nemf.model.network import EncodedField, NeMF, initial_field, squash
 from nemf.model.scorer import TILE, FusedScore
 from nemf.search.coarse_to_fine import grids, on_grid, start_from
-from nemf.search.noise import pair_key
+from nemf.search.counter_rng import pair_key
 from nemf.search.patchmatch import counter_based, search_pixels
 from nemf.search.refine import refine
 from nemf.search.sample import sample_field
@@ -283,9 +283,9 @@ class NemfMatcher(Matcher):
 
 def _fused_score(model: NeMF) -> FusedScore:
     # Triton comes with PyTorch for CUDA only
-    from nemf.model import field_kernel
+    from nemf.model import field_triton
 
-    return partial(field_kernel.score, field_kernel.KernelWeights.of(model.field))
+    return partial(field_triton.score, field_triton.KernelWeights.of(model.field))
 
 
 def _match(

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from nemf.model.field import CostFeatures, Field
-from nemf.model.perceptron import Passed, Perceptron
+from nemf.model.field_inference import Passed, Perceptron
 from nemf.model.quadrilinear import corner_slopes, corners, weighted_rows
 
 TILE = {"cpu": 512, "cuda": 16384}
@@ -22,7 +22,7 @@ _TILES_AT_ONCE = {"cpu": 8, "cuda": 1}
 
 
 FusedScore = Callable[..., tuple[Tensor, Tensor | None]]
-"""nemf.model.field_kernel.score with its weights bound."""
+"""nemf.model.field_triton.score with its weights bound."""
 
 
 class TargetScorer:

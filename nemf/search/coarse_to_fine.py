@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nemf.search.pixels import Pixels, Size, pixels_around
+from nemf.search.pixel_list import Pixels, Size, pixels_around
 from nemf.search.sample import sample_field
 
 

@@ -11,8 +11,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from nemf.search.noise import uniform
-from nemf.search.pixels import Pixels, pixels_around
+from nemf.search.counter_rng import uniform
+from nemf.search.pixel_list import Pixels, pixels_around
 from nemf.search.score import ScoreFn, TargetScoreFn
 
 
@@ -40,8 +40,8 @@ def patchmatch(
 
     score: called with the normalised coordinates of source points and of the target pixels they are tried at.
     initial_field_norm: (B, 2, H, W) normalised source (x, y) of every target pixel.
-    noise: (iterations, B, H, W, 2) numbers in [0, 1) for the random steps, instead of nemf.search.noise.uniform.
-    pair_keys: what the random draws of each pair depend on, see nemf.search.noise.pair_key; 0 for all by default.
+    noise: (iterations, B, H, W, 2) numbers in [0, 1) for the random steps, instead of nemf.search.counter_rng.uniform.
+    pair_keys: what the random draws of each pair depend on, see nemf.search.counter_rng.pair_key; 0 for all by default.
     points_px: (B, K, 2); compute only what bilinear sampling at these pixels of the target reads. There the result is
         the same; elsewhere it is not defined.
     Raises ValueError for tensors of other shapes, points that are not finite, and numbers out of range.
@@ -147,7 +147,7 @@ def search_pixels(
 def counter_based(
     pair_keys: Int64[Tensor, " b"], pixels: Pixels, iteration: int, pixel: Int64[Tensor, " n"]
 ) -> Float[Tensor, "n 2"]:
-    """Draws by nemf.search.noise.uniform, a function of pair, iteration and place in the image."""
+    """Draws by nemf.search.counter_rng.uniform, a function of pair, iteration and place in the image."""
     return uniform(pair_keys[pixels.image[pixel]], iteration, pixels.index[pixel][:, None])[:, 0]
 
 

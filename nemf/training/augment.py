@@ -11,9 +11,9 @@ from torchvision.transforms.v2 import functional
 
 from nemf.coordinates import pixel_grid
 from nemf.matcher import RGB
-from nemf.training.draws import chance, uniform
 from nemf.training.example import Box, Example, View
 from nemf.training.geometry import AffineRange, resample
+from nemf.training.rng import chance, uniform
 
 _SIDE = re.compile(r"(?<![a-z])(left|right|l|r)(?![a-z])", re.IGNORECASE)
 _OPPOSITE = {"left": "right", "right": "left", "l": "r", "r": "l"}

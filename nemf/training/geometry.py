@@ -11,7 +11,7 @@ from torch import Generator
 
 from nemf.coordinates import px_to_norm
 from nemf.matcher import RGB
-from nemf.training.draws import uniform
+from nemf.training.rng import uniform
 
 XY = Float[np.ndarray, "*n 2"]
 

@@ -10,10 +10,10 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from nemf.model.network import NeMF
-from nemf.training.draws import generator_of
-from nemf.training.frozen import parameter_groups
+from nemf.training.batch import Batch
 from nemf.training.losses import LossConfig, TrainingLoss
-from nemf.training.prepare import Batch
+from nemf.training.parameter_groups import parameter_groups
+from nemf.training.rng import generator_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

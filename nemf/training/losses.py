@@ -11,8 +11,8 @@ from torch import Generator, Tensor, nn
 
 from nemf.coordinates import norm_to_px, px_to_norm
 from nemf.model.network import NeMF
-from nemf.training.descriptors import descriptor_loss
-from nemf.training.prepare import Batch
+from nemf.training.batch import Batch
+from nemf.training.descriptor_loss import descriptor_loss
 
 Kind = Literal["softmax", "binary"]
 LOSSES = ("field", "flow", "descriptor")
@@ -27,7 +27,7 @@ class LossConfig:
     flow_weight: float = 1.0
     """The paper's lambda_c."""
     descriptor_weight: float = 0.0
-    """Weight of the loss of nemf.training.descriptors, which the paper does not have."""
+    """Weight of the loss of nemf.training.descriptor_loss, which the paper does not have."""
     negatives: int = 99
     """Wrong candidates for each point and direction."""
     hard: float = 0.5

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import torch
 
-from nemf.training.draws import generator_of
+from nemf.training.rng import generator_of
 
 
 class Pick(NamedTuple):

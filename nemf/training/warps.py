@@ -10,9 +10,9 @@ from torch import Generator
 
 from nemf.coordinates import pixel_grid
 from nemf.matcher import RGB
-from nemf.training.draws import uniform
 from nemf.training.example import Example, View
 from nemf.training.geometry import XY, Affine, AffineRange, resample
+from nemf.training.rng import uniform
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,7 @@ import importlib
 import pkgutil
 from typing import cast
 
-from pipeline.datasets.interface import Dataset
+from pipeline.datasets.common.interface import Dataset
 
 _SHARED = {"fields", "inline_images", "instances", "interface", "manifest", "tables"}
 

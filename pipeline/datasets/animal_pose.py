@@ -7,12 +7,12 @@ byte for byte, to a folder beside the manifest, and referred to.
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 
-from pipeline import storage
-from pipeline.datasets.fields import Fields
-from pipeline.datasets.inline_images import InlineImages, parquet_files
-from pipeline.datasets.instances import Instance, by_name, sample_pairs
-from pipeline.datasets.interface import Options, PairRow, Rejected, attempt, choose_split, in_threads
-from pipeline.datasets.tables import parquet_rows
+from pipeline.datasets.common.fields import Fields
+from pipeline.datasets.common.inline_images import InlineImages, parquet_files
+from pipeline.datasets.common.instances import Instance, by_name, sample_pairs
+from pipeline.datasets.common.interface import Options, PairRow, Rejected, attempt, choose_split, in_threads
+from pipeline.datasets.common.records import parquet_rows
+from pipeline.io import storage
 
 OPTIONS = ("split", "pairs_per_category", "seed")
 

@@ -11,10 +11,10 @@ https://cocodataset.org/#format-data https://sites.google.com/view/animal-pose
 
 from collections.abc import Callable, Generator, Iterator
 
-from pipeline import storage
-from pipeline.datasets.fields import Fields, read_json
-from pipeline.datasets.instances import Instance, by_name, sample_pairs
-from pipeline.datasets.interface import Box, DataError, Options, PairRow, Rejected, attempt
+from pipeline.datasets.common.fields import Fields, read_json
+from pipeline.datasets.common.instances import Instance, by_name, sample_pairs
+from pipeline.datasets.common.interface import Box, DataError, Options, PairRow, Rejected, attempt
+from pipeline.io import storage
 
 OPTIONS = ("annotations", "pairs_per_category", "seed")
 

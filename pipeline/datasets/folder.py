@@ -8,9 +8,9 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import PurePosixPath
 
-from pipeline import storage
-from pipeline.datasets.interface import DataError, Options, PairRow, Rejected, attempt
-from pipeline.datasets.tables import text_lines
+from pipeline.datasets.common.interface import DataError, Options, PairRow, Rejected, attempt
+from pipeline.datasets.common.records import text_lines
+from pipeline.io import storage
 
 OPTIONS = ("pairing",)
 

@@ -20,9 +20,8 @@ import numpy as np
 import scipy.io
 from PIL import Image
 
-from pipeline import storage
-from pipeline.datasets.fields import Fields
-from pipeline.datasets.interface import (
+from pipeline.datasets.common.fields import Fields
+from pipeline.datasets.common.interface import (
     Box,
     DataError,
     Options,
@@ -33,7 +32,8 @@ from pipeline.datasets.interface import (
     choose_split,
     in_threads,
 )
-from pipeline.datasets.tables import CsvRow, csv_rows
+from pipeline.datasets.common.records import CsvRow, csv_rows
+from pipeline.io import storage
 
 OPTIONS = ("split", "training_list")
 

@@ -7,10 +7,10 @@ https://www.di.ens.fr/willow/research/proposalflow
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 
-from pipeline import storage
-from pipeline.datasets.fields import Fields
-from pipeline.datasets.interface import DataError, Options, PairRow, Points, Rejected, attempt, choose_split
-from pipeline.datasets.tables import CsvRow, csv_rows
+from pipeline.datasets.common.fields import Fields
+from pipeline.datasets.common.interface import DataError, Options, PairRow, Points, Rejected, attempt, choose_split
+from pipeline.datasets.common.records import CsvRow, csv_rows
+from pipeline.io import storage
 
 OPTIONS = ("split",)
 

@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from pipeline import storage
-from pipeline.datasets.fields import Fields
-from pipeline.datasets.inline_images import InlineImages, parquet_files
-from pipeline.datasets.interface import Options, PairRow, Rejected, attempt, in_threads
-from pipeline.datasets.tables import parquet_rows
+from pipeline.datasets.common.fields import Fields
+from pipeline.datasets.common.inline_images import InlineImages, parquet_files
+from pipeline.datasets.common.interface import Options, PairRow, Rejected, attempt, in_threads
+from pipeline.datasets.common.records import parquet_rows
+from pipeline.io import storage
 
 OPTIONS = ()
 

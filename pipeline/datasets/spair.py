@@ -7,10 +7,10 @@ stay as published. Nuisance levels that an annotation does not give are null. ht
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 
-from pipeline import storage
-from pipeline.datasets.fields import Fields, read_json
-from pipeline.datasets.interface import DataError, Options, PairRow, Rejected, attempt, choose_split, in_threads
-from pipeline.datasets.tables import text_lines
+from pipeline.datasets.common.fields import Fields, read_json
+from pipeline.datasets.common.interface import DataError, Options, PairRow, Rejected, attempt, choose_split, in_threads
+from pipeline.datasets.common.records import text_lines
+from pipeline.io import storage
 
 OPTIONS = ("split",)
 

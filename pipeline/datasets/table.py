@@ -22,10 +22,10 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import storage
-from pipeline.datasets.fields import Fields
-from pipeline.datasets.interface import DataError, Options, PairRow, Rejected, attempt
-from pipeline.datasets.tables import CsvRow, csv_rows, parquet_rows
+from pipeline.datasets.common.fields import Fields
+from pipeline.datasets.common.interface import DataError, Options, PairRow, Rejected, attempt
+from pipeline.datasets.common.records import CsvRow, csv_rows, parquet_rows
+from pipeline.io import storage
 
 OPTIONS = ("annotations",)
 

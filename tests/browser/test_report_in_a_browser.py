@@ -10,14 +10,14 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from pipeline.evaluate import evaluate
-from pipeline.flow_encoding import encode_flow
-from pipeline.manifest import read_pairs
-from pipeline.metrics import write_metrics
-from pipeline.parts import read_matches, write_part
-from pipeline.protocols import protocol
-from pipeline.report import render_report
-from pipeline.scores import MATCH_COLUMNS
+from pipeline.evaluation.evaluate import evaluate
+from pipeline.evaluation.keypoint_errors import MATCH_COLUMNS
+from pipeline.evaluation.metrics import write_metrics
+from pipeline.evaluation.protocols import protocol
+from pipeline.io.manifest import read_pairs
+from pipeline.report.page import render_report
+from pipeline.runs.flow_codec import encode_flow
+from pipeline.runs.parts import read_matches, write_part
 from schemas.matches import MATCHES
 from schemas.pairs import PAIRS
 

@@ -25,7 +25,7 @@ from job_process import MatchProcess
 from make import write_image_pairs
 
 from jobs import verify
-from pipeline.parts import list_parts, read_matches
+from pipeline.runs.parts import list_parts, read_matches
 from schemas.matches import RESULT_COLUMNS
 
 N_PAIRS = 300

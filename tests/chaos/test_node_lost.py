@@ -8,7 +8,7 @@ from make import write_image_pairs
 from ray_head import another_node, kill, ray_head
 
 from jobs import verify
-from pipeline.parts import read_matches
+from pipeline.runs.parts import read_matches
 
 N_PAIRS = 80
 

@@ -24,14 +24,14 @@ from nemf import checkpoints
 from nemf.coordinates import px_to_norm
 from nemf.matchers.nemf import NemfMatcher, SearchConfig
 from nemf.model.network import Encoded, NeMF, initial_field
-from nemf.model.official import from_official_state_dict, official_config
-from nemf.search.noise import pair_key, uniform
-from pipeline.decode import decode_rows
-from pipeline.evaluate import evaluate
-from pipeline.manifest import INLINE_COLUMNS, read_pairs
-from pipeline.match import match_chunk
-from pipeline.options import MatchOptions
-from pipeline.protocols import protocol
+from nemf.official.names import from_official_state_dict, official_config
+from nemf.search.counter_rng import pair_key, uniform
+from pipeline.evaluation.evaluate import evaluate
+from pipeline.evaluation.protocols import protocol
+from pipeline.io.manifest import INLINE_COLUMNS, read_pairs
+from pipeline.matching.decode import decode_rows
+from pipeline.matching.match import match_chunk
+from pipeline.matching.options import MatchOptions
 from schemas.pairs import PAIRS
 
 TINY_SEARCH = search.Config(

@@ -24,9 +24,9 @@ from PIL import Image
 from jobs import evaluate, match, report, verify
 from nemf import load_matcher
 from nemf.matcher import Matcher
-from pipeline.attempts import read_attempts
-from pipeline.flow_encoding import encode_confidence, encode_flow
-from pipeline.parts import read_matches
+from pipeline.runs.flow_codec import encode_confidence, encode_flow
+from pipeline.runs.lease import read_attempts
+from pipeline.runs.parts import read_matches
 from schemas.matches import RESULT_COLUMNS
 
 MATCHER = "nearest-neighbour:dense-sift?image_size=160"

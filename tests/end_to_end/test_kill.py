@@ -13,8 +13,8 @@ from job_process import MatchProcess
 from make import write_image_pairs
 
 from jobs import verify
-from pipeline.attempts import read_attempts
-from pipeline.parts import list_parts, read_matches
+from pipeline.runs.lease import read_attempts
+from pipeline.runs.parts import list_parts, read_matches
 from schemas.matches import RESULT_COLUMNS
 from schemas.pairs import PAIRS
 

@@ -17,11 +17,11 @@ from make import write_image_pairs
 
 from jobs import compact, match, retry_errors, status, verify
 from jobs.command import OverBudgetError
-from pipeline import storage
-from pipeline.attempts import RunInUseError, acquire, read_attempts
-from pipeline.cluster import connected
-from pipeline.events import read_events
-from pipeline.parts import list_parts, part_sizes, read_matches
+from pipeline.cluster.connect import connected
+from pipeline.io import storage
+from pipeline.runs.events import read_events
+from pipeline.runs.lease import RunInUseError, acquire, read_attempts
+from pipeline.runs.parts import list_parts, part_sizes, read_matches
 from schemas.matches import RESULT_COLUMNS
 from schemas.pairs import PAIRS
 
@@ -41,7 +41,7 @@ def _one_ray() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(SUPPORT), prepend=os.pathsep)
         with connected("local"):
-            patch.setattr("pipeline.cluster.connected", already_connected)
+            patch.setattr("pipeline.cluster.connect.connected", already_connected)
             yield
 
 

@@ -13,10 +13,10 @@ from s3fs import S3FileSystem
 from jobs import compact, evaluate, match, prepare, report, verify
 from nemf import checkpoints, load_matcher
 from nemf.model.presets import build, nemf_small
-from pipeline import storage
-from pipeline.attempts import read_attempts
-from pipeline.evaluate import load_metrics
-from pipeline.parts import list_parts, read_matches
+from pipeline.evaluation.evaluate import load_metrics
+from pipeline.io import storage
+from pipeline.runs.lease import read_attempts
+from pipeline.runs.parts import list_parts, read_matches
 from schemas.matches import RESULT_COLUMNS
 
 BUCKET = "s3://correspondences"

@@ -30,13 +30,13 @@ from s3fs import S3FileSystem
 
 from jobs import match, verify
 from nemf import load_matcher
-from nemf.faults import CredentialsError
-from pipeline import storage
-from pipeline.decode import decode_rows
-from pipeline.manifest import read_rows
-from pipeline.match import match_chunk
-from pipeline.parts import list_parts, read_matches
-from pipeline.run_folder import read_run
+from nemf.io.store_errors import CredentialsError
+from pipeline.io import storage
+from pipeline.io.manifest import read_rows
+from pipeline.matching.decode import decode_rows
+from pipeline.matching.match import match_chunk
+from pipeline.runs.folder import read_run
+from pipeline.runs.parts import list_parts, read_matches
 from schemas.matches import RESULT_COLUMNS
 
 BUCKET = "s3://failing"
@@ -63,7 +63,7 @@ def server() -> Iterator[FaultyS3]:
 @pytest.fixture
 def s3(server: FaultyS3, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyS3]:
     """Sound at first; waits are short in this process."""
-    monkeypatch.setattr("nemf.patience.FIRST_WAIT_SECONDS", 0.01)
+    monkeypatch.setattr("nemf.io.retry.FIRST_WAIT_SECONDS", 0.01)
     server.reset()
     storage.delete(FILE)
     server.reset()
@@ -131,7 +131,7 @@ def test_a_file_is_read_by_one_request_even_if_it_is_empty(s3: FaultyS3) -> None
 
 
 def test_what_is_down_is_not_taken_for_empty(s3: FaultyS3, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nemf.patience.TRIES", 2)
+    monkeypatch.setattr("nemf.io.retry.TRIES", 2)
     s3.always(" /", slow_down)
 
     for ask in (storage.exists, storage.is_file, storage.read_bytes, storage.file_names):

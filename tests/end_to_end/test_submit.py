@@ -12,7 +12,7 @@ import pytest
 from make import write_image_pairs
 from ray_head import BIN, RayHead, ray_head
 
-from pipeline.parts import list_parts, read_matches
+from pipeline.runs.parts import list_parts, read_matches
 from schemas.matches import RESULT_COLUMNS
 
 N_PAIRS = 16

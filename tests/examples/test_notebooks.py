@@ -10,7 +10,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from pipeline.metrics import write_metrics
+from pipeline.evaluation.metrics import write_metrics
 from schemas.metrics import METRICS
 
 NOTEBOOK = Path(__file__).parents[2] / "examples" / "metrics.ipynb"

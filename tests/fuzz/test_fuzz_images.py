@@ -11,7 +11,7 @@ from hypothesis import given
 from make import encoded, noise_rgb
 from PIL import Image
 
-from pipeline.images import ImageError, decode_image
+from pipeline.io.images import ImageError, decode_image
 
 
 def _files() -> dict[str, bytes]:

@@ -12,7 +12,7 @@ from damaged import damaged
 from hypothesis import given
 from make import pair_row
 
-from pipeline.manifest import iter_rows, manifest_files, read_ids, read_rows
+from pipeline.io.manifest import iter_rows, manifest_files, read_ids, read_rows
 from schemas.pairs import PAIRS
 
 

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from make import encoded, noise_rgb
 
 from nemf import load_matcher
-from pipeline.decode import Chunk, decode_rows
-from pipeline.match import match_chunk
-from pipeline.options import OUTPUTS, MatchOptions
-from pipeline.quarantine import Refusal
+from pipeline.matching.decode import Chunk, decode_rows
+from pipeline.matching.match import match_chunk
+from pipeline.matching.options import OUTPUTS, MatchOptions
+from pipeline.runs.quarantine import Refusal
 from schemas.matches import DIRECTIONS, ERROR_STAGES, MATCHES
 from schemas.pairs import PAIRS
 

@@ -17,7 +17,7 @@ from jobs.distil import main
 from nemf import checkpoints
 from nemf.model.presets import PRESETS, build
 from nemf.training.distil import Distiller
-from pipeline.training_folder import read_history
+from pipeline.training.folder import read_history
 
 STEPS = 6
 SIDES = ("source", "target")

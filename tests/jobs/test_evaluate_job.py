@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs.evaluate import main
-from pipeline.manifest import read_ids
-from pipeline.parts import write_part
-from pipeline.run_folder import count_run, write_success
+from pipeline.io.manifest import read_ids
+from pipeline.runs.folder import count_run, write_success
+from pipeline.runs.parts import write_part
 from schemas.matches import MATCHES
 from schemas.pairs import PAIRS
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from jobs.field import Config, main
 from nemf import checkpoints, load_matcher
-from nemf.model.official import from_official_state_dict, official_config
+from nemf.official.names import from_official_state_dict, official_config
 
 
 @pytest.fixture(scope="module")

@@ -15,9 +15,9 @@ from jobs import cli
 from jobs.match import Config, main, run
 from nemf import checkpoints, load_matcher
 from nemf.model.presets import build, nemf_small
-from pipeline.attempts import read_attempts
-from pipeline.parts import write_part
-from pipeline.run_folder import run_fingerprint
+from pipeline.runs.folder import run_fingerprint
+from pipeline.runs.lease import read_attempts
+from pipeline.runs.parts import write_part
 
 
 @pytest.fixture(autouse=True)

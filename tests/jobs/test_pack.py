@@ -9,7 +9,7 @@ import torch
 from jobs.pack import main
 from nemf import checkpoints, load_matcher
 from nemf.model.presets import NeMFConfig, build, nemf_small
-from pipeline.metrics import write_metrics
+from pipeline.evaluation.metrics import write_metrics
 from schemas.metrics import METRICS
 
 TINY = replace(nemf_small(), image_size=64, feature_size=8, neck_channels=16, neck_blocks=1, hidden=16)

@@ -9,7 +9,7 @@ import pytest
 
 from jobs.prepare import main
 from pipeline import datasets
-from pipeline.datasets.interface import Options
+from pipeline.datasets.common.interface import Options
 
 
 @pytest.fixture

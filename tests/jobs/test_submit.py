@@ -12,7 +12,7 @@ from ray.job_submission import JobStatus
 from jobs import submit
 from jobs.command import OverBudgetError, RequirementError
 from jobs.submit import Config, main
-from pipeline.errors import ClusterError
+from pipeline.cluster.errors import ClusterError
 
 MATCH = ["--", "match", "--pairs", "s3://b/pairs.parquet", "--out", "s3://b/run"]
 

@@ -23,12 +23,12 @@ from jobs.command import as_json
 from jobs.train import Config, main
 from nemf import checkpoints, load_matcher
 from nemf.model.presets import build
-from nemf.training.draws import generator_of
-from nemf.training.start import start_at_correlation
+from nemf.training.initialization import start_at_correlation
+from nemf.training.rng import generator_of
 from nemf.training.warps import WarpConfig, warped_pair
-from pipeline.training_folder import open_training, read_history, read_state
-from pipeline.training_pairs import ImageCache, TrainingPairs
-from pipeline.training_run import Place, TrainingRun, train
+from pipeline.training.dataset import ImageCache, TrainingPairs
+from pipeline.training.folder import open_training, read_history, read_state
+from pipeline.training.worker import Place, TrainingRun, train
 
 STEPS = 60
 ALONE = Place(rank=0, n_workers=1, device=torch.device("cpu"))

@@ -22,8 +22,8 @@ from jobs import import_official as job
 from nemf import checkpoints
 from nemf.checkpoints import from_official_state_dict, import_official
 from nemf.model.network import NeMF
-from nemf.model.official import official_config
 from nemf.model.presets import build
+from nemf.official.names import official_config
 
 BACKBONE = {"create_kwargs": {}, "out_indices": [1, 2, 3, 4], "mean": [0.0, 0.0, 0.0], "std": [1.0, 1.0, 1.0]}
 StateDict = dict[str, torch.Tensor]

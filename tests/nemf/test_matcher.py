@@ -8,7 +8,7 @@ from PIL import Image
 
 from nemf import ImagePair, Match, Matcher
 from nemf.matcher import as_points
-from pipeline.images import read_image
+from pipeline.io.images import read_image
 
 
 class Recorder(Matcher):
@@ -36,7 +36,7 @@ def test_numpy_pil_and_torch_images_are_the_same(image: object):
 
 
 def test_a_pil_image_is_what_the_pipeline_sees(tmp_path: Path):
-    """Orientation, transparency and depth as pipeline.images reads them from a file."""
+    """Orientation, transparency and depth as pipeline.io.images reads them from a file."""
     exif = Image.Exif()
     exif[0x0112] = 6
     turned, transparent = Image.fromarray(IMAGE), Image.new("RGBA", (3, 2), (0, 0, 0, 0))

@@ -11,9 +11,9 @@ from PIL import Image
 from nemf import load_matcher, pretrained
 from nemf.matcher import Matcher
 from nemf.training.augment import AugmentConfig, recoloured
-from nemf.training.draws import generator_of
 from nemf.training.example import Example
 from nemf.training.geometry import AffineRange
+from nemf.training.rng import generator_of
 from nemf.training.warps import WarpConfig, warped_pair
 
 BEND = WarpConfig(affine=AffineRange(rotation_deg=30.0, scale=1.3, shear=0.3, shift=0.1), bend=0.7)

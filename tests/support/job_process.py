@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 
-from pipeline.parts import list_parts
+from pipeline.runs.parts import list_parts
 
 SUPPORT = Path(__file__).parent
 

@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.datasets import animal_pose
-from pipeline.datasets.interface import Options, PairRow, Rejected
+from pipeline.datasets.common.interface import Options, PairRow, Rejected
 
 
 def image(image_id: str, *boxes: list[float], jpeg: bytes | None = b"jpeg of ") -> dict[str, Any]:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from pipeline.datasets import coco
-from pipeline.datasets.interface import Options, PairRow, Rejected
+from pipeline.datasets.common.interface import Options, PairRow, Rejected
 
 
 def content() -> dict[str, Any]:

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.datasets import folder
-from pipeline.datasets.interface import Options, PairRow, Rejected
+from pipeline.datasets.common.interface import Options, PairRow, Rejected
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import scipy.io
 from PIL import Image
 
 from pipeline.datasets import pf_pascal
-from pipeline.datasets.interface import Options, PairRow, Rejected
+from pipeline.datasets.common.interface import Options, PairRow, Rejected
 
 TEST_HEADER = "source_image,target_image,class,XA,YA,XB,YB"
 TRAIN_HEADER = "source_image,target_image,class,flip"

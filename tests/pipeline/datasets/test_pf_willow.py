@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.datasets import pf_willow
-from pipeline.datasets.interface import Options, PairRow, Rejected
+from pipeline.datasets.common.interface import Options, PairRow, Rejected
 
 HEADER = ["imageA", "imageB", *(f"{axis}{image}{k}" for image in "AB" for axis in "XY" for k in range(1, 11))]
 CELLS = ["PF-dataset/car(G)/a.png", "PF-dataset/car(G)/b.png", *(str(number) for number in range(40))]

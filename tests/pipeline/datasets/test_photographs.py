@@ -8,7 +8,7 @@ import pytest
 
 from jobs.prepare import main
 from pipeline.datasets import photographs
-from pipeline.datasets.interface import Options, PairRow, Rejected
+from pipeline.datasets.common.interface import Options, PairRow, Rejected
 
 
 def photograph(image_id: str | None, jpeg: bytes | None = b"jpeg of ") -> dict[str, Any]:

@@ -5,7 +5,7 @@ import fsspec
 import pytest
 
 from pipeline.datasets import spair
-from pipeline.datasets.interface import Options, PairRow, Rejected
+from pipeline.datasets.common.interface import Options, PairRow, Rejected
 
 ANNOTATION = {
     "src_imname": "a.jpg",

@@ -1,0 +1,113 @@
+"""A Ray to run on: found or brought along, and what it has."""
+
+import logging
+import os
+import shutil
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import ray
+import ray._private.state
+import ray.data
+from ray.exceptions import AuthenticationError, RayError, RayTaskError
+
+from pipeline.cluster.errors import ClusterError
+from pipeline.io.storage_options import worker_environment
+from pipeline.matching.workers import SHARED_MEMORY, Cluster, Nodes
+
+ANSWER_SECONDS = 10
+"""How long a head may take to answer at all; Ray itself tries for minutes."""
+
+
+@contextmanager
+def connected(address: str | None) -> Iterator[None]:
+    """Ray at `address`, else at RAY_ADDRESS, else an embedded one that ends with the block.
+
+    Inside a submitted job RAY_ADDRESS is set, so the same call runs on the cluster. What Ray raises in the block
+    becomes the ValueError or OSError that a worker raised, or else ClusterError. Raises ValueError or OSError if there
+    is no Ray to be joined at the address, ClusterError if an embedded one did not start.
+    """
+    _join(address or os.environ.get("RAY_ADDRESS") or "local")
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.raise_original_map_exception = True  # or nothing would be left of it but its text
+    context.issue_detectors_config.detectors = []  # they take a long slice for a hanging one
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # its errors are raised, too
+    try:
+        yield
+    except RayTaskError as error:
+        cause = error.cause
+        if isinstance(cause, ValueError | OSError):
+            raise _as_raised(cause) from error
+        raise ClusterError(f"a worker failed: {type(cause).__name__}: {cause}") from error
+    except RayError as error:
+        raise ClusterError(f"Ray failed: {type(error).__name__}: {error}") from error
+    finally:
+        ray.shutdown()
+
+
+def _as_raised(cause: ValueError | OSError) -> ValueError | OSError:
+    """The error without the advice on its own settings that Ray Data adds to its text, or in place of a file's name."""
+    if isinstance(cause, OSError) and str(cause.filename).startswith("Failed to "):
+        return OSError(cause.errno, cause.strerror)
+    cause.args = tuple(arg.partition("\nFailed to ")[0] if isinstance(arg, str) else arg for arg in cause.args)
+    return cause
+
+
+def _join(address: str) -> None:
+    if address not in ("local", "auto"):
+        _check_that_it_answers(address)
+    try:
+        ray.init(
+            address,
+            include_dashboard=False if address == "local" else None,
+            logging_level=logging.ERROR,
+            log_to_driver=False,
+            runtime_env=worker_environment(),
+        )
+    except (ConnectionError, AuthenticationError) as error:
+        raise ConnectionError(
+            f"the Ray at {address} cannot be joined: {_one_line(error)}; if it runs, it may want RAY_AUTH_MODE=token "
+            "and its token, in the file RAY_AUTH_TOKEN_PATH or in RAY_AUTH_TOKEN"
+        ) from error
+    except RuntimeError as error:  # such as its version, or that of its Python, being another than ours
+        raise ValueError(f"the Ray at {address} cannot be joined: {_one_line(error)}") from error
+    except Exception as error:  # Ray has no type of its own for a machine too busy to start one
+        if isinstance(error, ValueError | OSError):
+            raise
+        raise ClusterError(f"Ray did not start: {_one_line(error)}") from error
+
+
+def _check_that_it_answers(address: str) -> None:
+    host, _, port = address.rpartition(":")
+    if "://" in address or not host or not port.isdigit():
+        raise ValueError(
+            f"a Ray to join is HOST:PORT of its head (port 6379), auto or local; got {address}. From outside a "
+            "cluster: nemf submit --address http://HEAD:8265 -- ..."
+        )
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), ANSWER_SECONDS).close()
+    except OSError as error:
+        raise ConnectionError(f"no Ray answers at {address}: {error}") from error
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def this_cluster() -> Cluster:
+    """The cluster that this process has joined."""
+    nodes = [Nodes(has=node["Resources"]) for node in ray.nodes() if node["Alive"]]
+    config = ray._private.state.state.get_cluster_config()  # what autoscalers tell Ray; there is no public way to it
+    groups = config.node_group_configs if config else ()
+    return Cluster(
+        now=nodes,
+        later=[
+            Nodes(has=dict(group.resources), count=sys.maxsize if group.max_count < 0 else group.max_count)
+            for group in groups
+        ],
+        shared_memory=shutil.disk_usage(SHARED_MEMORY).total if len(nodes) == 1 and SHARED_MEMORY.exists() else None,
+    )

@@ -1,0 +1,31 @@
+"""Images that come inside Parquet tables: each becomes a file of its own beside the manifest, named by its id."""
+
+from pipeline.datasets.common.interface import DataError
+from pipeline.io import storage
+
+
+def parquet_files(root: str) -> list[str]:
+    """Sorted URIs of the .parquet files that `root` holds, or is; none if it is a folder without any."""
+    return [root] if root.endswith(".parquet") else storage.list_files(root, ".parquet")
+
+
+class InlineImages:
+    """Where the images of a data set are written, none of them over another."""
+
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+        self.found_at: dict[str, str] = {}
+        """The file, and row of it, that each image is from, by the image's URI."""
+
+    def add(self, image_id: str, where: str) -> str:
+        """The URI that the image found at `where` is to be written to.
+
+        Raises DataError if the id can be no file name or was there before.
+        """
+        if "/" in image_id or image_id.startswith("."):
+            raise DataError(where, "wrong value", f"field image_id: expected a plain name, got {image_id!r}")
+        uri = storage.join(self._folder, f"{image_id}.jpg")
+        if uri in self.found_at:
+            raise DataError(where, "duplicate id", f"field image_id: {image_id} was there before")
+        self.found_at[uri] = where
+        return uri

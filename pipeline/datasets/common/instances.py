@@ -1,0 +1,83 @@
+"""Pairs out of annotated objects: two of one category, in different images, that share visible keypoints."""
+
+import random
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from pipeline.datasets.common.fields import Fields
+from pipeline.datasets.common.interface import Box, DataError, PairRow
+
+Keypoint = TypeVar("Keypoint")
+
+MIN_SHARED_KEYPOINTS = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Instance:
+    """One object in one image."""
+
+    id: str
+    """Unique in the data set."""
+    where: str
+    image_uri: str
+    category: str
+    xy_px: dict[str, tuple[float, float]]
+    """The visible keypoints by name."""
+    box_xyxy: Box
+
+
+def by_name(fields: Fields, names: list[str], keypoints: list[Keypoint]) -> dict[str, Keypoint]:
+    """Keypoints by their names. DataError unless there is one for each name, and no name twice."""
+    fields.same_length(names=names, keypoints=keypoints)
+    if len(set(names)) < len(names):
+        raise DataError(fields.where, "wrong value", f"keypoint names must differ, got {', '.join(names)}")
+    return dict(zip(names, keypoints, strict=True))
+
+
+def sample_pairs(
+    instances: Iterable[Instance], pairs_per_category: int, seed: int, split: str | None = None
+) -> Iterator[PairRow]:
+    """At most `pairs_per_category` pairs of each category, none twice, whatever the order of `instances`.
+
+    The instances of a category are sorted, shuffled, and laid out on a circle; pairs are taken one step apart, then
+    two, and so on. So every instance is used about equally often, and all pairs come if the number allows it.
+    """
+    if pairs_per_category < 1:
+        raise ValueError(f"--pairs-per-category must be at least 1, got {pairs_per_category}")
+    by_category = defaultdict(list)
+    for instance in sorted(instances, key=lambda instance: instance.id):
+        by_category[instance.category].append(instance)
+    for category, members in sorted(by_category.items()):
+        random.Random(f"{seed}:{category}").shuffle(members)
+        found = 0
+        for source, target in _around_the_circle(members):
+            shared = [name for name in source.xy_px if name in target.xy_px]
+            if source.image_uri == target.image_uri or len(shared) < MIN_SHARED_KEYPOINTS:
+                continue
+            yield PairRow(
+                where=source.where,
+                pair_id=f"{source.id}-{target.id}:{category}",
+                source_uri=source.image_uri,
+                target_uri=target.image_uri,
+                category=category,
+                split=split,
+                source_xy_px=[source.xy_px[name] for name in shared],
+                target_xy_px=[target.xy_px[name] for name in shared],
+                keypoint_id=shared,
+                source_box_xyxy=source.box_xyxy,
+                target_box_xyxy=target.box_xyxy,
+            )
+            found += 1
+            if found == pairs_per_category:
+                break
+
+
+def _around_the_circle(members: Sequence[Instance]) -> Iterator[tuple[Instance, Instance]]:
+    """Every unordered pair once, nearest neighbours on the circle first."""
+    count = len(members)
+    for step in range(1, count // 2 + 1):
+        # Half way round, a step and its reverse meet in the same pair.
+        for start in range(count // 2 if 2 * step == count else count):
+            yield members[start], members[(start + step) % count]

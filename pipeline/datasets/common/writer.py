@@ -1,0 +1,142 @@
+"""Writing a PAIRS manifest: every pair checked, what cannot be used counted and listed, the file there whole or not."""
+
+import csv
+import io
+import itertools
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.datasets.common.interface import PairRow, Rejected
+from pipeline.io import storage
+from schemas.pairs import PAIRS
+
+ROW_GROUP_ROWS = 4096
+
+_COLUMNS = [name for name in PAIRS.names if name not in ("source_image", "target_image")]
+
+
+@dataclass
+class Summary:
+    """What is in a manifest, and what was left out of it."""
+
+    pairs: int = 0
+    keypoints: int = 0
+    """One for each pair of corresponding points."""
+    categories: set[str] = field(default_factory=set)
+    images: set[str] = field(default_factory=set)
+    unchecked_images: int = 0
+    """Those on web servers, which cannot be listed."""
+    rejected: list[Rejected] = field(default_factory=list)
+
+    def reasons(self) -> dict[str, int]:
+        """How many were left out, by reason, most frequent first."""
+        return dict(Counter(rejected.reason for rejected in self.rejected).most_common())
+
+
+def write_manifest(
+    found: Iterable[PairRow | Rejected],
+    out: str,
+    *,
+    dataset: str,
+    skip_errors: bool = False,
+    written_uri: Callable[[str], str] = str,
+) -> Summary:
+    """Write the pairs among `found` to `out`, and what was left out to `<out>.skipped.csv` if there was any.
+
+    dataset: the name for pairs that bring none.
+    skip_errors: leave out what cannot be used instead of raising ValueError at the first of it.
+    written_uri: how an image's absolute URI is to be written.
+    Raises ValueError also when no pair is left.
+    """
+    summary = Summary()
+    records = (_record(row, dataset, written_uri) for row in _usable(found, summary, skip_errors))
+    with storage.whole_file(out) as path:
+        with pq.ParquetWriter(path, PAIRS, compression="zstd") as writer:
+            while group := list(itertools.islice(records, ROW_GROUP_ROWS)):
+                writer.write_table(pa.Table.from_pylist(group, schema=PAIRS))
+        _write_rejected(summary.rejected, f"{out}.skipped.csv")
+        if not summary.pairs:
+            reasons = ", ".join(f"{count} x {reason}" for reason, count in summary.reasons().items())
+            raise ValueError(f"no pairs to write to {out}" + (f"; left out: {reasons}" if reasons else ""))
+    return summary
+
+
+def _usable(found: Iterable[PairRow | Rejected], summary: Summary, skip_errors: bool) -> Iterator[PairRow]:
+    pair_ids: set[str] = set()
+    listing = _Listing()
+    for item in found:
+        row = item if isinstance(item, Rejected) else _checked(item, pair_ids, listing)
+        if isinstance(row, Rejected):
+            if not (skip_errors or row.by_design):
+                raise ValueError(
+                    f"{row.where}: {row.reason}: {row.detail} (--on-error skip leaves out and lists what is wrong)"
+                )
+            summary.rejected.append(row)
+            continue
+        pair_ids.add(row.pair_id)
+        summary.pairs += 1
+        if row.source_xy_px and row.target_xy_px:
+            summary.keypoints += len(row.source_xy_px)
+        summary.images |= {row.source_uri, row.target_uri}
+        if row.category is not None:
+            summary.categories.add(row.category)
+        yield row
+    summary.unchecked_images = sum(map(_on_the_web, summary.images))
+
+
+def _checked(row: PairRow, pair_ids: set[str], listing: "_Listing") -> PairRow | Rejected:
+    """The row, or why it cannot be used: its id is taken or an image is not there."""
+    if row.pair_id in pair_ids:
+        reason, detail = "duplicate pair id", f"pair_id {row.pair_id} was there before"
+    elif not listing.has(row.source_uri):
+        reason, detail = "missing image", f"the source image {row.source_uri} is not there"
+    elif not listing.has(row.target_uri):
+        reason, detail = "missing image", f"the target image {row.target_uri} is not there"
+    else:
+        return row
+    return Rejected(pair=row.pair_id, where=row.where, reason=reason, detail=detail)
+
+
+class _Listing:
+    """Which images there are, by one listing of each folder."""
+
+    def __init__(self) -> None:
+        self._names: dict[str, set[str]] = {}
+
+    def has(self, uri: str) -> bool:
+        if _on_the_web(uri):
+            return True
+        folder, _, name = uri.rpartition("/")
+        if folder not in self._names:
+            self._names[folder] = storage.file_names(folder or "/")
+        return name in self._names[folder]
+
+
+def _on_the_web(uri: str) -> bool:
+    return uri.startswith(("http://", "https://"))
+
+
+def _record(row: PairRow, dataset: str, written_uri: Callable[[str], str]) -> dict[str, Any]:
+    record = {name: getattr(row, name) for name in _COLUMNS}
+    return record | {
+        "dataset": row.dataset or dataset,
+        "source_uri": written_uri(row.source_uri),
+        "target_uri": written_uri(row.target_uri),
+    }
+
+
+def _write_rejected(rejected: Sequence[Rejected], uri: str) -> None:
+    """A CSV file of what was left out; an earlier run's is removed when nothing was."""
+    if not rejected:
+        storage.delete_file(uri)
+        return
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("pair", "file", "reason", "detail"))
+    writer.writerows((item.pair, item.where, item.reason, item.detail) for item in rejected)
+    storage.write_bytes(uri, text.getvalue().encode())

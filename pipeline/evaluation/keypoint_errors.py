@@ -1,0 +1,246 @@
+"""Matches and the manifest's truth to errors: how far off every keypoint is, under one protocol and direction."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from nemf import pck
+from pipeline.evaluation.protocols import Protocol
+
+MATCH_COLUMNS = (
+    *("pair_id", "direction", "status", "fingerprint"),
+    *("query_hw", "reference_hw", "query_xy_px", "reference_xy_px"),
+)
+"""The columns of MATCHES that scoring reads."""
+
+Failed = Literal["wrong", "exclude"]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Scores:
+    """The P pairs of a manifest under one protocol and direction; N keypoints, those of pair after pair."""
+
+    protocol: Protocol
+    n_points: np.ndarray
+    """(P,) int64: keypoints that count; 0 for a pair that has none."""
+    failed: np.ndarray
+    """(P,) bool: there are keypoints, but the pair failed or is missing in the matches."""
+    error_px: np.ndarray
+    """(N,) float64, in pixels of the protocol's space; infinite for failed pairs."""
+    base_px: np.ndarray
+    """(N,) float64: T of the threshold alpha T; 0 for failed pairs."""
+
+    def correct(self, alpha: float) -> np.ndarray:
+        """(N,) bool: which keypoints are correct."""
+        return pck.is_correct(self.error_px, self.base_px, alpha, inclusive=self.protocol.inclusive)
+
+    def n_correct(self, alpha: float) -> np.ndarray:
+        """(P,) int64: how many keypoints of each pair are correct."""
+        return pck.count_correct(self.correct(alpha), self.n_points)
+
+    def n_counted(self, failed: Failed) -> np.ndarray:
+        """(P,) int64: how many keypoints of each pair enter the averages when failed pairs count as wrong or not."""
+        return np.where(self.failed, 0, self.n_points) if failed == "exclude" else self.n_points
+
+    def of(self, chosen: np.ndarray) -> "Scores":
+        """The scores of the chosen pairs, (P,) bool, alone."""
+        points = np.repeat(chosen, self.n_points)
+        return Scores(
+            protocol=self.protocol,
+            n_points=self.n_points[chosen],
+            failed=self.failed[chosen],
+            error_px=self.error_px[points],
+            base_px=self.base_px[points],
+        )
+
+
+def directions_to_score(present: Collection[str], protocols: Sequence[Protocol]) -> dict[Protocol, list[str]]:
+    """For each protocol the directions it allows and the matches have. Raises ValueError if there is none.
+
+    present: the directions of the matches; where there is none all pairs are missing, and a protocol's first
+        direction is scored.
+    """
+    found = {}
+    for protocol in protocols:
+        chosen = [each for each in protocol.directions if each in present]
+        if present and not chosen:
+            wanted = " or ".join(protocol.directions)
+            raise ValueError(
+                f"protocol {protocol.name} measures {wanted}, the matches hold only {', '.join(sorted(present))}; "
+                f"match again: python -m jobs.match --direction {protocol.directions[0]} ... (or --direction both)"
+            )
+        found[protocol] = chosen or [protocol.directions[0]]
+    return found
+
+
+def score(matches: pa.Table, pairs: pa.Table, protocol: Protocol, direction: str) -> Scores:
+    """Error and T of every keypoint of `pairs` under one protocol and direction.
+
+    Raises ValueError if matches answer other points than the manifest holds, or a pair lacks what T needs.
+    """
+    query, reference = ("source", "target") if direction == "source_to_target" else ("target", "source")
+    n_points = count_points(pairs, query, reference)
+
+    matches = matches.filter(pc.equal(matches["direction"], direction))
+    rows = matches.take(pc.index_in(pairs["pair_id"], matches["pair_id"]))
+    ok = pc.fill_null(pc.equal(rows["status"], "ok"), False).to_numpy()
+    answered = ok & (n_points > 0)
+    rows, scored, counts = rows.filter(pa.array(answered)), pairs.filter(pa.array(answered)), n_points[answered]
+
+    query_xy_px, truth_xy_px = _keypoints(scored, query, reference)
+    predicted_xy_px = _predictions(rows, query_xy_px, counts)
+    roles = ("query", "reference")
+    hw = {role: _sizes(rows, role, protocol) for role in roles}
+    scale = {role: _scale(hw[role], protocol) for role in roles}
+    query_in_space, predicted, truth = (
+        xy_px * np.repeat(scale[role], counts, axis=0)
+        for xy_px, role in ((query_xy_px, "query"), (predicted_xy_px, "reference"), (truth_xy_px, "reference"))
+    )
+    if protocol.points == "truncated":
+        predicted = predicted + np.trunc(query_in_space) - query_in_space
+
+    if protocol.base == "keypoints":
+        at = query_in_space if protocol.base_of == "query" else truth
+        base_px = _keypoint_sides_px(scored, at, counts, query if protocol.base_of == "query" else reference, protocol)
+    elif protocol.base == "image":
+        base_px = (hw[protocol.base_of] * scale[protocol.base_of][:, ::-1]).max(axis=1, initial=0)
+    else:
+        side = query if protocol.base_of == "query" else reference
+        base_px = _box_sides_px(scored, f"{side}_box_xyxy", scale[protocol.base_of], protocol.name)
+
+    is_answered = np.repeat(answered, n_points)
+    error_px, base_of_point_px = np.full(len(is_answered), np.inf), np.zeros(len(is_answered))
+    error_px[is_answered] = pck.errors_px(predicted, truth)
+    base_of_point_px[is_answered] = np.repeat(base_px, counts)
+    failed = ~answered & (n_points > 0)
+    if protocol.points == "inside":
+        # a failed pair's images have no known size: all its keypoints count
+        counts_at = np.ones(len(is_answered), bool)
+        inside = [
+            _is_inside(xy_px, np.repeat(hw[role], counts, axis=0))
+            for xy_px, role in ((query_xy_px, "query"), (truth_xy_px, "reference"))
+        ]
+        counts_at[is_answered] = inside[0] & inside[1]
+        n_points, error_px, base_of_point_px = (
+            pck.count_correct(counts_at, n_points),
+            error_px[counts_at],
+            base_of_point_px[counts_at],
+        )
+    return Scores(protocol=protocol, n_points=n_points, failed=failed, error_px=error_px, base_px=base_of_point_px)
+
+
+def without_keypoints(pairs: pa.Table) -> int:
+    """How many pairs have no keypoints with a known truth, and so are in no average."""
+    return int(np.count_nonzero(count_points(pairs, "source", "target") == 0))
+
+
+def count_points(pairs: pa.Table, query: str, reference: str) -> np.ndarray:
+    """(P,) int64: how many keypoints the query image has; 0 where the reference image has none."""
+    n_query, n_truth = (
+        pc.fill_null(pc.list_value_length(pairs[f"{side}_xy_px"]), 0).to_numpy() for side in (query, reference)
+    )
+    return np.where(n_truth > 0, n_query, 0).astype(np.int64)
+
+
+def _keypoints(pairs: pa.Table, query: str, reference: str) -> tuple[np.ndarray, np.ndarray]:
+    """Query (N, 2) and truth (N, 2) in pixels. Raises ValueError for a pair whose keypoints cannot be scored."""
+    (query_xy_px, n_query), (truth_xy_px, n_truth) = (_points(pairs, f"{side}_xy_px") for side in (query, reference))
+    _refuse(n_query != n_truth, pairs["pair_id"], "has unequal numbers of source and target keypoints")
+    not_finite = ~np.isfinite(np.concatenate([query_xy_px, truth_xy_px], axis=1)).all(axis=1)
+    _refuse(pck.count_correct(not_finite, n_truth) > 0, pairs["pair_id"], "has a keypoint that is not finite")
+    return query_xy_px, truth_xy_px
+
+
+def _predictions(rows: pa.Table, query_xy_px: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """(N, 2): the places found for the query keypoints. Raises ValueError where others were asked for."""
+    asked_xy_px, n_asked = _points(rows, "query_xy_px")
+    predicted_xy_px, n_predicted = _points(rows, "reference_xy_px")
+    _refuse(
+        n_asked == 0,
+        rows["pair_id"],
+        "has keypoints in the manifest, but the matches hold none for it; match with --outputs keypoints",
+    )
+    stale = (
+        "was matched at other query points than this manifest has: the run is stale or of another manifest; "
+        "match again into a new folder"
+    )
+    _refuse(n_asked != counts, rows["pair_id"], stale)
+    differs = (asked_xy_px != query_xy_px).any(axis=1)
+    _refuse(pck.count_correct(differs, counts) > 0, rows["pair_id"], stale)
+    _refuse(n_predicted != counts, rows["pair_id"], "has another number of reference_xy_px than of query_xy_px")
+    return predicted_xy_px
+
+
+def _sizes(rows: pa.Table, role: str, protocol: Protocol) -> np.ndarray:
+    """(P, 2): image sizes (height, width); NaN where the protocol does not need them. ValueError where it lacks one."""
+    needed = protocol.space != "original" or protocol.points == "inside"
+    if not needed and (protocol.base != "image" or protocol.base_of != role):
+        return np.full((rows.num_rows, 2), np.nan)
+    _refuse(pc.is_null(rows[f"{role}_hw"]).to_numpy(), rows["pair_id"], f"has no {role}_hw in the matches")
+    return _values(rows[f"{role}_hw"]).reshape(-1, 2).astype(np.float64)
+
+
+def _scale(hw: np.ndarray, protocol: Protocol) -> np.ndarray:
+    """(P, 2): factors of x and y from the image's pixels to those of the protocol's space."""
+    if protocol.side_px is None:
+        return np.ones_like(hw)
+    whole = (
+        hw[:, ::-1] if protocol.space == "squash" else np.repeat(hw.max(axis=1, keepdims=True, initial=0), 2, axis=1)
+    )
+    return protocol.side_px / whole
+
+
+def _is_inside(xy_px: np.ndarray, hw: np.ndarray) -> np.ndarray:
+    """(N,) bool: within the image, whose pixels reach half a pixel around their centres."""
+    return np.all((xy_px >= -0.5) & (xy_px <= hw[:, ::-1] - 0.5), axis=1)
+
+
+def _points(table: pa.Table, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """A column of point lists as (N, 2) float64 and (P,) int64 counts; a null list counts as none."""
+    counts = pc.fill_null(pc.list_value_length(table[name]), 0).to_numpy().astype(np.int64)
+    points = pc.list_flatten(table[name])
+    if points.null_count:
+        raise ValueError(f"column {name} has {points.null_count} null points; a keypoint that is absent is left out")
+    return _values(points).reshape(-1, 2).astype(np.float64), counts
+
+
+def _values(column: pa.ChunkedArray) -> np.ndarray:
+    """The numbers in a column of fixed-size lists, one list after another."""
+    return pc.list_flatten(column).to_numpy()
+
+
+def _box_sides_px(pairs: pa.Table, column: str, scale: np.ndarray, protocol: str) -> np.ndarray:
+    need = f"has no usable {column}, which protocol {protocol} needs for its T"
+    _refuse(pc.is_null(pairs[column]).to_numpy(), pairs["pair_id"], need)
+    sides_px = pck.longest_side_px(_values(pairs[column]).reshape(-1, 4) * np.tile(scale, 2))
+    _refuse(~(np.isfinite(sides_px) & (sides_px > 0)), pairs["pair_id"], need)
+    return sides_px
+
+
+def _keypoint_sides_px(
+    pairs: pa.Table, xy_px: np.ndarray, counts: np.ndarray, side: str, protocol: Protocol
+) -> np.ndarray:
+    boxes_xyxy = pck.tight_boxes_xyxy(xy_px, counts)
+    if protocol.padding is not None:
+        boxes_xyxy = np.concatenate(
+            [np.minimum(boxes_xyxy[:, :2], protocol.padding), np.maximum(boxes_xyxy[:, 2:], protocol.padding)], axis=1
+        )
+    sides_px = pck.longest_side_px(boxes_xyxy)
+    no_extent = (
+        f"has its {side} keypoints all at one place: their box has no extent, so there is no T under protocol "
+        f"{protocol.name}; leave it out of the manifest, or score it under a protocol with another T"
+    )
+    _refuse(sides_px == 0, pairs["pair_id"], no_extent)
+    return sides_px
+
+
+def _refuse(bad: np.ndarray, pair_id: pa.ChunkedArray, why: str) -> None:
+    """ValueError naming the first of the pairs that are bad, and how many more there are."""
+    if bad.any():
+        first, count = int(np.flatnonzero(bad)[0]), int(np.count_nonzero(bad))
+        others = f" (and {count - 1} more pairs)" if count > 1 else ""
+        raise ValueError(f"pair {pair_id[first].as_py()}{others} {why}")

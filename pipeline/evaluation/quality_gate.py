@@ -1,0 +1,83 @@
+"""What a run must reach, so that a pipeline can stop where it does not: 'spair image .1 all >= 50'."""
+
+import math
+import operator
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import pandas as pd
+
+from pipeline.evaluation.protocols import COLUMN_OF_AVERAGE, Average
+
+_FORM = "PROTOCOL AVERAGE ALPHA GROUP >= PERCENT, such as 'spair image .1 all >= 50'"
+_PATTERN = re.compile(r"(\S+)\s+(image|point|class)\s+(\S+)\s+(.+?)\s*(>=|>)\s*(\S+)")
+_OPERATORS = {">=": operator.ge, ">": operator.gt}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Requirement:
+    """A least PCK."""
+
+    text: str
+    protocol: str
+    average: Average
+    alpha: float
+    group: str
+    """all, or a category."""
+    comparison: str
+    """>= or >."""
+    percent: float
+
+    def check(self, protocols: Sequence[str], alphas: Sequence[float]) -> None:
+        """Raises ValueError where no such number will be measured."""
+        for what, wanted, there in (("protocol", self.protocol, protocols), ("alpha", self.alpha, alphas)):
+            if wanted not in there:
+                listed = ", ".join(map(str, there))
+                raise ValueError(f"--require {self.text!r}: {what} {wanted} is not evaluated; evaluated are: {listed}")
+
+    def unmet(self, metrics: pd.DataFrame) -> list[str]:
+        """What falls short, in words; METRICS of any data set and direction must reach it.
+
+        Raises ValueError where METRICS hold no such number.
+        """
+        kind = "all" if self.group == "all" else "category"
+        rows = metrics[metrics["group_kind"].isin(["category", "all"]) & (metrics["subset"] == "all")]
+        rows = rows[(rows["protocol"] == self.protocol) & (rows["alpha"] == self.alpha)]
+        there = sorted(rows["group"].unique())
+        rows = rows[(rows["group_kind"] == kind) & (rows["group"] == self.group)]
+        if rows.empty:
+            raise ValueError(f"--require {self.text!r}: there is no group {self.group}; there are: {', '.join(there)}")
+        name = COLUMN_OF_AVERAGE[self.average]
+        if self.average == "class" and kind != "all":
+            raise ValueError(f"--require {self.text!r}: only 'all' has an average over classes")
+        reaches = _OPERATORS[self.comparison]
+        return [
+            f"{self.text}: {row['dataset']}, {row['direction'].replace('_', ' ')}, has "
+            + (f"{row[name]:.2f}" if row["n_pairs"] else "nothing to average over")
+            for row in rows.to_dict("records")
+            if not row["n_pairs"] or not reaches(row[name], self.percent)
+        ]
+
+
+def requirement(text: str) -> Requirement:
+    """The requirement that `text` says. Raises ValueError with the form it must have."""
+    match = _PATTERN.fullmatch(text.strip())
+    try:
+        if match is None:
+            raise ValueError
+        protocol, average, alpha, group, comparison, percent = match.groups()
+        if not (math.isfinite(float(alpha)) and math.isfinite(float(percent))):
+            raise ValueError
+        return Requirement(
+            text=text,
+            protocol=protocol,
+            average=cast(Average, average),
+            alpha=float(alpha),
+            group=group,
+            comparison=comparison,
+            percent=float(percent),
+        )
+    except ValueError as error:
+        raise ValueError(f"--require {text!r}: expected {_FORM}") from error

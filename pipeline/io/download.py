@@ -1,0 +1,87 @@
+"""The bytes of a file that somebody else named: bounded in size and in time, asked for once where that is possible.
+
+Object stores and web servers are asked by one GET. On other file systems what a path leads to is looked at first, since
+reading a device or a pipe may never end; they cannot be interrupted.
+"""
+
+import time
+from typing import Any
+
+from fsspec.asyn import AsyncFileSystem, sync
+
+from nemf.io.retry import retried
+from nemf.io.store_errors import is_beyond_the_end
+from nemf.io.uri import open_uri
+
+_BLOCK_BYTES = 2**16
+
+
+class RefusedError(Exception):
+    """The file is not to be read; `kind` is a short constant reason."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+def download(uri: str, *, max_bytes: int, seconds: float, redirects: bool = True) -> bytes:
+    """All bytes at `uri`, within `seconds` with all that is asked again.
+
+    redirects: whether a web server may send us elsewhere. Raises RefusedError (too_large, redirected, unreadable) or
+    whatever the file system does; nemf.io.store_errors.reason tells why. A body that ends too early is an error, too.
+    """
+    fs, path = open_uri(uri, retries=False)
+    end = time.monotonic() + seconds
+
+    def ask() -> bytes:
+        if not isinstance(fs, AsyncFileSystem):
+            return _read_entry(fs, path, max_bytes)
+        get = _get_http(fs, path, max_bytes, redirects) if "http" in fs.protocol else _get_object(fs, path, max_bytes)
+        return sync(fs.loop, lambda: get, timeout=max(end - time.monotonic(), 0.001))
+
+    return retried(uri, ask, until=end)
+
+
+def _read_entry(fs: Any, path: str, max_bytes: int) -> bytes:
+    info = fs.info(path)
+    if info["type"] != "file":
+        raise RefusedError("unreadable", f"not a file, but of type {info['type']}")
+    if (info["size"] or 0) > max_bytes:
+        raise RefusedError("too_large", f"{info['size']} bytes, at most {max_bytes} are read")
+    return fs.cat_file(path)
+
+
+async def _get_object(fs: Any, path: str, max_bytes: int) -> bytes:
+    try:
+        data = await fs._cat_file(path, start=0, end=max_bytes + 1)
+    except Exception as error:
+        if is_beyond_the_end(error):
+            return b""
+        raise
+    if len(data) > max_bytes:
+        raise RefusedError("too_large", f"more than the {max_bytes} bytes that are read at most")
+    return data
+
+
+async def _get_http(fs: Any, url: str, max_bytes: int, redirects: bool) -> bytes:
+    """fsspec's own GET would hold whatever a server sends, and follows it wherever it points."""
+    session = await fs.set_session()
+    options = fs.kwargs if redirects else {**fs.kwargs, "allow_redirects": False}
+    async with session.get(fs.encode_url(url), **options) as response:
+        said = f"the server said {response.status} {response.reason}"
+        if 300 <= response.status < 400:
+            raise RefusedError("redirected", f"{said}, and no redirection is followed")
+        if response.status in (401, 403):  # one server's word, and none on the credentials of this process
+            raise PermissionError(said)
+        if response.status == 404:
+            raise FileNotFoundError(said)
+        response.raise_for_status()
+        if (response.content_length or 0) > max_bytes:
+            raise RefusedError("too_large", f"{response.content_length} bytes, at most {max_bytes} are read")
+        blocks, size = [], 0
+        async for block in response.content.iter_chunked(_BLOCK_BYTES):
+            size += len(block)
+            if size > max_bytes:
+                raise RefusedError("too_large", f"more than the {max_bytes} bytes that are read at most")
+            blocks.append(block)
+        return b"".join(blocks)

@@ -1,0 +1,117 @@
+"""From a URI or bytes to RGB pixels. Image files are untrusted: a few raster formats, a size limit, no surprises.
+
+Every image becomes (H, W, 3) uint8 as nemf.rgb says; of several frames the first is taken. No program is started and
+nothing is written. What a file may cost is limited: its bytes, its pixels, and what pipeline.io.image_headers names.
+"""
+
+import io
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from nemf.io.redact import redacted
+from nemf.io.store_errors import BAD_URI, CREDENTIALS, NOT_FOUND, PERMISSION_DENIED, TIMEOUT, reason
+from nemf.io.uri import credentials_error
+from nemf.rgb import to_rgb
+from pipeline.io.download import RefusedError, download
+from pipeline.io.image_headers import CostlyError, check_headers
+from pipeline.io.uri_allowlist import is_allowed
+
+FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")
+MAX_FILE_BYTES = 256 * 2**20
+MAX_PIXELS = 8192 * 6144
+"""What a camera of 50 megapixels makes. Decoding takes 10 bytes a pixel, 0.5 GB; up to 21 with transparency."""
+FETCH_SECONDS = 60.0
+"""What an image may take to arrive, with all that is asked again."""
+
+# More pixels than Pillow's limit are an error from the first, not a warning. Odd metadata concerns nobody.
+warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+
+
+class ImageError(ValueError):
+    """An image that could not be had. `stage` is fetch or decode, `kind` a short constant reason."""
+
+    def __init__(self, stage: str, kind: str, message: str) -> None:
+        message = redacted(message)  # it is stored in the pair's row
+        super().__init__(message)
+        self.stage, self.kind, self.message = stage, kind, message
+
+    def __reduce__(self) -> tuple[type, tuple[str, str, str]]:
+        return ImageError, (self.stage, self.kind, self.message)
+
+
+def read_image(uri: str) -> np.ndarray:
+    """The pixels of the image at `uri`, (H, W, 3) uint8 RGB. Raises ImageError."""
+    return decode_image(fetch_image(uri), uri)
+
+
+def fetch_image(uri: str, allowed: Sequence[str] = ()) -> bytes:
+    """The encoded bytes at `uri`. Faults that may pass are waited out, FETCH_SECONDS in all.
+
+    allowed: prefixes that it must be below, see pipeline.io.uri_allowlist; none allow everything.
+    Raises ImageError at stage fetch: not_allowed, too_large, or one of nemf.io.store_errors; but CredentialsError, an
+    OSError, if a store takes this process' credentials for wrong or expired, since no other image could be had from it
+    either.
+    """
+    if allowed and not is_allowed(uri, allowed):
+        raise ImageError("fetch", "not_allowed", f"{uri}: not below {' or '.join(allowed)} (--allow-prefix)")
+    try:
+        return download(uri, max_bytes=MAX_FILE_BYTES, seconds=FETCH_SECONDS, redirects=not allowed)
+    except RefusedError as error:
+        kind = "not_allowed" if error.kind == "redirected" else error.kind
+        raise ImageError("fetch", kind, f"{uri}: {error}") from error
+    except Exception as error:  # every file system has exceptions of its own
+        kind = reason(error)
+        if kind == CREDENTIALS:
+            raise credentials_error(uri, error) from error
+        raise ImageError("fetch", kind, f"{uri}: {_why(kind, error)}") from error
+
+
+def _why(kind: str, error: Exception) -> str:
+    said = _one_line(error.__cause__ or error)
+    if kind == NOT_FOUND:
+        return "there is no such file" + (f" ({said})" if error.__cause__ else "")
+    if kind == TIMEOUT and not said:
+        return f"not there within {FETCH_SECONDS:g} s"
+    if kind in (PERMISSION_DENIED, BAD_URI):
+        return said
+    return f"{type(error.__cause__ or error).__name__}: {said}"
+
+
+def decode_image(data: bytes, where: str = "image") -> np.ndarray:
+    """The pixels of encoded bytes, (H, W, 3) uint8 RGB; `where` names them in errors.
+
+    Raises ImageError at stage decode: empty_file, not_an_image, too_large, truncated, unsupported_mode or corrupt.
+    """
+    if not data:
+        raise ImageError("decode", "empty_file", f"{where}: the file has 0 bytes")
+    try:
+        check_headers(data)
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            width, height = image.size
+            if width * height > MAX_PIXELS:
+                message = f"{where}: {width} x {height} pixels, at most {MAX_PIXELS} are read"
+                raise ImageError("decode", "too_large", message)
+            image.load()
+            if image.mode in ("I", "F"):
+                raise ImageError("decode", "unsupported_mode", f"{where}: pixels of mode {image.mode!r} have no range")
+            return to_rgb(image)
+    except ImageError:
+        raise
+    except CostlyError as error:
+        raise ImageError("decode", "too_large", f"{where}: {error}") from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        message = f"{where}: more than the {MAX_PIXELS} pixels that are read: {_one_line(error)}"
+        raise ImageError("decode", "too_large", message) from error
+    except UnidentifiedImageError as error:
+        raise ImageError("decode", "not_an_image", f"{where}: not one of {', '.join(FORMATS)}") from error
+    except Exception as error:  # Pillow's readers raise whatever a hostile file makes them meet
+        kind = "truncated" if "truncated" in str(error).lower() else "corrupt"
+        raise ImageError("decode", kind, f"{where}: {type(error).__name__}: {_one_line(error)}") from error
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300]

@@ -1,0 +1,230 @@
+"""The first stage: the rows of a slice and the pixels of its images, each image fetched and decoded once.
+
+A slice becomes one or more chunks of bounded size; a chunk is what is matched together.
+"""
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.io import storage
+from pipeline.io.images import ImageError, decode_image, fetch_image
+from pipeline.io.manifest import INLINE_COLUMNS, without_excess
+from pipeline.runs.quarantine import Refusal
+from schemas.pairs import PAIRS
+
+CHUNK_BYTES = 64 * 2**20
+"""Pixels a chunk holds, at most, unless one pair has more."""
+_FETCH_THREADS = 8
+_PAIRS_FETCHED = 8
+
+_PAIRS = pa.schema(
+    [field for field in PAIRS if field.name not in INLINE_COLUMNS]
+    + [
+        pa.field("source_key", pa.string()),
+        pa.field("target_key", pa.string()),
+        pa.field("refused", pa.list_(pa.string())),
+    ]
+)
+_IMAGES = pa.schema(
+    [
+        ("key", pa.string()),
+        ("height", pa.int32()),
+        ("width", pa.int32()),
+        ("rgb", pa.large_binary()),
+        ("error_stage", pa.string()),
+        ("error_kind", pa.string()),
+        ("error_message", pa.string()),
+        ("milliseconds", pa.float32()),
+    ]
+)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class DecodedImage:
+    """The pixels of an image, or why there are none."""
+
+    rgb: np.ndarray | None = None
+    """(H, W, 3) uint8."""
+    error: ImageError | None = None
+    milliseconds: float = 0.0
+
+    @property
+    def n_bytes(self) -> int:
+        """Memory of the pixels."""
+        return 0 if self.rgb is None else self.rgb.nbytes
+
+
+@dataclass(kw_only=True, eq=False)
+class Chunk:
+    """Pairs and the images they show."""
+
+    pairs: list[dict[str, Any]] = field(default_factory=list)
+    """PAIRS rows without the inline images, with `source_key` and `target_key` naming entries of `images`, and
+    `refused`: None, or the Refusal that says why the pair must not be worked on (it then has no images)."""
+    images: dict[str, DecodedImage] = field(default_factory=dict)
+
+    def to_row(self) -> pa.Table:
+        """One row for Ray's object store: two Arrow streams."""
+        images = [
+            {
+                "key": key,
+                "height": image.rgb.shape[0] if image.rgb is not None else None,
+                "width": image.rgb.shape[1] if image.rgb is not None else None,
+                # A copy: pyarrow 26 never releases a memoryview that it converts.
+                "rgb": image.rgb.tobytes() if image.rgb is not None else None,
+                "error_stage": image.error.stage if image.error else None,
+                "error_kind": image.error.kind if image.error else None,
+                "error_message": image.error.message if image.error else None,
+                "milliseconds": image.milliseconds,
+            }
+            for key, image in self.images.items()
+        ]
+        tables = {"pairs": pa.Table.from_pylist(self.pairs, _PAIRS), "images": pa.Table.from_pylist(images, _IMAGES)}
+        return pa.table({name: _to_stream(table) for name, table in tables.items()})
+
+    @classmethod
+    def from_row(cls, row: pa.Table) -> "Chunk":
+        """The inverse of to_row; the pixels are read-only views of the row's memory."""
+        images = {}
+        stored = pa.ipc.open_stream(row["images"][0].as_buffer()).read_all()
+        for image, rgb in zip(stored.drop_columns("rgb").to_pylist(), stored["rgb"], strict=True):
+            pixels, error = None, None
+            if rgb.is_valid:
+                shape = (image["height"], image["width"], 3)
+                pixels = np.frombuffer(rgb.as_buffer(), np.uint8).reshape(shape)
+            else:
+                error = ImageError(image["error_stage"], image["error_kind"], image["error_message"])
+            images[image["key"]] = DecodedImage(rgb=pixels, error=error, milliseconds=image["milliseconds"])
+        return cls(pairs=pa.ipc.open_stream(row["pairs"][0].as_buffer()).read_all().to_pylist(), images=images)
+
+
+def decode_rows(
+    rows: pa.Table,
+    image_root: str | None,
+    *,
+    allowed: Sequence[str] = (),
+    refused: Mapping[str, Refusal] | None = None,
+    chunk_bytes: int = CHUNK_BYTES,
+) -> Iterator[Chunk]:
+    """PAIRS rows to chunks, in order. What cannot be read is an error in the chunk, never an exception.
+
+    allowed: prefixes that image URIs must be below; none allow everything (pipeline.io.uri_allowlist).
+    refused: by pair_id, pairs whose images are not to be touched.
+    chunk_bytes: pixels per chunk, at most, unless one pair has more.
+    Raises CredentialsError if a store does not accept those of this process: that is no fault of a pair.
+    """
+    rows, excess = without_excess(rows)
+    inline = {name: rows[name] for name in INLINE_COLUMNS}
+    pairs = rows.drop_columns(list(INLINE_COLUMNS)).to_pylist()
+    loaders: dict[str, Callable[[], bytes]] = {}
+    fetch = partial(fetch_image, allowed=allowed)
+    for index, pair in enumerate(pairs):
+        pair["refused"] = (refused or {}).get(pair["pair_id"])
+        if pair["pair_id"] in excess:
+            pair["refused"] = Refusal("too_many_keypoints", excess[pair["pair_id"]], "manifest")
+        for side in ("source", "target"):
+            image = inline[f"{side}_image"][index].as_py()
+            pair[f"{side}_key"] = _register(loaders, fetch, pair, side, image, image_root)
+    chunk, size = Chunk(), 0
+    with ThreadPoolExecutor(_FETCH_THREADS) as pool:
+        for start in range(0, len(pairs), _PAIRS_FETCHED):
+            group = pairs[start : start + _PAIRS_FETCHED]
+            missing = dict.fromkeys(key for pair in group for key in _keys(pair) if key not in chunk.images)
+            fetched = dict(zip(missing, pool.map(lambda key: _fetch(loaders[key]), missing), strict=True))
+            for pair in group:
+                # An image that only the chunk before this one has is fetched again: rare, and it bounds memory.
+                images = {
+                    key: chunk.images[key]
+                    if key in chunk.images
+                    else _decode(key, fetched.get(key) or _fetch(loaders[key]))
+                    for key in _keys(pair)
+                }
+                if chunk.pairs and size + _new_bytes(chunk, images) > chunk_bytes:
+                    yield chunk
+                    chunk, size = Chunk(), 0
+                size += _new_bytes(chunk, images)
+                chunk.images |= images
+                chunk.pairs.append(pair)
+    if chunk.pairs:
+        yield chunk
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Fetched:
+    """Encoded bytes, or why there are none."""
+
+    data: bytes = b""
+    error: ImageError | None = None
+    seconds: float = 0.0
+
+
+def _new_bytes(chunk: Chunk, images: dict[str, DecodedImage]) -> int:
+    return sum(image.n_bytes for key, image in images.items() if key not in chunk.images)
+
+
+def _keys(pair: dict[str, Any]) -> list[str]:
+    """The images to be had for a pair."""
+    return [] if pair["refused"] else list(dict.fromkeys((pair["source_key"], pair["target_key"])))
+
+
+def _register(
+    loaders: dict[str, Callable[[], bytes]],
+    fetch: Callable[[str], bytes],
+    pair: dict[str, Any],
+    side: str,
+    inline: bytes | None,
+    root: str | None,
+) -> str:
+    """Note how to load one side's image; the key under which pairs share it."""
+    uri = pair[f"{side}_uri"]
+    if inline is not None:
+        key = f"inline {side} image {hashlib.sha256(inline).hexdigest()[:16]}"
+        loaders[key] = lambda: inline
+    elif uri:
+        key = storage.resolve(uri, root)
+        loaders[key] = lambda: fetch(key)
+    else:
+        key = f"no {side} image"
+        loaders[key] = lambda: _raise_absent(side)
+    return key
+
+
+def _raise_absent(side: str) -> bytes:
+    raise ImageError("fetch", "no_image", f"the row has neither {side}_uri nor {side}_image")
+
+
+def _fetch(load: Callable[[], bytes]) -> _Fetched:
+    start = time.perf_counter()
+    try:
+        return _Fetched(data=load(), seconds=time.perf_counter() - start)
+    except ImageError as error:
+        return _Fetched(error=error)
+
+
+def _decode(key: str, fetched: _Fetched) -> DecodedImage:
+    if fetched.error:
+        return DecodedImage(error=fetched.error)
+    start = time.perf_counter()
+    try:
+        rgb = decode_image(fetched.data, key)
+    except ImageError as error:
+        return DecodedImage(error=error)
+    return DecodedImage(rgb=rgb, milliseconds=(fetched.seconds + time.perf_counter() - start) * 1000)
+
+
+def _to_stream(table: pa.Table) -> pa.Array:
+    """The table as an Arrow stream, in an array of one binary value that shares the stream's memory."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    stream = sink.getvalue()
+    ends = pa.py_buffer(np.array([0, stream.size], np.int64))
+    return pa.Array.from_buffers(pa.large_binary(), 1, [None, ends, stream])

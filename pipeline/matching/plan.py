@@ -1,0 +1,94 @@
+"""What is left to do, cut into slices.
+
+A slice names rows of one row group of the manifest; the rows themselves are read where they are matched. The driver
+keeps the ids (as Arrow, not as Python objects) and the row numbers, never keypoints or images.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.io.manifest import iter_rows, manifest_files
+
+WINDOW_ROWS = 65_536
+"""Rows of the manifest looked at together when pairs that share images are brought together."""
+
+_SPREAD = (
+    (16, 0x0000FFFF0000FFFF),
+    (8, 0x00FF00FF00FF00FF),
+    (4, 0x0F0F0F0F0F0F0F0F),
+    (2, 0x3333333333333333),
+    (1, 0x5555555555555555),
+)
+"""By how much to move a copy of a number's bits, and which of them to keep, for one bit to come to every second."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Slice:
+    """Rows of one row group of one manifest file, to be matched together."""
+
+    file: str
+    row_group: int
+    rows: np.ndarray
+    """int32, indices into the row group."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """The pairs that are asked for: how many, how many are done, and the slices of the others."""
+
+    n_pairs: int
+    n_done: int
+    slices: list[Slice]
+
+    @property
+    def n_left(self) -> int:
+        """Pairs still to be matched."""
+        return self.n_pairs - self.n_done
+
+
+def make_plan(pairs_uri: str, ids: pa.ChunkedArray, done_ids: pa.ChunkedArray, *, slice_pairs: int) -> Plan:
+    """Plan the pairs `ids`, the first of a manifest, without those in `done_ids`.
+
+    slice_pairs: pairs per slice, at most. Within a window pairs are ordered by their images, so that a slice reads
+    few of them.
+    """
+    left = ~pc.is_in(ids, value_set=done_ids).to_numpy()
+    slices: list[Slice] = []
+    position = 0
+    for file in manifest_files(pairs_uri):
+        for row_group, first_row, window in iter_rows(file, ["source_uri", "target_uri"], WINDOW_ROWS):
+            rows = np.flatnonzero(left[position : position + window.num_rows])
+            position += window.num_rows
+            rows = (rows[_by_images(window.take(pa.array(rows)))] + first_row).astype(np.int32)
+            slices += [
+                Slice(file=file, row_group=row_group, rows=rows[start : start + slice_pairs])
+                for start in range(0, len(rows), slice_pairs)
+            ]
+            if position >= len(left):
+                return Plan(n_pairs=len(ids), n_done=len(ids) - int(left.sum()), slices=slices)
+    raise AssertionError("the manifest has fewer rows than ids")
+
+
+def _by_images(rows: pa.Table) -> np.ndarray:
+    """Indices that order rows so that those near each other share many of their images, on either side.
+
+    The images of each side are numbered in order of URI, and the pairs of numbers follow a Z-order curve (Morton 1966),
+    any stretch of which lies in few columns and few rows. Stable, so inline images keep their order.
+    """
+    source, target = (_numbers(rows[name]) for name in ("source_uri", "target_uri"))
+    return np.argsort(_spread(source) << np.uint64(1) | _spread(target), kind="stable")
+
+
+def _numbers(uris: pa.ChunkedArray) -> np.ndarray:
+    """The place of each URI among all that there are, in order, as uint64; that of null is the last."""
+    return pc.rank(uris, "ascending", tiebreaker="dense").to_numpy().astype(np.uint64) - np.uint64(1)
+
+
+def _spread(numbers: np.ndarray) -> np.ndarray:
+    """uint64 numbers below 2^32 with a zero before each of their bits."""
+    for shift, mask in _SPREAD:
+        numbers = (numbers | numbers << np.uint64(shift)) & np.uint64(mask)
+    return numbers

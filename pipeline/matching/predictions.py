@@ -1,0 +1,54 @@
+"""A matcher's answer to its columns of MATCHES. Matchers may be anybody's, so an answer is checked first."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from nemf.matcher import ImagePair, Match
+from pipeline.runs.flow_codec import encode_confidence, encode_flow
+
+_ROUNDING = 1e-5
+
+
+class BadAnswerError(ValueError):
+    """An answer that is none; `kind` is bad_answer or not_finite."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+def answer_columns(match: Match, pair: ImagePair, outputs: Sequence[str]) -> dict[str, Any]:
+    """The columns that `outputs` asks for. Raises BadAnswerError if the answer does not fit the question."""
+    n_points = 0 if pair.query_xy_px is None else len(pair.query_xy_px)
+    hw = pair.query_rgb.shape[:2]
+    columns: dict[str, Any] = {}
+    with_confidence = "confidence" in outputs
+    if "keypoints" in outputs:
+        columns["reference_xy_px"] = _checked(match, "reference_xy_px", (n_points, 2)).tolist()
+        if with_confidence:
+            columns["point_confidence"] = _checked_share(match, "point_confidence", (n_points,)).tolist()
+    if "flow" in outputs:
+        columns |= encode_flow(_checked(match, "flow_px", (*hw, 2)))
+        if with_confidence and match.flow_confidence is not None:
+            columns["flow_confidence"] = encode_confidence(_checked_share(match, "flow_confidence", hw))
+    return columns
+
+
+def _checked(match: Match, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    array = np.asarray(getattr(match, name, None))
+    if array.shape != shape or not np.issubdtype(array.dtype, np.floating):
+        raise BadAnswerError(
+            "bad_answer", f"{name} must be float of shape {shape}; got {array.dtype} of shape {array.shape}"
+        )
+    if not np.isfinite(array).all():
+        raise BadAnswerError("not_finite", f"{name} has NaN or infinity")
+    return array
+
+
+def _checked_share(match: Match, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    array = _checked(match, name, shape)
+    if array.size and not (array.min() >= -_ROUNDING and array.max() <= 1 + _ROUNDING):
+        raise BadAnswerError("bad_answer", f"{name} must be in 0..1; got {array.min():g} to {array.max():g}")
+    return array.clip(0, 1)

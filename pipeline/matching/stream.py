@@ -1,0 +1,181 @@
+"""The main road, on one screen: slices -> decode -> match -> commit.
+
+Ray Data moves the rows; what the stages do is in pipeline.matching.decode, pipeline.matching.match and
+pipeline.runs.parts, none of which knows Ray. Ray starts a process that died again, for ever; the quarantine sees to it
+that this ends. Every process that matches runs torch on THREADS threads, since a result may change with their number;
+the others never import torch, which would cost each of them 300 MB.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray.data
+
+from pipeline.io import storage
+from pipeline.io.manifest import read_rows
+from pipeline.matching.decode import CHUNK_BYTES, Chunk, decode_rows
+from pipeline.matching.options import MatchOptions
+from pipeline.matching.plan import Slice
+from pipeline.matching.prometheus import timed, timed_items
+from pipeline.matching.watchdog import Watchdog
+from pipeline.runs.parts import count_reasons, write_part
+from pipeline.runs.quarantine import Quarantine
+from schemas.matches import MATCHES
+
+THREADS = 1
+MATCH_CPUS = 0.75
+IO_CPUS = 0.25
+"""What a matching process and a decoding or committing task ask for: together one core for each worker."""
+CHUNKS_AHEAD = 4
+"""Full chunks that may wait in the object store for each worker; decoding pauses beyond."""
+
+_COMMITTED = pa.schema(
+    [
+        ("part", pa.string()),
+        ("bytes", pa.int64()),
+        ("reasons", pa.list_(pa.struct([("reason", pa.string()), ("rows", pa.int64())]))),
+        ("match_seconds", pa.float64()),
+        ("commit_seconds", pa.float64()),
+    ]
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stream:
+    """Everything the stages need to know; plain values, since it travels to every worker."""
+
+    out: str
+    run_id: str
+    attempt: int
+    fingerprint: str
+    stop_file: str
+    begun_folder: str
+    image_root: str | None
+    allow_prefix: tuple[str, ...]
+    matcher: str
+    backbone_weights: str | None
+    device: str
+    answer_timeout: float
+    workers: tuple[int, int]
+    """Processes that match, at least and at most."""
+    gpus_per_worker: float
+    options: MatchOptions
+
+
+def build_stream(slices: list[Slice], stream: Stream) -> ray.data.Dataset:
+    """The lazy Ray dataset whose execution matches the slices; its rows say what was committed, part by part."""
+    least, most = stream.workers
+    context = ray.data.DataContext.get_current()
+    context.execution_options.resource_limits = ray.data.ExecutionResources(
+        object_store_memory=CHUNKS_AHEAD * CHUNK_BYTES * most
+    )
+    rows = [{"file": s.file, "row_group": s.row_group, "rows": s.rows.tobytes()} for s in slices]
+    beside = ray.data.TaskPoolStrategy(size=most)
+    return (
+        ray.data.from_items(rows, override_num_blocks=len(rows))
+        .map_batches(
+            partial(decode_slice, stream=stream),
+            batch_size=1,
+            batch_format="pyarrow",
+            compute=beside,
+            num_cpus=IO_CPUS,
+        )
+        .map_batches(
+            MatchWorker,
+            fn_constructor_args=(stream,),
+            batch_size=1,
+            batch_format="pyarrow",
+            compute=ray.data.ActorPoolStrategy(min_size=least, max_size=most),
+            num_cpus=MATCH_CPUS,
+            num_gpus=stream.gpus_per_worker if stream.device.startswith("cuda") else 0,
+        )
+        .map_batches(
+            partial(commit, stream=stream),
+            batch_size=None,
+            batch_format="pyarrow",
+            compute=beside,
+            num_cpus=IO_CPUS,
+        )
+    )
+
+
+def decode_slice(row: pa.Table, stream: Stream) -> Iterator[pa.Table]:
+    """One slice to chunks; none once the run was asked to stop."""
+    if storage.exists(stream.stop_file):
+        yield Chunk().to_row().slice(0, 0)
+        return
+    file, row_group = row["file"][0].as_py(), row["row_group"][0].as_py()
+    rows = read_rows(file, row_group, np.frombuffer(row["rows"][0].as_py(), np.int32))
+    quarantine = Quarantine(stream.out, stream.begun_folder)
+
+    def decode(pair_ids: Sequence[str]) -> Iterator[pa.Table]:
+        asked = rows.filter(pc.is_in(rows["pair_id"], pa.array(pair_ids)))
+        for chunk in decode_rows(asked, stream.image_root, allowed=stream.allow_prefix, refused=quarantine.refused):
+            yield chunk.to_row()
+
+    yield from timed_items("decode", quarantine.guard("decode", rows["pair_id"].to_pylist(), decode))
+
+
+class MatchWorker:
+    """A process that holds the matcher and matches chunk after chunk."""
+
+    def __init__(self, stream: Stream) -> None:
+        import torch
+
+        from nemf import load_matcher
+
+        torch.set_num_threads(THREADS)
+        self._stream = stream
+        self._quarantine = Quarantine(stream.out, stream.begun_folder)
+        self._watchdog = Watchdog(stream.answer_timeout, self._quarantine.note_hanging)
+        self._matcher = load_matcher(stream.matcher, backbone_weights=stream.backbone_weights, device=stream.device)
+
+    def __call__(self, row: pa.Table) -> pa.Table:
+        from pipeline.matching.match import match_chunk
+
+        stream = self._stream
+        if storage.exists(stream.stop_file):
+            return MATCHES.empty_table()
+        chunk = Chunk.from_row(row)
+
+        def match(pair_ids: Sequence[str]) -> Iterator[pa.Table]:
+            wanted = set(pair_ids)
+            asked = Chunk(pairs=[pair for pair in chunk.pairs if pair["pair_id"] in wanted], images=chunk.images)
+            yield match_chunk(
+                self._matcher,
+                asked,
+                stream.options,
+                fingerprint=stream.fingerprint,
+                attempt=stream.attempt,
+                refused=self._quarantine.refused,
+                on_answer=self._watchdog.alive,
+            )
+
+        pair_ids = [pair["pair_id"] for pair in chunk.pairs]
+        with timed("match"), self._watchdog.on_guard():
+            return pa.concat_tables(self._quarantine.guard("match", pair_ids, match))
+
+
+def commit(rows: pa.Table, stream: Stream) -> pa.Table:
+    """Make match rows durable; what was committed, in a row, if there was anything."""
+    if not rows.num_rows:
+        return _COMMITTED.empty_table()
+    start = time.perf_counter()
+    with timed("commit"):
+        try:
+            part = write_part(stream.out, rows, run_id=stream.run_id)
+        except OSError as error:  # as one text: Ray Data puts its own in place of a file's name
+            raise OSError(f"{stream.out}: a part could not be written: {error}") from error
+    said = {
+        "part": part.name,
+        "bytes": part.n_bytes,
+        "reasons": [{"reason": reason, "rows": n} for reason, n in count_reasons(rows).items()],
+        "match_seconds": (pc.sum(pc.struct_field(rows["milliseconds"], "match")).as_py() or 0) / 1000,
+        "commit_seconds": time.perf_counter() - start,
+    }
+    return pa.Table.from_pylist([said], _COMMITTED)

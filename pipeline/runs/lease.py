@@ -1,0 +1,268 @@
+"""One writer at a time: the lease an attempt holds on its run folder.
+
+    <out>/attempts/<n>.json      owner, started, heartbeat (advances every few seconds), ended, how far it has come
+    <out>/attempts/<n>.stop      the attempt was asked to stop: nothing new is begun, what is in flight commits
+    <out>/attempts/<n>.begun/    what its workers have in hand, see pipeline.runs.quarantine
+    <out>/attempts/<n>.events/   what happened, see pipeline.runs.events
+
+An attempt begins by creating its file, which only one process can. An attempt whose owner died on this host is taken
+over at once. Of an owner elsewhere only the heartbeat can be seen: when it stands still for STALE_SECONDS the attempt
+counts as dead, when it advances the new one is refused. The file also says how far the attempt has come, so that this
+can be told from anywhere without opening a part.
+"""
+
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from collections import Counter, deque
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import psutil
+
+from pipeline.io import storage
+from pipeline.runs.events import EventLog
+
+HEARTBEAT_SECONDS = 5.0
+STALE_SECONDS = 30.0
+RATE_SECONDS = 300.0
+"""Over how long the rate is taken that an attempt says it commits at."""
+
+
+class RunInUseError(ValueError):
+    """Another attempt is at work on the same run folder."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Owner:
+    """A process, told apart from every other: process ids are reused, so its start time and its host count too."""
+
+    host_id: str
+    """Changes with every boot, and from container to container: where the process id means something."""
+    pid: int
+    process_started: str
+
+    @classmethod
+    def this_process(cls) -> "Owner":
+        """The owner that this process is."""
+        return cls(host_id=_host_id(), pid=os.getpid(), process_started=_process_started(os.getpid()))
+
+    def is_here(self) -> bool:
+        """Whether the owner runs, or ran, on this host since it booted: then is_alive is known."""
+        return self.host_id == _host_id()
+
+    def is_alive(self) -> bool:
+        """Whether the owner's process still runs; only where is_here."""
+        return self.process_started == _process_started(self.pid)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attempt:
+    """What one attempt's file says."""
+
+    number: int
+    owner: Owner
+    started: float
+    """Seconds since 1970 by the owner's clock, as are the others."""
+    host: str = ""
+    """The name of the owner's machine, for people."""
+    job: str = ""
+    """The command that is at work."""
+    heartbeat: int = 0
+    written: float = 0.0
+    ended: float | None = None
+    rows: int | None = None
+    """Rows (pairs x directions) that it was asked for; None while it plans."""
+    settled: dict[str, int] = field(default_factory=dict)
+    """Those of them that earlier attempts had settled, by reason ('ok', or 'stage: kind' of an error)."""
+    counts: dict[str, int] = field(default_factory=dict)
+    """Those that it committed itself, by reason, up to its last heartbeat."""
+    rows_per_second: float | None = None
+    """Committed over the last RATE_SECONDS; None while there is nothing to tell it from."""
+
+    @property
+    def is_dead(self) -> bool:
+        """Whether it ended, or its process is known to have."""
+        return self.ended is not None or (self.owner.is_here() and not self.owner.is_alive())
+
+    def state(self, now: float) -> Literal["ended", "died", "silent", "planning", "running"]:
+        """What can be told of it at the time `now`.
+
+        silent: it is on another machine and has not written for STALE_SECONDS: the next attempt may take over.
+        """
+        if self.ended is not None:
+            return "ended"
+        if self.owner.is_here():
+            if not self.owner.is_alive():
+                return "died"
+        elif now - self.written > STALE_SECONDS:
+            return "silent"
+        return "planning" if self.rows is None else "running"
+
+    def file(self, out: str, suffix: str = "json") -> str:
+        """URI of the attempt's file in the run folder."""
+        return storage.join(out, "attempts", f"{self.number:05d}.{suffix}")
+
+    def to_json(self) -> bytes:
+        """The content of the attempt's file."""
+        return json.dumps(asdict(self), indent=2).encode()
+
+
+class Lease:
+    """An attempt that holds its run folder, renewing its heartbeat in the background until it is released."""
+
+    def __init__(self, out: str, attempt: Attempt) -> None:
+        self.attempt = attempt
+        self.stop_file = attempt.file(out, "stop")
+        self.begun_folder = attempt.file(out, "begun")
+        self.events = EventLog(attempt.file(out, "events"), attempt.number)
+        self.events.say("started", host=attempt.host, pid=attempt.owner.pid)
+        self._out = out
+        self.on_heartbeat: list[Callable[[], None]] = []
+        """Called after each heartbeat, and before the attempt ends."""
+        self._heartbeat = 0
+        self.counts: Counter[str] = Counter()
+        """Rows committed so far, by reason."""
+        self._beats = deque([(time.monotonic(), 0)], maxlen=round(RATE_SECONDS / HEARTBEAT_SECONDS) + 1)
+        self._released = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="lease", daemon=True)
+        self._thread.start()
+
+    def plan(self, rows: int, settled: Mapping[str, int]) -> None:
+        """Say how many rows the attempt is asked for, and how many of them are settled, by reason."""
+        self.attempt = replace(self.attempt, rows=rows, settled=dict(settled))
+
+    def count(self, reasons: Mapping[str, int]) -> None:
+        """Say that rows are committed, how many of each reason."""
+        self.counts.update(reasons)
+
+    def ask_to_stop(self) -> None:
+        """Have the workers begin nothing new."""
+        self.events.say("stop_requested")
+        storage.write_bytes(self.stop_file, b"")
+
+    def release(self) -> None:
+        """End the attempt. Later calls change nothing."""
+        if self._released.is_set():
+            return
+        self._released.set()
+        self._thread.join()
+        try:
+            self._look_round()
+            storage.delete(self.begun_folder)
+        except OSError as error:  # what ended the attempt is what its caller must hear of
+            print(f"warning: notes of work in hand are left: {error}")
+        self.events.say("ended", counts=dict(self.counts))
+        self._write(ended=time.time())
+
+    def _beat(self) -> None:
+        while not self._released.wait(HEARTBEAT_SECONDS):
+            try:
+                self._write()
+                self._look_round()
+            except Exception as error:  # the next beat may succeed; the stale limit leaves room for several
+                print(f"warning: heartbeat not written: {error}")
+
+    def _look_round(self) -> None:
+        for call in self.on_heartbeat:
+            call()
+
+    def _write(self, ended: float | None = None) -> None:
+        self._heartbeat += 1
+        counts = dict(self.counts)
+        now, n_rows = time.monotonic(), sum(counts.values())
+        then, n_before = self._beats[0]
+        self._beats.append((now, n_rows))
+        says = replace(
+            self.attempt,
+            heartbeat=self._heartbeat,
+            written=time.time(),
+            ended=ended,
+            counts=counts,
+            rows_per_second=(n_rows - n_before) / (now - then) if n_rows else None,
+        )
+        storage.write_bytes(says.file(self._out), says.to_json())
+        self.events.write()
+
+
+def acquire(out: str, *, job: str = "", stale_seconds: float = STALE_SECONDS) -> Lease:
+    """Begin the next attempt on a run folder, for the job of that name.
+
+    Waits, saying so, while it cannot tell whether an earlier attempt is alive. Raises RunInUseError if one is.
+    """
+    while True:
+        earlier = read_attempts(out)
+        # the last could only begin when those before it were dead
+        before = _wait_until_dead(out, earlier[-1], stale_seconds) if earlier else None
+        now = time.time()
+        mine = Attempt(
+            number=before.number + 1 if before else 1,
+            owner=Owner.this_process(),
+            host=socket.gethostname(),
+            job=job,
+            started=now,
+            written=now,
+        )
+        if storage.create_bytes(mine.file(out), mine.to_json()):
+            lease = Lease(out, mine)
+            if before and before.ended is None:
+                lease.events.say("took_over", earlier=before.number, host=before.host, pid=before.owner.pid)
+            return lease
+
+
+def read_attempts(out: str) -> list[Attempt]:
+    """The attempts of a run folder, in order."""
+    return [_read(file) for file in storage.list_files(storage.join(out, "attempts"), ".json")]
+
+
+def _read(file: str) -> Attempt:
+    fields: dict[str, Any] = storage.read_json(file)
+    return Attempt(**{**fields, "owner": Owner(**fields["owner"])})
+
+
+def _wait_until_dead(out: str, attempt: Attempt, stale_seconds: float) -> Attempt:
+    """What a dead attempt's file says in the end. Raises RunInUseError if it is alive."""
+    if attempt.is_dead:
+        return attempt
+    in_use = RunInUseError(
+        f"{out} is in use: attempt {attempt.number} (process {attempt.owner.pid}{_on(attempt.host)}) is at work on it; "
+        "wait for it, stop it, or give another --out"
+    )
+    if attempt.owner.is_here():
+        raise in_use
+    print(f"{out}: attempt {attempt.number} may still run on another machine; waiting {stale_seconds:g} s to see")
+    last = time.monotonic() + stale_seconds
+    while time.monotonic() < last:
+        time.sleep(min(1.0, stale_seconds / 10))
+        now = _read(attempt.file(out))
+        if now.ended is not None:
+            return now
+        if now.heartbeat > attempt.heartbeat:
+            raise in_use
+    return attempt
+
+
+def _on(host: str) -> str:
+    return f" on {host}" if host else ""
+
+
+def _host_id() -> str:
+    """The host's current boot and, within it, the container; where the system tells neither, the network card."""
+    boot, container = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
+    if not (boot.exists() and container.is_symlink()):
+        return f"{uuid.getnode():012x}"
+    return f"{boot.read_text().strip()} {container.readlink()}"
+
+
+def _process_started(pid: int) -> str:
+    """When a process started, in the system's own terms; empty if there is no such process."""
+    try:
+        process = psutil.Process(pid)
+        return "" if process.status() == psutil.STATUS_ZOMBIE else f"{process.create_time():.2f}"
+    except psutil.NoSuchProcess:
+        return ""

@@ -1,0 +1,204 @@
+"""Rows of a PAIRS manifest as training examples, their images decoded when they are asked for.
+
+A row that cannot be used is remembered with the reason, and the next row that can be takes its place: which example a
+step sees depends on the manifest and the images only.
+"""
+
+import hashlib
+import math
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+from torch import Generator
+
+from nemf.matcher import RGB, as_points
+from nemf.training.example import Box, Example, View
+from nemf.training.rng import chance, uniform
+from pipeline.io import storage
+from pipeline.io.images import ImageError, decode_image, fetch_image
+from pipeline.io.manifest import INLINE_COLUMNS, iter_rows, manifest_files, read_pairs
+
+CACHE_BYTES = 512 * 2**20
+TRIES = 1000
+"""So many rows one after the other that cannot be used are taken for a mistake of whoever gave the manifest."""
+
+MIN_SIDE_PX = 16
+"""Smaller images tell nothing, and what augmentation leaves of them may be a single pixel."""
+
+Side = Literal["source", "target"]
+_SIDES: tuple[Side, Side] = ("source", "target")
+Used = TypeVar("Used")
+_READ_ROWS = 64
+
+
+class ImageCache:
+    """The images used last, as many as fit; for several threads."""
+
+    def __init__(self, n_bytes: int = CACHE_BYTES) -> None:
+        self._left = n_bytes
+        self._images: OrderedDict[str, RGB] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key: str, load: Callable[[], RGB]) -> RGB:
+        """The image called `key`, loaded unless it is there. Nobody may write to it."""
+        with self._lock:
+            if key in self._images:
+                self._images.move_to_end(key)
+                return self._images[key]
+        rgb = load()
+        with self._lock:
+            if key not in self._images:
+                self._images[key] = rgb
+                self._left -= rgb.nbytes
+            while self._left < 0:
+                self._left += self._images.popitem(last=False)[1].nbytes
+        return rgb
+
+
+class TrainingPairs:
+    """One manifest's examples.
+
+    pairs_uri: what manifest_files reads. Inline images are held in memory as they are stored, each once.
+    image_root: what relative URIs are below.
+    names_across_categories: whether keypoints of one name match across categories too.
+    Raises FileNotFoundError and ValueError as read_pairs does, and ValueError for a manifest without rows.
+    """
+
+    def __init__(
+        self, pairs_uri: str, image_root: str | None, cache: ImageCache, *, names_across_categories: bool = False
+    ) -> None:
+        self.uri = pairs_uri
+        self._names_across_categories = names_across_categories
+        self.unusable: dict[str, str] = {}
+        """Reasons by pair_id, of the rows that were asked for and could not be used."""
+        self._failed: dict[tuple[str, int], str] = {}  # for what, and row: other uses of the row may do
+        self._rows = read_pairs(pairs_uri).combine_chunks()
+        if not len(self):
+            raise ValueError(f"{pairs_uri}: the manifest has no rows")
+        self._image_root = image_root
+        self._cache = cache
+        self._inline: dict[str, bytes] = {}
+        self._keys = self._hold_inline_images()
+
+    def __len__(self) -> int:
+        return self._rows.num_rows
+
+    def example(self, row: int) -> Example:
+        """The example of a row, its points all inside their images; of the next row that has one, else.
+
+        Raises ValueError where TRIES rows, or all, cannot be used.
+        """
+        return self._first_usable(row, "example", self._example)
+
+    def photograph(self, row: int, side: Side) -> RGB:
+        """One of the images of a row, or of the next row where it can be used; keypoints do not matter.
+
+        Raises ValueError as `example` does.
+        """
+        return self._first_usable(row, side, lambda pair, number: self._rgb(pair, side, number))
+
+    def unusable_rows(self) -> list[dict[str, str]]:
+        """`unusable` as rows of a table."""
+        return [
+            {"pairs": self.uri, "pair_id": pair_id, "reason": reason}
+            for pair_id, reason in sorted(self.unusable.copy().items())
+        ]
+
+    def _first_usable(self, row: int, what: str, use: Callable[[dict[str, Any], int], Used]) -> Used:
+        n_tries = min(TRIES, len(self))
+        for number in range(row, row + n_tries):
+            number %= len(self)
+            if (what, number) in self._failed:
+                continue
+            pair = self._rows.slice(number, 1).to_pylist()[0]
+            try:
+                return use(pair, number)
+            except ValueError as error:
+                self._failed[what, number] = " ".join(str(error).split())
+                self.unusable[pair["pair_id"]] = self._failed[what, number]
+        failed = self._rows["pair_id"][row % len(self)].as_py()
+        reason = self._failed[what, row % len(self)]
+        raise ValueError(f"{self.uri}: {n_tries} rows one after the other cannot be used, such as {failed}: {reason}")
+
+    def _example(self, pair: dict[str, Any], row: int) -> Example:
+        """Raises ValueError for a row that cannot be used."""
+        names = pair["keypoint_id"]
+        if names is not None and None in names:
+            names = None
+        points = {side: _points(pair, side) for side in _SIDES}  # before any image is fetched
+        if not min(map(len, points.values())):
+            raise ValueError("it has no keypoints in both images")
+        views = {
+            side: View(rgb=self._rgb(pair, side, row), xy_px=points[side], box_xyxy=_box(pair, side)) for side in _SIDES
+        }
+        category = "" if self._names_across_categories else f"{self.uri} {pair['category'] or row}"
+        keypoint_id = None if names is None else tuple(names)
+        found = Example(**views, keypoint_id=keypoint_id, category=category).inside()
+        if not len(found):
+            raise ValueError("no keypoint lies inside both images")
+        return found
+
+    def _rgb(self, pair: dict[str, Any], side: Side, row: int) -> RGB:
+        """Raises ValueError for an image that cannot be used."""
+        rgb = self._decoded(pair, side, row)
+        if min(rgb.shape[:2]) < MIN_SIDE_PX:
+            raise ValueError(
+                f"the {side} image must be at least {MIN_SIDE_PX} pixels high and wide; got {rgb.shape[:2]}"
+            )
+        return rgb
+
+    def _decoded(self, pair: dict[str, Any], side: Side, row: int) -> RGB:
+        digest, uri = self._keys.get((row, side)), pair[f"{side}_uri"]
+        if digest is not None:
+            data = self._inline[digest]
+            return self._cache.get(digest, lambda: decode_image(data, f"inline {side} image"))
+        if not uri:
+            raise ImageError("fetch", "no_image", f"the row has neither {side}_uri nor {side}_image")
+        resolved = storage.resolve(uri, self._image_root)
+        return self._cache.get(resolved, lambda: decode_image(fetch_image(resolved), resolved))
+
+    def _hold_inline_images(self) -> dict[tuple[int, Side], str]:
+        """Digests of the inline images by row number and side."""
+        keys: dict[tuple[int, Side], str] = {}
+        position = 0
+        for file in manifest_files(self.uri):
+            for _, _, rows in iter_rows(file, ["pair_id", *INLINE_COLUMNS], _READ_ROWS):
+                for side in _SIDES:
+                    for number, data in enumerate(rows[f"{side}_image"].to_pylist()):
+                        if data is not None:
+                            digest = hashlib.sha256(data).hexdigest()
+                            self._inline.setdefault(digest, data)
+                            keys[position + number, side] = digest
+                position += rows.num_rows
+        return keys
+
+
+def any_photograph(manifests: Sequence[TrainingPairs], generator: Generator) -> RGB:
+    """An image of one of the manifests, all being as likely; raises as TrainingPairs.photograph does."""
+    row = int(uniform(generator, 0, sum(map(len, manifests))))
+    for pairs in manifests:
+        if row < len(pairs):
+            break
+        row -= len(pairs)
+    return pairs.photograph(row, "source" if chance(generator, 0.5) else "target")
+
+
+def _points(pair: dict[str, Any], side: str) -> np.ndarray:
+    known = [point or (math.nan, math.nan) for point in pair[f"{side}_xy_px"] or []]
+    try:
+        return as_points(np.array(known, np.float32))
+    except ValueError as error:
+        raise ValueError(f"{side}_xy_px: {error}") from error
+
+
+def _box(pair: dict[str, Any], side: str) -> Box | None:
+    box = pair[f"{side}_box_xyxy"]
+    if box is None:
+        return None
+    x_min, y_min, x_max, y_max = box
+    if not (all(map(math.isfinite, box)) and x_min <= x_max and y_min <= y_max):
+        raise ValueError(f"{side}_box_xyxy must be x_min, y_min, x_max, y_max; got {box}")
+    return x_min, y_min, x_max, y_max

@@ -1,0 +1,338 @@
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import skimage.data
+import torch
+from PIL import Image
+from skimage.transform import warp
+from torch import nn
+
+from nemf import ImagePair, Match, load_matcher
+from nemf.coordinates import pixel_grid, rescale_px
+from nemf.matchers.nearest_neighbour import NearestNeighbourMatcher
+from nemf.model.backbone import Backbone
+from nemf.model.weights_file import BackboneConfig
+
+SIFT = "nearest-neighbour:dense-sift"
+MOBILENET = "nearest-neighbour:timm/mobilenetv1_100"
+RAW = BackboneConfig(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+
+
+class Patches(nn.Module):
+    """A tiny network: random projections of patches of 16 x 16 pixels; counts its passes."""
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__()
+        self.passes = 0
+        self.conv = nn.Conv2d(3, 32, 16, stride=16)
+        generator = torch.Generator().manual_seed(seed)
+        for parameter in self.conv.parameters():
+            nn.init.normal_(parameter, generator=generator)
+
+    def forward(self, image: torch.Tensor) -> list[torch.Tensor]:
+        self.passes += 1
+        return [self.conv(image - 0.5)]
+
+
+def patches(seed: int = 0, **options: object) -> NearestNeighbourMatcher:
+    return NearestNeighbourMatcher("patches", Backbone("patches", Patches(seed), RAW), torch.device("cpu"), **options)
+
+
+def planted(
+    maps: Callable[[torch.Tensor], list[torch.Tensor]], config: BackboneConfig = RAW, **options: object
+) -> NearestNeighbourMatcher:
+    """The matcher of a network that is a function."""
+
+    class Planted(nn.Module):
+        def forward(self, image: torch.Tensor) -> list[torch.Tensor]:
+            return maps(image)
+
+    return NearestNeighbourMatcher("planted", Backbone("planted", Planted(), config), torch.device("cpu"), **options)
+
+
+def noise(*hw: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (*hw, 3), dtype=np.uint8)
+
+
+def same(match: Match, other: Match) -> bool:
+    arrays = ("reference_xy_px", "point_confidence", "flow_px", "flow_confidence")
+    return all(np.array_equal(getattr(match, name), getattr(other, name)) for name in arrays)
+
+
+def test_a_planted_translation_is_found():
+    query = noise(320, 320)
+    reference = np.roll(query, (48, -32), axis=(0, 1))
+    points = np.array([[x, y] for x in (71.5, 151.5, 247.5) for y in (55.5, 183.5, 231.5)], np.float32)
+    match = patches().match(query, reference, points)
+    assert np.abs(match.reference_xy_px - (points + np.array([-32, 48]))).max() <= 2  # half a score cell is 1 px
+    assert match.point_confidence.min() > 0.95
+
+
+def test_images_of_other_sizes_answer_in_their_own_pixels():
+    photograph = Image.fromarray(skimage.data.astronaut())
+    query, reference = photograph.resize((160, 320)), photograph.resize((640, 240))
+    points = np.array([[40, 80], [80, 150], [60, 300], [130, 100]], np.float32)
+    expected = rescale_px(torch.from_numpy(points), (320, 160), (240, 640)).numpy()
+    match = load_matcher(SIFT).match(query, reference, points)
+    assert np.abs(match.reference_xy_px - expected).max() <= 8  # a score cell is 4 px wide
+
+
+@pytest.mark.parametrize("photograph", ["astronaut", "chelsea", "coffee"])
+def test_dense_sift_finds_most_points_of_a_warped_photograph(photograph: str):
+    reference = getattr(skimage.data, photograph)()
+    height, width = reference.shape[:2]
+
+    def place(xy: np.ndarray) -> np.ndarray:
+        """Where a query pixel is in the reference: a wave of 3 % and a shift."""
+        wave_x = 0.03 * width * np.sin(2 * np.pi * xy[:, 1] / height)
+        wave_y = 0.03 * height * np.cos(2 * np.pi * xy[:, 0] / width)
+        return xy + np.stack([wave_x + 7, wave_y - 5], axis=1)
+
+    query = warp(reference, place, order=1, mode="reflect", preserve_range=True).astype(np.uint8)
+    points = np.random.default_rng(0).uniform(0.15, 0.85, (100, 2)) * [width, height]
+    match = load_matcher(SIFT).match(query, reference, points)
+    error_px = np.linalg.norm(match.reference_xy_px - place(points), axis=1)
+    assert np.median(error_px) < 5
+    assert np.mean(error_px < 0.03 * max(height, width)) > 0.8
+
+
+def test_soft_argmax_is_finer_than_a_cell():
+    reference = skimage.data.astronaut()
+    shift_px = np.array([3.3, 4.7])
+    query = warp(reference, lambda xy: xy + shift_px, order=1, preserve_range=True).astype(np.uint8)
+    points = np.random.default_rng(0).uniform(60, 450, (200, 2))
+
+    def error_px(readout: str) -> float:
+        match = load_matcher(f"{SIFT}?readout={readout}").match(query, reference, points)
+        return float(np.median(np.linalg.norm(match.reference_xy_px - points - shift_px, axis=1)))
+
+    assert error_px("soft-argmax") < 0.8 * error_px("argmax")
+
+
+@pytest.mark.parametrize("name", [SIFT, MOBILENET])
+def test_an_answer_does_not_depend_on_its_batch(name: str, mobilenet_file: Path):
+    weights = str(mobilenet_file) if name == MOBILENET else None
+    matcher = load_matcher(f"{name}?image_size=160", backbone_weights=weights, device="cpu")
+    images = [skimage.data.astronaut(), skimage.data.chelsea(), skimage.data.coffee()]
+    generator = np.random.default_rng(0)
+    pairs = [
+        ImagePair(
+            query_rgb=images[i],
+            reference_rgb=images[j],
+            query_xy_px=generator.uniform(0, 300, (count, 2)).astype(np.float32),
+            dense=count == 3,
+        )
+        for (i, j), count in zip([(0, 1), (1, 0), (2, 1), (0, 2), (1, 1)], [1, 3, 40, 16, 0], strict=True)
+    ]
+    alone = [next(matcher.match_batch([pair])) for pair in pairs]
+    order = [3, 1, 4, 1, 0, 2, 2]
+    mixed = matcher.match_batch([pairs[i] for i in order])
+    assert all(same(match, alone[i]) for i, match in zip(order, mixed, strict=True))
+    halves = [*matcher.match_batch(pairs[:2]), *matcher.match_batch(pairs[2:])]
+    assert all(same(match, other) for match, other in zip(halves, alone, strict=True))
+
+
+def test_an_image_is_encoded_once_per_batch(monkeypatch):
+    matcher = patches()
+    network = matcher.backbone.network
+    a, b, c = (noise(20, 20, seed=seed) for seed in range(3))
+    shown = [(a, b), (b, c), (a, c), (a, a)]
+    pairs = [ImagePair(query_rgb=q, reference_rgb=r, query_xy_px=np.ones((1, 2), np.float32)) for q, r in shown]
+    network.passes = 0
+    answers = list(matcher.match_batch(pairs))
+    assert network.passes == 3
+
+    monkeypatch.setattr("nemf.matchers.feature_cache.MAX_BYTES", 0)
+    monkeypatch.setattr("nemf.matchers.feature_cache.MIN_IMAGES", 1)
+    forgetful = list(matcher.match_batch(pairs))
+    assert network.passes > 6
+    assert all(same(match, other) for match, other in zip(forgetful, answers, strict=True))
+
+
+def test_the_network_sees_the_squashed_and_normalised_image():
+    seen = []
+
+    def network(image: torch.Tensor) -> list[torch.Tensor]:
+        seen.append(image)
+        return [image]
+
+    def weights(n_in: int, n_out: int) -> np.ndarray:
+        """(n_out, n_in): a triangle as wide as two output pixels around each, cut off at the edges."""
+        place = (np.arange(n_out) + 0.5) * n_in / n_out - 0.5
+        triangle = 1 - np.abs(np.arange(n_in) - place[:, None]) / max(1, n_in / n_out)
+        return np.clip(triangle, 0, None) / np.clip(triangle, 0, None).sum(axis=1, keepdims=True)
+
+    mean, std = np.array([0.2, 0.3, 0.4]), np.array([0.5, 0.25, 0.125])
+    config = BackboneConfig(mean=tuple(mean), std=tuple(std))
+    image = noise(48, 80)
+    planted(network, config, image_size=32).encode(image)
+    squashed = np.einsum("yh,xw,hwc->yxc", weights(48, 32), weights(80, 32), image)
+    expected = (squashed / 255 - mean) / std
+    found = seen[-1][0].permute(1, 2, 0).numpy()
+    assert found.shape == (32, 32, 3)
+    assert (np.abs(found - expected) * std).max() <= 1.5 / 255  # Pillow rounds after each of two passes
+
+
+def test_cells_between_those_of_the_network_are_interpolated_by_area():
+    def network(image: torch.Tensor) -> list[torch.Tensor]:
+        ramp = torch.arange(4.0).expand(4, 4)
+        return [torch.stack([ramp, ramp.T, torch.ones(4, 4)])[None]]
+
+    x, y, one = planted(network, image_size=64).encode(noise(9, 9))
+    expected = torch.tensor([0, 0.25, 0.75, 1.25, 1.75, 2.25, 2.75, 3])  # (i + 1/2) / 2 - 1/2, within 0..3
+    assert torch.allclose(x / one, expected.expand(8, 8), atol=1e-5)
+    assert torch.allclose(y / one, expected[:, None].expand(8, 8), atol=1e-5)
+    assert torch.allclose(x**2 + y**2 + one**2, torch.ones(8, 8))
+
+
+def test_soft_argmax_is_the_weighted_mean_of_the_cells_up_to_four_away():
+    matcher = patches(readout="soft-argmax", image_size=32)
+    score = torch.full((2, *matcher.score_hw), -1.0)
+    score[0, 5, 6] = 0.5  # the best, weight 1
+    score[0, 5, 10] = 0.5 - 0.02 * math.log(3)  # four to the right, weight 1/3
+    score[0, 9, 6] = 0.5 - 0.02 * math.log(1.5)  # four below, weight 2/3
+    score[0, 5, 11] = score[0, 10, 6] = 0.5  # five away
+    score[1, 0, 0] = 0.7
+    best, best_xy = torch.tensor([0.5, 0.7]), torch.tensor([[6.0, 5.0], [0.0, 0.0]])
+    found = matcher._centre_of_mass(score.flatten(1), best, best_xy)
+    expected = torch.tensor([[6 + 4 / 6, 5 + 4 / 3], [0, 0]])
+    assert torch.allclose(found, expected, atol=1e-5)
+
+
+def test_a_point_outside_is_answered_as_the_nearest_inside():
+    query, reference = noise(100, 80), noise(90, 120, seed=1)
+    match = patches().match(query, reference, [[-40, 50], [0, 50], [500, 200], [79, 99]])
+    assert np.array_equal(match.reference_xy_px[::2], match.reference_xy_px[1::2])
+
+
+def test_arrays_may_be_read_only():
+    arrays = noise(30, 30), noise(30, 30), np.ones((2, 2), np.float32)
+    for array in arrays:
+        array.flags.writeable = False
+    assert patches().match(*arrays).reference_xy_px.shape == (2, 2)
+
+
+def test_no_points_and_no_pairs():
+    matcher = patches()
+    match = matcher.match(noise(9, 9), noise(9, 9), [])
+    assert match.reference_xy_px.shape == (0, 2)
+    assert match.point_confidence.shape == (0,)
+    assert match.flow_px is None
+    assert match.flow_confidence is None
+    assert list(matcher.match_batch([])) == []
+
+
+def test_the_flow_is_the_match_of_every_cell():
+    """At 40 x 40 pixels a pixel is a cell, so the flow is what the points answer."""
+    matcher = patches()
+    query, reference = noise(40, 40), noise(60, 50, seed=1)
+    grid = pixel_grid((40, 40)).numpy()
+    match = matcher.match(query, reference, grid.reshape(-1, 2), dense=True)
+    assert np.allclose(match.flow_px + grid, match.reference_xy_px.reshape(40, 40, 2), atol=1e-4)
+    assert np.allclose(match.flow_confidence, match.point_confidence.reshape(40, 40), atol=1e-6)
+
+
+def test_the_flow_of_a_translation():
+    query = noise(320, 320)
+    match = patches().match(query, np.roll(query, (0, 32), axis=(0, 1)))
+    inner = match.flow_px[40:280, 40:240]
+    assert match.flow_px.shape == (320, 320, 2)
+    assert match.flow_px.dtype == match.flow_confidence.dtype == np.float32
+    assert np.abs(np.median(inner, axis=(0, 1)) - [32, 0]).max() <= 2
+
+
+@pytest.mark.parametrize("hw", [(1, 1), (1, 30), (30, 1)])
+def test_tiny_images(hw: tuple[int, int]):
+    matcher = patches(image_size=64)
+    for query, reference in [(noise(*hw), noise(50, 60)), (noise(50, 60), noise(*hw))]:
+        match = matcher.match(query, reference, [[0, 0]], dense=True)
+        assert match.flow_px.shape == (*query.shape[:2], 2)
+        assert match.flow_confidence.shape == query.shape[:2]
+        assert np.isfinite(match.flow_px).all()
+        x, y = match.reference_xy_px[0]
+        assert -0.5 <= x <= reference.shape[1] - 0.5
+        assert -0.5 <= y <= reference.shape[0] - 0.5
+
+
+def test_a_blank_image_has_no_confidence():
+    blank = np.full((50, 60, 3), 99, np.uint8)
+    for query, reference in [(blank, blank), (skimage.data.chelsea(), blank), (blank, skimage.data.chelsea())]:
+        assert load_matcher(SIFT).match(query, reference, [[30, 20]]).point_confidence.tolist() == [0]
+
+
+def test_the_fingerprint_tells_weights_and_options():
+    original = patches().fingerprint
+    assert patches().fingerprint == original
+    changed = [patches(seed=1), patches(readout="soft-argmax"), patches(image_size=256)]
+    assert len({original, *(matcher.fingerprint for matcher in changed)}) == 4
+
+
+def test_options_that_will_not_do():
+    with pytest.raises(ValueError, match="readout must be one of argmax, soft-argmax; got 'max'"):
+        patches(readout="max")
+    with pytest.raises(ValueError, match="image_size must be 32 to 1024; got 4"):
+        patches(image_size=4)
+    with pytest.raises(ValueError, match=r"image_size must be a multiple of 16.*; got 100"):
+        patches(image_size=100)  # cells of 8 pixels would end before the image does
+
+
+def test_a_network_of_one_size_says_how_to_choose_it():
+    class Fixed(nn.Module):
+        def forward(self, image: torch.Tensor) -> list[torch.Tensor]:
+            if image.shape[2] != 224:
+                raise AssertionError("Input height (320) doesn't match model (224).")
+            return [image]
+
+    backbone = Backbone("fixed", Fixed(), RAW)
+    with pytest.raises(ValueError, match=r"cannot take images of 320 x 320 .*\(224\).*\?image_size="):
+        NearestNeighbourMatcher("fixed", backbone, torch.device("cpu"))
+    assert NearestNeighbourMatcher("fixed", backbone, torch.device("cpu"), image_size=224).level == 0
+
+
+def test_the_deepest_map_that_is_fine_enough_is_taken():
+    class Pyramid(nn.Module):
+        def __init__(self, *strides: int) -> None:
+            super().__init__()
+            self.strides = strides
+
+        def forward(self, image: torch.Tensor) -> list[torch.Tensor]:
+            return [nn.functional.avg_pool2d(image, stride) for stride in self.strides]
+
+    def matcher(*strides: int) -> NearestNeighbourMatcher:
+        return NearestNeighbourMatcher("pyramid", Backbone("pyramid", Pyramid(*strides), RAW), torch.device("cpu"))
+
+    assert matcher(4, 8, 16, 32).level == 2
+    assert matcher(14, 14, 14).level == 2
+    with pytest.raises(ValueError, match="no feature map has 20 cells a side; there are 10"):
+        matcher(32)
+
+
+def test_the_measured_pck_on_real_pairs(shared: Path):
+    """Every 40th of the 3,104 real SPair-71k pairs, source to target, PCK@.1 of the target's box, mean over pairs."""
+    root = shared / "data" / "SPair-71k"
+    weights = shared / "weights" / "mobilenetv1_100.safetensors"
+    annotations = [json.loads(path.read_text()) for path in sorted((root / "PairAnnotation/test").glob("*.json"))[::40]]
+    names = {(a["category"], a[side]) for a in annotations for side in ("src_imname", "trg_imname")}
+    images = {
+        name: np.asarray(Image.open(root / "JPEGImages" / name[0] / name[1]).convert("RGB")) for name in sorted(names)
+    }
+    pairs = [
+        ImagePair(
+            query_rgb=images[a["category"], a["src_imname"]],
+            reference_rgb=images[a["category"], a["trg_imname"]],
+            query_xy_px=np.array(a["src_kps"], np.float32),
+        )
+        for a in annotations
+    ]
+    matches = load_matcher(MOBILENET, backbone_weights=str(weights), device="cpu").match_batch(pairs)
+    pck = []
+    for annotation, match in zip(annotations, matches, strict=True):
+        left, top, right, bottom = annotation["trg_bndbox"]
+        error_px = np.linalg.norm(match.reference_xy_px - np.array(annotation["trg_kps"]), axis=1)
+        pck.append(100 * np.mean(error_px <= 0.1 * max(right - left, bottom - top)))
+    assert len(pck) == 78
+    assert np.mean(pck) == pytest.approx(24.75, abs=0.5)  # by a script of its own

@@ -1,0 +1,207 @@
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from official_nemf import SMALL, official_shapes, official_state_dict
+
+from nemf import ImagePair, Match, checkpoints, load_matcher
+from nemf.matchers.nemf import NemfMatcher, SearchConfig
+from nemf.model.network import NeMF
+from nemf.official.names import from_official_state_dict, official_config
+
+POINTS = np.array([[3, 4], [20, 11], [39, 0], [0, 23], [20, 12]], np.float32)
+
+
+@pytest.fixture(scope="module")
+def model() -> NeMF:
+    return from_official_state_dict(official_state_dict(official_shapes(**SMALL), seed=3), 2)
+
+
+@pytest.fixture(scope="module")
+def matcher(model: NeMF) -> NemfMatcher:
+    search = SearchConfig(patchmatch_steps=3, refine_steps=2)
+    return NemfMatcher("nemf", model, torch.device("cpu"), search)
+
+
+def noise(*hw: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (*hw, 3), dtype=np.uint8)
+
+
+def pair(pair_id: str = "a", seed: int = 0, **options: object) -> ImagePair:
+    return ImagePair(
+        query_rgb=noise(24, 40, seed=seed), reference_rgb=noise(50, 30, seed=seed + 1), pair_id=pair_id, **options
+    )
+
+
+def same(match: Match, other: Match) -> bool:
+    arrays = ("reference_xy_px", "point_confidence", "flow_px", "flow_confidence")
+    return all(np.array_equal(getattr(match, name), getattr(other, name)) for name in arrays)
+
+
+def test_points_get_exactly_the_flow_of_their_pixels(matcher: NemfMatcher):
+    sparse, dense = matcher.match_batch([pair(query_xy_px=POINTS), pair(dense=True)])
+    assert sparse.flow_px is None
+    assert dense.flow_px.shape == (24, 40, 2)
+    assert dense.reference_xy_px.shape == (0, 2)
+    x, y = POINTS.astype(int).T
+    assert np.array_equal(sparse.reference_xy_px - POINTS, dense.flow_px[y, x])
+    assert np.array_equal(sparse.point_confidence, dense.flow_confidence[y, x])
+    assert 0 < dense.flow_confidence.min() < dense.flow_confidence.max() < 1
+    both = next(matcher.match_batch([pair(query_xy_px=POINTS, dense=True)]))
+    assert np.array_equal(both.reference_xy_px, sparse.reference_xy_px)
+
+
+def test_a_pair_does_not_depend_on_its_batch(matcher: NemfMatcher):
+    pairs = [pair(query_xy_px=POINTS), pair("b", seed=5, query_xy_px=POINTS[:2]), pair("c", seed=7)]
+    together = list(matcher.match_batch(pairs))
+    apart = [next(matcher.match_batch([one])) for one in reversed(pairs)][::-1]
+    assert all(same(one, other) for one, other in zip(together, apart, strict=True))
+    assert not same(next(matcher.match_batch([pair("other", query_xy_px=POINTS)])), together[0])
+
+
+def test_the_search_finds_better_places_than_it_starts_from(model: NeMF):
+    steps = [
+        NemfMatcher("n", model, torch.device("cpu"), SearchConfig(patchmatch_steps=n, refine_steps=0)) for n in (0, 4)
+    ]
+    start, end = (next(matcher.match_batch([pair(dense=True)])).flow_confidence for matcher in steps)
+    assert end.mean() > start.mean()
+
+
+def test_a_point_outside_is_the_nearest_one_inside(matcher: NemfMatcher):
+    outside = np.array([[-5, 3], [60, 30], [-0.4, 23.4]], np.float32)
+    inside = np.array([[0, 3], [39, 23], [0, 23]], np.float32)
+    answers = [next(matcher.match_batch([pair(query_xy_px=xy)])) for xy in (outside, inside)]
+    assert same(*answers)
+
+
+def test_images_of_one_pixel(matcher: NemfMatcher):
+    match = matcher.match(noise(1, 1), noise(1, 7), [[0, 0]], dense=True)
+    assert match.flow_px.shape == (1, 1, 2)
+    assert np.isfinite(match.reference_xy_px).all()
+
+
+def test_the_fingerprint_tells_weights_and_search(model: NeMF, matcher: NemfMatcher):
+    cpu = torch.device("cpu")
+    assert NemfMatcher("other", model, cpu, matcher.config).fingerprint == matcher.fingerprint
+    assert NemfMatcher("nemf", model, cpu).fingerprint != matcher.fingerprint
+    for seed, heads in ((4, 2), (3, 3)):
+        other = from_official_state_dict(official_state_dict(official_shapes(**SMALL), seed), heads)
+        assert NemfMatcher("nemf", other, cpu, matcher.config).fingerprint != matcher.fingerprint
+
+
+def test_loaded_from_its_folder(model: NeMF, tmp_path: Path):
+    shapes = official_shapes(**SMALL)
+    config = official_config({name: torch.empty(shape, device="meta") for name, shape in shapes.items()}, 2)
+    checkpoints.save(tmp_path / "nemf", model, config)
+    matcher = load_matcher(str(tmp_path / "nemf"), device="cpu")
+    assert matcher.fingerprint == NemfMatcher("nemf", model, torch.device("cpu")).fingerprint
+    with pytest.raises(ValueError, match=r"takes no backbone's weights: leave out --backbone-weights x\.safetensors"):
+        load_matcher(str(tmp_path / "nemf"), backbone_weights="x.safetensors")
+    with pytest.raises(FileNotFoundError, match=r"config\.json is missing; there is nemf"):
+        load_matcher(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"neighbour_offset": True, "radius_decay": 0.8},
+        {"grid_strides": (4, 2, 1)},
+        {"positional_gradient": True, "refine_lr": 0.01},
+    ],
+)
+def test_options_change_the_answer_and_keep_its_rules(model: NeMF, matcher: NemfMatcher, options: dict[str, object]):
+    """Points get exactly the flow of their pixels, in any batch, by other fingerprints and other answers."""
+    changed = NemfMatcher("nemf", model, torch.device("cpu"), replace(matcher.config, **options))
+    sparse, dense = changed.match_batch([pair(query_xy_px=POINTS), pair(dense=True)])
+    x, y = POINTS.astype(int).T
+    assert np.array_equal(sparse.reference_xy_px - POINTS, dense.flow_px[y, x])
+    assert same(sparse, next(changed.match_batch([pair(query_xy_px=POINTS)])))
+    assert not same(sparse, next(matcher.match_batch([pair(query_xy_px=POINTS)])))
+    assert changed.fingerprint != matcher.fingerprint
+
+
+def test_many_pairs_of_any_sizes_are_matched_as_if_alone(matcher: NemfMatcher):
+    """More than one group of pairs, dense and not, of different sizes and aspects."""
+    pairs = [
+        ImagePair(
+            query_rgb=noise(5 + 7 * i, 60 - 5 * i, seed=i),
+            reference_rgb=noise(40 - 3 * i, 9 + i, seed=50 + i),
+            pair_id=str(i),
+            query_xy_px=np.float32([[i, 2], [4.5, i / 3]])[: i % 3],
+            dense=i % 4 == 0,
+        )
+        for i in range(11)
+    ]
+    together = list(matcher.match_batch(pairs))
+    assert all(same(match, next(matcher.match_batch([one]))) for match, one in zip(together, pairs, strict=True))
+
+
+def test_an_image_of_many_pairs_is_encoded_once(matcher: NemfMatcher, monkeypatch: pytest.MonkeyPatch):
+    passes = 0
+    backbone = matcher.model.backbone
+
+    def counting(image: torch.Tensor) -> list[torch.Tensor]:
+        nonlocal passes
+        passes += 1
+        return backbone(image)
+
+    reference, queries = noise(30, 30), [noise(20, 20 + i, seed=i) for i in range(11)]
+    pairs = [ImagePair(query_rgb=query, reference_rgb=reference, query_xy_px=POINTS[:1]) for query in queries]
+    monkeypatch.setattr(matcher.model, "features", counting)  # this network has no neck
+    assert len(list(matcher.match_batch(pairs))) == 11
+    assert passes == 12
+
+
+def test_a_flow_on_a_coarse_grid_is_that_of_points_at_its_pixels_and_even_between(model: NeMF):
+    search = SearchConfig(patchmatch_steps=3, refine_steps=2, grid_strides=(3,))
+    matcher = NemfMatcher("nemf", model, torch.device("cpu"), search)
+    query, reference = noise(25, 40), noise(50, 30, seed=1)  # 9 x 14 pixels of the grid, 3 apart
+    nodes = np.array([[0, 0], [3, 0], [39, 24], [3, 3], [6, 12]], np.float32)
+    points = matcher.match(query, reference, nodes)
+    dense = matcher.match(query, reference)
+    x, y = nodes.astype(int).T
+    assert np.allclose(points.reference_xy_px - nodes, dense.flow_px[y, x], atol=1e-3)
+    assert np.allclose(points.point_confidence, dense.flow_confidence[y, x], atol=1e-5)
+    between = (2 * dense.flow_px[0, 0] + dense.flow_px[0, 3]) / 3
+    assert np.allclose(dense.flow_px[0, 1], between, atol=1e-3)
+
+
+def test_a_strip_narrower_than_the_grid_is_searched_from_edge_to_edge(model: NeMF):
+    matcher = NemfMatcher("n", model, torch.device("cpu"), SearchConfig(patchmatch_steps=2, grid_strides=(8,)))
+    query, reference = noise(5, 40), noise(50, 30, seed=1)
+    flow_px = matcher.match(query, reference).flow_px
+    corners = np.array([[0, 0], [39, 0], [0, 4], [39, 4]], np.float32)
+    found = matcher.match(query, reference, corners).reference_xy_px
+    x, y = corners.astype(int).T
+    assert np.allclose(found - corners, flow_px[y, x], atol=1e-3)
+
+
+def test_search_options_that_will_not_do():
+    with pytest.raises(ValueError, match="refine_lr must be above 0; got 0"):
+        SearchConfig(refine_lr=0.0)
+    with pytest.raises(ValueError, match="radius_decay must be above 0 and at most 1; got 1"):
+        SearchConfig(radius_decay=1.5)
+    for strides in ((), (4, 0), (2, 4, 1), (2, 1, 1)):
+        with pytest.raises(ValueError, match="grid_strides must be whole numbers that fall, the last at least 1"):
+            SearchConfig(grid_strides=strides)
+    with pytest.raises(ValueError, match="patchmatch_steps must be a whole number, at least 0; got -1"):
+        SearchConfig(patchmatch_steps=-1)
+
+
+def test_an_image_in_many_pairs_is_looked_at_once(model: NeMF, matcher: NemfMatcher, monkeypatch: pytest.MonkeyPatch):
+    shared, others = noise(20, 30), [noise(21, 31, seed=seed) for seed in (1, 2, 3)]
+    pairs = [ImagePair(query_rgb=shared, reference_rgb=rgb, query_xy_px=POINTS[:2], pair_id="") for rgb in others]
+    expected = [next(matcher.match_batch([pair])) for pair in pairs]
+    looked_at = []
+    backbone = model.backbone.forward
+    monkeypatch.setattr(model.backbone, "forward", lambda image: looked_at.append(len(image)) or backbone(image))
+    assert all(same(one, other) for one, other in zip(matcher.match_batch(pairs), expected, strict=True))
+    assert looked_at == [1, 1, 1, 1]
+
+
+def test_callers_may_be_in_inference_mode(matcher: NemfMatcher):
+    with torch.inference_mode():
+        found = next(matcher.match_batch([pair(query_xy_px=POINTS)]))
+    assert same(found, next(matcher.match_batch([pair(query_xy_px=POINTS)])))

@@ -1,0 +1,324 @@
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nemf.coordinates import pixel_grid, px_to_norm
+from nemf.search.coarse_to_fine import grids, start_from
+from nemf.search.counter_rng import pair_key, uniform
+from nemf.search.patchmatch import counter_based, patchmatch, search_pixels
+from nemf.search.pixel_list import Pixels, pixels_around
+from nemf.search.receptive_field import steps_to_points
+
+HW = (9, 13)
+
+
+def affine(target_xy_norm: torch.Tensor) -> torch.Tensor:
+    """Where a target point truly is in the source."""
+    turn = torch.tensor([[0.8, 0.1], [-0.2, 0.7]])
+    return target_xy_norm @ turn.T.to(target_xy_norm) + torch.tensor([0.05, -0.1])
+
+
+class Paraboloid:
+    """Greatest where the source point is where the affine map puts the target point; counts what it is asked."""
+
+    def __init__(self) -> None:
+        self.n_queries = 0
+
+    def __call__(self, source_xy_norm: torch.Tensor, target_xy_norm: torch.Tensor) -> torch.Tensor:
+        self.n_queries += source_xy_norm.numel() // 2
+        return -(source_xy_norm - affine(target_xy_norm)).square().sum(dim=-1)
+
+
+def true_field(hw: tuple[int, int]) -> torch.Tensor:
+    return affine(px_to_norm(pixel_grid(hw), hw)).permute(2, 0, 1)[None]
+
+
+def rough(hw: tuple[int, int], batch: int = 1, size: float = 0.09, seed: int = 0) -> torch.Tensor:
+    """The true field with errors of up to `size`."""
+    errors = torch.rand(batch, 2, *hw, generator=torch.Generator().manual_seed(seed))
+    return true_field(hw) + size * (2 * errors - 1)
+
+
+def test_an_affine_field_is_recovered():
+    start = rough((24, 32))
+    assert (start - true_field((24, 32))).abs().mean() > 0.04
+    found = patchmatch(Paraboloid(), start, iterations=60)
+    assert (found - true_field((24, 32))).abs().mean() < 0.01
+    assert (found - true_field((24, 32))).abs().max() < 0.04
+
+
+def test_one_iteration_by_hand():
+    """Three pixels in a row; all want to be at 1. The middle one starts best, the steps are given."""
+
+    def score(source_xy_norm: torch.Tensor, target_xy_norm: torch.Tensor) -> torch.Tensor:
+        return -(source_xy_norm - 1).abs().sum(dim=-1)
+
+    start = torch.tensor([[[[0.0, 0.5, 0.45]], [[0.0, 0.5, 0.45]]]])
+    noise = torch.tensor([[[[[0.75, 0.75], [0.75, 0.25], [0.0, 0.0]]]]])
+    found = patchmatch(score, start, iterations=1, radius_norm=0.1, noise=noise)
+    # left: takes 0.5, steps to 0.55, and is brought back to 0 + 0.1
+    # middle: keeps 0.5; the step (+0.05, -0.05) is no better; right: takes 0.5, refuses the step to 0.4
+    assert torch.allclose(found, torch.tensor([[[[0.1, 0.5, 0.5]], [[0.1, 0.5, 0.5]]]]))
+
+
+def test_a_clamped_place_is_scored_again():
+    """After the clamp the old score is too good; a neighbour that beats the clamped place must win."""
+
+    def score(source_xy_norm: torch.Tensor, target_xy_norm: torch.Tensor) -> torch.Tensor:
+        return -(source_xy_norm - 1).abs().sum(dim=-1)
+
+    start = torch.tensor([[[[0.0, 0.5]], [[0.0, 0.5]]]])
+    noise = torch.full((2, 1, 1, 2, 2), 0.5)
+    noise[1, 0, 0, 0] = 1.0 - 1e-6  # a step of +0.1 that beats the clamped 0.1, but not the 0.5 it came from
+    found = patchmatch(score, start, iterations=2, noise=noise)
+    assert torch.allclose(found[0, :, 0, 0], torch.tensor([0.1, 0.1]))
+    assert torch.equal(found, patchmatch(score, start, iterations=1, noise=noise[:1]))
+
+
+def test_nothing_leaves_its_radius():
+    start = rough(HW, size=0.5)
+    found = patchmatch(Paraboloid(), start, iterations=5, radius_norm=0.03)
+    assert (found - start).abs().max() <= 0.03 + 1e-6
+    assert torch.equal(patchmatch(Paraboloid(), start, iterations=0), start)
+
+
+@pytest.mark.parametrize("hw", [(1, 1), (1, 7), (6, 1), (2, 2)])
+def test_grids_with_hardly_a_neighbour(hw: tuple[int, int]):
+    score = Paraboloid()
+    found = patchmatch(score, rough(hw), iterations=4)
+    target = px_to_norm(pixel_grid(hw), hw).view(1, -1, 2)
+    before, after = (score(field.flatten(2).transpose(1, 2), target) for field in (rough(hw), found))
+    assert (after >= before).all()
+
+
+@settings(deadline=None, derandomize=True, max_examples=40)
+@given(
+    st.integers(0, 6),
+    st.lists(st.tuples(st.floats(-3, 16, width=32), st.floats(-3, 12, width=32)), min_size=1, max_size=4),
+)
+def test_the_cone_gives_exactly_what_the_whole_grid_gives(iterations: int, points: list[tuple[float, float]]):
+    points_px = torch.tensor([points, points[::-1]])
+    score, start = Paraboloid(), rough(HW, batch=2)
+    keys = torch.tensor([3, 4])
+    dense = patchmatch(score, start, iterations, pair_keys=keys)
+    cone = patchmatch(score, start, iterations, pair_keys=keys, points_px=points_px)
+    read = (steps_to_points(points_px, HW, 0) == 0)[:, None].expand(-1, 2, -1, -1)
+    assert read.any()
+    assert torch.equal(cone[read], dense[read])
+
+
+def test_the_cone_asks_for_the_diamonds_only():
+    """One pixel far from the border: iteration i of 3 computes the 1 + 4 + 8 .. pixels within 2 - i steps."""
+    hw = (21, 21)
+    score = Paraboloid()
+    patchmatch(score, true_field(hw), iterations=3, points_px=torch.tensor([[[10.0, 10.0]]]))
+    own, neighbours, steps = 13, 4 * 13, 13 + 5 + 1
+    assert score.n_queries == own + neighbours + steps  # nothing moves, so neighbours are tried once
+
+
+def test_steps_to_points_are_the_distances_by_hand():
+    points_px = torch.tensor([[[1.0, 0.0], [3.5, 2.0]]])
+    expected = [
+        [1, 0, 1, 2, 2],
+        [2, 1, 2, 1, 1],
+        [3, 2, 1, 0, 0],
+    ]
+    assert steps_to_points(points_px, (3, 5), most=3)[0].tolist() == expected
+    assert steps_to_points(points_px, (3, 5), most=1)[0, 2].tolist() == [2, 2, 1, 0, 0]
+
+
+def test_a_pair_does_not_depend_on_its_batch():
+    start = torch.cat([rough(HW, seed=seed) for seed in (1, 2)])
+    keys = torch.tensor([pair_key(0, "a"), pair_key(0, "b")])
+    together = patchmatch(Paraboloid(), start, 6, pair_keys=keys)
+    for index in (0, 1):
+        alone = patchmatch(Paraboloid(), start[index : index + 1], 6, pair_keys=keys[index : index + 1])
+        assert torch.equal(alone[0], together[index])
+    assert not torch.equal(patchmatch(Paraboloid(), start, 6, pair_keys=keys.flip(0)), together)
+
+
+def test_draws_depend_on_seed_pair_iteration_and_pixel_and_on_nothing_else():
+    keys = torch.tensor([pair_key(0, "a"), pair_key(1, "a"), pair_key(0, "b")])
+    pixel = torch.arange(2000).expand(3, -1)
+    draws = torch.stack([uniform(keys, iteration, pixel) for iteration in range(3)])
+    assert draws.min() >= 0
+    assert draws.max() < 1
+    assert len(draws.unique()) > 0.99 * draws.numel()
+    assert torch.equal(uniform(keys[1:2], 2, pixel[1:2, 700:703]), draws[2, 1:2, 700:703])
+
+
+def test_draws_are_uniform_and_uncorrelated():
+    n = 100_000
+    x, y = uniform(torch.tensor([pair_key(0, "a")]), 0, torch.arange(n)[None])[0].double().T
+    for values in (x, y):
+        counts = torch.histc(values, bins=100, min=0, max=1)
+        assert ((counts - n / 100) ** 2 / (n / 100)).sum() < 160  # chi-squared of 99 degrees of freedom, p = 1e-4
+    for other in (y, x.roll(1), y.roll(1)):
+        assert torch.corrcoef(torch.stack([x, other]))[0, 1].abs() < 4 / math.sqrt(n)
+
+
+def test_inputs_that_will_not_do():
+    with pytest.raises(ValueError, match=r"noise must have shape \(2, 1, 9, 13, 2\), .* got \(3, 1, 9, 13, 2\)"):
+        patchmatch(Paraboloid(), true_field(HW), 2, noise=torch.zeros(3, 1, *HW, 2))
+    with pytest.raises(ValueError, match="iterations must be at least 0"):
+        patchmatch(Paraboloid(), true_field(HW), -1)
+
+
+def plain_patchmatch(score: Paraboloid, field: torch.Tensor, noise: torch.Tensor, radius: float) -> torch.Tensor:
+    """The text of the algorithm: everything scored, every time."""
+    start = field
+    target = px_to_norm(pixel_grid(field.shape[2:]), field.shape[2:])[None]
+    for draw in noise:
+        padded = F.pad(field, (1, 1, 1, 1), mode="reflect")
+        sides = [padded[:, :, 1:-1, :-2], padded[:, :, 1:-1, 2:], padded[:, :, :-2, 1:-1], padded[:, :, 2:, 1:-1]]
+        candidates = torch.stack([field, *sides]).permute(0, 1, 3, 4, 2)
+        logits = torch.stack([score(c, target) for c in candidates])
+        best = torch.where(
+            logits.max(0).values[..., None] == logits[0][..., None],
+            candidates[0],
+            candidates.gather(0, logits.argmax(0)[None, ..., None].expand(1, -1, -1, -1, 2))[0],
+        )
+        step = best + 2 * radius * (draw - 0.5)
+        best = torch.where((score(step, target) > logits.max(0).values)[..., None], step, best)
+        field = best.permute(0, 3, 1, 2).maximum(start - radius).minimum(start + radius)
+    return field
+
+
+@pytest.mark.parametrize("radius", [0.02, 0.1])
+def test_scores_that_are_known_are_not_asked_for_and_not_missed(radius: float):
+    """The same answer as from scoring all six candidates of all pixels, where clamps are frequent and where not."""
+    start, noise = rough((16, 18), size=0.3), torch.rand(12, 1, 16, 18, 2, generator=torch.Generator().manual_seed(5))
+    plain, thrifty = Paraboloid(), Paraboloid()
+    expected = plain_patchmatch(plain, start, noise, radius)
+    assert torch.equal(patchmatch(thrifty, start, 12, radius, noise), expected)
+    assert plain.n_queries == 6 * 12 * 16 * 18
+    assert thrifty.n_queries < plain.n_queries
+
+
+def every_pixel(*sizes: tuple[int, int]) -> Pixels:
+    return pixels_around(sizes, [None] * len(sizes), 0, torch.device("cpu"))
+
+
+def search(pixels: Pixels, start: list[torch.Tensor], iterations: int, **options: float) -> list[torch.Tensor]:
+    """Of the affine map, by a list of pixels."""
+    position, score = pixels.xy_norm(), Paraboloid()
+    found = search_pixels(
+        lambda source, target: score(source[None], position[target][None])[0],
+        pixels,
+        pixels.pick(start),
+        iterations,
+        0.1,
+        lambda iteration, pixel: counter_based(torch.arange(len(start)), pixels, iteration, pixel),
+        **options,
+    )
+    return pixels.put(found, start)
+
+
+def test_images_of_any_sizes_are_searched_together_as_if_alone():
+    sizes = [(5, 9), (1, 1), (12, 4)]
+    start = [rough(hw)[0] for hw in sizes]
+    together = search(every_pixel(*sizes), start, 6)
+    for image, hw in enumerate(sizes):
+        alone = patchmatch(Paraboloid(), start[image][None], 6, pair_keys=torch.tensor([image]))
+        assert together[image].shape == (2, *hw)
+        assert torch.equal(together[image], alone[0])
+
+
+def test_a_neighbour_offset_continues_a_translation():
+    """One pixel knows where it is; all others learn it from their neighbours, exactly, without a random step."""
+    hw, shift = (5, 6), torch.tensor([0.02, -0.04])
+    grid = px_to_norm(pixel_grid(hw), hw)
+    pixels = every_pixel(hw)
+    position = pixels.xy_norm()
+    start = grid.permute(2, 0, 1).clone()
+    start[:, 2, 3] += shift
+
+    def score(source_xy_norm: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        return -(source_xy_norm - position[target] - shift).abs().sum(dim=-1)
+
+    def still(iteration: int, pixel: torch.Tensor) -> torch.Tensor:
+        return torch.full((len(pixel), 2), 0.5)
+
+    found = search_pixels(score, pixels, pixels.pick([start]), 5, 0.1, still, neighbour_offset=True)
+    assert torch.allclose(found, position + shift, atol=1e-6)
+    as_published = search_pixels(score, pixels, pixels.pick([start]), 5, 0.1, still)
+    assert not torch.allclose(as_published, position + shift, atol=1e-2)
+
+
+def test_a_shrinking_radius_shortens_the_steps():
+    """A score without slope but for x: every step to the right is taken; the draws are 1, so steps are the radius."""
+    pixels = every_pixel((1, 1))
+    found = search_pixels(
+        lambda source, target: source[:, 0],
+        pixels,
+        torch.zeros(1, 2),
+        3,
+        0.1,
+        lambda iteration, pixel: torch.ones(1, 2),
+        radius_decay=0.5,
+        start_xy_norm=torch.tensor([[-0.1, -0.1]]),
+    )
+    assert torch.allclose(found, torch.full((1, 2), -0.1 + 0.1 + 0.05 + 0.025))
+
+
+def test_coarse_grids_lie_on_the_edges_of_the_image():
+    levels = grids([(9, 5), (3, 3)], [None, None], (4, 1), 2, torch.device("cpu"))
+    assert [pixels.sizes for pixels in levels] == [[(3, 2), (2, 2)], [(9, 5), (3, 3)]]  # both edges, however narrow
+    # a ramp on the coarse grid is the ramp on the fine one
+    coarse = [px_to_norm(pixel_grid(hw), hw).permute(2, 0, 1) for hw in levels[0].sizes]
+    assert torch.allclose(start_from(coarse, levels[1]), levels[1].xy_norm(), atol=1e-6)
+    assert grids([(1, 9)], [None], (4,), 2, torch.device("cpu"))[0].sizes == [(1, 3)]
+
+
+@pytest.mark.parametrize("iterations", [0, 1, 3])
+def test_a_coarse_grid_has_what_the_next_one_reads(iterations: int):
+    hw, points_px = (60, 80), torch.tensor([[3.0, 4.5], [6.0, 9.0]])
+    dense = grids([hw], [None], (4, 1), iterations, torch.device("cpu"))
+    cone = grids([hw], [points_px], (4, 1), iterations, torch.device("cpu"))
+    assert all(len(few) < len(many) for few, many in zip(cone, dense, strict=True))
+    start = [rough(dense[0].sizes[0])[0]]
+    coarse = [search(pixels, start, iterations) for pixels in (dense[0], cone[0])]
+    expected, found = (start_from(fields, cone[1]) for fields in coarse)
+    assert torch.equal(found, expected)
+
+
+def test_a_score_of_another_dtype_and_noise_of_numpy_will_do():
+    start = rough(HW)
+    noise = torch.rand(3, 1, *HW, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    found = patchmatch(lambda *points: Paraboloid()(*points).double(), start, 3, noise=noise)
+    assert torch.equal(found, patchmatch(Paraboloid(), start, 3, noise=noise.float()))
+    in_double = patchmatch(Paraboloid(), start.double(), 3, noise=noise)
+    assert in_double.dtype == torch.float64
+    assert torch.allclose(in_double.float(), found, atol=1e-6)
+
+
+def test_a_score_that_is_no_number_loses():
+    """Half of the source has none: places there are left for any other, and never taken."""
+
+    def score(source_xy_norm: torch.Tensor, target_xy_norm: torch.Tensor) -> torch.Tensor:
+        assert source_xy_norm.shape[1] > 0
+        score = -source_xy_norm.abs().sum(dim=-1)
+        return torch.where(source_xy_norm[..., 0] < 0, torch.nan, score)
+
+    start = torch.tensor([[[[-0.04, -0.04, 0.05]], [[0.0, 0.0, 0.0]]]])
+    found = patchmatch(score, start, 8)
+    assert (found[:, 0] >= 0).all()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"initial_field_norm": torch.zeros(2, 4, 5)}, r"must have shape \(B, 2, H, W\); got \(2, 4, 5\)"),
+        ({"initial_field_norm": torch.zeros(0, 2, 4, 5)}, r"got \(0, 2, 4, 5\)"),
+        ({"points_px": torch.zeros(3, 2)}, r"points_px must be finite and have shape \(1, K, 2\); got \(3, 2\)"),
+        ({"points_px": torch.zeros(2, 3, 2)}, r"got \(2, 3, 2\)"),
+        ({"points_px": torch.full((1, 3, 2), torch.nan)}, "must be finite"),
+    ],
+)
+def test_tensors_that_will_not_do(arguments: dict[str, torch.Tensor], message: str):
+    with pytest.raises(ValueError, match=message):
+        patchmatch(Paraboloid(), **{"initial_field_norm": rough(HW), **arguments})

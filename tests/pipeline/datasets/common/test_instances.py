@@ -1,0 +1,59 @@
+import itertools
+from collections import Counter
+
+import pytest
+
+from pipeline.datasets.common.instances import Instance, sample_pairs
+
+
+def instance(number: int, names: str = "abc", category: str = "cat", image: str | None = None) -> Instance:
+    return Instance(
+        id=f"{number:02d}",
+        where="file.json",
+        image_uri=image or f"{number}.jpg",
+        category=category,
+        xy_px={name: (float(number), float(place)) for place, name in enumerate(names)},
+        box_xyxy=(0.0, 0.0, 10.0, 10.0),
+    )
+
+
+@pytest.mark.parametrize("count", [2, 3, 6, 7])
+def test_every_pair_once_when_there_are_few(count):
+    rows = list(sample_pairs([instance(number) for number in range(count)], 1000, 0))
+    found = [tuple(sorted(row.pair_id.split(":")[0].split("-"))) for row in rows]
+    names = [f"{number:02d}" for number in range(count)]
+    assert sorted(found) == list(itertools.combinations(names, 2))
+
+
+def test_points_are_the_shared_ones_in_the_same_order():
+    (row,) = sample_pairs([instance(1, "abcde"), instance(2, "xdcb")], 10, 0)
+    assert sorted(row.keypoint_id) == ["b", "c", "d"]
+    places = {1.0: "abcde", 2.0: "xdcb"}
+    for points in (row.source_xy_px, row.target_xy_px):
+        assert [places[x][int(y)] for x, y in points] == row.keypoint_id
+
+
+def test_not_two_of_one_image_nor_of_two_categories_nor_with_two_shared_points():
+    assert not list(sample_pairs([instance(1, image="a.jpg"), instance(2, image="a.jpg")], 10, 0))
+    assert not list(sample_pairs([instance(1), instance(2, category="dog")], 10, 0))
+    assert not list(sample_pairs([instance(1, "abc"), instance(2, "bcd")], 10, 0))
+
+
+def test_the_sample_depends_on_the_seed_and_not_on_the_order():
+    instances = [instance(number, category="cat" if number % 2 else "dog") for number in range(40)]
+    rows = list(sample_pairs(instances, 30, 5))
+    assert list(sample_pairs(reversed(instances), 30, 5)) == rows
+    assert list(sample_pairs(instances, 30, 6)) != rows
+    assert Counter(row.category for row in rows) == {"cat": 30, "dog": 30}
+    assert len({row.pair_id for row in rows}) == 60
+
+
+def test_instances_are_used_equally_often():
+    rows = sample_pairs([instance(number) for number in range(20)], 40, 0)
+    used = Counter(name for row in rows for name in row.pair_id.split(":")[0].split("-"))
+    assert set(used.values()) == {4}
+
+
+def test_no_pairs_is_refused():
+    with pytest.raises(ValueError, match="--pairs-per-category must be at least 1, got 0"):
+        list(sample_pairs([instance(1), instance(2)], 0, 0))

@@ -1,0 +1,217 @@
+import io
+import os
+import subprocess
+from pathlib import Path
+
+import broken_storage  # noqa: F401
+import numpy as np
+import pytest
+from hostile_images import BOMBS, IMPOSTORS, gif, jpeg, png, tiff, webp
+from make import bomb_png, encoded, noise_rgb
+from PIL import Image, ImageOps
+
+from pipeline.io.images import FORMATS, MAX_FILE_BYTES, MAX_PIXELS, ImageError, decode_image, fetch_image, read_image
+
+
+def test_a_file_is_read_as_it_was_written(tmp_path: Path) -> None:
+    rgb = noise_rgb(0)
+    (tmp_path / "a.png").write_bytes(encoded(rgb))
+
+    np.testing.assert_array_equal(read_image(str(tmp_path / "a.png")), rgb)
+
+
+def test_exif_orientation_is_applied() -> None:
+    rgb = np.zeros((4, 6, 3), np.uint8)
+    rgb[0, 0] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 6  # shown after a quarter turn clockwise
+
+    shown = decode_image(encoded(rgb, "PNG", exif=exif))
+
+    assert shown.shape == (6, 4, 3)
+    assert shown[0, 3].tolist() == [255, 255, 255]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_exif_orientation_is_applied_as_pillow_does(orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encoded(noise_rgb(0, (4, 6)), exif=exif)
+
+    shown = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
+
+    np.testing.assert_array_equal(decode_image(data), np.asarray(shown))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL.*")
+@pytest.mark.parametrize(
+    "exif",
+    [
+        b"Exif\0\0rubbish",
+        b"Exif\0\0" + tiff()[:30],  # ends in its directory
+        b"Exif\0\0" + tiff(8, 8, (0x0112, 3, 1, 99)),
+        b"Exif\0\0" + tiff(8, 8, (0x0112, 2, 4, 0x00393939)),  # text
+        b"Exif\0\0" + tiff(8, 8, (0x0112, 11, 1, 0x7FC00000)),  # not a number
+        b"Exif\0\0" + tiff(8, 8, (0x0112, 3, 2**31, 6)),
+        b"Exif\0\0" + tiff(8, 8, (0x0112, 5, 1, 8)),  # a fraction
+    ],
+    ids=range(7),
+)
+def test_pixels_are_had_whatever_exif_says(exif: bytes) -> None:
+    rgb = noise_rgb(0, (4, 6))
+
+    for image_format, options in {"PNG": {}, "WEBP": {"lossless": True}}.items():
+        np.testing.assert_array_equal(decode_image(encoded(rgb, image_format, exif=exif, **options)), rgb)
+
+
+def test_a_turned_image_is_turned_beside_exif_that_cannot_be_written_back() -> None:
+    turned = tiff(8, 8, (0x0112, 3, 1, 6), (0x011A, 2, 3, 0x00414141))  # a resolution that is a word
+
+    assert decode_image(encoded(noise_rgb(0, (4, 6)), exif=b"Exif\0\0" + turned)).shape == (6, 4, 3)
+
+
+def test_sixteen_bit_grey_keeps_its_range() -> None:
+    grey = np.array([[0, 257, 32896, 65535]], np.uint16)
+
+    assert decode_image(encoded(grey))[0, :, 0].tolist() == [0, 1, 128, 255]
+
+
+def test_cmyk_becomes_rgb() -> None:
+    cmyk = Image.new("CMYK", (8, 8), (0, 255, 255, 0))
+
+    red = decode_image(encoded(cmyk, "JPEG", quality=100))[4, 4].astype(int)
+
+    assert red[0] > 200
+    assert max(red[1], red[2]) < 60
+
+
+def test_palette_becomes_its_colours() -> None:
+    image = Image.new("P", (2, 1))
+    image.putpalette([10, 20, 30, 40, 50, 60])
+    image.putpixel((1, 0), 1)
+
+    assert decode_image(encoded(image)).tolist() == [[[10, 20, 30], [40, 50, 60]]]
+
+
+def test_transparency_shows_white() -> None:
+    image = Image.new("RGBA", (2, 1), (0, 0, 0, 0))
+    image.putpixel((1, 0), (10, 20, 30, 255))
+
+    assert decode_image(encoded(image)).tolist() == [[[255, 255, 255], [10, 20, 30]]]
+
+
+def test_one_pixel() -> None:
+    assert decode_image(encoded(noise_rgb(0, (1, 1)))).shape == (1, 1, 3)
+
+
+@pytest.mark.parametrize(
+    ("data", "kind"),
+    [
+        (b"", "empty_file"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not_an_image"),
+        (encoded(noise_rgb(0, (64, 64)), "JPEG")[:900], "truncated"),
+        (bomb_png(), "too_large"),
+        (encoded(np.zeros((2, 2), np.float32), "TIFF"), "unsupported_mode"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_cannot_be_decoded_says_why(data: bytes, kind: str) -> None:
+    with pytest.raises(ImageError, match=r"^cat\.jpg: ") as error:
+        decode_image(data, "cat.jpg")
+
+    assert (error.value.stage, error.value.kind) == ("decode", kind)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL.*")
+@pytest.mark.parametrize("name", BOMBS)
+def test_a_bomb_is_an_error_and_says_which(name: str) -> None:
+    data, kind = BOMBS[name]
+
+    with pytest.raises(ImageError, match=r"^cat\.jpg: ") as error:
+        decode_image(data, "cat.jpg")
+
+    assert (error.value.stage, error.value.kind) == ("decode", kind)
+
+
+def test_more_pixels_than_allowed_are_named_and_the_limit_is_not_beyond_itself() -> None:
+    with pytest.raises(ImageError, match=f"8192 x 6145 pixels, at most {MAX_PIXELS} are read") as error:
+        decode_image(png(8192, 6145))
+    with pytest.raises(ImageError) as cut:
+        decode_image(png(8192, 6144))
+
+    assert (error.value.kind, cut.value.kind) == ("too_large", "truncated")
+
+
+def test_an_image_may_be_50_000_pixels_wide() -> None:
+    assert decode_image(jpeg(50_000, 1)).shape == (1, 50_000, 3)
+
+
+@pytest.mark.parametrize("data", [gif(8, 8, 10**5), webp(8, 8, 10**4)], ids=["gif", "webp"])
+def test_of_very_many_frames_the_first_is_taken(data: bytes) -> None:
+    assert decode_image(data).shape == (8, 8, 3)
+
+
+@pytest.mark.parametrize("name", IMPOSTORS)
+def test_what_is_no_raster_image_is_not_opened(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(*arguments: object, **options: object) -> None:
+        raise AssertionError(f"{arguments} was started")
+
+    monkeypatch.setattr(subprocess, "Popen", start)
+    with pytest.raises(ImageError) as error:
+        decode_image(IMPOSTORS[name], "cat.jpg")
+
+    assert error.value.message == "cat.jpg: not one of JPEG, PNG, WEBP, TIFF, BMP, GIF"
+    assert error.value.kind == "not_an_image"
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL.*")
+@pytest.mark.parametrize("image_format", FORMATS)
+def test_a_file_cut_anywhere_is_pixels_or_an_error(image_format: str) -> None:
+    """Pixels only near the end: where what is missing says nothing."""
+    whole = encoded(noise_rgb(0, (6, 5)), image_format)
+
+    decoded, errors = {}, []
+    for length in range(len(whole)):
+        try:
+            decoded[length] = decode_image(whole[:length])
+        except ImageError as error:
+            errors.append(error)
+
+    assert {(error.stage, error.kind) for error in errors} <= {
+        ("decode", kind) for kind in ("empty_file", "not_an_image", "truncated", "corrupt")
+    }
+    assert not [error.message for error in errors if "\n" in error.message]
+    assert {rgb.shape for rgb in decoded.values()} <= {(6, 5, 3)}
+    assert min(decoded, default=len(whole)) > 0.6 * len(whole)
+
+
+def test_what_cannot_be_fetched_says_why(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jpg")
+    expected = {
+        str(tmp_path / "absent.jpg"): ("not_found", "there is no such file"),
+        str(tmp_path): ("unreadable", "not a file, but of type directory"),
+        str(tmp_path / "pipe.jpg"): ("unreadable", "not a file, but of type other"),
+        "nonsense://a/b.jpg": ("bad_uri", "Protocol not known: nonsense"),
+        "a\0b.jpg": ("bad_uri", "embedded null byte"),
+    }
+    for uri, (kind, why) in expected.items():
+        with pytest.raises(ImageError) as error:
+            fetch_image(uri)
+        assert (error.value.stage, error.value.kind, error.value.message) == ("fetch", kind, f"{uri}: {why}")
+
+
+def test_a_file_that_is_too_long_is_not_read(tmp_path: Path) -> None:
+    with (tmp_path / "long.jpg").open("wb") as file:
+        file.truncate(MAX_FILE_BYTES + 1)
+
+    with pytest.raises(ImageError, match=f"{MAX_FILE_BYTES + 1} bytes, at most {MAX_FILE_BYTES} are read") as error:
+        fetch_image(str(tmp_path / "long.jpg"))
+
+    assert (error.value.stage, error.value.kind) == ("fetch", "too_large")
+
+
+def test_whatever_a_file_system_raises_is_a_reason() -> None:
+    with pytest.raises(ImageError, match=r"^broken://a.jpg: LookupError: the server is on fire$") as error:
+        fetch_image("broken://a.jpg")
+
+    assert (error.value.stage, error.value.kind) == ("fetch", "unreadable")

@@ -1,0 +1,111 @@
+"""The stages of the main road, called without Ray."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from make import match_rows, write_image_pairs
+
+from pipeline.io import storage
+from pipeline.matching.decode import Chunk
+from pipeline.matching.options import MatchOptions
+from pipeline.matching.stream import THREADS, MatchWorker, Stream, commit, decode_slice
+from pipeline.runs.parts import list_parts, part_sizes, read_matches
+
+
+@pytest.fixture
+def stream(tmp_path: Path) -> Stream:
+    return Stream(
+        out=str(tmp_path / "run"),
+        run_id="r",
+        attempt=3,
+        fingerprint="f",
+        stop_file=str(tmp_path / "run" / "stop"),
+        begun_folder=str(tmp_path / "run" / "begun"),
+        image_root=None,
+        allow_prefix=(),
+        matcher="slow_matcher:SlowMatcher",
+        backbone_weights=None,
+        device="cpu",
+        answer_timeout=600.0,
+        workers=(1, 1),
+        gpus_per_worker=1.0,
+        options=MatchOptions(directions=("source_to_target", "target_to_source")),
+    )
+
+
+@pytest.fixture
+def row(tmp_path: Path) -> pa.Table:
+    """A slice of a manifest of ten pairs, as Ray hands it on: pairs 7, 2 and 4."""
+    file = write_image_pairs(tmp_path / "images", 10)
+    return pa.table({"file": [file], "row_group": [0], "rows": [np.array([7, 2, 4], np.int32).tobytes()]})
+
+
+@pytest.fixture
+def _threads() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.usefixtures("_threads")
+def test_a_slice_is_decoded_matched_and_committed(stream: Stream, row: pa.Table) -> None:
+    torch.set_num_threads(THREADS + 1)
+    (decoded,) = decode_slice(row, stream)
+    rows = MatchWorker(stream)(decoded)
+    said = commit(rows, stream)
+
+    assert torch.get_num_threads() == THREADS
+    (part,) = said.to_pylist()
+    assert part["reasons"] == [{"reason": "ok", "rows": 6}]
+    assert part_sizes(stream.out) == {storage.join(stream.out, "parts", part["part"]): part["bytes"]}
+    assert part["match_seconds"] > 0
+    committed = read_matches(stream.out)
+    assert set(committed["pair_id"].to_pylist()) == {"pair-0002", "pair-0004", "pair-0007"}
+    assert set(committed["attempt"].to_pylist()) == {3}
+    assert storage.list_files(stream.begun_folder, "") == []
+
+
+def test_a_slice_is_read_in_the_order_of_its_rows(stream: Stream, row: pa.Table) -> None:
+    (decoded,) = decode_slice(row, stream)
+
+    assert [pair["pair_id"] for pair in Chunk.from_row(decoded).pairs] == ["pair-0007", "pair-0002", "pair-0004"]
+
+
+@pytest.mark.usefixtures("_threads")
+def test_after_a_request_to_stop_nothing_new_is_begun(stream: Stream, row: pa.Table) -> None:
+    (decoded,) = decode_slice(row, stream)
+    worker = MatchWorker(stream)
+    storage.write_bytes(stream.stop_file, b"")
+
+    (nothing,) = decode_slice(row, stream)
+    rows = worker(decoded)
+
+    assert nothing.num_rows == 0
+    assert nothing.schema == decoded.schema
+    assert rows.num_rows == 0
+    assert commit(rows, stream).num_rows == 0
+    assert list_parts(stream.out) == []
+
+
+def test_reasons_are_counted(stream: Stream) -> None:
+    gone = {"status": "error", "error_stage": "fetch", "error_kind": "not_found"}
+    cut = {"status": "error", "error_stage": "decode", "error_kind": "truncated"}
+    rows = match_rows(*({"pair_id": str(n), **(gone if n < 2 else cut if n < 3 else {})} for n in range(7)))
+
+    said = commit(rows, stream)
+
+    counts = {entry["reason"]: entry["rows"] for entry in said["reasons"][0].as_py()}
+    assert counts == {"ok": 4, "fetch: not_found": 2, "decode: truncated": 1}
+    assert read_matches(stream.out).num_rows == 7
+
+
+def test_decoding_and_committing_load_no_torch() -> None:
+    script = "import sys; import pipeline.matching.stream; sys.exit('torch' in sys.modules)"
+
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0

@@ -1,0 +1,73 @@
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from pipeline.runs.quarantine import Quarantine
+
+
+class _Death(BaseException):
+    """Stands for the end of the process: nothing after it runs, and no `except Exception` stops it."""
+
+
+def _work(quarantine: Quarantine, deadly: str, done: list[str]) -> Iterator[str]:
+    """What a process does with pairs a to d; one of them kills it unless it is refused."""
+
+    def work(pair_ids: Sequence[str]) -> Iterator[str]:
+        for pair_id in pair_ids:
+            if pair_id == deadly and pair_id not in quarantine.refused:
+                raise _Death
+            done.append(pair_id)
+            yield "refused" if pair_id in quarantine.refused else "ok"
+
+    return quarantine.guard("match", list("abcd"), work)
+
+
+def test_a_pair_that_kills_is_found_and_set_aside(tmp_path: Path) -> None:
+    deaths = 0
+    while True:  # every turn is a new process that Ray starts in place of the dead one
+        quarantine = Quarantine(str(tmp_path), str(tmp_path / "begun"))
+        try:
+            assert list(_work(quarantine, deadly="c", done=[])) == ["ok", "ok", "refused", "ok"]
+            break
+        except _Death:
+            deaths += 1
+
+    assert deaths == 4
+    later = Quarantine(str(tmp_path), str(tmp_path / "begun of attempt 2"))
+    assert list(later.refused) == ["c"]
+    assert "its process died 2 times at stage match; to try it again, remove" in later.refused["c"].reason
+    assert later.refused["c"].kind == "died"
+    done: list[str] = []
+    assert list(_work(later, deadly="c", done=done)) == ["ok", "ok", "refused", "ok"]
+    assert done == list("abcd")
+
+
+def test_deaths_that_no_pair_caused_set_nothing_aside(tmp_path: Path) -> None:
+    for _ in range(2):
+        with pytest.raises(_Death):
+            list(_work(Quarantine(str(tmp_path), str(tmp_path / "begun")), deadly="a", done=[]))
+
+    quarantine = Quarantine(str(tmp_path), str(tmp_path / "begun"))
+    assert list(_work(quarantine, deadly="none", done=[])) == ["ok"] * 4
+    assert not (tmp_path / "quarantine").exists()
+
+
+def test_finished_work_leaves_no_mark(tmp_path: Path) -> None:
+    for _ in range(3):
+        list(_work(Quarantine(str(tmp_path), str(tmp_path / "begun")), deadly="none", done=[]))
+
+    assert list((tmp_path / "begun").iterdir()) == []
+
+
+def test_work_that_hung_is_done_pair_by_pair_at_once_and_so_is_the_pair_it_hung_at(tmp_path: Path) -> None:
+    for _ in range(2):
+        quarantine = Quarantine(str(tmp_path), str(tmp_path / "begun"))
+        with pytest.raises(_Death):
+            list(_work(quarantine, deadly="c", done=[]))
+        quarantine.note_hanging()
+
+    quarantine = Quarantine(str(tmp_path), str(tmp_path / "begun"))
+    assert list(_work(quarantine, deadly="c", done=[])) == ["ok", "ok", "refused", "ok"]
+    assert quarantine.refused["c"].kind == "timeout"
+    assert "it gave no answer in time at stage match" in quarantine.refused["c"].reason
