@@ -27,7 +27,7 @@ from nemf.load import is_checkpoint
 from pipeline.io import storage
 from pipeline.io.manifest import manifest_digest, manifest_files, read_ids
 from pipeline.io.uri_allowlist import check_prefixes
-from pipeline.matching.options import OUTPUTS, MatchOptions, directions_of
+from pipeline.matching.options import OUTPUTS, MatchOptions
 from pipeline.matching.plan import Plan, make_plan
 from pipeline.runs.casualties import Casualties
 from pipeline.runs.folder import (
@@ -47,6 +47,7 @@ from pipeline.runs.folder import (
 from pipeline.runs.lease import Lease, acquire
 from pipeline.runs.leftovers import sweep
 from pipeline.runs.signals import stopping_on_signals
+from schemas.matches import directions_of
 
 _LONGEST_TIMEOUT = 1e6
 """Seconds; the clock that waits for it takes no more than some thousand years."""
@@ -249,8 +250,9 @@ def _match_all(config: Config, plan: Plan, lease: Lease, run_id: str, fingerprin
     """
     # Ray takes seconds to import, and a finished run needs none of it.
     from pipeline.cluster.connect import connected, this_cluster
+    from pipeline.cluster.resources import choose_device
     from pipeline.matching.stream import Stream, build_stream
-    from pipeline.matching.workers import choose_device, choose_workers
+    from pipeline.matching.workers import choose_workers
 
     lease.on_heartbeat.append(Casualties(config.out, lease).look)
     with connected(config.address):

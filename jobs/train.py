@@ -292,7 +292,7 @@ def _train_all(config: Config, training: TrainingRun, lease: Lease) -> None:
     from ray.util.queue import Empty, Queue
 
     from pipeline.cluster.connect import connected, this_cluster
-    from pipeline.matching.workers import choose_device
+    from pipeline.cluster.resources import choose_device
 
     with connected(config.address), tempfile.TemporaryDirectory() as scratch:
         device = choose_device(config.device, this_cluster())

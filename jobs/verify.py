@@ -15,9 +15,9 @@ import tyro
 from jobs.command import run_command
 from pipeline.io import storage
 from pipeline.io.manifest import manifest_digest, manifest_files, read_ids
-from pipeline.matching.options import directions_of
 from pipeline.runs.folder import Count, count_run, read_run, read_success, summary
 from pipeline.runs.status import asked_limit
+from schemas.matches import directions_of
 
 
 @dataclass(frozen=True, kw_only=True)

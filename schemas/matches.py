@@ -28,6 +28,8 @@ import pyarrow as pa
 from schemas.types import POINTS_XY, SIZE_HW
 
 DIRECTIONS = ("source_to_target", "target_to_source")
+"""Which image of the pair is the query."""
+
 ERROR_STAGES = ("manifest", "fetch", "decode", "match", "worker")
 
 MATCHES = pa.schema(
@@ -60,3 +62,8 @@ MATCHES = pa.schema(
 
 RESULT_COLUMNS = tuple(name for name in MATCHES.names if name not in ("attempt", "worker", "milliseconds"))
 """The columns that two runs over the same pairs with the same fingerprint agree on, row for row."""
+
+
+def directions_of(direction: str) -> tuple[str, ...]:
+    """The directions that 'source_to_target', 'target_to_source' or 'both' asks for."""
+    return DIRECTIONS if direction == "both" else (direction,)

@@ -14,8 +14,8 @@ import ray.data
 from ray.exceptions import AuthenticationError, RayError, RayTaskError
 
 from pipeline.cluster.errors import ClusterError
+from pipeline.cluster.resources import SHARED_MEMORY, Cluster, Nodes
 from pipeline.io.storage_options import worker_environment
-from pipeline.matching.workers import SHARED_MEMORY, Cluster, Nodes
 
 ANSWER_SECONDS = 10
 """How long a head may take to answer at all; Ray itself tries for minutes."""

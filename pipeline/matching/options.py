@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass
 
-from schemas.matches import DIRECTIONS
-
 OUTPUTS = ("keypoints", "flow", "confidence", "cycle")
 """What a run may store: the points' places, the dense flow, how sure of either, and how far a point lands from itself
 when its answer is matched back (as much work again)."""
@@ -17,8 +15,3 @@ class MatchOptions:
     outputs: tuple[str, ...] = ("keypoints", "confidence")
     batch_pairs: int = 128
     """Pairs given to the matcher at once."""
-
-
-def directions_of(direction: str) -> tuple[str, ...]:
-    """The directions that 'source_to_target', 'target_to_source' or 'both' asks for."""
-    return DIRECTIONS if direction == "both" else (direction,)

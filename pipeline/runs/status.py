@@ -9,10 +9,10 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from pipeline.io import storage
-from pipeline.matching.options import directions_of
 from pipeline.runs.folder import read_run, read_success
 from pipeline.runs.lease import Attempt, read_attempts
 from pipeline.runs.parts import part_sizes
+from schemas.matches import directions_of
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,8 +11,9 @@ import tyro
 import yaml
 
 from jobs.match import Config
+from pipeline.cluster.resources import Cluster, Nodes, choose_device
 from pipeline.matching.stream import MATCH_CPUS
-from pipeline.matching.workers import Cluster, Nodes, choose_device, choose_workers
+from pipeline.matching.workers import choose_workers
 
 MANIFEST = Path(__file__).parents[2] / "deploy" / "rayjob.yaml"
 VALIDATOR = jsonschema.Draft202012Validator(yaml.safe_load(Path(__file__).with_name("rayjob_schema.yaml").read_text()))

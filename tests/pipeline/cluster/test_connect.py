@@ -8,7 +8,8 @@ from ray.exceptions import AuthenticationError
 
 from pipeline.cluster.connect import connected, this_cluster
 from pipeline.cluster.errors import ClusterError
-from pipeline.matching.workers import Nodes, choose_workers
+from pipeline.cluster.resources import Nodes
+from pipeline.matching.workers import choose_workers
 
 
 def test_a_cluster_is_its_living_nodes_and_what_its_autoscaler_told(monkeypatch: pytest.MonkeyPatch) -> None:

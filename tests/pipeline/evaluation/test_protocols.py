@@ -61,7 +61,9 @@ def test_a_protocol_of_the_users_own_is_found_by_module_and_name(own: str):
 
 @pytest.mark.parametrize("attribute", ["ABSENT", "WORD"])
 def test_a_module_without_such_a_protocol_is_named(own: str, attribute: str):
-    with pytest.raises(ValueError, match=rf"{own} has no pipeline\.evaluation\.protocols\.Protocol called '{attribute}'"):
+    with pytest.raises(
+        ValueError, match=rf"{own} has no pipeline\.evaluation\.protocols\.Protocol called '{attribute}'"
+    ):
         protocol(f"{own}:{attribute}")
 
 

@@ -2,7 +2,8 @@
 
 import pytest
 
-from pipeline.matching.workers import Cluster, Nodes, choose_device, choose_workers
+from pipeline.cluster.resources import Cluster, Nodes, choose_device
+from pipeline.matching.workers import choose_workers
 
 GIB = 2**30
 
