@@ -24,7 +24,7 @@ from nemf.model.presets import PRESETS, NeMFConfig
 from nemf.training.distil import Distiller
 from nemf.training.loop import TrainerConfig
 from pipeline.io import storage
-from pipeline.io.prefetch import prepared_ahead
+from pipeline.io.prefetch import prefetch
 from pipeline.runs.lease import acquire
 from pipeline.runs.signals import stopping_on_signals
 from pipeline.training.folder import (
@@ -173,7 +173,7 @@ def _train(config: Config, distiller: Distiller, asked_to_stop: Callable[[], boo
         distiller.load_state_dict(state["trainer"])
         history = state["history"]
     images = Photographs(config.photographs, config.image_root, distiller.teacher.image_size, config.seed)
-    batches = prepared_ahead(
+    batches = prefetch(
         lambda step: images.batch(step, config.batch_size), range(distiller.step_number, config.steps), config.loaders
     )
     with tqdm(batches, total=config.steps, initial=distiller.step_number, unit="step", mininterval=0.5) as progress:

@@ -251,7 +251,7 @@ def _match_all(config: Config, plan: Plan, lease: Lease, run_id: str, fingerprin
     # Ray takes seconds to import, and a finished run needs none of it.
     from pipeline.cluster.connect import connected, this_cluster
     from pipeline.cluster.resources import choose_device
-    from pipeline.matching.stream import Stream, build_stream
+    from pipeline.matching.stream import MatchStageConfig, build_stream
     from pipeline.matching.workers import choose_workers
 
     lease.on_heartbeat.append(Casualties(config.out, lease).look)
@@ -259,7 +259,7 @@ def _match_all(config: Config, plan: Plan, lease: Lease, run_id: str, fingerprin
         cluster = this_cluster()
         device = choose_device(config.device, cluster)
         least, most = choose_workers(config.workers, device, config.gpus_per_worker, cluster)
-        stream = Stream(
+        stage = MatchStageConfig(
             out=config.out,
             run_id=run_id,
             attempt=lease.attempt.number,
@@ -280,7 +280,7 @@ def _match_all(config: Config, plan: Plan, lease: Lease, run_id: str, fingerprin
         interval = 0.5 if sys.stderr.isatty() else 10.0
         unit = "pair" if total == plan.n_left else "row"
         with stopping_on_signals(lease) as stopped, tqdm(total=total, unit=unit, mininterval=interval) as progress:
-            for part in build_stream(plan.slices, stream).iter_rows():
+            for part in build_stream(plan.slices, stage).iter_rows():
                 progress.update(_note(part, lease))
                 progress.set_postfix(errors=lease.counts.total() - lease.counts["ok"], refresh=False)
     if stopped.is_set():

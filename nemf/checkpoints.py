@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from safetensors.torch import save as as_safetensors
 
-from nemf.io.uri import patiently
+from nemf.io.uri import with_retries
 from nemf.model.network import NeMF
 from nemf.model.presets import NeMFConfig, build
 from nemf.model.weights_file import FIELDS, BackboneConfig, check_tensors, read_tensors
@@ -337,7 +337,7 @@ def _read(folder: str | Path, name: str) -> bytes:
             listed = ", ".join(there) or "nothing"
             raise FileNotFoundError(f"checkpoint folder {folder}: {name} is missing; there is {listed}") from error
 
-    data = patiently(str(folder), read)
+    data = with_retries(str(folder), read)
     if data is None:
         raise ValueError(f"{name}: larger than the {_MOST_BYTES[name]} bytes that are read at most")
     return data

@@ -17,7 +17,7 @@ NOT_FOUND = "not_found"
 BAD_URI = "bad_uri"
 UNREADABLE = "unreadable"
 
-PASSING = frozenset({TIMEOUT, UNAVAILABLE, TRUNCATED})
+TRANSIENT = frozenset({TIMEOUT, UNAVAILABLE, TRUNCATED})
 """What may be over when it is asked again."""
 
 _OF_CODE = {

@@ -1,4 +1,4 @@
-"""Files anywhere fsspec reaches: what a URI leads to, patience with it, and errors that name it."""
+"""Files anywhere fsspec reaches: opening URIs, retrying operations on them, and errors that name the URI."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -8,21 +8,23 @@ from typing import Any, TypeVar
 import fsspec
 
 from nemf.io.redact import redacted
-from nemf.io.retry import retried
+from nemf.io.retry import retry
 from nemf.io.store_errors import CREDENTIALS, CredentialsError, reason
 
-PATIENCE_SECONDS = 60.0
-"""Long enough for every try that fails at once; the libraries of some stores spend a minute on each."""
+RETRY_SECONDS = 60.0
+"""Default time for all tries of one operation: enough for all of nemf.io.retry when each fails at once. Libraries of
+some stores spend a minute on each try by themselves."""
 
-Answer = TypeVar("Answer")
+Result = TypeVar("Result")
 
 
 def open_uri(uri: str, *, retries: bool = True) -> tuple[Any, str]:
     """The fsspec file system of `uri` and the path in it. A plain path is local.
 
-    Nothing it lists is remembered: other processes write too. Raises ValueError for a scheme there is nothing for.
+    Listings are not cached, since other processes write too. Raises ValueError for a scheme that fsspec does not know
+    or whose library is not installed.
 
-    retries: whether S3's libraries ask again by themselves, as they must for files that are read piece by piece.
+    retries: whether S3's libraries retry by themselves, as they must for files that are read piece by piece.
     """
     once = not retries and fsspec.utils.get_protocol(str(uri)) in ("s3", "s3a")
     options = {"config_kwargs": _botocore_once()} if once else {}
@@ -35,30 +37,30 @@ def open_uri(uri: str, *, retries: bool = True) -> tuple[Any, str]:
     return fs, path
 
 
-def patiently(uri: str, ask: Callable[[Any, str], Answer], *, seconds: float = PATIENCE_SECONDS) -> Answer:
-    """`ask(file system, path)`, again while what goes wrong may pass (nemf.io.retry); the one place that asks again.
+def with_retries(uri: str, operation: Callable[[Any, str], Result], *, seconds: float = RETRY_SECONDS) -> Result:
+    """The result of `operation(file system, path)`, retried after transient errors (nemf.io.retry).
 
-    seconds: no try begins later than this after the first; infinite for what may take long and be well.
+    seconds: no try begins later than this after the first; infinite for operations on large files or folders.
     Raises as os_errors and open_uri do.
     """
     fs, path = open_uri(uri, retries=False)
     with os_errors(uri):
-        return retried(uri, lambda: ask(fs, path), until=time.monotonic() + seconds)
+        return retry(uri, lambda: operation(fs, path), until=time.monotonic() + seconds)
 
 
 @contextmanager
 def os_errors(uri: str) -> Iterator[None]:
-    """Whatever a file system raises in the block is an OSError that names the URI, without secrets.
+    """Turn any exception of a file system in the block into an OSError that names the URI, without secrets.
 
-    It is CredentialsError where a store does not accept who this process says it is.
+    It is a CredentialsError where a store rejects the credentials of this process.
     """
     try:
         yield
     except Exception as error:
-        told = _as_os_error(uri, error)
-        if told is error:
+        os_error = _as_os_error(uri, error)
+        if os_error is error:
             raise
-        raise told from (error if redacted(str(error)) == str(error) else None)
+        raise os_error from (error if redacted(str(error)) == str(error) else None)
 
 
 def _botocore_once() -> dict[str, Any]:
@@ -67,23 +69,25 @@ def _botocore_once() -> dict[str, Any]:
 
 
 def _as_os_error(uri: str, error: Exception) -> OSError:
-    said = " ".join(str(error).split())
+    message = " ".join(str(error).split())
     if reason(error) == CREDENTIALS:
         return credentials_error(uri, error)
     if not isinstance(error, OSError):
-        return OSError(redacted(f"{uri}: {type(error).__name__}: {said}"))
-    if error.filename or uri in said:
+        return OSError(redacted(f"{uri}: {type(error).__name__}: {message}"))
+    if error.filename or uri in message:
         return error
     kind = type(error) if type(error).__module__ == "builtins" else OSError
-    what = "there is no such file" if kind is FileNotFoundError else error.strerror or said or type(error).__name__
-    told = kind(redacted(f"{uri}: {what}"))
-    told.errno = error.errno
-    return told
+    detail = "there is no such file" if kind is FileNotFoundError else error.strerror or message or type(error).__name__
+    os_error = kind(redacted(f"{uri}: {detail}"))
+    os_error.errno = error.errno
+    return os_error
 
 
 def credentials_error(uri: str, error: Exception) -> CredentialsError:
-    """What to tell of an error that is the credentials' fault."""
-    said = " ".join(str(error.__cause__ or error).split())
+    """The error to raise where a store rejected the credentials with `error`; says what to do."""
+    message = " ".join(str(error.__cause__ or error).split())
     return CredentialsError(
-        redacted(f"{uri}: {said}: the credentials are missing, wrong or expired; renew them and run the command again")
+        redacted(
+            f"{uri}: {message}: the credentials are missing, wrong or expired; renew them and run the command again"
+        )
     )

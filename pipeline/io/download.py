@@ -9,14 +9,14 @@ from typing import Any
 
 from fsspec.asyn import AsyncFileSystem, sync
 
-from nemf.io.retry import retried
+from nemf.io.retry import retry
 from nemf.io.store_errors import is_beyond_the_end
 from nemf.io.uri import open_uri
 
 _BLOCK_BYTES = 2**16
 
 
-class RefusedError(Exception):
+class DownloadError(Exception):
     """The file is not to be read; `kind` is a short constant reason."""
 
     def __init__(self, kind: str, message: str) -> None:
@@ -27,7 +27,7 @@ class RefusedError(Exception):
 def download(uri: str, *, max_bytes: int, seconds: float, redirects: bool = True) -> bytes:
     """All bytes at `uri`, within `seconds` with all that is asked again.
 
-    redirects: whether a web server may send us elsewhere. Raises RefusedError (too_large, redirected, unreadable) or
+    redirects: whether a web server may send us elsewhere. Raises DownloadError (too_large, redirected, unreadable) or
     whatever the file system does; nemf.io.store_errors.reason tells why. A body that ends too early is an error, too.
     """
     fs, path = open_uri(uri, retries=False)
@@ -39,15 +39,15 @@ def download(uri: str, *, max_bytes: int, seconds: float, redirects: bool = True
         get = _get_http(fs, path, max_bytes, redirects) if "http" in fs.protocol else _get_object(fs, path, max_bytes)
         return sync(fs.loop, lambda: get, timeout=max(end - time.monotonic(), 0.001))
 
-    return retried(uri, ask, until=end)
+    return retry(uri, ask, until=end)
 
 
 def _read_entry(fs: Any, path: str, max_bytes: int) -> bytes:
     info = fs.info(path)
     if info["type"] != "file":
-        raise RefusedError("unreadable", f"not a file, but of type {info['type']}")
+        raise DownloadError("unreadable", f"not a file, but of type {info['type']}")
     if (info["size"] or 0) > max_bytes:
-        raise RefusedError("too_large", f"{info['size']} bytes, at most {max_bytes} are read")
+        raise DownloadError("too_large", f"{info['size']} bytes, at most {max_bytes} are read")
     return fs.cat_file(path)
 
 
@@ -59,7 +59,7 @@ async def _get_object(fs: Any, path: str, max_bytes: int) -> bytes:
             return b""
         raise
     if len(data) > max_bytes:
-        raise RefusedError("too_large", f"more than the {max_bytes} bytes that are read at most")
+        raise DownloadError("too_large", f"more than the {max_bytes} bytes that are read at most")
     return data
 
 
@@ -70,18 +70,18 @@ async def _get_http(fs: Any, url: str, max_bytes: int, redirects: bool) -> bytes
     async with session.get(fs.encode_url(url), **options) as response:
         said = f"the server said {response.status} {response.reason}"
         if 300 <= response.status < 400:
-            raise RefusedError("redirected", f"{said}, and no redirection is followed")
+            raise DownloadError("redirected", f"{said}, and no redirection is followed")
         if response.status in (401, 403):  # one server's word, and none on the credentials of this process
             raise PermissionError(said)
         if response.status == 404:
             raise FileNotFoundError(said)
         response.raise_for_status()
         if (response.content_length or 0) > max_bytes:
-            raise RefusedError("too_large", f"{response.content_length} bytes, at most {max_bytes} are read")
+            raise DownloadError("too_large", f"{response.content_length} bytes, at most {max_bytes} are read")
         blocks, size = [], 0
         async for block in response.content.iter_chunked(_BLOCK_BYTES):
             size += len(block)
             if size > max_bytes:
-                raise RefusedError("too_large", f"more than the {max_bytes} bytes that are read at most")
+                raise DownloadError("too_large", f"more than the {max_bytes} bytes that are read at most")
             blocks.append(block)
         return b"".join(blocks)

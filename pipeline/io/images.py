@@ -15,7 +15,7 @@ from nemf.io.redact import redacted
 from nemf.io.store_errors import BAD_URI, CREDENTIALS, NOT_FOUND, PERMISSION_DENIED, TIMEOUT, reason
 from nemf.io.uri import credentials_error
 from nemf.rgb import to_rgb
-from pipeline.io.download import RefusedError, download
+from pipeline.io.download import DownloadError, download
 from pipeline.io.image_headers import CostlyError, check_headers
 from pipeline.io.uri_allowlist import is_allowed
 
@@ -60,7 +60,7 @@ def fetch_image(uri: str, allowed: Sequence[str] = ()) -> bytes:
         raise ImageError("fetch", "not_allowed", f"{uri}: not below {' or '.join(allowed)} (--allow-prefix)")
     try:
         return download(uri, max_bytes=MAX_FILE_BYTES, seconds=FETCH_SECONDS, redirects=not allowed)
-    except RefusedError as error:
+    except DownloadError as error:
         kind = "not_allowed" if error.kind == "redirected" else error.kind
         raise ImageError("fetch", kind, f"{uri}: {error}") from error
     except Exception as error:  # every file system has exceptions of its own

@@ -124,7 +124,7 @@ def read_rows(file: str, row_group: int, rows: np.ndarray) -> pa.Table:
     return _as_pairs(pa.Table.from_batches(taken).take(pa.array(in_order)), PAIRS, file)
 
 
-def without_excess(rows: pa.Table) -> tuple[pa.Table, dict[str, str]]:
+def drop_oversized_keypoints(rows: pa.Table) -> tuple[pa.Table, dict[str, str]]:
     """PAIRS rows without the keypoints of pairs that have too many, and what is wrong with those pairs, by pair_id."""
     excess: dict[str, str] = {}
     for name in ("source_xy_px", "target_xy_px", "keypoint_id"):
@@ -183,7 +183,7 @@ def _check_columns(actual: pa.Schema, file: str) -> None:
 def _check_lengths(metadata: pq.FileMetaData, file: str) -> None:
     """Raises SchemaError for lists of a length, on average, that no row may have: to read them would take all memory.
 
-    A row that is alone with too many keypoints passes, see without_excess.
+    A row that is alone with too many keypoints passes, see drop_oversized_keypoints.
     """
     for index in range(metadata.num_row_groups):
         group = metadata.row_group(index)

@@ -8,7 +8,7 @@ from typing import TypeVar
 Batch = TypeVar("Batch")
 
 
-def prepared_ahead(prepare: Callable[[int], Batch], steps: Iterable[int], threads: int) -> Iterator[Batch]:
+def prefetch(prepare: Callable[[int], Batch], steps: Iterable[int], threads: int) -> Iterator[Batch]:
     """prepare(step) of each step in order; up to 2 * threads of them lie ready or are being made.
 
     What `prepare` raises is raised here, where its turn comes.

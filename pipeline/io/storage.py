@@ -1,6 +1,6 @@
 """Files anywhere fsspec reaches: whole-file reads and writes that are there entirely or not at all.
 
-Faults of a store that may pass are waited out (nemf.io.uri.patiently); all others are OSErrors that name the URI.
+Faults of a store that may pass are waited out (nemf.io.uri.with_retries); all others are OSErrors that name the URI.
 """
 
 import json
@@ -17,7 +17,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from nemf.io.store_errors import is_beyond_the_end
 from nemf.io.uri import open_uri as open_uri
-from nemf.io.uri import patiently
+from nemf.io.uri import with_retries
 
 
 def absolute(uri: str) -> str:
@@ -56,7 +56,7 @@ def read_bytes(uri: str) -> bytes:
                 return b""
             raise
 
-    return patiently(uri, read)
+    return with_retries(uri, read)
 
 
 def read_json(uri: str) -> Any:
@@ -74,14 +74,14 @@ def write_bytes(uri: str, data: bytes) -> None:
     """
     fs, _ = open_uri(uri)
     if not isinstance(fs, LocalFileSystem):
-        patiently(uri, lambda fs, path: fs.pipe_file(path, data))
+        with_retries(uri, lambda fs, path: fs.pipe_file(path, data))
         return
-    with whole_file(uri) as temporary:
+    with atomic_writer(uri) as temporary:
         temporary.write_bytes(data)
 
 
 @contextmanager
-def whole_file(uri: str) -> Iterator[Path]:
+def atomic_writer(uri: str) -> Iterator[Path]:
     """A local path to write a large file to; it becomes `uri`, atomically, when the block ends without an error."""
     fs, path = open_uri(uri)
     if isinstance(fs, LocalFileSystem):
@@ -94,10 +94,10 @@ def whole_file(uri: str) -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, PurePosixPath(path).name)
         yield file
-        patiently(uri, lambda fs, path: fs.put_file(str(file), path), seconds=math.inf)
+        with_retries(uri, lambda fs, path: fs.put_file(str(file), path), seconds=math.inf)
 
 
-def create_bytes(uri: str, data: bytes) -> bool:
+def write_if_absent(uri: str, data: bytes) -> bool:
     """Write one file atomically unless it exists already; whether it was this call that created it."""
     fs, path = open_uri(uri)
     if not isinstance(fs, LocalFileSystem):
@@ -118,7 +118,7 @@ def create_bytes(uri: str, data: bytes) -> bool:
 def delete_file(uri: str) -> None:
     """Remove a file; nothing happens if there is none."""
     with suppress(FileNotFoundError):
-        patiently(uri, lambda fs, path: fs.rm_file(path))
+        with_retries(uri, lambda fs, path: fs.rm_file(path))
 
 
 def delete(uri: str) -> None:
@@ -128,10 +128,10 @@ def delete(uri: str) -> None:
     is removed by delete_file.
     """
     with suppress(FileNotFoundError):
-        patiently(uri, lambda fs, path: fs.rm(path, recursive=True), seconds=math.inf)
+        with_retries(uri, lambda fs, path: fs.rm(path, recursive=True), seconds=math.inf)
 
 
-def delete_unfinished(uri: str) -> None:
+def remove_temporary_files(uri: str) -> None:
     """Remove what killed writers left directly below folder `uri`. On object storage nothing is there unfinished."""
     fs, path = open_uri(uri)
     if isinstance(fs, LocalFileSystem):
@@ -157,7 +157,7 @@ def file_names(uri: str) -> set[str]:
         return {PurePosixPath(entry["name"]).name for entry in files}
 
     try:
-        return patiently(uri, names)
+        return with_retries(uri, names)
     except (FileNotFoundError, NotADirectoryError):
         return set()
 
@@ -175,7 +175,7 @@ def exists(uri: str) -> bool:
 def _type(uri: str) -> str | None:
     """What fsspec says there is at `uri`, None for nothing. Its own isfile and exists say no when the store is down."""
     try:
-        return patiently(uri, lambda fs, path: fs.info(path)["type"])
+        return with_retries(uri, lambda fs, path: fs.info(path)["type"])
     except (FileNotFoundError, NotADirectoryError):
         return None
 
@@ -188,7 +188,7 @@ def _create_object(uri: str, data: bytes) -> bool:
     if exists(uri):  # some stores that speak S3 pass over the condition of the PUT below
         return False
     try:
-        patiently(uri, lambda fs, path: fs.pipe_file(path, data, mode="create"))
+        with_retries(uri, lambda fs, path: fs.pipe_file(path, data, mode="create"))
     except OSError:  # FileExistsError from S3 itself; other stores say it in other words
         if not exists(uri):
             raise

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from pipeline.io import storage
 from pipeline.io.images import ImageError, decode_image, fetch_image
-from pipeline.io.manifest import INLINE_COLUMNS, without_excess
+from pipeline.io.manifest import INLINE_COLUMNS, drop_oversized_keypoints
 from pipeline.runs.quarantine import Refusal
 from schemas.pairs import PAIRS
 
@@ -121,7 +121,7 @@ def decode_rows(
     chunk_bytes: pixels per chunk, at most, unless one pair has more.
     Raises CredentialsError if a store does not accept those of this process: that is no fault of a pair.
     """
-    rows, excess = without_excess(rows)
+    rows, excess = drop_oversized_keypoints(rows)
     inline = {name: rows[name] for name in INLINE_COLUMNS}
     pairs = rows.drop_columns(list(INLINE_COLUMNS)).to_pylist()
     loaders: dict[str, Callable[[], bytes]] = {}

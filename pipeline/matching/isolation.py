@@ -1,4 +1,4 @@
-"""Asking a matcher, which may be anybody's: every question ends with an answer or with the reason why it has none."""
+"""Asking a matcher, which may be anybody's: every request ends with an answer or with the reason why it has none."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nemf.matcher import ImagePair, Match, Matcher
-from pipeline.matching.predictions import BadAnswerError
+from pipeline.matching.predictions import InvalidMatchError
 
 _NOTHING = object()
 
 
 @dataclass(kw_only=True, eq=False)
-class Question:
+class MatchRequest:
     """One pair, and what became of it."""
 
     pair: ImagePair
@@ -23,15 +23,15 @@ class Question:
     milliseconds: float = 0.0
 
 
-def ask(
+def match_isolated(
     matcher: Matcher,
-    questions: Sequence[Question],
-    columns: Callable[[Question, Match], dict[str, Any]],
+    requests: Sequence[MatchRequest],
+    columns: Callable[[MatchRequest, Match], dict[str, Any]],
     on_answer: Callable[[], None],
 ) -> None:
-    """Complete the questions.
+    """Complete the requests.
 
-    columns: what an answer adds to its question's columns; what it raises is the question's error.
+    columns: what an answer adds to its request's columns; what it raises is the request's error.
     on_answer: called with every answer that came.
     Where the matcher raises, the answers it gave stay and the rest is asked again in halves: a batch that memory does
     not hold is halved until it does, and a pair that cannot be matched ends alone. The same where it answered fewer or
@@ -39,43 +39,43 @@ def ask(
     """
     start, n_answered = time.perf_counter(), 0
     try:
-        for question, match in zip(questions, _one_each(matcher, questions), strict=True):
+        for request, match in zip(requests, _one_each(matcher, requests), strict=True):
             on_answer()
             n_answered += 1
             try:
-                question.columns |= columns(question, match)
-                question.error = None
+                request.columns |= columns(request, match)
+                request.error = None
             except Exception as error:  # an answer may be anything
-                question.error = _described(error)
+                request.error = _described(error)
         return
     except Exception as error:  # a matcher may raise anything
-        n_answered = 0 if isinstance(error, BadAnswerError) else n_answered
+        n_answered = 0 if isinstance(error, InvalidMatchError) else n_answered
         reason = _described(error)
     finally:
-        for question in questions:
-            question.milliseconds += (time.perf_counter() - start) * 1000 / len(questions)
-    if len(questions) == 1:
-        questions[0].error = reason
+        for request in requests:
+            request.milliseconds += (time.perf_counter() - start) * 1000 / len(requests)
+    if len(requests) == 1:
+        requests[0].error = reason
         return
-    left = questions[n_answered:]
+    left = requests[n_answered:]
     middle = (len(left) + 1) // 2
     for half in (left[:middle], left[middle:]):
         if half:
-            ask(matcher, half, columns, on_answer)
+            match_isolated(matcher, half, columns, on_answer)
 
 
 def _described(error: Exception) -> tuple[str, str]:
     """Kind and message."""
-    kind = error.kind if isinstance(error, BadAnswerError) else type(error).__name__
+    kind = error.kind if isinstance(error, InvalidMatchError) else type(error).__name__
     return kind, " ".join(str(error).split())[:500]
 
 
-def _one_each(matcher: Matcher, questions: Sequence[Question]) -> Iterator[Match]:
-    answers = iter(matcher.match_batch([question.pair for question in questions]))
-    for number in range(len(questions)):
+def _one_each(matcher: Matcher, requests: Sequence[MatchRequest]) -> Iterator[Match]:
+    answers = iter(matcher.match_batch([request.pair for request in requests]))
+    for number in range(len(requests)):
         match: Any = next(answers, _NOTHING)
         if match is _NOTHING:
-            raise BadAnswerError("bad_answer", f"match_batch answered {number} of {len(questions)} pairs")
+            raise InvalidMatchError("bad_answer", f"match_batch answered {number} of {len(requests)} pairs")
         yield match
     if next(answers, _NOTHING) is not _NOTHING:
-        raise BadAnswerError("bad_answer", f"match_batch answered more than the {len(questions)} pairs it was asked")
+        raise InvalidMatchError("bad_answer", f"match_batch answered more than the {len(requests)} pairs it was asked")

@@ -3,17 +3,18 @@
 import os
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from nemf.io.redact import redacted
-from nemf.matcher import ImagePair, Matcher, Points, as_points
+from nemf.matcher import ImagePair, Match, Matcher, Points, as_points
 from pipeline.matching.decode import Chunk
-from pipeline.matching.isolation import Question, ask
+from pipeline.matching.isolation import MatchRequest, match_isolated
 from pipeline.matching.options import MatchOptions
-from pipeline.matching.predictions import answer_columns
+from pipeline.matching.predictions import prediction_columns
 from pipeline.runs.quarantine import Refusal
 from schemas.matches import MATCHES
 
@@ -46,7 +47,7 @@ def match_chunk(
         "worker": f"{socket.gethostname()}:{os.getpid()}",
     }
     rows: list[dict[str, Any]] = []
-    asked: list[tuple[dict[str, Any], Question]] = []
+    asked: list[tuple[dict[str, Any], MatchRequest]] = []
     for pair in chunk.pairs:
         refusal = pair["refused"] or (refused or {}).get(pair["pair_id"])
         for direction in options.directions:
@@ -56,14 +57,15 @@ def match_chunk(
                 kind, reason, stage = refusal
                 row |= _error(stage, kind, reason)
             elif image_pair := _image_pair(chunk, pair, row, options):
-                asked.append((row, Question(pair=image_pair)))
-    for batch in _batches([question for _, question in asked], options):
-        ask(matcher, batch, lambda question, match: answer_columns(match, question.pair, options.outputs), on_answer)
+                asked.append((row, MatchRequest(pair=image_pair)))
+    columns = partial(_columns, outputs=options.outputs)
+    for batch in _batches([request for _, request in asked], options):
+        match_isolated(matcher, batch, columns, on_answer)
         if "cycle" in options.outputs:
-            _ask_back(matcher, [question for question in batch if not question.error], on_answer)
-    for row, question in asked:
-        row["milliseconds"]["match"] = question.milliseconds
-        row |= _error("match", *question.error) if question.error else {"status": "ok", **question.columns}
+            _add_cycle_errors(matcher, [request for request in batch if not request.error], on_answer)
+    for row, request in asked:
+        row["milliseconds"]["match"] = request.milliseconds
+        row |= _error("match", *request.error) if request.error else {"status": "ok", **request.columns}
     return pa.Table.from_pylist(rows, MATCHES)
 
 
@@ -113,43 +115,47 @@ def _keypoints(pair: dict[str, Any]) -> dict[str, Points]:
     return points
 
 
-def _batches(questions: Sequence[Question], options: MatchOptions) -> Iterator[list[Question]]:
+def _batches(requests: Sequence[MatchRequest], options: MatchOptions) -> Iterator[list[MatchRequest]]:
     """Questions to be asked together, in order."""
-    batch: list[Question] = []
+    batch: list[MatchRequest] = []
     dense_pixels = 0
-    for question in questions:
-        height, width = question.pair.query_rgb.shape[:2]
-        pixels = height * width if question.pair.dense else 0
+    for request in requests:
+        height, width = request.pair.query_rgb.shape[:2]
+        pixels = height * width if request.pair.dense else 0
         if batch and (len(batch) == options.batch_pairs or dense_pixels + pixels > DENSE_PIXELS_AT_ONCE):
             yield batch
             batch, dense_pixels = [], 0
-        batch.append(question)
+        batch.append(request)
         dense_pixels += pixels
     if batch:
         yield batch
 
 
-def _ask_back(matcher: Matcher, questions: Sequence[Question], on_answer: Callable[[], None]) -> None:
+def _add_cycle_errors(matcher: Matcher, requests: Sequence[MatchRequest], on_answer: Callable[[], None]) -> None:
     """Where do the answered points come from? How far from that they were asked for is the cycle error."""
-    back = [Question(pair=_reversed(question)) for question in questions]
-    ask(matcher, back, lambda question, match: answer_columns(match, question.pair, ("keypoints",)), on_answer)
-    for question, returned in zip(questions, back, strict=True):
-        question.milliseconds += returned.milliseconds
-        question.error = returned.error
+    back = [MatchRequest(pair=_reversed(request)) for request in requests]
+    match_isolated(matcher, back, partial(_columns, outputs=("keypoints",)), on_answer)
+    for request, returned in zip(requests, back, strict=True):
+        request.milliseconds += returned.milliseconds
+        request.error = returned.error
         if not returned.error:
             home_xy_px = np.array(returned.columns["reference_xy_px"], np.float32).reshape(-1, 2)
-            assert question.pair.query_xy_px is not None
-            error_px = np.linalg.norm(home_xy_px - question.pair.query_xy_px, axis=1)
-            question.columns["point_cycle_error_px"] = error_px.tolist()
+            assert request.pair.query_xy_px is not None
+            error_px = np.linalg.norm(home_xy_px - request.pair.query_xy_px, axis=1)
+            request.columns["point_cycle_error_px"] = error_px.tolist()
 
 
-def _reversed(question: Question) -> ImagePair:
+def _reversed(request: MatchRequest) -> ImagePair:
     return ImagePair(
-        query_rgb=question.pair.reference_rgb,
-        reference_rgb=question.pair.query_rgb,
-        query_xy_px=np.array(question.columns["reference_xy_px"], np.float32).reshape(-1, 2),
-        pair_id=question.pair.pair_id,
+        query_rgb=request.pair.reference_rgb,
+        reference_rgb=request.pair.query_rgb,
+        query_xy_px=np.array(request.columns["reference_xy_px"], np.float32).reshape(-1, 2),
+        pair_id=request.pair.pair_id,
     )
+
+
+def _columns(request: MatchRequest, match: Match, outputs: Sequence[str]) -> dict[str, Any]:
+    return prediction_columns(match, request.pair, outputs)
 
 
 def _error(stage: str, kind: str, message: str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from pipeline.runs.flow_codec import encode_confidence, encode_flow
 _ROUNDING = 1e-5
 
 
-class BadAnswerError(ValueError):
+class InvalidMatchError(ValueError):
     """An answer that is none; `kind` is bad_answer or not_finite."""
 
     def __init__(self, kind: str, message: str) -> None:
@@ -19,8 +19,8 @@ class BadAnswerError(ValueError):
         self.kind = kind
 
 
-def answer_columns(match: Match, pair: ImagePair, outputs: Sequence[str]) -> dict[str, Any]:
-    """The columns that `outputs` asks for. Raises BadAnswerError if the answer does not fit the question."""
+def prediction_columns(match: Match, pair: ImagePair, outputs: Sequence[str]) -> dict[str, Any]:
+    """The columns that `outputs` asks for. Raises InvalidMatchError if the answer does not fit the question."""
     n_points = 0 if pair.query_xy_px is None else len(pair.query_xy_px)
     hw = pair.query_rgb.shape[:2]
     columns: dict[str, Any] = {}
@@ -39,16 +39,16 @@ def answer_columns(match: Match, pair: ImagePair, outputs: Sequence[str]) -> dic
 def _checked(match: Match, name: str, shape: tuple[int, ...]) -> np.ndarray:
     array = np.asarray(getattr(match, name, None))
     if array.shape != shape or not np.issubdtype(array.dtype, np.floating):
-        raise BadAnswerError(
+        raise InvalidMatchError(
             "bad_answer", f"{name} must be float of shape {shape}; got {array.dtype} of shape {array.shape}"
         )
     if not np.isfinite(array).all():
-        raise BadAnswerError("not_finite", f"{name} has NaN or infinity")
+        raise InvalidMatchError("not_finite", f"{name} has NaN or infinity")
     return array
 
 
 def _checked_share(match: Match, name: str, shape: tuple[int, ...]) -> np.ndarray:
     array = _checked(match, name, shape)
     if array.size and not (array.min() >= -_ROUNDING and array.max() <= 1 + _ROUNDING):
-        raise BadAnswerError("bad_answer", f"{name} must be in 0..1; got {array.min():g} to {array.max():g}")
+        raise InvalidMatchError("bad_answer", f"{name} must be in 0..1; got {array.min():g} to {array.max():g}")
     return array.clip(0, 1)

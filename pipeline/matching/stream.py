@@ -46,7 +46,7 @@ _COMMITTED = pa.schema(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stream:
+class MatchStageConfig:
     """Everything the stages need to know; plain values, since it travels to every worker."""
 
     out: str
@@ -67,9 +67,9 @@ class Stream:
     options: MatchOptions
 
 
-def build_stream(slices: list[Slice], stream: Stream) -> ray.data.Dataset:
+def build_stream(slices: list[Slice], config: MatchStageConfig) -> ray.data.Dataset:
     """The lazy Ray dataset whose execution matches the slices; its rows say what was committed, part by part."""
-    least, most = stream.workers
+    least, most = config.workers
     context = ray.data.DataContext.get_current()
     context.execution_options.resource_limits = ray.data.ExecutionResources(
         object_store_memory=CHUNKS_AHEAD * CHUNK_BYTES * most
@@ -79,7 +79,7 @@ def build_stream(slices: list[Slice], stream: Stream) -> ray.data.Dataset:
     return (
         ray.data.from_items(rows, override_num_blocks=len(rows))
         .map_batches(
-            partial(decode_slice, stream=stream),
+            partial(decode_slice, config=config),
             batch_size=1,
             batch_format="pyarrow",
             compute=beside,
@@ -87,15 +87,15 @@ def build_stream(slices: list[Slice], stream: Stream) -> ray.data.Dataset:
         )
         .map_batches(
             MatchWorker,
-            fn_constructor_args=(stream,),
+            fn_constructor_args=(config,),
             batch_size=1,
             batch_format="pyarrow",
             compute=ray.data.ActorPoolStrategy(min_size=least, max_size=most),
             num_cpus=MATCH_CPUS,
-            num_gpus=stream.gpus_per_worker if stream.device.startswith("cuda") else 0,
+            num_gpus=config.gpus_per_worker if config.device.startswith("cuda") else 0,
         )
         .map_batches(
-            partial(commit, stream=stream),
+            partial(commit, config=config),
             batch_size=None,
             batch_format="pyarrow",
             compute=beside,
@@ -104,18 +104,18 @@ def build_stream(slices: list[Slice], stream: Stream) -> ray.data.Dataset:
     )
 
 
-def decode_slice(row: pa.Table, stream: Stream) -> Iterator[pa.Table]:
+def decode_slice(row: pa.Table, config: MatchStageConfig) -> Iterator[pa.Table]:
     """One slice to chunks; none once the run was asked to stop."""
-    if storage.exists(stream.stop_file):
+    if storage.exists(config.stop_file):
         yield Chunk().to_row().slice(0, 0)
         return
     file, row_group = row["file"][0].as_py(), row["row_group"][0].as_py()
     rows = read_rows(file, row_group, np.frombuffer(row["rows"][0].as_py(), np.int32))
-    quarantine = Quarantine(stream.out, stream.begun_folder)
+    quarantine = Quarantine(config.out, config.begun_folder)
 
     def decode(pair_ids: Sequence[str]) -> Iterator[pa.Table]:
         asked = rows.filter(pc.is_in(rows["pair_id"], pa.array(pair_ids)))
-        for chunk in decode_rows(asked, stream.image_root, allowed=stream.allow_prefix, refused=quarantine.refused):
+        for chunk in decode_rows(asked, config.image_root, allowed=config.allow_prefix, refused=quarantine.refused):
             yield chunk.to_row()
 
     yield from timed_items("decode", quarantine.guard("decode", rows["pair_id"].to_pylist(), decode))
@@ -124,22 +124,22 @@ def decode_slice(row: pa.Table, stream: Stream) -> Iterator[pa.Table]:
 class MatchWorker:
     """A process that holds the matcher and matches chunk after chunk."""
 
-    def __init__(self, stream: Stream) -> None:
+    def __init__(self, config: MatchStageConfig) -> None:
         import torch
 
         from nemf import load_matcher
 
         torch.set_num_threads(THREADS)
-        self._stream = stream
-        self._quarantine = Quarantine(stream.out, stream.begun_folder)
-        self._watchdog = Watchdog(stream.answer_timeout, self._quarantine.note_hanging)
-        self._matcher = load_matcher(stream.matcher, backbone_weights=stream.backbone_weights, device=stream.device)
+        self._config = config
+        self._quarantine = Quarantine(config.out, config.begun_folder)
+        self._watchdog = Watchdog(config.answer_timeout, self._quarantine.note_hanging)
+        self._matcher = load_matcher(config.matcher, backbone_weights=config.backbone_weights, device=config.device)
 
     def __call__(self, row: pa.Table) -> pa.Table:
         from pipeline.matching.match import match_chunk
 
-        stream = self._stream
-        if storage.exists(stream.stop_file):
+        config = self._config
+        if storage.exists(config.stop_file):
             return MATCHES.empty_table()
         chunk = Chunk.from_row(row)
 
@@ -149,9 +149,9 @@ class MatchWorker:
             yield match_chunk(
                 self._matcher,
                 asked,
-                stream.options,
-                fingerprint=stream.fingerprint,
-                attempt=stream.attempt,
+                config.options,
+                fingerprint=config.fingerprint,
+                attempt=config.attempt,
                 refused=self._quarantine.refused,
                 on_answer=self._watchdog.alive,
             )
@@ -161,16 +161,16 @@ class MatchWorker:
             return pa.concat_tables(self._quarantine.guard("match", pair_ids, match))
 
 
-def commit(rows: pa.Table, stream: Stream) -> pa.Table:
+def commit(rows: pa.Table, config: MatchStageConfig) -> pa.Table:
     """Make match rows durable; what was committed, in a row, if there was anything."""
     if not rows.num_rows:
         return _COMMITTED.empty_table()
     start = time.perf_counter()
     with timed("commit"):
         try:
-            part = write_part(stream.out, rows, run_id=stream.run_id)
+            part = write_part(config.out, rows, run_id=config.run_id)
         except OSError as error:  # as one text: Ray Data puts its own in place of a file's name
-            raise OSError(f"{stream.out}: a part could not be written: {error}") from error
+            raise OSError(f"{config.out}: a part could not be written: {error}") from error
     said = {
         "part": part.name,
         "bytes": part.n_bytes,

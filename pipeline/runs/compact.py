@@ -128,7 +128,7 @@ def _write(out: str, dealt: Path, plan: Compaction, run_id: str) -> Part:
     name = f"part-{key}.parquet"
     group_rows = max(1, min(ROW_GROUP_ROWS, int(ROW_GROUP_BYTES / max(1, plan.row_bytes))))
     order = [pq.SortingColumn(MATCHES.get_field_index(name)) for name in _SORTED_BY]
-    with storage.whole_file(storage.join(out, "parts", name)) as file:
+    with storage.atomic_writer(storage.join(out, "parts", name)) as file:
         with pq.ParquetWriter(file, schema, compression="zstd", sorting_columns=order) as writer:
             writer.write_table(rows.replace_schema_metadata(schema.metadata), row_group_size=group_rows)
         return Part(name=name, n_bytes=file.stat().st_size)

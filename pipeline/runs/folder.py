@@ -37,7 +37,7 @@ def open_run(out: str, description: dict[str, Any]) -> str:
     description: what check_run compares, and `config`. Raises OtherRunError as check_run does.
     """
     mine = {"run_id": uuid.uuid4().hex, **description}
-    if storage.create_bytes(storage.join(out, "run.json"), json.dumps(mine, indent=2).encode()):
+    if storage.write_if_absent(storage.join(out, "run.json"), json.dumps(mine, indent=2).encode()):
         return mine["run_id"]
     return check_run(out, description)["run_id"]
 

@@ -208,7 +208,7 @@ def acquire(out: str, *, job: str = "", stale_seconds: float = STALE_SECONDS) ->
             started=now,
             written=now,
         )
-        if storage.create_bytes(mine.file(out), mine.to_json()):
+        if storage.write_if_absent(mine.file(out), mine.to_json()):
             lease = Lease(out, mine)
             if before and before.ended is None:
                 lease.events.say("took_over", earlier=before.number, host=before.host, pid=before.owner.pid)

@@ -7,6 +7,6 @@ from pipeline.runs.lease import read_attempts
 def sweep(out: str) -> None:
     """Remove unfinished files, and the notes of what earlier attempts had in hand. The caller holds the run folder."""
     for folder in (out, *(storage.join(out, name) for name in ("parts", "attempts", "quarantine"))):
-        storage.delete_unfinished(folder)
+        storage.remove_temporary_files(folder)
     for attempt in read_attempts(out):
         storage.delete(attempt.file(out, "begun"))

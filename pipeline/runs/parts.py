@@ -20,9 +20,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from nemf.io.uri import patiently
+from nemf.io.uri import with_retries
 from pipeline.io import storage
-from pipeline.io.prefetch import prepared_ahead
+from pipeline.io.prefetch import prefetch
 from schemas.check import check_schema, conform
 from schemas.matches import MATCHES
 
@@ -58,7 +58,7 @@ def write_part(out: str, rows: pa.Table, *, run_id: str = "") -> Part:
     said = {b"fingerprint": fingerprint.encode(), b"run_id": run_id.encode()}
     table = rows.replace_schema_metadata({**MATCHES.metadata, **said})
     pq.write_table(table, buffer, compression="zstd")
-    storage.create_bytes(storage.join(out, "parts", name), buffer.getvalue())
+    storage.write_if_absent(storage.join(out, "parts", name), buffer.getvalue())
     return Part(name=name, n_bytes=buffer.tell())
 
 
@@ -73,7 +73,7 @@ def part_sizes(out: str) -> dict[str, int]:
     """URIs and bytes of the committed parts of a run folder, by name, from one listing."""
     folder = storage.join(out, "parts")
     try:
-        found = patiently(folder, lambda fs, path: fs.ls(path, detail=True))
+        found = with_retries(folder, lambda fs, path: fs.ls(path, detail=True))
     except FileNotFoundError:
         return {}
     sizes = {PurePosixPath(entry["name"]).name: entry["size"] for entry in found}
@@ -100,7 +100,7 @@ def read_parts(sizes: Mapping[str, int], columns: Sequence[str]) -> Iterator[pa.
             present = [name for name in columns if name in schema.names]
             return conform(parquet.read(columns=present, use_threads=False), expected, file)
 
-    return prepared_ahead(read, range(len(files)), THREADS)
+    return prefetch(read, range(len(files)), THREADS)
 
 
 def open_part(uri: str, n_bytes: int) -> pq.ParquetFile:

@@ -71,7 +71,7 @@ def open_training(out: str, description: dict[str, Any]) -> None:
     naming what differs, ValueError for a folder of another job.
     """
     file = storage.join(out, "run.json")
-    if storage.create_bytes(file, json.dumps(description, indent=2).encode()):
+    if storage.write_if_absent(file, json.dumps(description, indent=2).encode()):
         return
     found = storage.read_json(file)
     if not isinstance(found, dict) or not {"settings", "inputs"} <= found.keys():
@@ -106,7 +106,7 @@ def read_state(out: str) -> dict[str, Any] | None:
 
 def write_state(out: str, state: dict[str, Any]) -> None:
     """Replace the state: plain values and tensors, with `history`, which is also written to be read."""
-    with storage.whole_file(storage.join(out, "state.pt")) as file:
+    with storage.atomic_writer(storage.join(out, "state.pt")) as file:
         torch.save(state, file)
     storage.write_bytes(_history_file(out), json.dumps(state["history"], indent=1).encode())
 

@@ -33,7 +33,7 @@ from nemf.training.rng import chance, generator_of
 from nemf.training.sampler import Pick, Sampler
 from nemf.training.warps import WarpConfig, warped_pair
 from pipeline.evaluation.protocols import protocol
-from pipeline.io.prefetch import prepared_ahead
+from pipeline.io.prefetch import prefetch
 from pipeline.training.dataset import ImageCache, TrainingPairs, any_photograph
 from pipeline.training.folder import read_state, united, write_checkpoint, write_state
 from pipeline.training.log import TrainingLog
@@ -259,7 +259,7 @@ def _batches(run: TrainingRun, examples: Examples, images: ImageFormat, start: i
         picks = sampler.examples_of(step)
         return collate([examples.example(picks[slot], step, slot) for slot in slots], images)
 
-    return prepared_ahead(prepare, range(start, run.trainer.steps), run.loaders)
+    return prefetch(prepare, range(start, run.trainer.steps), run.loaders)
 
 
 def _matcher(trainer: Trainer, search: Mapping[str, Any], device: torch.device) -> Matcher:

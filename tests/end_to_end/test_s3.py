@@ -45,8 +45,8 @@ def bucket() -> Iterator[str]:
 def test_one_of_two_creators_wins(bucket: str) -> None:
     file = storage.join(bucket, "created", "run.json")
 
-    assert storage.create_bytes(file, b"first")
-    assert not storage.create_bytes(file, b"second")
+    assert storage.write_if_absent(file, b"first")
+    assert not storage.write_if_absent(file, b"second")
 
     assert storage.read_bytes(file) == b"first"
 

@@ -75,8 +75,8 @@ def s3(server: FaultyS3, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyS3]:
 def test_a_file_is_created_once_however_often_it_is_put(s3: FaultyS3, fault: Callable[[Request], None]) -> None:
     s3.once(f"PUT {REQUEST}", fault, fault)
 
-    assert storage.create_bytes(FILE, b"mine")
-    assert not storage.create_bytes(FILE, b"theirs")
+    assert storage.write_if_absent(FILE, b"mine")
+    assert not storage.write_if_absent(FILE, b"theirs")
 
     assert storage.read_bytes(FILE) == b"mine"
 
@@ -84,7 +84,7 @@ def test_a_file_is_created_once_however_often_it_is_put(s3: FaultyS3, fault: Cal
 def test_a_conflict_of_creators_is_settled_by_asking_again(s3: FaultyS3) -> None:
     s3.once(f"PUT {REQUEST}", refusal(409, "ConditionalRequestConflict"))
 
-    assert storage.create_bytes(FILE, b"mine")
+    assert storage.write_if_absent(FILE, b"mine")
 
 
 def test_of_creators_at_the_same_time_one_wins(s3: FaultyS3) -> None:
@@ -92,7 +92,7 @@ def test_of_creators_at_the_same_time_one_wins(s3: FaultyS3) -> None:
     won: list[int] = []
 
     def create(number: int) -> None:
-        if storage.create_bytes(FILE, b"%d" % number):
+        if storage.write_if_absent(FILE, b"%d" % number):
             won.append(number)
 
     threads = [threading.Thread(target=create, args=(number,)) for number in range(4)]
@@ -140,7 +140,8 @@ def test_what_is_down_is_not_taken_for_empty(s3: FaultyS3, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize(
-    "ask", [storage.read_bytes, lambda uri: storage.write_bytes(uri, b""), lambda uri: storage.create_bytes(uri, b"")]
+    "ask",
+    [storage.read_bytes, lambda uri: storage.write_bytes(uri, b""), lambda uri: storage.write_if_absent(uri, b"")],
 )
 def test_what_will_not_pass_names_the_file_and_is_asked_once(s3: FaultyS3, ask: Callable[[str], object]) -> None:
     s3.always(f" {REQUEST}", denied)

@@ -55,7 +55,7 @@ def write_manifest(
     """
     summary = Summary()
     records = (_record(row, dataset, written_uri) for row in _usable(found, summary, skip_errors))
-    with storage.whole_file(out) as path:
+    with storage.atomic_writer(out) as path:
         with pq.ParquetWriter(path, PAIRS, compression="zstd") as writer:
             while group := list(itertools.islice(records, ROW_GROUP_ROWS)):
                 writer.write_table(pa.Table.from_pylist(group, schema=PAIRS))

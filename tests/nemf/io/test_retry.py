@@ -2,15 +2,15 @@ import math
 
 import pytest
 
-from nemf.io import retry
-from nemf.io.retry import TRIES, retried, wait_seconds
+from nemf.io import retry as retry_module
+from nemf.io.retry import TRIES, retry, wait_seconds
 
 
 @pytest.fixture
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """How long was waited, without waiting."""
     waited: list[float] = []
-    monkeypatch.setattr(retry.time, "sleep", waited.append)
+    monkeypatch.setattr(retry_module.time, "sleep", waited.append)
     return waited
 
 
@@ -23,7 +23,7 @@ def test_what_may_pass_is_asked_again_after_longer_and_longer_waits(waits: list[
             raise answer
         return answer
 
-    assert retried("s3://b/a", ask, until=math.inf) == "here"
+    assert retry("s3://b/a", ask, until=math.inf) == "here"
 
     assert waits == [wait_seconds("s3://b/a", 0), wait_seconds("s3://b/a", 1)]
 
@@ -37,19 +37,19 @@ def test_what_does_not_pass_is_raised(waits: list[float], error: type[Exception]
         raise error
 
     with pytest.raises(error):
-        retried("s3://b/a", ask, until=math.inf)
+        retry("s3://b/a", ask, until=math.inf)
 
     assert (len(asked), len(waits)) == (tries, tries - 1)
 
 
 def test_nothing_is_asked_when_time_is_up(waits: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retry.time, "monotonic", lambda: 100.0)
+    monkeypatch.setattr(retry_module.time, "monotonic", lambda: 100.0)
 
     def ask() -> None:
         raise TimeoutError
 
     with pytest.raises(TimeoutError):
-        retried("s3://b/a", ask, until=100.0 + wait_seconds("s3://b/a", 0))
+        retry("s3://b/a", ask, until=100.0 + wait_seconds("s3://b/a", 0))
 
     assert waits == []
 
@@ -57,4 +57,4 @@ def test_nothing_is_asked_when_time_is_up(waits: list[float], monkeypatch: pytes
 def test_waits_differ_between_files_and_not_between_runs() -> None:
     assert wait_seconds("s3://b/a", 3) == wait_seconds("s3://b/a", 3) != wait_seconds("s3://b/b", 3)
     for number in range(TRIES):
-        assert 0.5 <= wait_seconds("s3://b/a", number) / (retry.FIRST_WAIT_SECONDS * 2**number) < 1.5
+        assert 0.5 <= wait_seconds("s3://b/a", number) / (retry_module.FIRST_WAIT_SECONDS * 2**number) < 1.5

@@ -7,7 +7,7 @@ from nemf.io import uri
 
 
 def test_a_store_whose_library_waits_by_itself_is_not_asked_seven_times(monkeypatch: pytest.MonkeyPatch) -> None:
-    ticks = itertools.count(start=0.0, step=uri.PATIENCE_SECONDS / 2)  # what a try takes
+    ticks = itertools.count(start=0.0, step=uri.RETRY_SECONDS / 2)  # what a try takes
     clock = SimpleNamespace(monotonic=lambda: next(ticks), sleep=lambda _seconds: None)
     monkeypatch.setattr(uri, "time", clock)
     monkeypatch.setattr("nemf.io.retry.time", clock)
@@ -18,6 +18,6 @@ def test_a_store_whose_library_waits_by_itself_is_not_asked_seven_times(monkeypa
         raise ConnectionRefusedError
 
     with pytest.raises(ConnectionRefusedError, match="memory://there"):
-        uri.patiently("memory://there", ask)
+        uri.with_retries("memory://there", ask)
 
     assert len(asked) == 2

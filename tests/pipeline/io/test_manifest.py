@@ -15,13 +15,13 @@ from jobs import prepare
 from pipeline.io.manifest import (
     MAX_KEYPOINTS,
     MAX_TEXT_BYTES,
+    drop_oversized_keypoints,
     iter_rows,
     manifest_digest,
     manifest_files,
     read_ids,
     read_pairs,
     read_rows,
-    without_excess,
 )
 from schemas.check import SchemaError
 from schemas.pairs import PAIRS
@@ -289,7 +289,7 @@ def test_a_row_with_too_many_keypoints_loses_them_and_is_named() -> None:
         PAIRS,
     )
 
-    kept, excess = without_excess(rows)
+    kept, excess = drop_oversized_keypoints(rows)
 
     assert excess == {
         "more": f"source_xy_px has {MAX_KEYPOINTS + 1} points; at most {MAX_KEYPOINTS}",

@@ -3,7 +3,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pipeline.io.prefetch import prepared_ahead
+from pipeline.io.prefetch import prefetch
 
 
 @pytest.mark.parametrize("threads", [1, 3])
@@ -17,7 +17,7 @@ def test_batches_come_in_order_whichever_is_ready_first(threads: int):
         ready[step].set()
         return f"batch {step}"
 
-    assert list(prepared_ahead(prepare, range(21), threads)) == [f"batch {step}" for step in range(21)]
+    assert list(prefetch(prepare, range(21), threads)) == [f"batch {step}" for step in range(21)]
 
 
 def test_no_more_than_twice_as_many_as_threads_lie_ready():
@@ -28,7 +28,7 @@ def test_no_more_than_twice_as_many_as_threads_lie_ready():
             begun.append(step)
             yield step
 
-    batches = prepared_ahead(lambda step: step, steps(), 2)
+    batches = prefetch(lambda step: step, steps(), 2)
     assert [(step, len(begun) - 1 - step) for step in batches] == [
         *((step, 4) for step in range(4)),
         (4, 3),
@@ -44,7 +44,7 @@ def test_what_goes_wrong_is_raised_at_its_turn():
             raise ValueError("no batch 3")
         return step
 
-    batches = prepared_ahead(prepare, range(10), 2)
+    batches = prefetch(prepare, range(10), 2)
     assert [next(batches) for _ in range(3)] == [0, 1, 2]
     with pytest.raises(ValueError, match="no batch 3"):
         next(batches)
@@ -52,4 +52,4 @@ def test_what_goes_wrong_is_raised_at_its_turn():
 
 
 def test_no_steps_are_no_batches():
-    assert list(prepared_ahead(lambda step: step, range(5, 5), 1)) == []
+    assert list(prefetch(lambda step: step, range(5, 5), 1)) == []

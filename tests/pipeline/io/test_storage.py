@@ -13,8 +13,8 @@ from pipeline.io import storage
 def test_create_writes_once(tmp_path: Path) -> None:
     file = str(tmp_path / "new" / "run.json")
 
-    assert storage.create_bytes(file, b"first")
-    assert not storage.create_bytes(file, b"second")
+    assert storage.write_if_absent(file, b"first")
+    assert not storage.write_if_absent(file, b"second")
 
     assert storage.read_bytes(file) == b"first"
     assert [f.name for f in (tmp_path / "new").iterdir()] == ["run.json"]
@@ -46,7 +46,7 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
 def test_a_whole_file_is_there_when_it_is_finished(folder: str) -> None:
     file = storage.join(folder, "new", "pairs.parquet")
 
-    with storage.whole_file(file) as path, path.open("wb") as unfinished:
+    with storage.atomic_writer(file) as path, path.open("wb") as unfinished:
         unfinished.write(b"first")
         assert not storage.exists(file)
         assert storage.list_files(storage.join(folder, "new"), "") == []
@@ -59,7 +59,7 @@ def test_a_whole_file_that_fails_leaves_the_old_one(folder: str) -> None:
     file = storage.join(folder, "pairs.parquet")
     storage.write_bytes(file, b"old")
 
-    with pytest.raises(OSError, match="disk full"), storage.whole_file(file) as path:
+    with pytest.raises(OSError, match="disk full"), storage.atomic_writer(file) as path:
         _write_half(path)
 
     assert storage.read_bytes(file) == b"old"
@@ -86,9 +86,9 @@ def test_create_sees_what_is_there_where_a_store_knows_no_condition(
     monkeypatch.setattr(MemoryFileSystem, "pipe_file", lambda fs, path, data, mode: overwrite(fs, path, data))
     file = f"{bucket}/run.json"
 
-    assert storage.create_bytes(file, b"first")
-    assert not storage.create_bytes(file, b"second")
-    assert not storage.create_bytes(file, b"first")
+    assert storage.write_if_absent(file, b"first")
+    assert not storage.write_if_absent(file, b"second")
+    assert not storage.write_if_absent(file, b"first")
 
     assert storage.read_bytes(file) == b"first"
 
@@ -107,9 +107,9 @@ def test_create_believes_what_is_there_where_a_store_refuses_in_other_words(
 
     monkeypatch.setattr(MemoryFileSystem, "pipe_file", another_was_faster)
 
-    assert not storage.create_bytes(f"{bucket}/run.json", b"second")
+    assert not storage.write_if_absent(f"{bucket}/run.json", b"second")
     with pytest.raises(OSError, match="preconditions did not hold"):
-        storage.create_bytes(f"{bucket}/other.json", b"")
+        storage.write_if_absent(f"{bucket}/other.json", b"")
 
     assert storage.read_bytes(f"{bucket}/run.json") == b"first"
 
@@ -119,7 +119,7 @@ def test_create_believes_what_is_there_where_a_store_refuses_in_other_words(
     [
         storage.read_bytes,
         lambda uri: storage.write_bytes(uri, b""),
-        lambda uri: storage.create_bytes(uri, b""),
+        lambda uri: storage.write_if_absent(uri, b""),
         lambda uri: storage.list_files(uri, ""),
         storage.is_file,
         storage.exists,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from nemf.matcher import ImagePair
-from pipeline.matching.predictions import BadAnswerError, answer_columns
+from pipeline.matching.predictions import InvalidMatchError, prediction_columns
 
 PAIR = ImagePair(
     query_rgb=np.zeros((4, 6, 3), np.uint8),
@@ -29,14 +29,14 @@ class _Answer:
 def test_confidence_a_rounding_beyond_one_is_one() -> None:
     answer: Any = _Answer(point_confidence=np.array([1 + 1e-6, -1e-7], np.float32))
 
-    assert answer_columns(answer, PAIR, OUTPUTS)["point_confidence"] == [1.0, 0.0]
+    assert prediction_columns(answer, PAIR, OUTPUTS)["point_confidence"] == [1.0, 0.0]
 
 
 def test_only_the_columns_asked_for() -> None:
     answer: Any = _Answer()
 
-    assert set(answer_columns(answer, PAIR, ("keypoints",))) == {"reference_xy_px"}
-    assert set(answer_columns(answer, PAIR, ("flow",))) == {"flow", "flow_hw", "flow_dtype", "flow_scale"}
+    assert set(prediction_columns(answer, PAIR, ("keypoints",))) == {"reference_xy_px"}
+    assert set(prediction_columns(answer, PAIR, ("flow",))) == {"flow", "flow_hw", "flow_dtype", "flow_scale"}
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_only_the_columns_asked_for() -> None:
 def test_an_answer_that_does_not_fit_is_refused(parts: dict[str, Any], kind: str, message: str) -> None:
     answer: Any = _Answer(**parts)
 
-    with pytest.raises(BadAnswerError, match=message) as error:
-        answer_columns(answer, PAIR, OUTPUTS)
+    with pytest.raises(InvalidMatchError, match=message) as error:
+        prediction_columns(answer, PAIR, OUTPUTS)
 
     assert error.value.kind == kind

@@ -14,13 +14,13 @@ from make import match_rows, write_image_pairs
 from pipeline.io import storage
 from pipeline.matching.decode import Chunk
 from pipeline.matching.options import MatchOptions
-from pipeline.matching.stream import THREADS, MatchWorker, Stream, commit, decode_slice
+from pipeline.matching.stream import THREADS, MatchStageConfig, MatchWorker, commit, decode_slice
 from pipeline.runs.parts import list_parts, part_sizes, read_matches
 
 
 @pytest.fixture
-def stream(tmp_path: Path) -> Stream:
-    return Stream(
+def config(tmp_path: Path) -> MatchStageConfig:
+    return MatchStageConfig(
         out=str(tmp_path / "run"),
         run_id="r",
         attempt=3,
@@ -54,55 +54,55 @@ def _threads() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("_threads")
-def test_a_slice_is_decoded_matched_and_committed(stream: Stream, row: pa.Table) -> None:
+def test_a_slice_is_decoded_matched_and_committed(config: MatchStageConfig, row: pa.Table) -> None:
     torch.set_num_threads(THREADS + 1)
-    (decoded,) = decode_slice(row, stream)
-    rows = MatchWorker(stream)(decoded)
-    said = commit(rows, stream)
+    (decoded,) = decode_slice(row, config)
+    rows = MatchWorker(config)(decoded)
+    said = commit(rows, config)
 
     assert torch.get_num_threads() == THREADS
     (part,) = said.to_pylist()
     assert part["reasons"] == [{"reason": "ok", "rows": 6}]
-    assert part_sizes(stream.out) == {storage.join(stream.out, "parts", part["part"]): part["bytes"]}
+    assert part_sizes(config.out) == {storage.join(config.out, "parts", part["part"]): part["bytes"]}
     assert part["match_seconds"] > 0
-    committed = read_matches(stream.out)
+    committed = read_matches(config.out)
     assert set(committed["pair_id"].to_pylist()) == {"pair-0002", "pair-0004", "pair-0007"}
     assert set(committed["attempt"].to_pylist()) == {3}
-    assert storage.list_files(stream.begun_folder, "") == []
+    assert storage.list_files(config.begun_folder, "") == []
 
 
-def test_a_slice_is_read_in_the_order_of_its_rows(stream: Stream, row: pa.Table) -> None:
-    (decoded,) = decode_slice(row, stream)
+def test_a_slice_is_read_in_the_order_of_its_rows(config: MatchStageConfig, row: pa.Table) -> None:
+    (decoded,) = decode_slice(row, config)
 
     assert [pair["pair_id"] for pair in Chunk.from_row(decoded).pairs] == ["pair-0007", "pair-0002", "pair-0004"]
 
 
 @pytest.mark.usefixtures("_threads")
-def test_after_a_request_to_stop_nothing_new_is_begun(stream: Stream, row: pa.Table) -> None:
-    (decoded,) = decode_slice(row, stream)
-    worker = MatchWorker(stream)
-    storage.write_bytes(stream.stop_file, b"")
+def test_after_a_request_to_stop_nothing_new_is_begun(config: MatchStageConfig, row: pa.Table) -> None:
+    (decoded,) = decode_slice(row, config)
+    worker = MatchWorker(config)
+    storage.write_bytes(config.stop_file, b"")
 
-    (nothing,) = decode_slice(row, stream)
+    (nothing,) = decode_slice(row, config)
     rows = worker(decoded)
 
     assert nothing.num_rows == 0
     assert nothing.schema == decoded.schema
     assert rows.num_rows == 0
-    assert commit(rows, stream).num_rows == 0
-    assert list_parts(stream.out) == []
+    assert commit(rows, config).num_rows == 0
+    assert list_parts(config.out) == []
 
 
-def test_reasons_are_counted(stream: Stream) -> None:
+def test_reasons_are_counted(config: MatchStageConfig) -> None:
     gone = {"status": "error", "error_stage": "fetch", "error_kind": "not_found"}
     cut = {"status": "error", "error_stage": "decode", "error_kind": "truncated"}
     rows = match_rows(*({"pair_id": str(n), **(gone if n < 2 else cut if n < 3 else {})} for n in range(7)))
 
-    said = commit(rows, stream)
+    said = commit(rows, config)
 
     counts = {entry["reason"]: entry["rows"] for entry in said["reasons"][0].as_py()}
     assert counts == {"ok": 4, "fetch: not_found": 2, "decode: truncated": 1}
-    assert read_matches(stream.out).num_rows == 7
+    assert read_matches(config.out).num_rows == 7
 
 
 def test_decoding_and_committing_load_no_torch() -> None:

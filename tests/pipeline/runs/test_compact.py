@@ -98,7 +98,7 @@ def test_one_pair_is_looked_up_in_one_row_group(run: str, monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize(
     ("step", "fatal"),
-    [("whole_file", 0), ("whole_file", 2), ("delete_file", 0), ("delete_file", 1), ("delete_file", 20)],
+    [("atomic_writer", 0), ("atomic_writer", 2), ("delete_file", 0), ("delete_file", 1), ("delete_file", 20)],
 )
 def test_killed_between_the_steps_nothing_is_lost_and_it_is_run_again(
     run: str, step: str, fatal: int, monkeypatch: pytest.MonkeyPatch
