@@ -1,4 +1,4 @@
-"""What evaluation takes: jobs.evaluate on planted runs of several sizes, the largest of which are scored on Ray.
+"""What evaluation takes: jobs.evaluate on synthetic runs of several sizes, the largest of which are scored on Ray.
 
     python -m benchmarks.evaluation --out benchmarks/results
 
@@ -16,8 +16,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmarks import machine
-from benchmarks.watched import Watched, watched
+from benchmarks import harness
+from benchmarks.memory_use import ResourceUse, run_and_measure
 from jobs.command import run_command
 from pipeline.evaluation.evaluate import LARGE
 from pipeline.runs.parts import write_part
@@ -42,17 +42,17 @@ class Config:
     """Folder for evaluation.md and evaluation.json; default: print only."""
 
 
-def run(config: Config) -> dict[int, Watched]:
+def run(config: Config) -> dict[int, ResourceUse]:
     """Measure every size, smallest first, and print the table."""
     measured = {n_pairs: _measure(n_pairs, config.replicates) for n_pairs in sorted(config.pairs)}
     about = {
-        **machine.describe(),
-        "run": f"planted, {_KEYPOINTS} keypoints a pair, {_CATEGORIES} categories",
+        **harness.describe(),
+        "run": f"synthetic, {_KEYPOINTS} keypoints a pair, {_CATEGORIES} categories",
         "protocol": "spair",
         "bootstrap replicates": str(config.replicates),
     }
     rows = [{"pairs": n_pairs, **asdict(found)} for n_pairs, found in measured.items()]
-    machine.write(config.out, "evaluation", about, _table(measured), rows)
+    harness.write(config.out, "evaluation", about, _table(measured), rows)
     return measured
 
 
@@ -61,14 +61,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run_command(Config, run, argv)
 
 
-def _measure(n_pairs: int, replicates: int) -> Watched:
+def _measure(n_pairs: int, replicates: int) -> ResourceUse:
     with tempfile.TemporaryDirectory() as folder:
-        pairs, matches = plant(Path(folder), n_pairs)
+        pairs, matches = write_synthetic_run(Path(folder), n_pairs)
         command = [sys.executable, "-m", "jobs.evaluate", "--matches", matches, "--pairs", pairs, "--protocol", "spair"]
-        return watched([*command, "--replicates", str(replicates), "--out", f"{folder}/metrics.parquet"])
+        return run_and_measure([*command, "--replicates", str(replicates), "--out", f"{folder}/metrics.parquet"])
 
 
-def plant(folder: Path, n_pairs: int) -> tuple[str, str]:
+def write_synthetic_run(folder: Path, n_pairs: int) -> tuple[str, str]:
     """A manifest and a run folder whose predictions are off by random amounts."""
     rng = np.random.default_rng(0)
     n_images = max(2, n_pairs // _PAIRS_PER_IMAGE)
@@ -88,7 +88,7 @@ def plant(folder: Path, n_pairs: int) -> tuple[str, str]:
                 _filled(
                     PAIRS,
                     pair_id=pair_id,
-                    dataset=pa.repeat(pa.scalar("planted"), count),
+                    dataset=pa.repeat(pa.scalar("synthetic"), count),
                     category=pa.array([f"category {each % _CATEGORIES:02}" for each in number]),
                     occlusion=pa.array(number % 4, pa.int8()),
                     source_uri=images[0],
@@ -107,8 +107,8 @@ def plant(folder: Path, n_pairs: int) -> tuple[str, str]:
                 status=pa.repeat(pa.scalar("ok"), count),
                 query_xy_px=_points(points),
                 reference_xy_px=_points(found),
-                matcher=pa.repeat(pa.scalar("planted"), count),
-                fingerprint=pa.repeat(pa.scalar("planted"), count),
+                matcher=pa.repeat(pa.scalar("synthetic"), count),
+                fingerprint=pa.repeat(pa.scalar("synthetic"), count),
             )
             write_part(str(folder / "run"), rows)
     return str(file), str(folder / "run")
@@ -133,7 +133,7 @@ def _points(xy_px: np.ndarray) -> pa.Array:
     return pa.ListArray.from_arrays(offsets, _lists(xy_px.reshape(-1, 2), kind.value_type), type=kind)
 
 
-def _table(measured: dict[int, Watched]) -> list[str]:
+def _table(measured: dict[int, ResourceUse]) -> list[str]:
     lines = ["| pairs | | seconds | driver peak, MB | other processes peak, MB |", "|---:|---|---:|---:|---:|"]
     return lines + [
         f"| {n_pairs:,} | {'on Ray' if n_pairs >= LARGE else 'one process'} | {found.seconds:.1f} | "

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from benchmarks import machine
+from benchmarks import harness
 from jobs.command import run_command
 from nemf import load_matcher
 from nemf.matcher import ImagePair
@@ -59,8 +59,8 @@ def run(config: Config) -> list[Measured]:
     flows_px = _flows(config)
     measured = [_measure(name, encode, flows_px) for name, encode in _ENCODINGS.items()]
     longest = max(float(np.abs(flow_px).max()) for flow_px in flows_px)
-    about = {**machine.describe(), "flows": f"{len(flows_px)} of {config.matcher}, at most {longest:.0f} px"}
-    machine.write(config.out, "flow_storage", about, _table(measured), [asdict(m) for m in measured])
+    about = {**harness.describe(), "flows": f"{len(flows_px)} of {config.matcher}, at most {longest:.0f} px"}
+    harness.write(config.out, "flow_storage", about, _table(measured), [asdict(m) for m in measured])
     return measured
 
 

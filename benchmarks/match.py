@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import torch
 
-from benchmarks import machine
+from benchmarks import harness
 from benchmarks.inputs import image_pair, random_model
 from benchmarks.queries import flop_per_query
 from jobs.command import Names, run_command
@@ -86,10 +86,10 @@ def run(config: Config) -> list[Row]:
     if unknown := set(config.modes) - set(_MODES):
         raise ValueError(f"there is no mode {sorted(unknown)[0]!r}; there are: {', '.join(_MODES)}")
     device = find_device(config.device)
-    watch = machine.Watch()
+    load = harness.CompetingLoad()
     batch = config.batch or (1 if device.type == "cpu" else 8)
     peak_type = torch.float32 if device.type == "cpu" else torch.bfloat16
-    peak = machine.matmul_peak(device, peak_type)
+    peak = harness.matmul_peak(device, peak_type)
     rows, left_out = [], []
     for preset in config.presets:
         model = random_model(preset, device)
@@ -111,8 +111,8 @@ def run(config: Config) -> list[Row]:
             if mode == "dense":
                 seconds_per_pixel = row.total_s / (hw[0] * hw[1])
     about = {
-        **machine.describe(device),
-        "busy with other work": f"{watch.others():.0%}",
+        **harness.describe(device),
+        "busy with other work": f"{load.share():.0%}",
         "iterations": str(config.iterations),
         "refine steps": str(config.refine_steps),
         "search": ", ".join(config.search) or "as published",
@@ -124,7 +124,7 @@ def run(config: Config) -> list[Row]:
     lines = _table(rows)
     if left_out:
         lines += ["", "Left out: " + "; ".join(left_out) + "."]
-    machine.write(config.out, "match", about, lines, [asdict(row) for row in rows])
+    harness.write(config.out, "match", about, lines, [asdict(row) for row in rows])
     return rows
 
 
@@ -153,9 +153,9 @@ def _measure(
     pairs = [image_pair(hw, number, points=None if dense else config.points) for number in range(batch)]
     repeats = 0 if dense and device.type == "cpu" else config.repeats
 
-    encode = machine.measure({"": lambda: matcher.encode(pairs)}, device, max(repeats, 1))[""]
-    search = machine.measure({"": lambda: matcher.search(encode.answer, pairs)}, device, repeats)[""]
-    refine = machine.measure({"": lambda: matcher.refine(encode.answer, search.answer, pairs)}, device, repeats)[""]
+    encode = harness.measure({"": lambda: matcher.encode(pairs)}, device, max(repeats, 1))[""]
+    search = harness.measure({"": lambda: matcher.search(encode.answer, pairs)}, device, repeats)[""]
+    refine = harness.measure({"": lambda: matcher.refine(encode.answer, search.answer, pairs)}, device, repeats)[""]
     return Row(
         preset=matcher.name,
         size=size,
@@ -177,7 +177,7 @@ def _table(rows: Sequence[Row]) -> list[str]:
         stages = [row.encode_s, row.search_s, row.refine_s, row.total_s]
         cells = [
             *(row.preset, row.size, row.mode),
-            *(machine.as_text(1000 * seconds) for seconds in stages),
+            *(harness.as_text(1000 * seconds) for seconds in stages),
             f"{row.search_s / row.floor_s:.2f}" if row.floor_s else "",
             f"{row.memory_mb:,.0f}",
         ]

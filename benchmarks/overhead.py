@@ -20,9 +20,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from benchmarks import machine
-from benchmarks.planted import KEYPOINTS, write_manifest
-from benchmarks.watched import Watched, watched
+from benchmarks import harness
+from benchmarks.memory_use import ResourceUse, run_and_measure
+from benchmarks.synthetic_manifest import KEYPOINTS, write_manifest
 from jobs.command import run_command
 from nemf import load_matcher
 from pipeline.io.manifest import read_pairs
@@ -51,7 +51,7 @@ class Config:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measured(Watched):
+class Measured(ResourceUse):
     """One size of manifest."""
 
     rows: int
@@ -62,8 +62,8 @@ def run(config: Config) -> list[Measured]:
     """Measure every size, smallest first, and print the table."""
     with tempfile.TemporaryDirectory() as folder:
         measured = [_measure(Path(folder), rows, config) for rows in sorted(config.rows)]
-    about = {**machine.describe(), "matcher": f"{config.matcher}, {KEYPOINTS} keypoints a pair"}
-    machine.write(config.out, "overhead", about, _table(measured), [asdict(m) for m in measured])
+    about = {**harness.describe(), "matcher": f"{config.matcher}, {KEYPOINTS} keypoints a pair"}
+    harness.write(config.out, "overhead", about, _table(measured), [asdict(m) for m in measured])
     return measured
 
 
@@ -77,7 +77,7 @@ def _measure(folder: Path, n_rows: int, config: Config) -> Measured:
     bare_seconds = _bare_loop(pairs, folder / "bare.parquet", config)
     out = folder / str(n_rows) / "run"
     command = [sys.executable, "-m", "jobs.match", "--pairs", pairs, "--out", str(out), "--matcher", config.matcher]
-    taken = watched([*command, "--slice-pairs", str(config.slice_pairs), "--workers", "1", "--device", "cpu"])
+    taken = run_and_measure([*command, "--slice-pairs", str(config.slice_pairs), "--workers", "1", "--device", "cpu"])
     success = read_success(str(out))
     if success is None or success["reasons"] != {"ok": n_rows}:
         raise RuntimeError(f"the run of {n_rows} rows did not finish: {' '.join(command)}")
@@ -117,8 +117,8 @@ def _table(measured: Sequence[Measured]) -> list[str]:
         ours = (last.rows - first.rows) / (last.seconds - first.seconds)
         lines += [
             "",
-            f"Per further row, between {first.rows:,} and {last.rows:,}: bare loop {machine.as_text(bare)} rows/s, "
-            f"jobs.match {machine.as_text(ours)} rows/s, {ours / bare:.2f} times the bare loop.",
+            f"Per further row, between {first.rows:,} and {last.rows:,}: bare loop {harness.as_text(bare)} rows/s, "
+            f"jobs.match {harness.as_text(ours)} rows/s, {ours / bare:.2f} times the bare loop.",
         ]
     return lines
 

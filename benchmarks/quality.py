@@ -25,7 +25,7 @@ from jaxtyping import Float
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from benchmarks import machine
+from benchmarks import harness
 from benchmarks.queries import counted
 from jobs.command import Names, run_command
 from nemf import checkpoints
@@ -146,7 +146,7 @@ def run(config: Config) -> list[Row]:
     if unknown := [pattern for pattern, names in wanted.items() if not names]:
         raise ValueError(f"there is no variant {unknown[0]!r}; there are: {', '.join(VARIANTS)}")
     device = find_device(config.device)
-    watch = machine.Watch()
+    load = harness.CompetingLoad()
     model = checkpoints.load(config.checkpoint)
     pairs = read_pairs(config.manifest, PAIRS.names).slice(0, config.limit)
     if not pairs.num_rows:
@@ -173,12 +173,12 @@ def run(config: Config) -> list[Row]:
         )
     ]
     about = {
-        **machine.describe(device),
-        "busy with other work": f"{watch.others():.0%}",
+        **harness.describe(device),
+        "busy with other work": f"{load.share():.0%}",
         "checkpoint": config.checkpoint,
         "protocol": f"{config.protocol} ({measure.describe(options.directions[0])}; average over images)",
     }
-    machine.write(config.out, "quality", about, _table(rows), [asdict(row) for row in rows])
+    harness.write(config.out, "quality", about, _table(rows), [asdict(row) for row in rows])
     if config.out is not None:
         storage.write_bytes(storage.join(config.out, "quality.png"), _draw(rows))
     return rows
@@ -299,7 +299,7 @@ def _table(rows: Sequence[Row]) -> list[str]:
         cells = [
             *(row.dataset, row.variant),
             *(f"{row.pck[str(alpha)]:.1f}" for alpha in _ALPHAS),
-            *(f"{row.n_pairs:,}", f"{row.n_failed:,}", f"{row.queries:,.0f}", machine.as_text(row.milliseconds)),
+            *(f"{row.n_pairs:,}", f"{row.n_failed:,}", f"{row.queries:,.0f}", harness.as_text(row.milliseconds)),
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return [*lines, "", "Queries and milliseconds are per pair, without encoding."]

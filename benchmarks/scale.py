@@ -2,7 +2,7 @@
 
     python -m benchmarks.scale --out benchmarks/results
 
-For each size jobs.match runs as a process, and its memory is watched: over half of the manifest (--limit), over the
+For each size jobs.match runs as a process whose memory is sampled: over half of the manifest (--limit), over the
 rest of it, and once more when all is done; then jobs.verify. Prints a Markdown table and writes it with the raw numbers
 as JSON. Some ten minutes on two cores.
 """
@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from benchmarks import machine
-from benchmarks.planted import KEYPOINTS, write_manifest
-from benchmarks.watched import Watched, watched
+from benchmarks import harness
+from benchmarks.memory_use import ResourceUse, run_and_measure
+from benchmarks.synthetic_manifest import KEYPOINTS, write_manifest
 from jobs.command import run_command
 from pipeline.runs.folder import read_success
 from pipeline.runs.parts import list_parts
@@ -40,10 +40,10 @@ class Measured:
     """One size of manifest."""
 
     rows: int
-    first_half: Watched
-    second_half: Watched
-    nothing_left: Watched
-    verify: Watched
+    first_half: ResourceUse
+    second_half: ResourceUse
+    nothing_left: ResourceUse
+    verify: ResourceUse
     n_parts: int
     parts_mb: float
 
@@ -52,8 +52,8 @@ def run(config: Config) -> list[Measured]:
     """Measure every size, smallest first, and print the table."""
     with tempfile.TemporaryDirectory() as folder:
         measured = [_measure(Path(folder, str(rows)), rows, config) for rows in sorted(config.rows)]
-    about = {**machine.describe(), "matcher": f"identity, {KEYPOINTS} keypoints a pair, slices of {config.slice_pairs}"}
-    machine.write(config.out, "scale", about, _table(measured), [asdict(m) for m in measured])
+    about = {**harness.describe(), "matcher": f"identity, {KEYPOINTS} keypoints a pair, slices of {config.slice_pairs}"}
+    harness.write(config.out, "scale", about, _table(measured), [asdict(m) for m in measured])
     return measured
 
 
@@ -67,7 +67,7 @@ def _measure(folder: Path, n_rows: int, config: Config) -> Measured:
     match = [sys.executable, "-m", "jobs.match", "--pairs", pairs, "--out", out, "--matcher", "identity"]
     match += ["--slice-pairs", str(config.slice_pairs)]
     first_half, second_half, nothing_left = (
-        watched([*match, *limit]) for limit in (["--limit", str(n_rows // 2)], [], [])
+        run_and_measure([*match, *limit]) for limit in (["--limit", str(n_rows // 2)], [], [])
     )
     success = read_success(out)
     if success is None or success["reasons"] != {"ok": n_rows}:
@@ -78,7 +78,7 @@ def _measure(folder: Path, n_rows: int, config: Config) -> Measured:
         first_half=first_half,
         second_half=second_half,
         nothing_left=nothing_left,
-        verify=watched([sys.executable, "-m", "jobs.verify", out]),
+        verify=run_and_measure([sys.executable, "-m", "jobs.verify", out]),
         n_parts=len(parts),
         parts_mb=sum(part.stat().st_size for part in parts) / 1e6,
     )
@@ -99,7 +99,7 @@ def _table(measured: Sequence[Measured]) -> list[str]:
     if len(measured) > 1:
         first, last = measured[0], measured[-1]
         rate = (last.rows - first.rows) / (_both(last) - _both(first))
-        lines += ["", f"Per further row, from {first.rows:,} to {last.rows:,} rows: {machine.as_text(rate)} rows/s."]
+        lines += ["", f"Per further row, from {first.rows:,} to {last.rows:,} rows: {harness.as_text(rate)} rows/s."]
     return lines
 
 

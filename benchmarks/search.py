@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, replace
 import torch
 from torch import Tensor
 
-from benchmarks import machine
+from benchmarks import harness
 from benchmarks.inputs import encoded_pictures, image_pair, random_model
 from benchmarks.published import CHUNK, PublishedScore, optimise, patchmatch
 from benchmarks.queries import counted, flop_per_query
@@ -99,8 +99,8 @@ class DisagreementError(RuntimeError):
 
 def run(config: Config) -> list[Row]:
     """Measure, check, print. Raises DisagreementError before anything is printed."""
-    watch, bench = machine.Watch(), _Bench(config)
-    peak = machine.matmul_peak(bench.device)
+    load, bench = harness.CompetingLoad(), _Bench(config)
+    peak = harness.matmul_peak(bench.device)
     parts = [bench.scoring(), bench.grid()]
     parts += [bench.pair(parts[0][0][0].seconds_per_query), bench.optimisation()]
     if bench.device.type == "cuda":
@@ -109,13 +109,13 @@ def run(config: Config) -> list[Row]:
     flop = flop_per_query(bench.model)
     lines = [*_table(rows, flop, peak), "", *(f"* {agreement}" for _, agreement in parts)]
     about = {
-        **machine.describe(bench.device),
-        "busy with other work": f"{watch.others():.0%}",
+        **harness.describe(bench.device),
+        "busy with other work": f"{load.share():.0%}",
         "network": config.preset,
         "FLOP per query": f"{flop:,}",
         "peak": f"{peak / 1e9:,.0f} GFLOP/s (float32 matrix product, measured)",
     }
-    machine.write(config.out, "search", about, lines, [asdict(row) for row in rows])
+    harness.write(config.out, "search", about, lines, [asdict(row) for row in rows])
     return rows
 
 
@@ -152,7 +152,7 @@ class _Bench:
             "ours": lambda: ours(source, number),
         }
         with torch.no_grad():
-            measured = machine.measure(ways, self.device, self.config.repeats)
+            measured = harness.measure(ways, self.device, self.config.repeats)
         expected, _, found = (measured[way].answer for way in ways)
         apart = float((found - expected).abs().max() / expected.abs().max())
         _agree(apart <= _LOGITS, f"logits are apart by {apart:.0e} of the greatest; {_LOGITS:.0e} is allowed")
@@ -209,7 +209,7 @@ class _Bench:
             "ours": lambda: self.matcher.refine(self.encoded, [field[0]], [few])[0],
             "tile": lambda: self.matcher.refine(self.encoded, [field[0]], [many])[0],
         }
-        measured = machine.measure(ways, self.device, self.config.repeats)
+        measured = harness.measure(ways, self.device, self.config.repeats)
         found = px_to_norm(torch.from_numpy(measured["ours"].answer.reference_xy_px), hw)
         apart = float((found - measured["published"].answer[0].cpu()).abs().max())
         _agree(apart <= _POINTS_NORM, f"optimised points are apart by {apart:.0e}; {_POINTS_NORM:.0e} is allowed")
@@ -244,20 +244,20 @@ class _Bench:
         target = px_to_norm(pixel_grid(hw).view(1, -1, 2), hw).to(self.device)
         return float(self.model.score(self.encoded, field_norm.flatten(1).T[None], target).sigmoid().mean())
 
-    def _published_search(self, pair: ImagePair) -> machine.Measured:
+    def _published_search(self, pair: ImagePair) -> harness.Measured:
         initial = initial_field(self.encoded, (pair.query_rgb.shape[0], pair.query_rgb.shape[1]))
         noise = self._noise(pair, self.config.iterations)
         way = {"published": lambda: patchmatch(self.published, initial, noise)[0]}
-        return machine.measure(way, self.device, repeats=0)["published"]
+        return harness.measure(way, self.device, repeats=0)["published"]
 
     def _search(
         self, pair: ImagePair, repeats: int, matcher: NemfMatcher | None = None
-    ) -> tuple[machine.Measured, int]:
+    ) -> tuple[harness.Measured, int]:
         """Our search, which answers a list of one field; and how many queries one takes."""
         matcher = matcher or self.matcher
         with counted(self.model) as count:
             way = {"ours": lambda: matcher.search(self.encoded, [pair])}
-            measured = machine.measure(way, self.device, repeats)["ours"]
+            measured = harness.measure(way, self.device, repeats)["ours"]
         return measured, count.queries // (1 + repeats)
 
     def _noise(self, pair: ImagePair, iterations: int) -> Tensor:
@@ -283,7 +283,7 @@ def _agree(agree: bool, otherwise: str) -> None:
         raise DisagreementError(f"no times are given, since the answers do not agree: {otherwise}")
 
 
-def _row(work: str, way: str, queries: int, measured: machine.Measured) -> Row:
+def _row(work: str, way: str, queries: int, measured: harness.Measured) -> Row:
     return Row(work=work, way=way, queries=queries, seconds=measured.median, memory_mb=measured.rise_mb)
 
 
@@ -299,9 +299,9 @@ def _table(rows: Sequence[Row], flop: int, peak: float) -> list[str]:
             row.work,
             row.way,
             f"{row.queries:,}",
-            f"{machine.as_text(row.seconds)}{' (inferred)' if row.inferred else ''}",
-            machine.as_text(published[row.work] / row.seconds) if compared else "",
-            machine.as_text(row.seconds_per_query * 1e6),
+            f"{harness.as_text(row.seconds)}{' (inferred)' if row.inferred else ''}",
+            harness.as_text(published[row.work] / row.seconds) if compared else "",
+            harness.as_text(row.seconds_per_query * 1e6),
             "" if row.is_optimisation else f"{flop / row.seconds_per_query / peak:.1%}",
             "" if row.memory_mb is None else f"{row.memory_mb:,.0f}",
         ]

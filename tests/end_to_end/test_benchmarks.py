@@ -16,7 +16,7 @@ from make import encoded as encoded_image
 from make import noise_rgb, pair_row, write_image_pairs, write_pairs
 from official_nemf import SMALL, official_shapes, official_state_dict
 
-from benchmarks import evaluation, flow_storage, machine, match, overhead, quality, reuse, scale, search
+from benchmarks import decode_counts, evaluation, flow_storage, harness, match, overhead, quality, scale, search
 from benchmarks.inputs import image_pair
 from benchmarks.published import PublishedScore, optimise, patchmatch
 from benchmarks.queries import counted, flop_per_query
@@ -50,7 +50,7 @@ TINY_SEARCH = search.Config(
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """One thread, since several wait for each other where the machine is busy; and no measurement of the machine."""
-    monkeypatch.setattr(machine, "matmul_peak", lambda device, dtype=None: 1e11)
+    monkeypatch.setattr(harness, "matmul_peak", lambda device, dtype=None: 1e11)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -88,17 +88,17 @@ def test_scale_is_measured_and_written(tmp_path: Path):
     assert "| 60 |" in (tmp_path / "scale.md").read_text()
 
 
-def test_reuse_counts_what_is_fetched_decoded_and_encoded(tmp_path: Path):
+def test_decode_counts_are_of_what_is_fetched_decoded_and_encoded(tmp_path: Path):
     """60 pairs over 5 images; every fifth pair shows the same image twice."""
     pairs = write_image_pairs(tmp_path / "images", 60)
 
-    measured = reuse.run(reuse.Config(pairs=pairs, slice_pairs=(20,), out=str(tmp_path)))
+    measured = decode_counts.run(decode_counts.Config(pairs=pairs, slice_pairs=(20,), out=str(tmp_path)))
 
     counts = [(m.fetches, m.decodes, m.passes) for m in measured]
     assert counts[0] == pytest.approx((1.8, 1.8, 1.8))
     assert counts[1] == pytest.approx((0.25, 0.25, 3 * (5 + 5 + 5) / 60))  # 8, 8 and 4 of each 20 pairs
     assert max(counts[2]) <= 0.25
-    assert "| jobs.match | 20 |" in (tmp_path / "reuse.md").read_text()
+    assert "| jobs.match | 20 |" in (tmp_path / "decode_counts.md").read_text()
 
 
 def test_flow_storage_is_measured_and_written(tmp_path: Path):
@@ -186,16 +186,16 @@ def test_queries_are_counted(model: NeMF, encoded: Encoded):
 
 def test_the_peak_is_that_of_the_fastest_product(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.undo()
-    measured = machine.Measured(answer=None, seconds=(4.0, 2.0), peak_mb=0, rise_mb=0)
-    monkeypatch.setattr(machine, "measure", lambda functions, device, repeats: dict.fromkeys(functions, measured))
-    assert machine.matmul_peak(torch.device("cpu")) == 2048**3
+    measured = harness.Measured(answer=None, seconds=(4.0, 2.0), peak_mb=0, rise_mb=0)
+    monkeypatch.setattr(harness, "measure", lambda functions, device, repeats: dict.fromkeys(functions, measured))
+    assert harness.matmul_peak(torch.device("cpu")) == 2048**3
 
 
 def test_memory_of_the_first_run_is_seen():
     def take(megabytes: int) -> int:
         return int(torch.ones(megabytes * 250_000).sum())
 
-    measured = machine.measure({"much": lambda: take(400), "little": lambda: take(40)}, torch.device("cpu"), repeats=2)
+    measured = harness.measure({"much": lambda: take(400), "little": lambda: take(40)}, torch.device("cpu"), repeats=2)
     assert measured["much"].answer == 100_000_000
     assert len(measured["much"].seconds) == 2
     assert 300 < measured["much"].rise_mb < 500  # of what is freed before, some may be taken again
@@ -203,9 +203,9 @@ def test_memory_of_the_first_run_is_seen():
 
 
 def test_work_of_other_processes_is_seen():
-    watch = machine.Watch()
+    load = harness.CompetingLoad()
     subprocess.run([sys.executable, "-c", "x = 0\nfor i in range(10**7): x += i"], check=True)
-    assert watch.others() > 0.3 / psutil.cpu_count()
+    assert load.share() > 0.3 / psutil.cpu_count()
 
 
 def test_arithmetic_of_a_query(model: NeMF):

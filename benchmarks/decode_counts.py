@@ -1,6 +1,6 @@
 """How often an image is fetched, decoded and encoded for each pair it is in.
 
-    python -m benchmarks.reuse --pairs spair.parquet --out benchmarks/results
+    python -m benchmarks.decode_counts --pairs spair.parquet --out benchmarks/results
 
 Plans the manifest and decodes every slice as jobs.match does, then asks for the features of each pair's images as the
 matchers do, counting. Beside it stands the order of the manifest, and pairs encoded eight at a time as they come. The
@@ -17,7 +17,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from benchmarks import machine
+from benchmarks import harness
 from jobs.command import run_command
 from nemf.matcher import RGB
 from nemf.matchers.feature_cache import KeptFeatures
@@ -42,7 +42,7 @@ class Config:
     slice_pairs: tuple[int, ...] = (16, 128, 512)
     """Sizes of slices."""
     out: str | None = None
-    """Folder for reuse.md and reuse.json; default: print only."""
+    """Folder for decode_counts.md and decode_counts.json; default: print only."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +66,7 @@ def run(config: Config) -> list[Measured]:
             _count("jobs.match", config, n, _planned(config.pairs, n), n),
         ]
     about = {"manifest": f"{len(read_ids(config.pairs)):,} pairs"}
-    machine.write(config.out, "reuse", about, _table(measured), [asdict(m) for m in measured])
+    harness.write(config.out, "decode_counts", about, _table(measured), [asdict(m) for m in measured])
     return measured
 
 

@@ -1,4 +1,4 @@
-"""What a measurement was made on, its time and memory, and where the result is written."""
+"""Times functions, samples their memory, describes the hardware, and writes results as Markdown and JSON."""
 
 import ctypes
 import json
@@ -37,14 +37,14 @@ def _cpu_name() -> str:
     return f"{names[0] if names else platform.machine()} ({torch.backends.cpu.get_cpu_capability()})"
 
 
-class Watch:
-    """Watches what else the processors do: small steps take many times as long when two processes share them."""
+class CompetingLoad:
+    """Processor time of other processes: small steps take many times as long when two processes share the cores."""
 
     def __init__(self) -> None:
         self._start, self._others_at_start = time.perf_counter(), _seconds_of_others()
 
-    def others(self) -> float:
-        """Share of all processors that other processes, this one's children among them, have taken since the start."""
+    def share(self) -> float:
+        """0..1 of all processors that other processes, this one's children included, took since construction."""
         elapsed = (time.perf_counter() - self._start) * (psutil.cpu_count() or 1)
         return (_seconds_of_others() - self._others_at_start) / elapsed
 
@@ -158,12 +158,12 @@ def _resident() -> int:
 
 
 class _PeakResident:
-    """Watches this process's memory from a thread while the block runs."""
+    """Samples this process's resident memory from a thread while the block runs."""
 
     def __enter__(self) -> "_PeakResident":
         self.peak = _resident()
         self._done = threading.Event()
-        self._thread = threading.Thread(target=self._watch)
+        self._thread = threading.Thread(target=self._sample)
         self._thread.start()
         return self
 
@@ -172,6 +172,6 @@ class _PeakResident:
         self._thread.join()
         self.peak = max(self.peak, _resident())
 
-    def _watch(self) -> None:
+    def _sample(self) -> None:
         while not self._done.wait(_SAMPLE_SECONDS):
             self.peak = max(self.peak, _resident())

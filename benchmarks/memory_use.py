@@ -1,4 +1,4 @@
-"""A command as a process of its own, timed and its memory watched."""
+"""Time and peak memory of a command run as a process of its own."""
 
 import subprocess
 import time
@@ -9,8 +9,8 @@ import psutil
 
 
 @dataclass(frozen=True, kw_only=True)
-class Watched:
-    """What a command took."""
+class ResourceUse:
+    """Time and peak memory of one command."""
 
     seconds: float
     """From the process's start to its end."""
@@ -20,8 +20,8 @@ class Watched:
     """Proportional memory of all processes it started, Ray's included."""
 
 
-def watched(command: Sequence[str]) -> Watched:
-    """Run a command to its end, its output unseen. Raises RuntimeError where it fails."""
+def run_and_measure(command: Sequence[str]) -> ResourceUse:
+    """Run a command to its end and discard its output. Raises RuntimeError if it fails."""
     start = time.perf_counter()
     process = psutil.Popen(command, stdout=subprocess.DEVNULL)
     driver_peak, workers_peak = 0, 0
@@ -31,7 +31,7 @@ def watched(command: Sequence[str]) -> Watched:
         time.sleep(0.2)
     if process.returncode:
         raise RuntimeError(f"exit code {process.returncode}: {' '.join(command)}")
-    return Watched(
+    return ResourceUse(
         seconds=time.perf_counter() - start, driver_peak_mb=driver_peak / 1e6, workers_peak_mb=workers_peak / 1e6
     )
 
