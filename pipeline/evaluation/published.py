@@ -1,4 +1,4 @@
-"""Published numbers, to be set beside a run's: pipeline/published.csv.
+"""Published numbers, to be set beside a run's: pipeline/evaluation/published.csv.
 
 A row is one number of one paper. Like is set beside like only: a number is comparable where data set, protocol,
 direction, alpha, category and number of pairs are those of the run. `protocol` and `direction` are 'unknown' where

@@ -1,0 +1,45 @@
+import tomllib
+
+import pytest
+from import_matrix import ROOMS, ROOT, import_matrix
+
+
+@pytest.fixture(scope="module")
+def matrix() -> dict[tuple[str, str], int]:
+    return dict(import_matrix())
+
+
+def test_a_room_imports_only_rooms_below_it(matrix: dict[tuple[str, str], int]):
+    upwards = {pair: n for pair, n in matrix.items() if ROOMS.index(pair[0]) < ROOMS.index(pair[1])}
+
+    assert upwards == {}
+
+
+def test_every_package_is_a_room_of_the_matrix():
+    folders = {init.parent.name for init in (ROOT / "pipeline").glob("*/__init__.py")}
+
+    assert folders | {"schemas", "nemf", "jobs"} == set(ROOMS)
+
+
+def test_the_order_of_the_matrix_is_that_of_the_contract():
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["importlinter"]["contracts"]
+    (floors,) = (contract["layers"] for contract in contracts if contract.get("containers") == ["pipeline"])
+
+    of_contract = [{room.strip() for room in floor.split("|")} for floor in reversed(floors)]
+
+    position = 2  # above schemas and nemf
+    for floor in of_contract:
+        assert set(ROOMS[position : position + len(floor)]) == floor
+        position += len(floor)
+    assert ROOMS[position:] == ("jobs",)
+
+
+def test_rooms_import_no_module_of_the_same_floor(matrix: dict[tuple[str, str], int]):
+    siblings = [
+        ("io", "visualization"),
+        ("datasets", "runs", "cluster"),
+        ("matching", "evaluation"),
+        ("report", "training"),
+    ]
+
+    assert [(a, b) for floor in siblings for a in floor for b in floor if matrix.get((a, b))] == []
