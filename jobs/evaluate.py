@@ -26,8 +26,6 @@ from pipeline.evaluation.evaluate import (
     LeftOut,
     evaluate,
     left_out,
-    planned_count,
-    planned_pairs,
 )
 from pipeline.evaluation.keypoint_errors import MATCH_COLUMNS, Failed
 from pipeline.evaluation.metrics import write_metrics
@@ -36,6 +34,7 @@ from pipeline.evaluation.published import beside
 from pipeline.evaluation.quality_gate import requirement
 from pipeline.io import storage
 from pipeline.runs.parts import read_matches
+from pipeline.runs.selection import planned_count, planned_pairs
 
 _FOR_PROGRAMS = ("csv", "json")
 _SET_BESIDE_ALPHA = 0.1

@@ -29,23 +29,17 @@ from pipeline.io.manifest import manifest_digest, manifest_files, read_ids
 from pipeline.io.uri_allowlist import check_prefixes
 from pipeline.matching.options import OUTPUTS, MatchOptions
 from pipeline.matching.plan import Plan, make_plan
-from pipeline.runs.casualties import Casualties
+from pipeline.runs.counts import ALL, check_retry, count_run, settled, summary, wider
 from pipeline.runs.folder import (
-    ALL,
-    check_retry,
     check_run,
-    count_run,
     delete_success,
     open_run,
     read_success,
     run_fingerprint,
-    settled,
-    summary,
-    wider,
     write_success,
 )
-from pipeline.runs.lease import Lease, acquire
-from pipeline.runs.leftovers import sweep
+from pipeline.runs.lease import Lease, acquire, sweep
+from pipeline.runs.quarantine import Casualties
 from pipeline.runs.signals import stopping_on_signals
 from schemas.matches import directions_of
 

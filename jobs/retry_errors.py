@@ -18,10 +18,11 @@ from jobs import match
 from jobs.command import Names, run_command
 from nemf.io.redact import HIDDEN
 from pipeline.io import storage
-from pipeline.runs.folder import ALL, NONE, check_retry, is_asked_again, read_run
+from pipeline.runs.counts import ALL, NONE, check_retry, is_asked_again
+from pipeline.runs.folder import read_run
 from pipeline.runs.lease import acquire
 from pipeline.runs.parts import count_reasons, read_matches
-from pipeline.runs.status import asked_limit
+from pipeline.runs.selection import asked_limit
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,8 +15,9 @@ import tyro
 from jobs.command import run_command
 from pipeline.io import storage
 from pipeline.io.manifest import manifest_digest, manifest_files, read_ids
-from pipeline.runs.folder import Count, count_run, read_run, read_success, summary
-from pipeline.runs.status import asked_limit
+from pipeline.runs.counts import Count, count_run, summary
+from pipeline.runs.folder import read_run, read_success
+from pipeline.runs.selection import asked_limit
 from schemas.matches import directions_of
 
 

@@ -15,8 +15,6 @@ from pipeline.evaluation.keypoint_errors import Failed, directions_to_score, sco
 from pipeline.evaluation.metrics import load_metrics as load_metrics
 from pipeline.evaluation.metrics import per_category as per_category
 from pipeline.evaluation.protocols import Protocol
-from pipeline.io.manifest import n_pairs, read_pairs
-from pipeline.runs.folder import read_success
 from schemas.metrics import METRICS
 
 DEFAULT_ALPHAS = (0.01, 0.03, 0.05, 0.1, 0.15)
@@ -151,18 +149,6 @@ def about(fingerprints: Sequence[str], measures: Measures, replicates: int, seed
         b"protocols": json.dumps([asdict(protocol) for protocol in measures.directions]).encode(),
         b"bootstrap": json.dumps({"replicates": replicates, "seed": seed}).encode(),
     }
-
-
-def planned_pairs(pairs_uri: str, matches_uri: str) -> pa.Table:
-    """The pairs of a manifest that a run was to match: the first `--limit` if it finished with one, else all."""
-    limit = (read_success(matches_uri) or {}).get("limit")
-    return read_pairs(pairs_uri).slice(0, limit)
-
-
-def planned_count(pairs_uri: str, matches_uri: str) -> int:
-    """How many pairs planned_pairs has."""
-    count = n_pairs(pairs_uri)
-    return min(count, (read_success(matches_uri) or {}).get("limit") or count)
 
 
 def groupable(pairs: pa.Table) -> pd.DataFrame:

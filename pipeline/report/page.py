@@ -10,7 +10,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.evaluation.evaluate import planned_pairs
 from pipeline.evaluation.keypoint_errors import MATCH_COLUMNS, Failed, Scores, score, without_keypoints
 from pipeline.evaluation.metrics import read_metrics
 from pipeline.evaluation.protocols import Protocol
@@ -19,6 +18,7 @@ from pipeline.report.calibration import point_confidence
 from pipeline.report.numbers import AVERAGES, HEADLINE_ALPHA, Group, Numbers, numbers, protocols_of
 from pipeline.report.svg import Plot
 from pipeline.runs.parts import read_matches
+from pipeline.runs.selection import planned_pairs
 from pipeline.visualization.flow import draw_wheel
 
 MAX_DRAWN_CATEGORIES = 18

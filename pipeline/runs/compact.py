@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.io import storage
-from pipeline.runs.folder import rows_digest
+from pipeline.runs.counts import rows_digest
 from pipeline.runs.parts import KEY_COLUMNS, THREADS, Part, chosen_rows, open_part, part_sizes, read_parts
 from schemas.check import conform
 from schemas.matches import MATCHES

@@ -220,6 +220,14 @@ def read_attempts(out: str) -> list[Attempt]:
     return [_read(file) for file in storage.list_files(storage.join(out, "attempts"), ".json")]
 
 
+def sweep(out: str) -> None:
+    """Remove unfinished files, and the notes of what earlier attempts had in hand. The caller holds the run folder."""
+    for folder in (out, *(storage.join(out, name) for name in ("parts", "attempts", "quarantine"))):
+        storage.remove_temporary_files(folder)
+    for attempt in read_attempts(out):
+        storage.delete(attempt.file(out, "begun"))
+
+
 def _read(file: str) -> Attempt:
     fields: dict[str, Any] = storage.read_json(file)
     return Attempt(**{**fields, "owner": Owner(**fields["owner"])})

@@ -66,19 +66,6 @@ class Status:
         return asdict(self)
 
 
-def asked_limit(out: str, recorded: dict[str, Any]) -> int | None:
-    """How many pairs of its manifest a run was asked for, by whichever attempt asked for most; None for all.
-
-    recorded: what run.json says, whose limit is that of the first attempt.
-    """
-    if success := read_success(out):
-        return success["limit"]
-    limit = recorded["config"]["limit"]
-    n_directions = len(directions_of(recorded["config"]["direction"]))
-    rows = [attempt.rows for attempt in read_attempts(out) if attempt.rows]
-    return limit and max([limit, *(n // n_directions for n in rows)])
-
-
 def read_status(out: str) -> Status:
     """How the run at `out` stands. Raises FileNotFoundError if it is no run folder."""
     now = time.time()

@@ -11,7 +11,8 @@ import pytest
 
 from jobs.evaluate import main
 from pipeline.io.manifest import read_ids
-from pipeline.runs.folder import count_run, write_success
+from pipeline.runs.counts import count_run
+from pipeline.runs.folder import write_success
 from pipeline.runs.parts import write_part
 from schemas.matches import MATCHES
 from schemas.pairs import PAIRS

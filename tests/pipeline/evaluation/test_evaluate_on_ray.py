@@ -11,14 +11,16 @@ import pytest
 from ray.exceptions import RayTaskError
 
 from pipeline.cluster.connect import connected
-from pipeline.evaluation.evaluate import evaluate, left_out, planned_pairs
+from pipeline.evaluation.evaluate import evaluate, left_out
 from pipeline.evaluation.evaluate_on_ray import evaluate_large
 from pipeline.evaluation.keypoint_errors import MATCH_COLUMNS
 from pipeline.evaluation.metrics import load_metrics
 from pipeline.evaluation.protocols import protocol
 from pipeline.io.manifest import read_ids
-from pipeline.runs.folder import count_run, write_success
+from pipeline.runs.counts import count_run
+from pipeline.runs.folder import write_success
 from pipeline.runs.parts import read_matches, write_part
+from pipeline.runs.selection import planned_pairs
 from schemas.matches import MATCHES
 from schemas.pairs import PAIRS
 

@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.io import storage
 from pipeline.runs.events import read_events
-from pipeline.runs.lease import STALE_SECONDS, Attempt, Owner, RunInUseError, acquire, read_attempts
+from pipeline.runs.lease import STALE_SECONDS, Attempt, Owner, RunInUseError, acquire, read_attempts, sweep
 
 ELSEWHERE = Owner(host_id="another-host", pid=1, process_started="1")
 
@@ -141,3 +141,24 @@ def test_the_heartbeat_advances_and_says_how_far_the_attempt_has_come(
     assert said.rows_per_second > 0
     assert looks
     lease.release()
+
+
+def test_what_the_dead_left_is_gone_and_nothing_else(tmp_path: Path) -> None:
+    out = str(tmp_path / "run")
+    for _ in range(2):
+        lease = acquire(out)
+        storage.write_bytes(storage.join(lease.begun_folder, "match-1"), b"{}")
+        lease.release()
+        storage.write_bytes(storage.join(lease.begun_folder, "match-2"), b"{}")  # by a worker that outlived its driver
+    for name in ("parts/.part-1.parquet.0f.tmp", "attempts/.00001.json.0f.tmp", "parts/part-2.parquet", "parts/.keep"):
+        storage.write_bytes(storage.join(out, name), b"")
+
+    sweep(out)
+
+    left = {str(file.relative_to(out)) for file in Path(out).rglob("*") if file.is_file()}
+    assert {name for name in left if ".events" not in name} == {
+        "attempts/00001.json",
+        "attempts/00002.json",
+        "parts/part-2.parquet",
+        "parts/.keep",
+    }

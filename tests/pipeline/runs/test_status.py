@@ -10,7 +10,7 @@ from pipeline.io import storage
 from pipeline.runs.folder import open_run
 from pipeline.runs.lease import Attempt, Owner
 from pipeline.runs.parts import write_part
-from pipeline.runs.status import as_text, asked_limit, read_status
+from pipeline.runs.status import as_text, read_status
 
 CONFIG = {"matcher": "identity", "direction": "both", "limit": None}
 RUN = {"fingerprint": "f", "manifest_digest": "m", "image_root": None, "config": CONFIG, "versions": {"ray": "9.9"}}
@@ -102,16 +102,3 @@ def test_no_part_is_opened(out: str) -> None:
 def test_no_run_folder(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="is no run folder"):
         read_status(str(tmp_path))
-
-
-@pytest.mark.parametrize(
-    ("recorded", "rows", "limit"), [(None, [20], None), (10, [], 10), (10, [20], 10), (10, [20, 90, None], 45)]
-)
-def test_the_widest_limit_that_was_asked_for_counts(
-    out: str, recorded: int | None, rows: list[int | None], limit: int | None
-) -> None:
-    """The run has two rows for each pair."""
-    for number, asked in enumerate(rows, start=1):
-        _attempt(out, number, rows=asked)
-
-    assert asked_limit(out, {"config": {**CONFIG, "limit": recorded}}) == limit

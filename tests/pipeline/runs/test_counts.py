@@ -1,0 +1,105 @@
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from make import match_rows
+
+from pipeline.runs.counts import count_run, settled, wider
+from pipeline.runs.parts import list_parts, write_part
+
+ONE_WAY = ("source_to_target",)
+GONE = {"status": "error", "error_stage": "fetch", "error_kind": "not_found"}
+BOTH = ("source_to_target", "target_to_source")
+
+
+def test_a_pair_is_done_when_every_direction_is_ok(tmp_path: Path) -> None:
+    back = {"direction": "target_to_source"}
+    rows = match_rows(
+        {"pair_id": "both"},
+        {"pair_id": "both", **back},
+        {"pair_id": "one"},
+        {"pair_id": "failed"},
+        {"pair_id": "failed", **GONE, **back},
+    )
+    write_part(str(tmp_path), rows)
+
+    assert _settled(tmp_path, rows["pair_id"], BOTH) == ({"both"}, {"ok": 2})
+    assert _settled(tmp_path, rows["pair_id"], ONE_WAY) == ({"both", "failed", "one"}, {"ok": 3})
+    assert _settled(tmp_path, pa.chunked_array([["one", "new"]]), ONE_WAY) == ({"one"}, {"ok": 1})
+    assert settled(str(tmp_path), rows["pair_id"], ONE_WAY, "another run's").reasons == {}
+
+
+@pytest.mark.parametrize(
+    ("retry", "asked_again"),
+    [
+        (["all"], {"gone", "late", "half"}),
+        (["none"], set()),
+        (["fetch"], {"gone", "late", "half"}),
+        (["fetch:not_found"], {"gone", "half"}),
+        (["fetch:timeout", "match"], {"late"}),
+    ],
+)
+def test_errors_that_are_not_asked_again_are_settled(tmp_path: Path, retry: list[str], asked_again: set[str]) -> None:
+    back = {"direction": "target_to_source"}
+    late = {**GONE, "error_kind": "timeout"}
+    rows = [{"pair_id": "gone", **GONE}, {"pair_id": "gone", **GONE, **back}]
+    rows += [{"pair_id": "late", **late}, {"pair_id": "late", **late, **back}]
+    rows += [{"pair_id": "half"}, {"pair_id": "half", **GONE, **back}]
+    write_part(str(tmp_path), match_rows(*rows))
+    ids = pa.chunked_array([["gone", "late", "half", "new"]])
+
+    found = settled(str(tmp_path), ids, BOTH, "f", retry)
+
+    assert set(found.ids.to_pylist()) == {"gone", "late", "half"} - asked_again
+    assert sum(found.reasons.values()) == 2 * len(found.ids)
+    assert found.reasons.get("fetch: timeout", 0) == (0 if "late" in asked_again else 2)
+
+
+def _settled(out: Path, ids: pa.ChunkedArray, directions: tuple[str, ...]) -> tuple[set[str], dict[str, int]]:
+    found = settled(str(out), ids, directions, "f")
+    return set(found.ids.to_pylist()), found.reasons
+
+
+IDS = pa.chunked_array([list("abcde")])
+
+
+def test_rows_are_counted_against_the_manifest(tmp_path: Path) -> None:
+    error = {"status": "error", "error_stage": "fetch", "error_kind": "not_found"}
+    out = str(tmp_path / "run")
+    write_part(out, match_rows({"pair_id": "a"}, {"pair_id": "b", **error}, {"pair_id": "stranger"}))
+    write_part(out, match_rows({"pair_id": "c", "fingerprint": "another run's"}))
+
+    count = count_run(out, IDS, ONE_WAY, "f", limit=None)
+
+    assert (count.expected, count.ok, count.error, count.missing, count.unexpected) == (5, 1, 1, 3, 2)
+    assert count.reasons == {"fetch: not_found": 1, "ok": 1}
+    limited = count_run(out, IDS, ONE_WAY, "f", limit=1)
+    assert (limited.expected, limited.ok, limited.error, limited.missing, limited.unexpected) == (1, 1, 0, 0, 2)
+
+
+def test_the_digest_changes_when_a_part_is_lost(tmp_path: Path) -> None:
+    out = str(tmp_path)
+    write_part(out, match_rows({"pair_id": "a"}))
+    write_part(out, match_rows({"pair_id": "b"}))
+    whole = count_run(out, IDS, ONE_WAY, "f", limit=2)
+    Path(list_parts(out)[0]).unlink()
+
+    assert count_run(out, IDS, ONE_WAY, "f", limit=2).digest != whole.digest
+
+
+def test_the_digest_is_of_the_rows_however_they_are_spread_over_parts(tmp_path: Path) -> None:
+    one, two, other = (str(tmp_path / name) for name in ("one", "two", "other"))
+    write_part(one, match_rows({"pair_id": "b"}, {"pair_id": "a"}))
+    for name in "ab":
+        write_part(two, match_rows({"pair_id": name}))
+        write_part(other, match_rows({"pair_id": name, "attempt": 2}))
+    write_part(two, match_rows({"pair_id": "b", "attempt": 2, **GONE}))
+
+    digests = [count_run(out, IDS, ONE_WAY, "f", limit=2).digest for out in (one, two, other)]
+
+    assert digests[0] == digests[1] != digests[2]
+
+
+@pytest.mark.parametrize(("limit", "other", "wide"), [(3, 5, 5), (5, 3, 5), (None, 3, None), (3, None, None)])
+def test_the_wider_of_two_limits(limit: int | None, other: int | None, wide: int | None) -> None:
+    assert wider(limit, other) == wide
