@@ -9,7 +9,8 @@ import pyarrow.compute as pc
 
 from pipeline.evaluation import pck_sums
 from pipeline.evaluation.bootstrap import REPLICATES, draws
-from pipeline.evaluation.evaluate import DEFAULT_ALPHAS, Group, check, check_matches, groupable, subsets, tally_groups
+from pipeline.evaluation.evaluate import DEFAULT_ALPHAS, check, check_matches
+from pipeline.evaluation.groups import Group, groupable, subsets, tally_groups
 from pipeline.evaluation.keypoint_errors import Failed, directions_to_score, score
 from pipeline.evaluation.protocols import Protocol
 

@@ -1,7 +1,7 @@
 """Matches and the manifest's truth to METRICS: PCK under named protocols, without running a model again."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 
 from pipeline.evaluation import pck_sums
 from pipeline.evaluation.bootstrap import REPLICATES, Draws, draws
+from pipeline.evaluation.groups import Group, Scope, Tallies, groupable, subsets, tally_groups
 from pipeline.evaluation.keypoint_errors import Failed, directions_to_score, score, without_keypoints
 from pipeline.evaluation.metrics import load_metrics as load_metrics
 from pipeline.evaluation.metrics import per_category as per_category
@@ -20,8 +21,6 @@ from schemas.metrics import METRICS
 DEFAULT_ALPHAS = (0.01, 0.03, 0.05, 0.1, 0.15)
 LARGE = 1_000_000
 """From so many pairs on pipeline.evaluation.evaluate_on_ray is for them; below, one process is faster."""
-NUISANCES = ("viewpoint_variation", "scale_variation", "truncation", "occlusion")
-"""SPair-71k's, whose levels are groups."""
 
 
 def evaluate(
@@ -117,13 +116,6 @@ class Measures:
     failed: Failed
 
 
-Scope = tuple[str, str, str, str]
-"""Dataset, protocol, direction and subset: the first columns of METRICS."""
-Group = tuple[str, str]
-"""Kind and name."""
-Tallies = dict[Scope, dict[Group, pck_sums.Tally]]
-
-
 def measure(matches: pa.Table, pairs: pa.Table, drawn: Draws, measures: Measures) -> tuple[Tallies, list[pa.Table]]:
     """The tallies of the pairs' groups, which can be added to those of other pairs, and METRICS rows of the pairs."""
     manifest = groupable(pairs)
@@ -149,44 +141,6 @@ def about(fingerprints: Sequence[str], measures: Measures, replicates: int, seed
         b"protocols": json.dumps([asdict(protocol) for protocol in measures.directions]).encode(),
         b"bootstrap": json.dumps({"replicates": replicates, "seed": seed}).encode(),
     }
-
-
-def groupable(pairs: pa.Table) -> pd.DataFrame:
-    """What pairs are grouped by, one text column each with 'unknown' for null; and what is known of a leak."""
-    repeated = pairs.num_rows - pc.count_distinct(pairs["pair_id"]).as_py()
-    if repeated:
-        raise ValueError(f"the manifest repeats {repeated} pair ids; every pair needs its own")
-    kinds = ("dataset", "category", *NUISANCES)
-    columns = {kind: pc.fill_null(pairs[kind].cast(pa.string()), "unknown") for kind in kinds}
-    columns["pair"] = pairs["pair_id"]
-    columns["leak_is_known"] = pc.is_valid(pairs["seen_in_training"])
-    columns["leak_free"] = pc.fill_null(pc.invert(pairs["seen_in_training"]), False)
-    return pa.table(columns).to_pandas()
-
-
-def subsets(manifest: pd.DataFrame) -> list[tuple[str, str, np.ndarray]]:
-    """(dataset, subset, which pairs (P,) bool) of everything to summarise."""
-    found = []
-    for dataset in sorted(manifest["dataset"].unique()):
-        here = (manifest["dataset"] == dataset).to_numpy()
-        found.append((dataset, "all", here))
-        if manifest["leak_is_known"][here].any():
-            found.append((dataset, "leak_free", here & manifest["leak_free"].to_numpy()))
-    return found
-
-
-def tally_groups(manifest: pd.DataFrame, sums: np.ndarray, drawn: Draws) -> dict[Group, pck_sums.Tally]:
-    """The tallies of 'all' and of every group that has a pair."""
-    rows_of = {(kind, name): rows for kind in ("category", *NUISANCES) for name, rows in _groups(manifest[kind])}
-    rows_of["all", "all"] = np.arange(len(sums))
-    return dict(zip(rows_of, pck_sums.tally(sums, drawn, list(rows_of.values())), strict=True))
-
-
-def _groups(names: pd.Series) -> Iterator[tuple[str, np.ndarray]]:
-    """Each name, in order, and the rows that have it."""
-    number, found = pd.factorize(names, sort=True)
-    rows = np.argsort(number, kind="stable")
-    yield from zip(found, np.split(rows, np.cumsum(np.bincount(number))[:-1]) if len(rows) else [], strict=True)
 
 
 def summary_rows(tallies: Tallies, measures: Measures) -> list[pa.Table]:

@@ -22,13 +22,13 @@ from pipeline.evaluation.evaluate import (
     NO_PAIR_ANSWERED,
     LeftOut,
     Measures,
-    Tallies,
     about,
     check,
     left_out,
     measure,
     summary_rows,
 )
+from pipeline.evaluation.groups import Tallies
 from pipeline.evaluation.keypoint_errors import MATCH_COLUMNS, Failed, directions_to_score
 from pipeline.evaluation.metrics import SUMMARY, write_metrics
 from pipeline.evaluation.protocols import Protocol

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from pipeline.evaluation.evaluate import NUISANCES
+from pipeline.evaluation.groups import NUISANCES
 from pipeline.evaluation.protocols import Protocol, protocol_of
 
 HEADLINE_ALPHA = 0.1
