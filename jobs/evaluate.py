@@ -13,7 +13,6 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import pandas as pd
 
 from jobs.command import Names, RequirementError, run_command
@@ -30,15 +29,10 @@ from pipeline.evaluation.evaluate import (
 from pipeline.evaluation.keypoint_errors import MATCH_COLUMNS, Failed
 from pipeline.evaluation.metrics import write_metrics
 from pipeline.evaluation.protocols import Protocol, protocol
-from pipeline.evaluation.published import beside
 from pipeline.evaluation.quality_gate import requirement
 from pipeline.io import storage
 from pipeline.runs.parts import read_matches
 from pipeline.runs.selection import planned_count, planned_pairs
-
-_FOR_PROGRAMS = ("csv", "json")
-_SET_BESIDE_ALPHA = 0.1
-_AVERAGES = {"image": "images", "point": "keypoints", "class": "categories"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,29 +80,22 @@ def run(config: Config) -> str:
         each.check([found.name for found in protocols], config.alpha)
     large = planned_count(config.pairs, config.matches) >= LARGE
     _check_out(config.out, large)
-    evaluated = _evaluate_large(config, protocols) if large else _evaluate(config, protocols)
-    frame, others = evaluated.metrics, evaluated.differences
-    if config.format in _FOR_PROGRAMS:
-        tidy = frame[frame["group_kind"] != "pair"]
-        if others:
-            named = [found.assign(run=config.matches, other=other) for other, found in others.items()]
-            tidy = pd.concat(named, ignore_index=True)
-        print(text_tables.as_text(tidy, config.format))
+    result = _evaluate_large(config, protocols) if large else _evaluate(config, protocols)
+    for_programs = config.format in text_tables.PROGRAM_FORMATS
+    if for_programs:
+        table = text_tables.tidy_table(result.metrics, result.differences, config.matches)
+        print(text_tables.as_text(table, config.format))
     else:
-        _print_tables(frame, {found.name: found for found in protocols}, config)
-        for other, found in others.items():
-            _print_differences(found, other, protocols, config)
-        _print_published(frame, config)
-        _print_left_out(evaluated.left_out)
-    unmet = [line for each in required for line in each.unmet(frame)]
-    print(f"\nwrote {config.out}", file=sys.stderr if config.format in _FOR_PROGRAMS else sys.stdout)
+        _print_tables(result, protocols, config)
+    unmet = [line for each in required for line in each.unmet(result.metrics)]
+    print(f"\nwrote {config.out}", file=sys.stderr if for_programs else sys.stdout)
     if unmet:
         raise RequirementError("; ".join(unmet))
     return config.out
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Evaluated:
+class _Result:
     metrics: pd.DataFrame
     """METRICS, of large runs without single pairs."""
     differences: dict[str, pd.DataFrame]
@@ -116,7 +103,7 @@ class _Evaluated:
     left_out: LeftOut
 
 
-def _evaluate(config: Config, protocols: Sequence[Protocol]) -> _Evaluated:
+def _evaluate(config: Config, protocols: Sequence[Protocol]) -> _Result:
     pairs = planned_pairs(config.pairs, config.matches)
     matches = read_matches(config.matches, MATCH_COLUMNS)
     bootstrap = {"replicates": config.replicates, "seed": config.seed}
@@ -126,10 +113,10 @@ def _evaluate(config: Config, protocols: Sequence[Protocol]) -> _Evaluated:
         others = read_matches(other, MATCH_COLUMNS)
         differences[other] = compare(matches, others, pairs, protocols, config.alpha, config.failed, **bootstrap)
     write_metrics(config.out, metrics)
-    return _Evaluated(metrics=metrics.to_pandas(), differences=differences, left_out=left_out(matches, pairs))
+    return _Result(metrics=metrics.to_pandas(), differences=differences, left_out=left_out(matches, pairs))
 
 
-def _evaluate_large(config: Config, protocols: Sequence[Protocol]) -> _Evaluated:
+def _evaluate_large(config: Config, protocols: Sequence[Protocol]) -> _Result:
     # Ray takes seconds to import
     from pipeline.cluster.connect import connected
     from pipeline.evaluation.evaluate_on_ray import evaluate_large
@@ -147,93 +134,21 @@ def _evaluate_large(config: Config, protocols: Sequence[Protocol]) -> _Evaluated
             replicates=config.replicates,
             seed=config.seed,
         )
-    return _Evaluated(metrics=metrics.to_pandas(), differences={}, left_out=counted)
+    return _Result(metrics=metrics.to_pandas(), differences={}, left_out=counted)
 
 
-def _print_tables(metrics: pd.DataFrame, protocols: dict[str, Protocol], config: Config) -> None:
-    overall = metrics[metrics["group_kind"] == "all"]
-    for _, rows in overall.groupby(text_tables.KEYS, sort=False):
-        counts = rows.iloc[0]
-        dataset, name, direction, subset = counts[text_tables.KEYS]
-        print(f"\n{dataset}, protocol {name}" + (", leak-free pairs only" if subset == "leak_free" else ""))
-        print(f"  {protocols[name].describe(direction)}")
-        print("  in the table: average over images, percent, where it does not say otherwise")
-        print(
-            f"  {counts.n_pairs:,} pairs, {counts.n_points:,} keypoints; {counts.n_failed:,} pairs failed or missing"
-            + (f" ({'counted wrong' if config.failed == 'wrong' else 'excluded'})" if counts.n_failed else "")
-        )
-        if counts.n_pairs == 0:
-            print("  nothing to score")
-            continue
-        print(text_tables.as_text(text_tables.summary(metrics, rows), config.format))
-
-
-def _print_differences(differences: pd.DataFrame, other: str, protocols: Sequence[Protocol], config: Config) -> None:
-    """The other run's PCK less this one's under each protocol's own average, with its interval."""
-    print(f"\n{other} less {config.matches}: points of PCK [95 % interval]")
-    if differences.empty:
-        print("  nothing to compare")
-        return
-    average_of = {found.name: found.average for found in protocols}
-    for _, of_scope in differences.groupby(text_tables.KEYS, sort=False):
-        dataset, name, direction, subset = of_scope.iloc[0][text_tables.KEYS]
-        average = average_of[name]
-        # categories have no average over categories
-        own = np.where(of_scope["group_kind"] == "all", average, "image" if average == "class" else average)
-        rows = of_scope[of_scope["group_kind"].isin(["category", "all"]) & (of_scope["average"] == own)]
-        about = f"{dataset}, protocol {name}, {direction.replace('_', ' ')}, average over {_AVERAGES[average]}"
-        print(f"\n{about}" + (", leak-free pairs only" if subset == "leak_free" else ""))
-        whole = rows[rows["group_kind"] == "all"].iloc[0]
-        print(f"  failed or missing: {whole['n_failed']:,} pairs of this run, {whole['n_failed_other']:,} of the other")
-        ends = rows[["difference", "difference_low", "difference_high"]].to_numpy()
-        interval = [
-            f"{value:+.1f}" + (f" [{low:+.1f}, {high:+.1f}]" if np.isfinite(low) else "") for value, low, high in ends
-        ]
-        table = rows.assign(shown=interval).pivot(index=["group_kind", "group"], columns="alpha", values="shown")
-        table.columns = [f"PCK@{alpha:g}" for alpha in table.columns]
-        counts = rows.drop_duplicates(["group_kind", "group"]).set_index(["group_kind", "group"])["n_pairs"]
-        table.insert(0, "pairs", counts.map("{:,}".format))
-        in_order = table.loc[counts.index].droplevel("group_kind").rename_axis(None)
-        print(text_tables.as_text(in_order, config.format))
-
-
-def _print_published(metrics: pd.DataFrame, config: Config) -> None:
-    """What papers say of the same data sets and categories, and which of it may be compared."""
-    rows = beside(metrics, config.matches)
-    rows = rows[rows["alpha"] == _SET_BESIDE_ALPHA]
-    papers = rows[rows["source"] != "this run"]
-    for dataset, of_papers in papers.groupby("dataset"):
-        print(f"\n{dataset}: published PCK@{_SET_BESIDE_ALPHA:g}, beside this run's under the same protocol")
-        lines = {}
-        for (method, name), found in of_papers.groupby(["method", "protocol"], sort=False):
-            alike = found[found["comparable"]]
-            lines[f"{method} ({name}{'' if len(alike) else ', not comparable'})"] = found.set_index("category")["pck"]
-            keys = ["dataset", "protocol", "direction", "category"]
-            own = alike[keys].merge(rows[rows["source"] == "this run"], on=keys)
-            if len(own):
-                lines[f"  this run ({name})"] = own.set_index("category")["pck"]
-        table = pd.DataFrame(lines).T
-        order = [category for category in table.columns if category != "all"]
-        table = table[[*order, *(["all"] if "all" in table.columns else [])]].map(
-            lambda value: "-" if pd.isna(value) else f"{value:.1f}"
-        )
-        text = text_tables.as_text(table, config.format)
-        if config.format == "text" and sys.stdout.isatty():
-            text = _greyed(text)
-        print(text)
-        print("  a run's number is shown where it is of the same direction and number of pairs")
-
-
-def _greyed(text: str) -> str:
-    """Lines that are not comparable, dim on a terminal."""
-    return "\n".join(f"\033[2m{line}\033[0m" if "not comparable" in line else line for line in text.splitlines())
-
-
-def _print_left_out(found: LeftOut) -> None:
-    if found.n_without_keypoints:
-        print(f"\n{found.n_without_keypoints:,} pairs have no keypoints to score and are in no average")
-    if found.n_foreign:
-        print(f"\n{found.n_foreign:,} matches are of pairs that this manifest does not plan and are left out")
+def _print_tables(result: _Result, protocols: Sequence[Protocol], config: Config) -> None:
+    run, form = config.matches, config.format
+    texts = [
+        text_tables.metrics_tables(result.metrics, protocols, config.failed, form),
+        *(
+            text_tables.difference_tables(rows, run, other, protocols, form)
+            for other, rows in result.differences.items()
+        ),
+        text_tables.published_tables(result.metrics, run, form, dim=sys.stdout.isatty()),
+        text_tables.unscored_notes(result.left_out),
+    ]
+    print("\n".join(text for text in texts if text))
 
 
 def _check_out(out: str, large: bool) -> None:

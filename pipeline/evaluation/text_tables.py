@@ -1,16 +1,110 @@
 """METRICS and what is made of them as text: for a terminal, for papers, for other programs."""
 
+from collections.abc import Sequence
 from typing import Literal
 
+import numpy as np
 import pandas as pd
 
+from pipeline.evaluation.evaluate import LeftOut
+from pipeline.evaluation.keypoint_errors import Failed
 from pipeline.evaluation.metrics import per_category
+from pipeline.evaluation.protocols import Protocol
+from pipeline.evaluation.published import beside
 
 Format = Literal["text", "markdown", "latex", "csv", "json"]
 """Three for people, one table per data set, protocol and direction; two for programs, which are one tidy table."""
+PROGRAM_FORMATS: tuple[Format, ...] = ("csv", "json")
 
-KEYS = ["dataset", "protocol", "direction", "subset"]
-COUNTS = ("pairs", "keypoints", "failed")
+_KEYS = ["dataset", "protocol", "direction", "subset"]
+_COUNTS = ("pairs", "keypoints", "failed")
+_PUBLISHED_ALPHA = 0.1
+_AVERAGES = {"image": "images", "point": "keypoints", "class": "categories"}
+
+
+def metrics_tables(metrics: pd.DataFrame, protocols: Sequence[Protocol], failed: Failed, form: Format) -> str:
+    """METRICS as one table per data set, protocol, direction and subset, each under its protocol and counts."""
+    by_name = {protocol.name: protocol for protocol in protocols}
+    lines: list[str] = []
+    for _, rows in metrics[metrics["group_kind"] == "all"].groupby(_KEYS, sort=False):
+        overall = rows.iloc[0]
+        dataset, name, direction, subset = overall[_KEYS]
+        treated = f" ({'counted wrong' if failed == 'wrong' else 'excluded'})" if overall.n_failed else ""
+        lines += [
+            f"\n{dataset}, protocol {name}{_subset_note(subset)}",
+            f"  {by_name[name].describe(direction)}",
+            "  in the table: average over images, percent, where it does not say otherwise",
+            f"  {overall.n_pairs:,} pairs, {overall.n_points:,} keypoints; "
+            f"{overall.n_failed:,} pairs failed or missing{treated}",
+            as_text(summary(metrics, rows), form) if overall.n_pairs else "  nothing to score",
+        ]
+    return "\n".join(lines)
+
+
+def difference_tables(
+    differences: pd.DataFrame, run: str, other: str, protocols: Sequence[Protocol], form: Format
+) -> str:
+    """The other run's PCK less the run's under each protocol's own average, with its 95 % interval.
+
+    differences: as pipeline.evaluation.compare.compare returns them.
+    """
+    lines = [f"\n{other} less {run}: points of PCK [95 % interval]"]
+    if differences.empty:
+        return "\n".join([*lines, "  nothing to compare"])
+    average_of = {protocol.name: protocol.average for protocol in protocols}
+    for _, scope_rows in differences.groupby(_KEYS, sort=False):
+        dataset, name, direction, subset = scope_rows.iloc[0][_KEYS]
+        average = average_of[name]
+        # categories have no average over categories
+        own = np.where(scope_rows["group_kind"] == "all", average, "image" if average == "class" else average)
+        rows = scope_rows[scope_rows["group_kind"].isin(["category", "all"]) & (scope_rows["average"] == own)]
+        overall = rows[rows["group_kind"] == "all"].iloc[0]
+        lines += [
+            f"\n{dataset}, protocol {name}, {direction.replace('_', ' ')}, "
+            f"average over {_AVERAGES[average]}{_subset_note(subset)}",
+            f"  failed or missing: {overall['n_failed']:,} pairs of this run, "
+            f"{overall['n_failed_other']:,} of the other",
+            as_text(_difference_table(rows), form),
+        ]
+    return "\n".join(lines)
+
+
+def published_tables(metrics: pd.DataFrame, run: str, form: Format, *, dim: bool) -> str:
+    """Published PCK at alpha 0.1 of the run's data sets and categories, beside the run's own where they compare.
+
+    dim: in format text, grey the lines that do not compare, for a terminal. Empty where nothing is published.
+    """
+    rows = beside(metrics, run)
+    rows = rows[rows["alpha"] == _PUBLISHED_ALPHA]
+    lines: list[str] = []
+    for dataset, papers in rows[rows["source"] != "this run"].groupby("dataset"):
+        text = as_text(_published_table(papers, rows[rows["source"] == "this run"]), form)
+        lines += [
+            f"\n{dataset}: published PCK@{_PUBLISHED_ALPHA:g}, beside this run's under the same protocol",
+            _dimmed(text) if form == "text" and dim else text,
+            "  a run's number is shown where it is of the same direction and number of pairs",
+        ]
+    return "\n".join(lines)
+
+
+def unscored_notes(unscored: LeftOut) -> str:
+    """Which pairs and matches are in no average; empty where all are in one."""
+    lines = []
+    if unscored.n_without_keypoints:
+        lines.append(f"\n{unscored.n_without_keypoints:,} pairs have no keypoints to score and are in no average")
+    if unscored.n_foreign:
+        lines.append(f"\n{unscored.n_foreign:,} matches are of pairs that this manifest does not plan and are left out")
+    return "\n".join(lines)
+
+
+def tidy_table(metrics: pd.DataFrame, differences: dict[str, pd.DataFrame], run: str) -> pd.DataFrame:
+    """The one table for programs: METRICS without single pairs, or the differences to other runs where there are any.
+
+    differences: by the other run, as pipeline.evaluation.compare.compare returns them; columns run and other are added.
+    """
+    if not differences:
+        return metrics[metrics["group_kind"] != "pair"]
+    return pd.concat([rows.assign(run=run, other=other) for other, rows in differences.items()], ignore_index=True)
 
 
 def summary(metrics: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
@@ -20,7 +114,7 @@ def summary(metrics: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
     Values are text. The index is the name of a row; columns are the counts and PCK@alpha.
     """
     first = rows.iloc[0]
-    table = per_category(metrics, **{key: first[key] for key in KEYS})
+    table = per_category(metrics, **{key: first[key] for key in _KEYS})
     names = {
         "pck_image_low": "all, 95 % from",
         "pck_image_high": "all, 95 % to",
@@ -31,8 +125,8 @@ def summary(metrics: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
     further = further.set_axis([f"PCK@{alpha:g}" for alpha in rows["alpha"]], axis=1).dropna(how="all")
     table = pd.concat([table, further])
     for column in table.columns:
-        shown = "{:,.0f}" if column in COUNTS else "{:.1f}"
-        absent = "" if column in COUNTS else "-"
+        shown = "{:,.0f}" if column in _COUNTS else "{:.1f}"
+        absent = "" if column in _COUNTS else "-"
         table[column] = [shown.format(value) if pd.notna(value) else absent for value in table[column]]
     return table
 
@@ -54,3 +148,40 @@ def as_text(table: pd.DataFrame, form: Format) -> str:
         alignment = ["left", *["right"] * table.shape[1]]
         return str(table.to_markdown(disable_numparse=True, colalign=alignment))
     return table.to_string()
+
+
+def _subset_note(subset: str) -> str:
+    return ", leak-free pairs only" if subset == "leak_free" else ""
+
+
+def _difference_table(rows: pd.DataFrame) -> pd.DataFrame:
+    """One row per group: its number of pairs, and per alpha the difference with its interval as text."""
+    ends = rows[["difference", "difference_low", "difference_high"]].to_numpy()
+    cells = [f"{value:+.1f}" + (f" [{low:+.1f}, {high:+.1f}]" if np.isfinite(low) else "") for value, low, high in ends]
+    keys = ["group_kind", "group"]
+    table = rows.assign(cell=cells).pivot(index=keys, columns="alpha", values="cell")
+    table.columns = [f"PCK@{alpha:g}" for alpha in table.columns]
+    n_pairs = rows.drop_duplicates(keys).set_index(keys)["n_pairs"]
+    table.insert(0, "pairs", n_pairs.map("{:,}".format))
+    return table.loc[n_pairs.index].droplevel("group_kind").rename_axis(None)
+
+
+def _published_table(papers: pd.DataFrame, own: pd.DataFrame) -> pd.DataFrame:
+    """One row per method and protocol, followed by the run's numbers that compare with it; a column per category."""
+    lines = {}
+    for (method, name), rows in papers.groupby(["method", "protocol"], sort=False):
+        comparable = rows[rows["comparable"]]
+        lines[f"{method} ({name}{'' if len(comparable) else ', not comparable'})"] = rows.set_index("category")["pck"]
+        keys = ["dataset", "protocol", "direction", "category"]
+        own_rows = comparable[keys].merge(own, on=keys)
+        if len(own_rows):
+            lines[f"  this run ({name})"] = own_rows.set_index("category")["pck"]
+    table = pd.DataFrame(lines).T
+    categories = [category for category in table.columns if category != "all"]
+    table = table[[*categories, *(["all"] if "all" in table.columns else [])]]
+    return table.map(lambda value: "-" if pd.isna(value) else f"{value:.1f}")
+
+
+def _dimmed(text: str) -> str:
+    """Lines that are not comparable in the terminal's dim style."""
+    return "\n".join(f"\033[2m{line}\033[0m" if "not comparable" in line else line for line in text.splitlines())
