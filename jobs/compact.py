@@ -46,7 +46,7 @@ def run(config: Config) -> int:
             print(f"{out}: {len(plan.sizes)} parts, sorted and large enough: nothing to compact")
             return len(plan.sizes)
         parts = compact(out, plan, run_id=recorded["run_id"])
-        lease.events.say("compacted", parts_before=len(plan.sizes), parts=len(parts), superseded=plan.n_superseded)
+        lease.events.record("compacted", parts_before=len(plan.sizes), parts=len(parts), superseded=plan.n_superseded)
     finally:
         lease.release()
     before, after = sum(plan.sizes.values()), sum(part.n_bytes for part in parts)

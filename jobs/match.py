@@ -29,7 +29,7 @@ from pipeline.io.manifest import manifest_digest, manifest_files, read_ids
 from pipeline.io.uri_allowlist import check_prefixes
 from pipeline.matching.options import OUTPUTS, MatchOptions
 from pipeline.matching.plan import Plan, make_plan
-from pipeline.runs.counts import ALL, check_retry, count_run, settled, summary, wider
+from pipeline.runs.counts import ALL, check_retry, completed_pairs, count_run, max_limit, summary
 from pipeline.runs.folder import (
     check_run,
     delete_success,
@@ -38,8 +38,8 @@ from pipeline.runs.folder import (
     run_fingerprint,
     write_success,
 )
-from pipeline.runs.lease import Lease, acquire, sweep
-from pipeline.runs.quarantine import Casualties
+from pipeline.runs.lease import Lease, acquire, remove_stale_files
+from pipeline.runs.quarantine import QuarantineMonitor
 from pipeline.runs.signals import stopping_on_signals
 from schemas.matches import directions_of
 
@@ -168,18 +168,18 @@ def run(config: Config) -> str:
         plan, kept = _plan(config, ids, fingerprint)
         n_directions = len(options.directions)
         lease.plan(plan.n_pairs * n_directions, kept)
-        lease.events.say("planned", rows=plan.n_pairs * n_directions, settled=kept, slices=len(plan.slices))
+        lease.events.record("planned", rows=plan.n_pairs * n_directions, settled=kept, slices=len(plan.slices))
         print(_intent(config, plan, fingerprint))
         finished = read_success(config.out)
-        limit = wider(config.limit, finished["limit"]) if finished else config.limit
+        limit = max_limit(config.limit, finished["limit"]) if finished else config.limit
         if plan.slices:
             delete_success(config.out)
             _match_all(config, plan, lease, run_id, fingerprint)
         count = count_run(config.out, ids, options.directions, fingerprint, limit)
-        sweep(config.out)
+        remove_stale_files(config.out)
         write_success(config.out, count, limit)
         over_budget = count.error > config.error_budget * count.expected
-        lease.events.say("counted", ok=count.ok, errors=count.error, over_error_budget=over_budget)
+        lease.events.record("counted", ok=count.ok, errors=count.error, over_error_budget=over_budget)
     finally:
         lease.release()
     print(redacted(summary(config.out, count)))
@@ -233,7 +233,7 @@ def _describe(config: Config) -> dict[str, Any]:
 def _plan(config: Config, ids: pa.ChunkedArray, fingerprint: str) -> tuple[Plan, dict[str, int]]:
     """What to match, and the rows that need not be, by reason."""
     asked = ids.slice(0, config.limit)
-    done = settled(config.out, asked, config.options.directions, fingerprint, config.retry)
+    done = completed_pairs(config.out, asked, config.options.directions, fingerprint, config.retry)
     return make_plan(config.pairs, asked, done.ids, slice_pairs=config.slice_pairs), done.reasons
 
 
@@ -248,7 +248,7 @@ def _match_all(config: Config, plan: Plan, lease: Lease, run_id: str, fingerprin
     from pipeline.matching.stream import MatchStageConfig, build_stream
     from pipeline.matching.workers import choose_workers
 
-    lease.on_heartbeat.append(Casualties(config.out, lease).look)
+    lease.on_heartbeat.append(QuarantineMonitor(config.out, lease).record_new)
     with connected(config.address):
         cluster = this_cluster()
         device = choose_device(config.device, cluster)
@@ -259,7 +259,7 @@ def _match_all(config: Config, plan: Plan, lease: Lease, run_id: str, fingerprin
             attempt=lease.attempt.number,
             fingerprint=fingerprint,
             stop_file=lease.stop_file,
-            begun_folder=lease.begun_folder,
+            in_progress_folder=lease.in_progress_folder,
             image_root=config.image_root,
             allow_prefix=config.allow_prefix,
             matcher=config.matcher,
@@ -290,7 +290,9 @@ def _note(part: dict[str, Any], lease: Lease) -> int:
     count_committed(reasons, part["bytes"])
     rows = sum(reasons.values())
     seconds = {stage: round(part[f"{stage}_seconds"], 3) for stage in ("match", "commit")}
-    lease.events.say("committed", part=part["part"], bytes=part["bytes"], rows=rows, reasons=reasons, seconds=seconds)
+    lease.events.record(
+        "committed", part=part["part"], bytes=part["bytes"], rows=rows, reasons=reasons, seconds=seconds
+    )
     return rows
 
 

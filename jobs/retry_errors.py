@@ -18,11 +18,11 @@ from jobs import match
 from jobs.command import Names, run_command
 from nemf.io.redact import HIDDEN
 from pipeline.io import storage
-from pipeline.runs.counts import ALL, NONE, check_retry, is_asked_again
+from pipeline.runs.counts import ALL, NONE, check_retry, is_retried
 from pipeline.runs.folder import read_run
 from pipeline.runs.lease import acquire
 from pipeline.runs.parts import count_reasons, read_matches
-from pipeline.runs.selection import asked_limit
+from pipeline.runs.selection import requested_limit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,7 @@ def run(config: Config) -> str:
     # a pair may be in quarantine whose row the attempt did not live to commit
     _check_there_are(out, [kind for kind in config.kinds if not (config.quarantine and kind == "worker")])
     settings = _settings({**recorded["config"], **({"pairs": config.pairs} if config.pairs else {})})
-    limit = asked_limit(out, recorded)
+    limit = requested_limit(out, recorded)
     if config.quarantine:
         lease = acquire(out, job="retry-errors")  # not under the hands of an attempt at work
         storage.delete(storage.join(out, "quarantine"))
@@ -62,7 +62,7 @@ def _check_there_are(out: str, kinds: Sequence[str]) -> None:
     """Raises ValueError naming the run's errors if one of `kinds` is not among them: a typing error, most likely."""
     rows = read_matches(out, ["status", "error_stage", "error_kind"])
     errors = {reason: n for reason, n in count_reasons(rows).items() if reason != "ok"}
-    absent = [kind for kind in kinds if kind not in (ALL, NONE) and not any(is_asked_again(e, [kind]) for e in errors)]
+    absent = [kind for kind in kinds if kind not in (ALL, NONE) and not any(is_retried(e, [kind]) for e in errors)]
     if absent:
         there = ", ".join(f"{reason.replace(': ', ':')} ({n})" for reason, n in errors.items())
         raise ValueError(f"{out} has no errors {', '.join(absent)}; it has {there or 'none'}")

@@ -17,7 +17,7 @@ from pipeline.io import storage
 from pipeline.io.manifest import manifest_digest, manifest_files, read_ids
 from pipeline.runs.counts import Count, count_run, summary
 from pipeline.runs.folder import read_run, read_success
-from pipeline.runs.selection import asked_limit
+from pipeline.runs.selection import requested_limit
 from schemas.matches import directions_of
 
 
@@ -37,7 +37,7 @@ def run(config: Config) -> Count:
     recorded = read_run(out)
     pairs = recorded["config"]["pairs"] if config.pairs is None else config.pairs
     success = read_success(out)
-    limit = asked_limit(out, recorded)
+    limit = requested_limit(out, recorded)
     directions = directions_of(recorded["config"]["direction"])
     count = count_run(out, read_ids(pairs), directions, recorded["fingerprint"], limit)
     print(summary(out, count))

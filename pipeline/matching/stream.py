@@ -54,7 +54,7 @@ class MatchStageConfig:
     attempt: int
     fingerprint: str
     stop_file: str
-    begun_folder: str
+    in_progress_folder: str
     image_root: str | None
     allow_prefix: tuple[str, ...]
     matcher: str
@@ -111,7 +111,7 @@ def decode_slice(row: pa.Table, config: MatchStageConfig) -> Iterator[pa.Table]:
         return
     file, row_group = row["file"][0].as_py(), row["row_group"][0].as_py()
     rows = read_rows(file, row_group, np.frombuffer(row["rows"][0].as_py(), np.int32))
-    quarantine = Quarantine(config.out, config.begun_folder)
+    quarantine = Quarantine(config.out, config.in_progress_folder)
 
     def decode(pair_ids: Sequence[str]) -> Iterator[pa.Table]:
         asked = rows.filter(pc.is_in(rows["pair_id"], pa.array(pair_ids)))
@@ -131,8 +131,8 @@ class MatchWorker:
 
         torch.set_num_threads(THREADS)
         self._config = config
-        self._quarantine = Quarantine(config.out, config.begun_folder)
-        self._watchdog = Watchdog(config.answer_timeout, self._quarantine.note_hanging)
+        self._quarantine = Quarantine(config.out, config.in_progress_folder)
+        self._watchdog = Watchdog(config.answer_timeout, self._quarantine.mark_hung)
         self._matcher = load_matcher(config.matcher, backbone_weights=config.backbone_weights, device=config.device)
 
     def __call__(self, row: pa.Table) -> pa.Table:

@@ -14,7 +14,7 @@ ALL, NONE = "all", "none"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settled:
+class Completed:
     """What a run need not ask again."""
 
     ids: pa.ChunkedArray
@@ -23,23 +23,23 @@ class Settled:
     """The rows of these pairs: how many are 'ok', and how many are errors of each 'stage: kind'."""
 
 
-def settled(
+def completed_pairs(
     out: str, ids: pa.ChunkedArray, directions: tuple[str, ...], fingerprint: str, retry: Collection[str] = (ALL,)
-) -> Settled:
+) -> Completed:
     """Which of the pairs `ids` this run has answered, or failed on with an error that is not to be asked again.
 
     retry: errors to ask again: 'all', 'none', stages ('fetch'), or kinds ('fetch:timeout').
     """
     rows = _read_run_rows(out, ["pair_id", "direction", "status", "error_stage", "error_kind", "fingerprint"])
     asked, reasons = _of_run(rows, directions, fingerprint), reasons_of(rows)
-    again = [reason for reason in pc.unique(reasons).to_pylist() if reason != "ok" and is_asked_again(reason, retry)]
+    again = [reason for reason in pc.unique(reasons).to_pylist() if reason != "ok" and is_retried(reason, retry)]
     stays = pc.and_not(asked, pc.is_in(reasons, value_set=pa.array(again, pa.string())))
     pair_ids = rows["pair_id"]
     counts = pa.table({"pair_id": pair_ids.filter(stays)}).group_by("pair_id").aggregate([([], "count_all")])
     whole = counts.filter(pc.equal(counts["count_all"], len(directions)))["pair_id"]
     done = whole.filter(pc.is_in(whole, value_set=ids))
     kept = reasons.filter(pc.and_(asked, pc.is_in(pair_ids, value_set=done)))
-    return Settled(ids=done, reasons=count_each(kept))
+    return Completed(ids=done, reasons=count_each(kept))
 
 
 def check_retry(retry: Collection[str]) -> None:
@@ -52,7 +52,7 @@ def check_retry(retry: Collection[str]) -> None:
         )
 
 
-def is_asked_again(reason: str, retry: Collection[str]) -> bool:
+def is_retried(reason: str, retry: Collection[str]) -> bool:
     """Whether errors of this reason, 'stage: kind', are among those that `retry` names."""
     stage, kind = reason.split(": ", 1)
     return bool({ALL, stage, f"{stage}:{kind}"} & set(retry))
@@ -134,6 +134,6 @@ def rows_digest(rows: pa.Table) -> str:
     return digest.hexdigest()[:16]
 
 
-def wider(limit: int | None, other: int | None) -> int | None:
+def max_limit(limit: int | None, other: int | None) -> int | None:
     """The larger of two limits, where None is none."""
     return None if limit is None or other is None else max(limit, other)

@@ -2,15 +2,15 @@
 
     <out>/attempts/<n>.events/<segment>.jsonl    in order; pandas.read_json(segment, lines=True) reads one
 
-Object storage cannot append, so a segment is written again, whole, whenever there is news (with every heartbeat), until
-it has SEGMENT_BYTES and the next begins. An attempt that is killed loses what it would have said with its next
-heartbeat. Only the process that holds the run folder writes; nothing in an event is a URI or a setting of the run.
+Object storage cannot append, so a segment is rewritten whole whenever there are new events (with every heartbeat),
+until it has SEGMENT_BYTES and the next begins. An attempt that is killed loses the events since its last heartbeat.
+Only the process that holds the run folder writes; nothing in an event is a URI or a setting of the run.
 
-Every event has `timestamp` (UTC; pandas knows by the name what it is), `attempt` and `event`, and by its name
+Every event has `timestamp` (UTC; pandas parses a column of that name as a date), `attempt` and `event`, and by its name
 
     started             host, pid
     took_over           earlier (the number of an attempt that never ended), its host and pid
-    planned             rows, settled (rows with an answer, by reason), slices
+    planned             rows, settled (rows completed before, by reason), slices
     committed           part, bytes, rows, reasons, seconds (of matching, of committing)
     worker_died         work (its stage, and a hash of its pairs)
     quarantined         pair_id, reason
@@ -31,7 +31,7 @@ SEGMENT_BYTES = 2**20
 
 
 class EventLog:
-    """The events of one attempt; `say` from any thread, `write` from one at a time."""
+    """The events of one attempt: `record` may be called from any thread, `flush` from one at a time."""
 
     def __init__(self, folder: str, attempt: int) -> None:
         self._folder = folder
@@ -39,17 +39,17 @@ class EventLog:
         self._segment = 1
         self._lines: list[bytes] = []
         self._n_written = 0
-        self._lock = threading.RLock()  # re-entrant: a signal's handler speaks in the thread that it interrupts
+        self._lock = threading.RLock()  # re-entrant: a signal handler records in the thread that it interrupts
 
-    def say(self, event: str, **details: Any) -> None:
-        """Note an event; it is written with the next `write`."""
+    def record(self, event: str, **details: Any) -> None:
+        """Add an event; the next `flush` writes it."""
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         line = json.dumps({"timestamp": now, "attempt": self._attempt, "event": event, **details})
         with self._lock:
             self._lines.append(line.encode() + b"\n")
 
-    def write(self) -> None:
-        """Make durable what was said. Raises OSError; the next call then writes it."""
+    def flush(self) -> None:
+        """Write the events recorded so far. Raises OSError; the next call then writes them."""
         with self._lock:
             lines = list(self._lines)
         if len(lines) == self._n_written:

@@ -119,9 +119,9 @@ class Lease:
     def __init__(self, out: str, attempt: Attempt) -> None:
         self.attempt = attempt
         self.stop_file = attempt.file(out, "stop")
-        self.begun_folder = attempt.file(out, "begun")
+        self.in_progress_folder = attempt.file(out, "begun")
         self.events = EventLog(attempt.file(out, "events"), attempt.number)
-        self.events.say("started", host=attempt.host, pid=attempt.owner.pid)
+        self.events.record("started", host=attempt.host, pid=attempt.owner.pid)
         self._out = out
         self.on_heartbeat: list[Callable[[], None]] = []
         """Called after each heartbeat, and before the attempt ends."""
@@ -141,9 +141,9 @@ class Lease:
         """Say that rows are committed, how many of each reason."""
         self.counts.update(reasons)
 
-    def ask_to_stop(self) -> None:
+    def request_stop(self) -> None:
         """Have the workers begin nothing new."""
-        self.events.say("stop_requested")
+        self.events.record("stop_requested")
         storage.write_bytes(self.stop_file, b"")
 
     def release(self) -> None:
@@ -153,22 +153,22 @@ class Lease:
         self._released.set()
         self._thread.join()
         try:
-            self._look_round()
-            storage.delete(self.begun_folder)
+            self._run_callbacks()
+            storage.delete(self.in_progress_folder)
         except OSError as error:  # what ended the attempt is what its caller must hear of
             print(f"warning: notes of work in hand are left: {error}")
-        self.events.say("ended", counts=dict(self.counts))
+        self.events.record("ended", counts=dict(self.counts))
         self._write(ended=time.time())
 
     def _beat(self) -> None:
         while not self._released.wait(HEARTBEAT_SECONDS):
             try:
                 self._write()
-                self._look_round()
+                self._run_callbacks()
             except Exception as error:  # the next beat may succeed; the stale limit leaves room for several
                 print(f"warning: heartbeat not written: {error}")
 
-    def _look_round(self) -> None:
+    def _run_callbacks(self) -> None:
         for call in self.on_heartbeat:
             call()
 
@@ -187,7 +187,7 @@ class Lease:
             rows_per_second=(n_rows - n_before) / (now - then) if n_rows else None,
         )
         storage.write_bytes(says.file(self._out), says.to_json())
-        self.events.write()
+        self.events.flush()
 
 
 def acquire(out: str, *, job: str = "", stale_seconds: float = STALE_SECONDS) -> Lease:
@@ -211,7 +211,7 @@ def acquire(out: str, *, job: str = "", stale_seconds: float = STALE_SECONDS) ->
         if storage.write_if_absent(mine.file(out), mine.to_json()):
             lease = Lease(out, mine)
             if before and before.ended is None:
-                lease.events.say("took_over", earlier=before.number, host=before.host, pid=before.owner.pid)
+                lease.events.record("took_over", earlier=before.number, host=before.host, pid=before.owner.pid)
             return lease
 
 
@@ -220,7 +220,7 @@ def read_attempts(out: str) -> list[Attempt]:
     return [_read(file) for file in storage.list_files(storage.join(out, "attempts"), ".json")]
 
 
-def sweep(out: str) -> None:
+def remove_stale_files(out: str) -> None:
     """Remove unfinished files, and the notes of what earlier attempts had in hand. The caller holds the run folder."""
     for folder in (out, *(storage.join(out, name) for name in ("parts", "attempts", "quarantine"))):
         storage.remove_temporary_files(folder)

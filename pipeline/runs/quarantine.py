@@ -1,13 +1,14 @@
-"""Pairs that kill the process that works on them, or hang it: found, set aside, and named; the others go on.
+"""Quarantine: pairs that kill or hang the process that works on them are found, named and left out; the others go on.
 
-    <out>/attempts/<n>.begun/<key>    work that was begun, and how often; removed when it is finished
-    <out>/attempts/<n>.begun/died-<key>-<times>    a note that the process that worked on it died
-    <out>/quarantine/<key>.json       a pair that is set aside: pair_id, kind and reason
+    <out>/attempts/<n>.begun/<key>                 a claim: work in progress, and how often it was started; removed
+                                                   when the work is finished
+    <out>/attempts/<n>.begun/died-<key>-<times>    a process died while it worked on that
+    <out>/quarantine/<key>.json                    a pair in quarantine: pair_id, kind and reason
 
-A process that hangs notes that and ends itself, see pipeline.matching.watchdog. Ray starts a dead process again and
-hands it the same work. Work that was begun DEATHS times and never finished, or that hung once, is done pair by pair; a
-pair of which the same is true is set aside and becomes an error row, in this run and in later ones, until its file is
-removed.
+A process that hangs marks its claim as hung and ends itself, see pipeline.matching.watchdog. Ray restarts a dead
+process and gives it the same work. Work that was started DEATHS times and never finished, or that hung once, is done
+pair by pair; a pair of which the same is true goes into quarantine and becomes an error row, in this attempt and in
+later ones, until its file is removed.
 """
 
 import hashlib
@@ -21,7 +22,7 @@ from pipeline.runs.lease import Lease
 
 DEATHS = 2
 DIED = "died-"
-"""Begins the name of the note that the process which worked on something died."""
+"""Prefix of the files that record the death of a process."""
 
 Result = TypeVar("Result")
 
@@ -36,46 +37,51 @@ class Refusal(NamedTuple):
 
 
 class Quarantine:
-    """The guard of one process."""
+    """What one process works on, and the pairs that it leaves out."""
 
-    def __init__(self, out: str, begun_folder: str) -> None:
+    def __init__(self, out: str, in_progress_folder: str) -> None:
         self._folder = storage.join(out, "quarantine")
-        self._begun_folder = begun_folder
-        self._in_hand = ""
+        self._in_progress_folder = in_progress_folder
+        self._claim = ""
         entries = map(storage.read_json, storage.list_files(self._folder, ".json"))
         self.refused = {entry["pair_id"]: Refusal(entry["kind"], entry["reason"]) for entry in entries}
-        """The pairs set aside, by pair_id."""
+        """The pairs in quarantine and why, by pair_id."""
 
     def guard(
         self, stage: str, pair_ids: Sequence[str], work: Callable[[Sequence[str]], Iterator[Result]]
     ) -> Iterator[Result]:
-        """`work(pair_ids)` in one piece if that is safe, else pair by pair; `work` heeds `refused`."""
+        """The results of `work(pair_ids)`, called once for all pairs if that is safe, else once for each.
+
+        `work` must leave out the pairs in `refused`, which may grow between its calls.
+        """
         key = _key(f"{stage}-all", *pair_ids)
-        if not self._ended_by(key):
-            yield from self._watched(key, pair_ids, work)
+        if not self._cause_of_death(key):
+            yield from self._claimed(key, pair_ids, work)
             return
         for pair_id in pair_ids:
             key = _key(stage, pair_id)
-            if kind := self._ended_by(key):
-                self._set_aside(pair_id, key, kind, stage)
-            yield from self._watched(key, [pair_id], work)
+            if kind := self._cause_of_death(key):
+                self._add(pair_id, key, kind, stage)
+            yield from self._claimed(key, [pair_id], work)
 
-    def note_hanging(self) -> None:
-        """Say that the work in hand hangs, before the process ends itself."""
-        storage.write_bytes(self._in_hand, json.dumps({**self._begun(self._in_hand), "hangs": True}).encode())
+    def mark_hung(self) -> None:
+        """Mark the current work as hung; the process is then to end itself."""
+        storage.write_bytes(self._claim, json.dumps({**_read_claim(self._claim), "hangs": True}).encode())
 
-    def _watched(
+    def _claimed(
         self, key: str, pair_ids: Sequence[str], work: Callable[[Sequence[str]], Iterator[Result]]
     ) -> Iterator[Result]:
-        self._in_hand = storage.join(self._begun_folder, key)
-        before = self._begun(self._in_hand)["times"]
-        if before:
-            storage.write_bytes(storage.join(self._begun_folder, f"{DIED}{key}-{before}"), b"")
-        storage.write_bytes(self._in_hand, json.dumps({"times": before + 1, "hangs": False}).encode())
+        """The results of `work(pair_ids)`, with a claim file for as long as it takes."""
+        self._claim = storage.join(self._in_progress_folder, key)
+        n_before = _read_claim(self._claim)["times"]
+        if n_before:
+            storage.write_bytes(storage.join(self._in_progress_folder, f"{DIED}{key}-{n_before}"), b"")
+        storage.write_bytes(self._claim, json.dumps({"times": n_before + 1, "hangs": False}).encode())
         yield from work(pair_ids)
-        storage.delete_file(self._in_hand)
+        storage.delete_file(self._claim)
 
-    def _set_aside(self, pair_id: str, key: str, kind: str, stage: str) -> None:
+    def _add(self, pair_id: str, key: str, kind: str, stage: str) -> None:
+        """Put a pair into quarantine."""
         file = storage.join(self._folder, f"{key}.json")
         happened = {"died": f"its process died {DEATHS} times", "timeout": "it gave no answer in time"}
         reason = f"{happened[kind]} at stage {stage}; to try it again, remove {redacted(file)}"
@@ -83,43 +89,43 @@ class Quarantine:
         storage.write_bytes(file, json.dumps(entry, indent=2).encode())
         self.refused[pair_id] = Refusal(kind, reason)
 
-    def _ended_by(self, key: str) -> str | None:
-        """What ended the processes that worked on `key` in this attempt, if it was that work; else None."""
-        begun = self._begun(storage.join(self._begun_folder, key))
-        if begun["hangs"]:
+    def _cause_of_death(self, key: str) -> str | None:
+        """'timeout' or 'died' if the work `key` ended its processes in this attempt, else None."""
+        claim = _read_claim(storage.join(self._in_progress_folder, key))
+        if claim["hangs"]:
             return "timeout"
-        return "died" if begun["times"] >= DEATHS else None
-
-    def _begun(self, file: str) -> dict[str, Any]:
-        """How often the work that `file` stands for was begun in this attempt, not finished, and whether it hung."""
-        try:
-            return storage.read_json(file)
-        except FileNotFoundError:
-            return {"times": 0, "hangs": False}
+        return "died" if claim["times"] >= DEATHS else None
 
 
-class Casualties:
-    """What an attempt lost, as news for its event log: processes that died at their work, pairs that were set aside."""
+class QuarantineMonitor:
+    """Records in an attempt's event log the processes that died and the pairs that went into quarantine."""
 
     def __init__(self, out: str, lease: Lease) -> None:
-        self._quarantine = storage.join(out, "quarantine")
+        self._folder = storage.join(out, "quarantine")
         self._lease = lease
-        self._known = storage.file_names(self._quarantine)
+        self._known = storage.file_names(self._folder)
 
-    def look(self) -> None:
-        """Say in the event log what is new. Costs two listings."""
-        for note in self._new(self._lease.begun_folder):
-            if note.startswith(DIED):
-                self._lease.events.say("worker_died", work=note.removeprefix(DIED))
-        for name in self._new(self._quarantine):
-            if not name.endswith(".json"):
-                continue
-            self._lease.events.say("quarantined", **storage.read_json(storage.join(self._quarantine, name)))
+    def record_new(self) -> None:
+        """Record what is new since the last call. Costs two listings."""
+        for name in self._new_names(self._lease.in_progress_folder):
+            if name.startswith(DIED):
+                self._lease.events.record("worker_died", work=name.removeprefix(DIED))
+        for name in self._new_names(self._folder):
+            if name.endswith(".json"):
+                self._lease.events.record("quarantined", **storage.read_json(storage.join(self._folder, name)))
 
-    def _new(self, folder: str) -> list[str]:
+    def _new_names(self, folder: str) -> list[str]:
         names = storage.file_names(folder) - self._known
         self._known |= names
         return sorted(name for name in names if not name.startswith("."))
+
+
+def _read_claim(file: str) -> dict[str, Any]:
+    """`times` that the work was started in this attempt without being finished, and whether it `hangs`."""
+    try:
+        return storage.read_json(file)
+    except FileNotFoundError:
+        return {"times": 0, "hangs": False}
 
 
 def _key(stage: str, *pair_ids: str) -> str:

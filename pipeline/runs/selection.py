@@ -10,7 +10,7 @@ from pipeline.runs.lease import read_attempts
 from schemas.matches import directions_of
 
 
-def asked_limit(out: str, recorded: dict[str, Any]) -> int | None:
+def requested_limit(out: str, recorded: dict[str, Any]) -> int | None:
     """How many pairs of its manifest a run was asked for, by whichever attempt asked for most; None for all.
 
     recorded: what run.json says, whose limit is that of the first attempt.

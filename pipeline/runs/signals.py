@@ -21,7 +21,7 @@ def stopping_on_signals(lease: Lease) -> Iterator[threading.Event]:
         print(
             f"\n{signal.Signals(number).name}: finishing what is in flight; once more to stop at once", file=sys.stderr
         )
-        lease.ask_to_stop()
+        lease.request_stop()
 
     if threading.current_thread() is not threading.main_thread():
         yield stopped

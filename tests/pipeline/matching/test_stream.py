@@ -26,7 +26,7 @@ def config(tmp_path: Path) -> MatchStageConfig:
         attempt=3,
         fingerprint="f",
         stop_file=str(tmp_path / "run" / "stop"),
-        begun_folder=str(tmp_path / "run" / "begun"),
+        in_progress_folder=str(tmp_path / "run" / "begun"),
         image_root=None,
         allow_prefix=(),
         matcher="slow_matcher:SlowMatcher",
@@ -68,7 +68,7 @@ def test_a_slice_is_decoded_matched_and_committed(config: MatchStageConfig, row:
     committed = read_matches(config.out)
     assert set(committed["pair_id"].to_pylist()) == {"pair-0002", "pair-0004", "pair-0007"}
     assert set(committed["attempt"].to_pylist()) == {3}
-    assert storage.list_files(config.begun_folder, "") == []
+    assert storage.list_files(config.in_progress_folder, "") == []
 
 
 def test_a_slice_is_read_in_the_order_of_its_rows(config: MatchStageConfig, row: pa.Table) -> None:

@@ -4,7 +4,7 @@ import pyarrow as pa
 import pytest
 from make import match_rows
 
-from pipeline.runs.counts import count_run, settled, wider
+from pipeline.runs.counts import completed_pairs, count_run, max_limit
 from pipeline.runs.parts import list_parts, write_part
 
 ONE_WAY = ("source_to_target",)
@@ -23,10 +23,10 @@ def test_a_pair_is_done_when_every_direction_is_ok(tmp_path: Path) -> None:
     )
     write_part(str(tmp_path), rows)
 
-    assert _settled(tmp_path, rows["pair_id"], BOTH) == ({"both"}, {"ok": 2})
-    assert _settled(tmp_path, rows["pair_id"], ONE_WAY) == ({"both", "failed", "one"}, {"ok": 3})
-    assert _settled(tmp_path, pa.chunked_array([["one", "new"]]), ONE_WAY) == ({"one"}, {"ok": 1})
-    assert settled(str(tmp_path), rows["pair_id"], ONE_WAY, "another run's").reasons == {}
+    assert _completed(tmp_path, rows["pair_id"], BOTH) == ({"both"}, {"ok": 2})
+    assert _completed(tmp_path, rows["pair_id"], ONE_WAY) == ({"both", "failed", "one"}, {"ok": 3})
+    assert _completed(tmp_path, pa.chunked_array([["one", "new"]]), ONE_WAY) == ({"one"}, {"ok": 1})
+    assert completed_pairs(str(tmp_path), rows["pair_id"], ONE_WAY, "another run's").reasons == {}
 
 
 @pytest.mark.parametrize(
@@ -48,15 +48,15 @@ def test_errors_that_are_not_asked_again_are_settled(tmp_path: Path, retry: list
     write_part(str(tmp_path), match_rows(*rows))
     ids = pa.chunked_array([["gone", "late", "half", "new"]])
 
-    found = settled(str(tmp_path), ids, BOTH, "f", retry)
+    found = completed_pairs(str(tmp_path), ids, BOTH, "f", retry)
 
     assert set(found.ids.to_pylist()) == {"gone", "late", "half"} - asked_again
     assert sum(found.reasons.values()) == 2 * len(found.ids)
     assert found.reasons.get("fetch: timeout", 0) == (0 if "late" in asked_again else 2)
 
 
-def _settled(out: Path, ids: pa.ChunkedArray, directions: tuple[str, ...]) -> tuple[set[str], dict[str, int]]:
-    found = settled(str(out), ids, directions, "f")
+def _completed(out: Path, ids: pa.ChunkedArray, directions: tuple[str, ...]) -> tuple[set[str], dict[str, int]]:
+    found = completed_pairs(str(out), ids, directions, "f")
     return set(found.ids.to_pylist()), found.reasons
 
 
@@ -102,4 +102,4 @@ def test_the_digest_is_of_the_rows_however_they_are_spread_over_parts(tmp_path: 
 
 @pytest.mark.parametrize(("limit", "other", "wide"), [(3, 5, 5), (5, 3, 5), (None, 3, None), (3, None, None)])
 def test_the_wider_of_two_limits(limit: int | None, other: int | None, wide: int | None) -> None:
-    assert wider(limit, other) == wide
+    assert max_limit(limit, other) == wide

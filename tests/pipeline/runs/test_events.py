@@ -10,10 +10,10 @@ def test_events_are_read_in_order_and_by_pandas(tmp_path: Path) -> None:
     folder = str(tmp_path / "00003.events")
     log = EventLog(folder, 3)
 
-    log.say("planned", rows=5)
-    log.write()
-    log.say("committed", part="part-1.parquet", reasons={"ok": 5})
-    log.write()
+    log.record("planned", rows=5)
+    log.flush()
+    log.record("committed", part="part-1.parquet", reasons={"ok": 5})
+    log.flush()
 
     assert [(event["event"], event["attempt"]) for event in read_events(folder)] == [("planned", 3), ("committed", 3)]
     (segment,) = Path(folder).iterdir()
@@ -25,7 +25,7 @@ def test_events_are_read_in_order_and_by_pandas(tmp_path: Path) -> None:
 def test_nothing_new_writes_nothing(tmp_path: Path) -> None:
     log = EventLog(str(tmp_path / "log"), 1)
 
-    log.write()
+    log.flush()
 
     assert read_events(str(tmp_path / "log")) == []
 
@@ -35,8 +35,8 @@ def test_a_full_segment_is_left_alone(tmp_path: Path, monkeypatch: pytest.Monkey
     log = EventLog(str(tmp_path), 1)
 
     for number in range(20):
-        log.say("committed", rows=number)
-        log.write()
+        log.record("committed", rows=number)
+        log.flush()
 
     segments = sorted(tmp_path.iterdir())
     assert len(segments) > 3
@@ -49,13 +49,13 @@ def test_what_could_not_be_written_is_written_later(tmp_path: Path, monkeypatch:
         raise OSError("no space left on device")
 
     log = EventLog(str(tmp_path), 1)
-    log.say("planned")
+    log.record("planned")
     with monkeypatch.context() as patch:
         patch.setattr("pipeline.io.storage.write_bytes", full)
         with pytest.raises(OSError, match="no space"):
-            log.write()
+            log.flush()
 
-    log.say("ended")
-    log.write()
+    log.record("ended")
+    log.flush()
 
     assert [event["event"] for event in read_events(str(tmp_path))] == ["planned", "ended"]

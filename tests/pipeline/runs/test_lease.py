@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.io import storage
 from pipeline.runs.events import read_events
-from pipeline.runs.lease import STALE_SECONDS, Attempt, Owner, RunInUseError, acquire, read_attempts, sweep
+from pipeline.runs.lease import STALE_SECONDS, Attempt, Owner, RunInUseError, acquire, read_attempts, remove_stale_files
 
 ELSEWHERE = Owner(host_id="another-host", pid=1, process_started="1")
 
@@ -49,7 +49,7 @@ def test_a_takeover_and_an_end_are_events(tmp_path: Path) -> None:
     _plant(tmp_path, replace(Owner.this_process(), process_started="long ago"))
 
     lease = acquire(str(tmp_path))
-    lease.ask_to_stop()
+    lease.request_stop()
     lease.count({"ok": 2})
     lease.release()
 
@@ -147,13 +147,15 @@ def test_what_the_dead_left_is_gone_and_nothing_else(tmp_path: Path) -> None:
     out = str(tmp_path / "run")
     for _ in range(2):
         lease = acquire(out)
-        storage.write_bytes(storage.join(lease.begun_folder, "match-1"), b"{}")
+        storage.write_bytes(storage.join(lease.in_progress_folder, "match-1"), b"{}")
         lease.release()
-        storage.write_bytes(storage.join(lease.begun_folder, "match-2"), b"{}")  # by a worker that outlived its driver
+        storage.write_bytes(
+            storage.join(lease.in_progress_folder, "match-2"), b"{}"
+        )  # by a worker that outlived its driver
     for name in ("parts/.part-1.parquet.0f.tmp", "attempts/.00001.json.0f.tmp", "parts/part-2.parquet", "parts/.keep"):
         storage.write_bytes(storage.join(out, name), b"")
 
-    sweep(out)
+    remove_stale_files(out)
 
     left = {str(file.relative_to(out)) for file in Path(out).rglob("*") if file.is_file()}
     assert {name for name in left if ".events" not in name} == {

@@ -5,7 +5,7 @@ import pytest
 
 from pipeline.runs.events import read_events
 from pipeline.runs.lease import acquire
-from pipeline.runs.quarantine import DEATHS, Casualties, Quarantine
+from pipeline.runs.quarantine import DEATHS, Quarantine, QuarantineMonitor
 
 
 class _Death(BaseException):
@@ -67,7 +67,7 @@ def test_work_that_hung_is_done_pair_by_pair_at_once_and_so_is_the_pair_it_hung_
         quarantine = Quarantine(str(tmp_path), str(tmp_path / "begun"))
         with pytest.raises(_Death):
             list(_work(quarantine, deadly="c", done=[]))
-        quarantine.note_hanging()
+        quarantine.mark_hung()
 
     quarantine = Quarantine(str(tmp_path), str(tmp_path / "begun"))
     assert list(_work(quarantine, deadly="c", done=[])) == ["ok", "ok", "refused", "ok"]
@@ -79,8 +79,8 @@ def test_deaths_and_pairs_set_aside_are_events(tmp_path: Path) -> None:
     """A pair that kills its process, tried until it is set aside, as Ray would have it."""
 
     lease = acquire(str(tmp_path))
-    casualties = Casualties(str(tmp_path), lease)
-    refused = Quarantine(str(tmp_path), lease.begun_folder).refused
+    monitor = QuarantineMonitor(str(tmp_path), lease)
+    refused = Quarantine(str(tmp_path), lease.in_progress_folder).refused
 
     def work(pair_ids: Sequence[str]) -> Iterator[str]:
         if "deadly" in pair_ids and "deadly" not in refused:
@@ -88,16 +88,16 @@ def test_deaths_and_pairs_set_aside_are_events(tmp_path: Path) -> None:
         yield from pair_ids
 
     for _ in range(2 * DEATHS):
-        guard = Quarantine(str(tmp_path), lease.begun_folder)
+        guard = Quarantine(str(tmp_path), lease.in_progress_folder)
         refused = guard.refused
         with pytest.raises(_Death):
             list(guard.guard("match", ["good", "deadly"], work))
-        casualties.look()
-    guard = Quarantine(str(tmp_path), lease.begun_folder)
+        monitor.record_new()
+    guard = Quarantine(str(tmp_path), lease.in_progress_folder)
     refused = guard.refused
     assert list(guard.guard("match", ["good", "deadly"], work)) == ["good", "deadly"]
-    casualties.look()
-    casualties.look()
+    monitor.record_new()
+    monitor.record_new()
     lease.release()
 
     events = read_events(lease.attempt.file(str(tmp_path), "events"))

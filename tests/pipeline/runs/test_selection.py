@@ -4,7 +4,7 @@ import pytest
 
 from pipeline.io import storage
 from pipeline.runs.lease import Attempt, Owner
-from pipeline.runs.selection import asked_limit
+from pipeline.runs.selection import requested_limit
 
 CONFIG = {"matcher": "identity", "direction": "both", "limit": None}
 
@@ -20,4 +20,4 @@ def test_the_widest_limit_that_was_asked_for_counts(
         attempt = Attempt(number=number, owner=Owner.this_process(), started=0.0, rows=asked)
         storage.write_bytes(attempt.file(str(tmp_path)), attempt.to_json())
 
-    assert asked_limit(str(tmp_path), {"config": {**CONFIG, "limit": recorded}}) == limit
+    assert requested_limit(str(tmp_path), {"config": {**CONFIG, "limit": recorded}}) == limit
