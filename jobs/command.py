@@ -11,9 +11,11 @@ from typing import Annotated, Any, TypeVar, get_origin, get_type_hints
 
 import tyro
 
+from nemf import pretrained
 from nemf.io.redact import redacted
 from pipeline.cluster.errors import ClusterError
 from pipeline.io.storage_options import use_options
+from pipeline.io.uri_field import UriField, check_uris
 
 OK, CLUSTER_FAILED, BAD_INPUT, OVER_BUDGET, NOT_GOOD_ENOUGH, INTERRUPTED = 0, 1, 2, 3, 4, 130
 """Exit codes: done; Ray or one of its processes failed, or a fault of ours; bad input or configuration; finished beyond
@@ -37,6 +39,10 @@ Names = Annotated[
     ),
 ]
 """Several names in one flag, separated by commas or spaces."""
+Uris = Annotated[Names, UriField()]
+"""Several paths or URIs in one flag, separated likewise."""
+MatcherName = Annotated[str, UriField(names=("identity", *pretrained.NAMES), prefixes=("descriptors:",))]
+"""A matcher's name, as nemf.load_matcher takes it: possibly the path or URI of a checkpoint folder."""
 
 _StorageOptions = Annotated[
     str | None,
@@ -68,6 +74,7 @@ def run_command(config_type: type[Config], run: Callable[[Config], Any], argv: S
     config, storage_options = _parse(config_type, argv, name, module.__doc__)
     try:
         use_options(storage_options)
+        check_uris(config)
         with _sigterm_as_ctrl_c():
             run(config)
     except KeyboardInterrupt as interrupt:

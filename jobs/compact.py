@@ -15,6 +15,7 @@ import tyro
 
 from jobs.command import run_command
 from pipeline.io import storage
+from pipeline.io.uri_field import Uri
 from pipeline.runs.compact import compact, plan_compaction
 from pipeline.runs.folder import read_run
 from pipeline.runs.lease import acquire
@@ -24,7 +25,7 @@ from pipeline.runs.lease import acquire
 class Config:
     """Which run, and how large its parts are to be."""
 
-    out: tyro.conf.Positional[str]
+    out: tyro.conf.Positional[Uri]
     """Run folder, path or URI."""
     target_mb: int = 128
     """About how many megabytes a part is to have."""

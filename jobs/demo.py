@@ -19,7 +19,8 @@ from PIL import Image
 from scipy.ndimage import map_coordinates
 
 from jobs import evaluate, match, prepare, report
-from jobs.command import run_command
+from jobs.command import MatcherName, run_command
+from pipeline.io.uri_field import Uri
 
 PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "motorcycle_left", "rocket")
 _LONG_SIDE = 400
@@ -31,9 +32,9 @@ _TABLE = "demo_pairs.csv"  # also what tells a demo's folder from others
 class Config:
     """Where, and how much."""
 
-    out: str
+    out: Uri
     """Folder for everything the demo makes; what an earlier demo left there is removed."""
-    matcher: str = "nemf-small"
+    matcher: MatcherName = "nemf-small"
     """Any matcher, see jobs.match."""
     warps: int = 6
     """Warped copies of each photograph."""

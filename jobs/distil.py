@@ -11,12 +11,12 @@ same losses.
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from tqdm import tqdm
 
-from jobs.command import Names, as_json, run_command
+from jobs.command import Uris, as_json, run_command
 from nemf import checkpoints
 from nemf.load import find_device, is_checkpoint
 from nemf.model.backbone import build_backbone
@@ -25,6 +25,7 @@ from nemf.training.distil import Distiller
 from nemf.training.loop import TrainerConfig
 from pipeline.io import storage
 from pipeline.io.prefetch import prefetch
+from pipeline.io.uri_field import Uri, UriField, with_absolute_uris
 from pipeline.runs.lease import acquire
 from pipeline.runs.signals import stopping_on_signals
 from pipeline.training.folder import (
@@ -49,15 +50,15 @@ _NOT_SHAPING = {"out", "checkpoint_every", "device", "loaders"}
 class Config:
     """Who learns from whom, on what, and how long."""
 
-    photographs: Names
+    photographs: Uris
     """PAIRS manifests whose images are looked at, twice as often where one is named twice; keypoints do not matter."""
-    out: str
+    out: Uri
     """Folder of the run, path or URI; created, or continued if it holds the same run."""
-    teacher: str
+    teacher: Uri
     """Checkpoint folder, path or URI, of the network whose backbone is to be replaced."""
-    image_root: str | None = None
+    image_root: Uri | None = None
     """Folder, path or URI, that relative image URIs of the manifests are below."""
-    student: str = "nemf-small"
+    student: Annotated[str, UriField(names=tuple(PRESETS))] = "nemf-small"
     """Whose backbone learns: a name of nemf.model.presets, with random weights, or a checkpoint folder, path or URI."""
     steps: int = 6000
     """Steps in all."""
@@ -112,14 +113,7 @@ def run(config: Config) -> str:
     that was saved stays in every case.
     """
     config.check()
-    config = replace(
-        config,
-        photographs=tuple(map(storage.absolute, config.photographs)),
-        out=storage.absolute(config.out),
-        image_root=config.image_root and storage.absolute(config.image_root),
-        teacher=storage.absolute(config.teacher),
-        student=config.student if config.student in PRESETS else storage.absolute(config.student),
-    )
+    config = with_absolute_uris(config)
     distiller = _distiller(config)
     settings = {name: value for name, value in as_json(config).items() if name not in _NOT_SHAPING}
     files = files_of_checkpoint(config.teacher)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from jobs.command import Names, RequirementError, run_command
+from jobs.command import Names, RequirementError, Uris, run_command
 from pipeline.evaluation import text_tables
 from pipeline.evaluation.bootstrap import REPLICATES
 from pipeline.evaluation.compare import compare
@@ -31,26 +31,27 @@ from pipeline.evaluation.metrics import write_metrics
 from pipeline.evaluation.protocols import Protocol, protocol
 from pipeline.evaluation.quality_gate import requirement
 from pipeline.io import storage
+from pipeline.io.uri_field import Uri
 from pipeline.runs.parts import read_matches
 from pipeline.runs.selection import planned_count, planned_pairs
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    matches: str
+    matches: Uri
     """Run folder of jobs.match, or one MATCHES Parquet file."""
-    pairs: str
+    pairs: Uri
     """The PAIRS manifest that was matched."""
     protocol: Names
     """Protocols to score, such as spair or pf-pascal, or package.module:NAME for your own; an unknown name is answered
     with all there are."""
-    out: str
+    out: Uri
     """METRICS Parquet file to write; for a million pairs or more a folder of them, in which nothing else may be."""
     alpha: tuple[float, ...] = DEFAULT_ALPHAS
     """Thresholds, as a share of the protocol's T."""
     failed: Failed = "wrong"
     """Pairs that failed or are missing: count their keypoints as wrong, or exclude them from the averages."""
-    compare: Names = ()
+    compare: Uris = ()
     """Other runs over the same manifest: how much better or worse each is, with an interval of the difference."""
     require: tuple[str, ...] = ()
     """Least values, such as "spair image .1 all >= 50" (protocol, average over image, point or class, alpha, all or a

@@ -13,12 +13,13 @@ from typing import Annotated
 
 import tyro
 
-from jobs.command import run_command
+from jobs.command import MatcherName, run_command
 from jobs.points import parse_point
 from nemf import load_matcher
 from nemf.matchers.nemf import NemfMatcher
 from pipeline.io.images import read_image
 from pipeline.io.storage import refuse_overwrite, write_bytes
+from pipeline.io.uri_field import Uri
 from pipeline.visualization.field import Place, draw_field, encode_figure, format_of, highest
 
 _RESOLUTION_RANGE = (2, 2048)
@@ -28,15 +29,15 @@ _RESOLUTION_RANGE = (2, 2048)
 class Config:
     """Whose field to draw, how finely, and where to."""
 
-    query: tyro.conf.Positional[str]
+    query: tyro.conf.Positional[Uri]
     """Image that has the point, path or URI."""
-    reference: tyro.conf.Positional[str]
+    reference: tyro.conf.Positional[Uri]
     """Image to score, path or URI."""
     point: Annotated[str, tyro.conf.arg(metavar="X,Y")]
     """Point in pixels of the query image, 0,0 being the centre of its top-left pixel."""
-    out: str
+    out: Uri
     """Image file (.png, .jpg, .svg, ...) to draw into, path or URI."""
-    matcher: str = "nemf-small"
+    matcher: MatcherName = "nemf-small"
     """Name of the matcher, see nemf.load_matcher; it must be a NeMF network."""
     resolution: int = 256
     """Scores along the longer side of the reference image."""

@@ -17,15 +17,16 @@ import tyro
 from jobs.command import run_command
 from nemf import checkpoints
 from pipeline.io import storage
+from pipeline.io.uri_field import Uri
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """Which checkpoint, and where to."""
 
-    checkpoint_dir: tyro.conf.Positional[str]
+    checkpoint_dir: tyro.conf.Positional[Uri]
     """Folder with model_best.pth and args.pkl, path or URI."""
-    out: str
+    out: Uri
     """Local folder to write; must not hold a checkpoint yet."""
 
 

@@ -12,7 +12,7 @@ import platform
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import pyarrow as pa
@@ -20,13 +20,12 @@ import tyro
 from tqdm import tqdm
 
 import nemf
-from jobs.command import Names, OverBudgetError, as_json, run_command
-from nemf import load_matcher, pretrained
+from jobs.command import MatcherName, Names, OverBudgetError, as_json, run_command
+from nemf import load_matcher
 from nemf.io.redact import redacted
-from nemf.load import is_checkpoint
-from pipeline.io import storage
 from pipeline.io.manifest import manifest_digest, manifest_files, read_ids
 from pipeline.io.uri_allowlist import check_prefixes
+from pipeline.io.uri_field import Uri, UriField, with_absolute_uris
 from pipeline.matching.options import OUTPUTS, MatchOptions
 from pipeline.matching.plan import Plan, make_plan
 from pipeline.runs.counts import ALL, check_retry, completed_pairs, count_run, max_limit, summary
@@ -68,17 +67,17 @@ def _workers(word: str) -> tuple[int, int]:
 class Config:
     """What to match, how, and where the answers go."""
 
-    pairs: str
+    pairs: Uri
     """PAIRS manifest: a .parquet file or a folder of them, path or URI."""
-    out: str
+    out: Uri
     """Run folder, path or URI; created, or continued if it holds the same run."""
-    matcher: str = "nemf-small"
+    matcher: MatcherName = "nemf-small"
     """Name of the matcher, see nemf.load_matcher."""
-    backbone_weights: str | None = None
+    backbone_weights: Uri | None = None
     """Local safetensors file of backbone weights, with a .json beside it; default: the library's own."""
-    image_root: str | None = None
+    image_root: Uri | None = None
     """Folder, path or URI, that relative image URIs of the manifest are below."""
-    allow_prefix: Names = ()
+    allow_prefix: Annotated[Names, UriField(verbatim_uris=True)] = ()
     """Folders, paths or URIs, that images must be below, such as s3://mine/images; default: anywhere."""
     outputs: Names = MatchOptions.outputs
     """What to store: keypoints, flow, confidence, cycle (distance a point lands from itself when matched back)."""
@@ -152,7 +151,7 @@ def run(config: Config) -> str:
     ClusterError when Ray failed, and KeyboardInterrupt after a signal; what was committed stays in every case.
     """
     config.check()
-    config = _with_absolute_paths(config)
+    config = with_absolute_uris(config)
     options = config.options
     ids = read_ids(config.pairs)
     description = _describe(config)
@@ -194,26 +193,6 @@ def run(config: Config) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point."""
     return run_command(Config, run, argv)
-
-
-def _with_absolute_paths(config: Config) -> Config:
-    """Paths that mean the same to the workers, which run in folders of their own."""
-    return replace(
-        config,
-        pairs=storage.absolute(config.pairs),
-        out=storage.absolute(config.out),
-        matcher=_with_absolute_folder(config.matcher),
-        image_root=config.image_root and storage.absolute(config.image_root),
-        allow_prefix=tuple(prefix if "://" in prefix else storage.absolute(prefix) for prefix in config.allow_prefix),
-        backbone_weights=config.backbone_weights and storage.absolute(config.backbone_weights),
-    )
-
-
-def _with_absolute_folder(matcher: str) -> str:
-    prefix = "descriptors:" if matcher.startswith("descriptors:") else ""
-    folder = matcher.removeprefix(prefix)
-    given = is_checkpoint(folder) and folder.partition("?")[0] not in pretrained.NAMES
-    return prefix + storage.absolute(folder) if given else matcher
 
 
 def _describe(config: Config) -> dict[str, Any]:

@@ -14,11 +14,12 @@ from pathlib import Path, PurePosixPath
 
 import torch
 
-from jobs.command import Names, run_command
+from jobs.command import Uris, run_command
 from nemf import checkpoints
 from nemf.load import search_options
 from pipeline.evaluation.metrics import read_metrics
 from pipeline.io import storage
+from pipeline.io.uri_field import Uri
 from pipeline.training.model_card import CARD, measured, model_card
 
 
@@ -26,9 +27,9 @@ from pipeline.training.model_card import CARD, measured, model_card
 class Config:
     """What to pack, and what to say about it."""
 
-    checkpoint: str
+    checkpoint: Uri
     """Checkpoint folder, path or URI."""
-    out: str
+    out: Uri
     """Folder to write, path or URI; files of a checkpoint that are there are replaced."""
     name: str | None = None
     """What the model card calls it; default: the name of the folder."""
@@ -36,7 +37,7 @@ class Config:
     """Settings of the search to bring along, name=value, see nemf.matchers.nemf.SearchConfig; default: those it has."""
     half: bool = False
     """Write weights as float16."""
-    metrics: Names = ()
+    metrics: Uris = ()
     """METRICS tables of what it was measured at, paths or URIs."""
     training_data: str | None = None
     """What it was trained on, and on what terms that data may be used."""

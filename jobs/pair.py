@@ -16,13 +16,14 @@ from typing import Annotated
 import tyro
 from PIL import Image
 
-from jobs.command import run_command
+from jobs.command import MatcherName, run_command
 from jobs.points import parse_point
 from nemf import load_matcher
 from nemf.coordinates import pixel_grid, rescale_px
 from nemf.matcher import RGB, Points, as_points
 from pipeline.io.images import read_image
 from pipeline.io.storage import refuse_overwrite, write_bytes
+from pipeline.io.uri_field import Uri
 from pipeline.visualization.matches import draw_match
 
 GRID_HW = (4, 4)
@@ -32,19 +33,19 @@ GRID_HW = (4, 4)
 class Config:
     """Which images and points to match, and what to do with the answer."""
 
-    query: tyro.conf.Positional[str]
+    query: tyro.conf.Positional[Uri]
     """Image that has the points, path or URI."""
-    reference: tyro.conf.Positional[str]
+    reference: tyro.conf.Positional[Uri]
     """Image to find them in, path or URI."""
     points: Annotated[tuple[str, ...], tyro.conf.arg(metavar="X,Y [X,Y ...]")] = ()
     """Points in pixels of the query image, 0,0 being the centre of its top-left pixel; by default a grid of 4 x 4."""
-    out: str | None = None
+    out: Uri | None = None
     """Image file (.png, .jpg, ...) to draw the match into, path or URI."""
     json: bool = False
     """Print JSON instead of a table."""
-    matcher: str = "nemf-small"
+    matcher: MatcherName = "nemf-small"
     """Name of the matcher, see nemf.load_matcher."""
-    backbone_weights: str | None = None
+    backbone_weights: Uri | None = None
     """Local safetensors file of backbone weights, with a .json beside it; default: the library's own."""
     device: str = "auto"
     """cpu, cuda, cuda:N, or auto: a GPU if there is one."""

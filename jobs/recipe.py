@@ -16,6 +16,7 @@ import tyro
 from jobs import distil, prepare, train
 from jobs.command import run_command
 from jobs.recipes import RECIPES, Place
+from pipeline.io.uri_field import Uri
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,11 +26,11 @@ class Config:
     name: tyro.conf.Positional[str]
     """nemf-small, nemf-mobilenet, ablation-raw, ablation-convolution, ablation-attention, ablation-both, paper-spair or
     paper-pf-pascal."""
-    data: Path
+    data: Uri
     """Folder of the data sets."""
-    out: Path
+    out: Uri
     """Folder for manifests and runs."""
-    weights: str | None = None
+    weights: Uri | None = None
     """Local safetensors file of ImageNet weights, with a .json beside it; default: the library's own."""
     threads: int = 1
     """Threads to compute with."""
@@ -44,8 +45,8 @@ def run(config: Config) -> str:
     if config.name not in RECIPES:
         raise ValueError(f"there is no recipe {config.name!r}; there are: {', '.join(RECIPES)}")
     place = Place(
-        data=config.data.resolve(),
-        out=config.out.resolve(),
+        data=Path(config.data).resolve(),
+        out=Path(config.out).resolve(),
         weights=config.weights and str(Path(config.weights).resolve()),
         threads=config.threads,
         bfloat16=config.bfloat16,

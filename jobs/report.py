@@ -13,20 +13,21 @@ from dataclasses import dataclass
 
 from jobs.command import run_command
 from pipeline.io.storage import refuse_overwrite, write_bytes
+from pipeline.io.uri_field import Uri
 from pipeline.report.page import render_report
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    metrics: str
+    metrics: Uri
     """METRICS Parquet file that jobs.evaluate wrote."""
-    matches: str
+    matches: Uri
     """Run folder of jobs.match, or one MATCHES Parquet file."""
-    pairs: str
+    pairs: Uri
     """The PAIRS manifest that was matched."""
-    out: str
+    out: Uri
     """HTML file to write."""
-    image_root: str | None = None
+    image_root: Uri | None = None
     """Folder or URI that relative image URIs of the manifest are relative to."""
     pairs_per_category: int = 2
     """How many best, worst and random pairs to draw of each category; 0 draws none."""

@@ -18,6 +18,7 @@ from jobs import match
 from jobs.command import Names, run_command
 from nemf.io.redact import HIDDEN
 from pipeline.io import storage
+from pipeline.io.uri_field import Uri
 from pipeline.runs.counts import ALL, NONE, check_retry, is_retried
 from pipeline.runs.folder import read_run
 from pipeline.runs.lease import acquire
@@ -29,13 +30,13 @@ from pipeline.runs.selection import requested_limit
 class Config:
     """Which run, and which of its errors."""
 
-    out: tyro.conf.Positional[str]
+    out: tyro.conf.Positional[Uri]
     """Run folder, path or URI."""
     kinds: Names = (ALL,)
     """Errors to ask again: all, none, stages (fetch), or kinds (fetch:timeout)."""
     quarantine: bool = False
     """Also try pairs again that killed or hung their process: empty the quarantine."""
-    pairs: str | None = None
+    pairs: Uri | None = None
     """The manifest, if it is no longer where the run found it."""
     address: str | None = None
     """Ray cluster to run on; default: RAY_ADDRESS, else an embedded one on this machine."""

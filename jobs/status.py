@@ -15,6 +15,7 @@ import tyro
 
 from jobs.command import run_command
 from pipeline.io import storage
+from pipeline.io.uri_field import Uri
 from pipeline.runs.status import Status, as_text, read_status
 
 
@@ -22,7 +23,7 @@ from pipeline.runs.status import Status, as_text, read_status
 class Config:
     """Which run."""
 
-    out: tyro.conf.Positional[str]
+    out: tyro.conf.Positional[Uri]
     """Run folder, path or URI."""
     json: bool = False
     """Print JSON, for programs."""

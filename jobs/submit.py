@@ -36,6 +36,7 @@ from jobs.command import (
 )
 from nemf.io.redact import redacted, secrets_of
 from pipeline.cluster.errors import ClusterError
+from pipeline.io.uri_field import Uri
 
 if TYPE_CHECKING:
     from ray.dashboard.modules.job.pydantic_models import JobDetails
@@ -70,7 +71,7 @@ class Config:
     """The command and its flags, behind --: match --pairs ... --out ..."""
     address: str | None = None
     """Address of the head's dashboard, http://HEAD:8265; default: RAY_API_SERVER_ADDRESS."""
-    working_dir: str | None = None
+    working_dir: Uri | None = None
     """Folder to send and to run in, such as a checkout of nemf; default: what the cluster has installed is run."""
     env: Names = ()
     """Environment variables to pass on. Who may use the cluster can read them: secrets belong to its machines."""

@@ -15,11 +15,11 @@ import tempfile
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from tqdm import tqdm
 
-from jobs.command import Names, as_json, run_command
+from jobs.command import Uris, as_json, run_command
 from nemf import checkpoints, pretrained
 from nemf.load import is_checkpoint, search_options
 from nemf.matchers.nemf import SearchConfig
@@ -29,6 +29,7 @@ from nemf.training.losses import LOSSES, LossConfig
 from pipeline.cluster.errors import ClusterError
 from pipeline.evaluation.protocols import protocol
 from pipeline.io import storage
+from pipeline.io.uri_field import Uri, UriField, with_absolute_uris
 from pipeline.runs.lease import Lease, acquire
 from pipeline.runs.signals import stopping_on_signals
 from pipeline.training.folder import (
@@ -53,19 +54,19 @@ _NOT_SHAPING = {"out", "checkpoint_every", "device", "loaders", "address"}
 class Config:
     """What to train, on what, and how."""
 
-    pairs: Names
+    pairs: Uris
     """PAIRS manifests to learn from, paths or URIs."""
-    out: str
+    out: Uri
     """Folder of the run, path or URI; created, or continued if it holds the same run."""
     weights: tuple[float, ...] = ()
     """How often each manifest is drawn from, relative to the others; default: all alike."""
-    photographs: Names = ()
+    photographs: Uris = ()
     """PAIRS manifests whose images are warped, keypoints or not; default: those of --pairs."""
-    image_root: str | None = None
+    image_root: Uri | None = None
     """Folder, path or URI, that relative image URIs of the manifests are below."""
     names_across_categories: bool = False
     """Keypoints of one name match across categories too (a cat's left eye and a dog's)."""
-    start: str = "nemf-small"
+    start: Annotated[str, UriField(names=(*PRESETS, SHIPPED))] = "nemf-small"
     """What to train: paper, nemf-small or nemf-mobilenet, from random weights behind a trained backbone; a checkpoint
     folder; or shipped, the network of the matcher nemf-small."""
     cost_features: Literal["raw", "convolution", "attention", "both"] | None = None
@@ -73,7 +74,7 @@ class Config:
     image_size: int | None = None
     """Side of the square images the network takes, in pixels; default: as the start has it. From a checkpoint of
     another size, backbone and neck are taken, and the rest starts anew."""
-    backbone_weights: str | None = None
+    backbone_weights: Uri | None = None
     """Local safetensors file of backbone weights, with a .json beside it; default: the library's own."""
     steps: int = 10_000
     """Steps in all."""
@@ -111,7 +112,7 @@ class Config:
     search: tuple[str, ...] = ()
     """Settings of the search that validates and that the checkpoint brings along, name=value, see
     nemf.matchers.nemf.SearchConfig; default: those of the start, else the published ones."""
-    validation: str | None = None
+    validation: Uri | None = None
     """PAIRS manifest that chooses the checkpoint; default: the last one is kept."""
     validation_pairs: int = 100
     """How many of its pairs to match, chosen at random once."""
@@ -231,7 +232,9 @@ def run(config: Config) -> str:
     KeyboardInterrupt after a signal; the last state that was saved stays in every case.
     """
     config.check()
-    config = _with_absolute_paths(config)
+    if config.start == SHIPPED:
+        config = replace(config, start=str(pretrained.folder("nemf-small")))
+    config = with_absolute_uris(config)
     training = config.training
     open_training(config.out, _describe(config))
     checkpoint = storage.join(config.out, "checkpoint")
@@ -248,26 +251,6 @@ def run(config: Config) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point."""
     return run_command(Config, run, argv)
-
-
-def _with_absolute_paths(config: Config) -> Config:
-    """Paths that mean the same to the workers, which run in folders of their own."""
-    return replace(
-        config,
-        pairs=tuple(map(storage.absolute, config.pairs)),
-        photographs=tuple(map(storage.absolute, config.photographs)),
-        out=storage.absolute(config.out),
-        start=_absolute_start(config.start),
-        image_root=config.image_root and storage.absolute(config.image_root),
-        backbone_weights=config.backbone_weights and storage.absolute(config.backbone_weights),
-        validation=config.validation and storage.absolute(config.validation),
-    )
-
-
-def _absolute_start(start: str) -> str:
-    if start == SHIPPED:
-        return str(pretrained.folder("nemf-small"))
-    return start if start in PRESETS else storage.absolute(start)
 
 
 def _describe(config: Config) -> dict[str, Any]:

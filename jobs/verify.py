@@ -15,6 +15,7 @@ import tyro
 from jobs.command import run_command
 from pipeline.io import storage
 from pipeline.io.manifest import manifest_digest, manifest_files, read_ids
+from pipeline.io.uri_field import Uri
 from pipeline.runs.counts import Count, count_run, summary
 from pipeline.runs.folder import read_run, read_success
 from pipeline.runs.selection import requested_limit
@@ -25,9 +26,9 @@ from schemas.matches import directions_of
 class Config:
     """Which run, against which manifest."""
 
-    out: tyro.conf.Positional[str]
+    out: tyro.conf.Positional[Uri]
     """Run folder, path or URI."""
-    pairs: str | None = None
+    pairs: Uri | None = None
     """The manifest, if it is no longer where the run found it."""
 
 

@@ -4,7 +4,9 @@ import itertools
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import ParamSpec, Protocol, TypeVar
+from typing import Annotated, ParamSpec, Protocol, TypeVar
+
+from pipeline.io.uri_field import Uri, UriField
 
 Points = list[tuple[float, float]]
 """K points (x, y) in pixels of the image as it is stored."""
@@ -20,21 +22,21 @@ Result = TypeVar("Result")
 class Options:
     """What to read. A data set's OPTIONS names those it reads beside `root` and `out`."""
 
-    root: str
+    root: Uri
     """Folder of the data set, path or URI (animal-pose, photographs: of Parquet files, or one)."""
-    out: str
+    out: Uri
     """The manifest to write, path or URI. Images that come inline are written beside it, to OUT_images/."""
     split: str | None = None
     """Which split; may be left out where there is only one."""
-    annotations: str | None = None
+    annotations: Uri | None = None
     """coco: the JSON file. table: your own pairs, a .csv or .parquet file."""
-    training_list: str | None = None
+    training_list: Uri | None = None
     """pf-pascal: the list of training pairs. Pairs of the same two images are flagged as seen in training."""
     pairs_per_category: int = 1000
     """coco, animal-pose: at most this many pairs of each category."""
     seed: int = 0
     """coco, animal-pose: another seed draws other pairs."""
-    pairing: str = "all"
+    pairing: Annotated[str, UriField(names=("all", "sequential", "star"))] = "all"
     """folder: all pairs; sequential (each image with the next); star (the first with each other); or a text file
     with two names per line."""
 

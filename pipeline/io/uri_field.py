@@ -1,0 +1,104 @@
+"""Fields of configurations that are paths or URIs: `Uri` for one, `UriField` to annotate other types.
+
+From the annotation follow absolute paths for workers, which run in folders of their own, the check that none is empty,
+and what jobs.submit must refuse: paths that mean something on one machine only.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, TypeVar, get_args, get_type_hints
+
+from pipeline.io import storage
+
+Config = TypeVar("Config")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class UriField:
+    """Annotates a field whose value is a path or URI, a tuple of them, or None."""
+
+    names: tuple[str, ...] | None = None
+    """The value may be a name instead: these always are, and so is all else that neither is a URI nor exists."""
+    prefixes: tuple[str, ...] = ()
+    """What may precede the path or URI in the value, such as descriptors: of a matcher."""
+    verbatim_uris: bool = False
+    """A URI keeps its trailing slashes: s3:// as a prefix of other URIs."""
+
+    def split(self, value: str) -> tuple[str, str]:
+        """(prefix, path or URI); (value, "") for a name. Options of a matcher, behind a '?', stay with the path."""
+        if self.names is None:
+            return "", value
+        prefix = next((prefix for prefix in self.prefixes if value.startswith(prefix)), "")
+        location = value.removeprefix(prefix)
+        path = location.partition("?")[0]
+        is_location = path and path not in self.names and ("://" in path or Path(path).exists())
+        return (prefix, location) if is_location else (value, "")
+
+    def absolute(self, value: str) -> str:
+        """`value` with the path in it made absolute. Raises ValueError if it is empty."""
+        prefix, location = self.split(value)
+        if (self.names is not None and not location) or (self.verbatim_uris and "://" in location):
+            return value
+        return prefix + storage.absolute(location)
+
+
+Uri = Annotated[str, UriField()]
+"""A path or URI."""
+
+
+def uri_fields(config_type: type[Any]) -> dict[str, UriField]:
+    """The fields of a dataclass that are paths or URIs, by name."""
+    hints = get_type_hints(config_type, include_extras=True)
+    fields = ((field.name, _annotation(hints[field.name])) for field in dataclasses.fields(config_type))
+    return {name: field for name, field in fields if field is not None}
+
+
+def locations(config: Any) -> Iterator[tuple[str, str]]:
+    """(field name, path or URI) for each that a configuration holds; names and what is not given are left out."""
+    for name, field in uri_fields(type(config)).items():
+        for value in _values(getattr(config, name)):
+            location = field.split(value)[1]
+            if location or field.names is None:
+                yield name, location
+
+
+def check_uris(config: Any) -> None:
+    """Raises ValueError, naming the flag, if a path or URI of a configuration is empty."""
+    for name, location in locations(config):
+        if not location:
+            raise ValueError(f"--{name.replace('_', '-')}: expected a path or URI, got nothing")
+
+
+def with_absolute_uris(config: Config) -> Config:
+    """`config` with every path in it absolute. Raises ValueError if a path or URI is empty."""
+    check_uris(config)
+    absolute: dict[str, Any] = {}
+    for name, field in uri_fields(type(config)).items():
+        value = getattr(config, name)
+        if isinstance(value, tuple):
+            absolute[name] = tuple(map(field.absolute, value))
+        elif value is not None:
+            absolute[name] = field.absolute(value)
+    return dataclasses.replace(config, **absolute)  # type: ignore[type-var]
+
+
+def is_relative(location: str) -> bool:
+    """Whether a path means something only in the folder, or the home, of this process."""
+    return "://" not in location and not Path(location).is_absolute()
+
+
+def _annotation(hint: Any) -> UriField | None:
+    """The UriField in a type, wherever it is: of `Uri | None` or `tuple[Uri, ...]` in a part of it."""
+    for part in (*getattr(hint, "__metadata__", ()), *get_args(hint)):
+        if isinstance(part, UriField):
+            return part
+        if (found := _annotation(part)) is not None:
+            return found
+    return None
+
+
+def _values(value: Any) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    return value if isinstance(value, tuple) else (str(value),)
