@@ -21,8 +21,9 @@ from benchmarks import harness
 from benchmarks.inputs import image_pair, random_model
 from benchmarks.queries import flop_per_query
 from jobs.command import Names, run_command
-from nemf.load import find_device, search_options
-from nemf.matchers.nemf import NemfMatcher, SearchConfig
+from nemf.load import find_device
+from nemf.matchers.nemf import NemfMatcher
+from nemf.search.config import SearchConfig, search_options
 
 _MODES = ("keypoints", "dense")
 
@@ -44,7 +45,7 @@ class Config:
     refine_steps: int = 10
     """Of the coordinate optimisation; the published code runs 20."""
     search: tuple[str, ...] = ()
-    """Other settings of the search, name=value, see nemf.matchers.nemf.SearchConfig; such as grid_strides=8."""
+    """Other settings of the search, name=value, see nemf.search.config.SearchConfig; such as grid_strides=8."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of the field's products of matrices; bfloat16 on CUDA only."""
     batch: int | None = None

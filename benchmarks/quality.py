@@ -28,12 +28,13 @@ from torch import Tensor
 from benchmarks import harness
 from benchmarks.queries import counted
 from jobs.command import Names, run_command
-from nemf import checkpoints
+from nemf import checkpoints, pretrained
 from nemf.coordinates import pixel_grid, px_to_norm
 from nemf.load import find_device
 from nemf.matcher import ImagePair, Match, Matcher
-from nemf.matchers.nemf import NemfMatcher, SearchConfig
+from nemf.matchers.nemf import NemfMatcher
 from nemf.model.network import EncodedField
+from nemf.search.config import SearchConfig
 from pipeline.evaluation.evaluate import evaluate
 from pipeline.evaluation.protocols import protocol
 from pipeline.io import storage
@@ -52,15 +53,7 @@ for nemf-mobilenet."""
 _EXHAUSTIVE = {f"exhaustive {n} x {n}": n for n in (16, 64)}
 """Table 4's alternative to PatchMatch: the best of all places of a grid, not refined."""
 
-_CHOSEN = {
-    "patchmatch_steps": 3,
-    "grid_strides": (4,),
-    "radius_norm": 0.8,
-    "radius_decay": 0.5,
-    "refine_steps": 5,
-    "refine_lr": 0.02,
-}
-"""The search that nemf-small brings along."""
+_SHIPPED = pretrained.search_settings("nemf-small")
 
 _ITERATIONS = {f"every 4th pixel; {n} iterations": n for n in (0, 1, 2, 3, 5, 10)}
 """Figure 5: iterations of that search."""
@@ -84,8 +77,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     **{name: {"patchmatch_steps": 0, "refine_steps": 0} for name in _EXHAUSTIVE},
     "no refinement": {"refine_steps": 0},
     **{f"{n} iterations": {"patchmatch_steps": n} for n in (0, 5, 10, 40)},
-    **{name: _CHOSEN | {"patchmatch_steps": n} for name, n in _ITERATIONS.items()},
-    **{f"ships; {name}": _CHOSEN | settings for name, settings in _OTHERWISE.items()},
+    **{name: _SHIPPED | {"patchmatch_steps": n} for name, n in _ITERATIONS.items()},
+    **{f"ships; {name}": _SHIPPED | settings for name, settings in _OTHERWISE.items()},
     "10 refinement steps": {"refine_steps": 10},
     **{f"{n} times the learning rate": {"refine_lr": n * 3e-4} for n in (10, 30)},
     "whole gradient": {"positional_gradient": True},
@@ -95,7 +88,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "every 4th pixel first": {"grid_strides": (4, 1)},
     "every 4th pixel first; 5 iterations each": {"grid_strides": (4, 1), "patchmatch_steps": 5},
 }
-"""Settings of nemf.matchers.nemf.SearchConfig; all others are the published ones."""
+"""Settings of nemf.search.config.SearchConfig; all others are the published ones."""
 
 
 @dataclass(frozen=True, kw_only=True)

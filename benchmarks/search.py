@@ -23,8 +23,9 @@ from jobs.command import run_command
 from nemf.coordinates import pixel_grid, px_to_norm
 from nemf.load import find_device
 from nemf.matcher import ImagePair
-from nemf.matchers.nemf import NemfMatcher, SearchConfig
+from nemf.matchers.nemf import NemfMatcher
 from nemf.model.network import initial_field
+from nemf.search.config import SearchConfig
 from nemf.search.counter_rng import pair_key, uniform
 from nemf.search.sample import sample_field
 

@@ -11,8 +11,8 @@ from typing import Annotated, Any, TypeVar, get_origin, get_type_hints
 
 import tyro
 
-from nemf import pretrained
 from nemf.io.redact import redacted
+from nemf.matchers.table import FIXED_NAMES, FOLDER_PREFIX
 from pipeline.cluster.errors import ClusterError
 from pipeline.io.storage_options import use_options
 from pipeline.io.uri_field import UriField, check_uris
@@ -41,7 +41,7 @@ Names = Annotated[
 """Several names in one flag, separated by commas or spaces."""
 Uris = Annotated[Names, UriField()]
 """Several paths or URIs in one flag, separated likewise."""
-MatcherName = Annotated[str, UriField(names=("identity", *pretrained.NAMES), prefixes=("descriptors:",))]
+MatcherName = Annotated[str, UriField(names=FIXED_NAMES, prefixes=(FOLDER_PREFIX,))]
 """A matcher's name, as nemf.load_matcher takes it: possibly the path or URI of a checkpoint folder."""
 
 _StorageOptions = Annotated[

@@ -18,7 +18,8 @@ from tqdm import tqdm
 
 from jobs.command import Uris, as_json, run_command
 from nemf import checkpoints
-from nemf.load import find_device, is_checkpoint
+from nemf.load import find_device
+from nemf.matchers.table import is_checkpoint
 from nemf.model.backbone import build_backbone
 from nemf.model.presets import PRESETS, NeMFConfig
 from nemf.training.distil import Distiller

@@ -16,7 +16,7 @@ import torch
 
 from jobs.command import Uris, run_command
 from nemf import checkpoints
-from nemf.load import search_options
+from nemf.search.config import search_options
 from pipeline.evaluation.metrics import read_metrics
 from pipeline.io import storage
 from pipeline.io.uri_field import Uri
@@ -34,7 +34,7 @@ class Config:
     name: str | None = None
     """What the model card calls it; default: the name of the folder."""
     search: tuple[str, ...] = ()
-    """Settings of the search to bring along, name=value, see nemf.matchers.nemf.SearchConfig; default: those it has."""
+    """Settings of the search to bring along, name=value, see nemf.search.config.SearchConfig; default: those it has."""
     half: bool = False
     """Write weights as float16."""
     metrics: Uris = ()

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import TypeAlias
 
 from jobs import distil, prepare, train
+from nemf import pretrained
 from nemf.model.presets import CostFeatures
+from nemf.search.config import as_options
 
 Stage: TypeAlias = prepare.Config | distil.Config | train.Config
 
@@ -223,14 +225,7 @@ def _field(place: Place, descriptors: train.Config) -> train.Config:
         warmup_steps=50,
         warp_share=0.5,
         validate_every=200,
-        search=(
-            "patchmatch_steps=3",
-            "grid_strides=4",
-            "radius_norm=0.8",
-            "radius_decay=0.5",
-            "refine_steps=5",
-            "refine_lr=0.02",
-        ),
+        search=as_options(pretrained.search_settings("nemf-small")),
     )
 
 

@@ -21,9 +21,9 @@ from tqdm import tqdm
 
 from jobs.command import Uris, as_json, run_command
 from nemf import checkpoints, pretrained
-from nemf.load import is_checkpoint, search_options
-from nemf.matchers.nemf import SearchConfig
+from nemf.matchers.table import is_checkpoint
 from nemf.model.presets import PRESETS
+from nemf.search.config import search_options
 from nemf.training.loop import TrainerConfig
 from nemf.training.losses import LOSSES, LossConfig
 from pipeline.cluster.errors import ClusterError
@@ -111,7 +111,7 @@ class Config:
     """Of all random draws."""
     search: tuple[str, ...] = ()
     """Settings of the search that validates and that the checkpoint brings along, name=value, see
-    nemf.matchers.nemf.SearchConfig; default: those of the start, else the published ones."""
+    nemf.search.config.SearchConfig; default: those of the start, else the published ones."""
     validation: Uri | None = None
     """PAIRS manifest that chooses the checkpoint; default: the last one is kept."""
     validation_pairs: int = 100
@@ -220,9 +220,7 @@ class Config:
         given = search_options("--search", "&".join(self.search))
         if given or self.start in PRESETS:
             return given
-        saved = checkpoints.read_search(self.start)
-        SearchConfig(**saved)
-        return saved
+        return checkpoints.read_search(self.start)
 
 
 def run(config: Config) -> str:

@@ -12,7 +12,7 @@ import json
 import pickle
 import pickletools
 import reprlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path, PurePosixPath
@@ -27,6 +27,7 @@ from nemf.model.network import NeMF
 from nemf.model.presets import NeMFConfig, build
 from nemf.model.weights_file import FIELDS, BackboneConfig, check_tensors, read_tensors
 from nemf.official.names import from_official_state_dict, official_config, official_network
+from nemf.search.config import settings_from_json
 
 __all__ = ["from_official_state_dict", "import_official", "load", "read_config", "read_search", "save"]
 
@@ -76,30 +77,6 @@ _EXPECTED = FIELDS | {
 """What the fields of config.json hold; those not named hold a _SIZE."""
 
 
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and 0 < value < 1e6
-
-
-_STEPS = ("a whole number from 0 to 1000", lambda value: type(value) is int and 0 <= value <= 1000)
-_POSITIVE = ("a number above 0", _is_number)
-_SEARCH: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    "patchmatch_steps": _STEPS,
-    "refine_steps": _STEPS,
-    "refine_lr": _POSITIVE,
-    "radius_norm": _POSITIVE,
-    "radius_decay": _POSITIVE,
-    "seed": ("a whole number", lambda value: type(value) is int and abs(value) < 2**63),
-    "positional_gradient": _FLAG,
-    "neighbour_offset": _FLAG,
-    "grid_strides": (
-        "a list of whole numbers from 1 to 4096",
-        lambda value: isinstance(value, list) and 0 < len(value) <= 8 and all(map(_is_size, value)),
-    ),
-}
-"""What a checkpoint may say of its search: all settings of nemf.matchers.nemf.SearchConfig but the precision, which is
-a matter of the machine."""
-
-
 def save(
     folder: Path,
     model: NeMF,
@@ -111,17 +88,16 @@ def save(
     """Write `model`, built from `config`, as a checkpoint folder; existing files of the two names are replaced.
 
     search: settings of the search that suit the network, where they are not the published ones; by the names of
-        nemf.matchers.nemf.SearchConfig.
+        nemf.search.config.SearchConfig.
     dtype: of the weights in the file: torch.float32, or torch.float16 for half the size.
-    Raises ValueError for settings that are none and weights that are not finite in that type.
+    Raises ValueError for settings that cannot be and weights that are not finite in that type.
     """
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     stored = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
     if lost := [name for name, tensor in stored.items() if not tensor.isfinite().all()]:
         raise ValueError(f"weights that are not finite in {dtype}: {', '.join(lost)}")
-    if unknown := set(search or {}) - _SEARCH.keys():
-        raise ValueError(f"a checkpoint brings no setting {', '.join(sorted(unknown))} of the search")
+    settings_from_json(dict(search or {}))
     (folder / "model.safetensors").write_bytes(as_safetensors(stored))
     content = json.dumps({"format": _FORMAT, **asdict(config), "search": dict(search or {})}, indent=1)
     (folder / "config.json").write_text(content + "\n", encoding="utf-8")
@@ -175,16 +151,9 @@ def read_config(folder: str | Path) -> NeMFConfig:
 def read_search(folder: str | Path) -> dict[str, Any]:
     """The settings of the search that a checkpoint folder brings along, lists as tuples; raises as `load` does."""
     with _about(f"checkpoint folder {folder}"):
-        search = _read_json(folder).get("search", {})
-        if not isinstance(search, dict):
-            raise ValueError(f"config.json: search must be a JSON object; got {json.dumps(search)[:80]}")
-        if unknown := search.keys() - _SEARCH.keys():
-            raise ValueError(f"config.json: search has unknown fields: {', '.join(sorted(unknown))}")
-        for name, value in search.items():
-            expected, holds = _SEARCH[name]
-            if not holds(value):
-                raise ValueError(f"config.json: field search.{name} must be {expected}; got {json.dumps(value)[:80]}")
-        return {name: tuple(value) if isinstance(value, list) else value for name, value in search.items()}
+        content = _read_json(folder).get("search", {})
+        with _about("config.json"):
+            return settings_from_json(content)
 
 
 def _read_json(folder: str | Path) -> dict[str, Any]:

@@ -33,3 +33,8 @@ class IdentityMatcher(Matcher):
             flow_px=flow_px,
             flow_confidence=np.ones(query_hw, np.float32) if pair.dense else None,
         )
+
+
+def build(name: str, *, backbone_weights: None, device: torch.device) -> IdentityMatcher:
+    """The matcher called 'identity', which needs no device."""
+    return IdentityMatcher()

@@ -7,6 +7,8 @@ it; its match is where the cosine with the reference's features, interpolated to
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,8 +20,9 @@ from torch import Tensor
 from nemf.coordinates import pixel_grid, px_to_norm, rescale_px
 from nemf.matcher import RGB, ImagePair, Match, Matcher
 from nemf.matchers.feature_cache import KeptFeatures
-from nemf.model.backbone import Backbone
+from nemf.model.backbone import Backbone, load_backbone
 from nemf.model.descriptors import Descriptors
+from nemf.options import parse_options
 
 READOUTS = ("argmax", "soft-argmax")
 MIN_IMAGE_SIZE, MAX_IMAGE_SIZE = 32, 1024
@@ -29,6 +32,27 @@ _POINTS_PER_TILE = 16
 _UPSAMPLING = 4
 _SOFT_RADIUS = 4
 _SOFT_TEMPERATURE = 0.02
+
+
+def build(name: str, *, backbone_weights: str | None, device: torch.device) -> "NearestNeighbourMatcher":
+    """The matcher called 'nearest-neighbour:LIBRARY/MODEL' or 'nearest-neighbour:dense-sift', with options after a '?'.
+
+    Raises ValueError for a model or an option that there is not, and as load_backbone does.
+    """
+    backbone_name, _, query = name.removeprefix("nearest-neighbour:").partition("?")
+    options = matcher_options(name, query)
+    if backbone_name == "dense-sift":
+        from nemf.model.dense_sift import dense_sift  # kornia, which no other matcher needs
+
+        backbone = dense_sift()
+    else:
+        backbone = load_backbone(backbone_name, None if backbone_weights is None else Path(backbone_weights))
+    return NearestNeighbourMatcher(name, backbone, device, **options)
+
+
+def matcher_options(name: str, query: str) -> dict[str, Any]:
+    """The options `readout` and `image_size` of a query string; raises ValueError as parse_options does."""
+    return parse_options(name, query, {"readout": str, "image_size": int})
 
 
 class NearestNeighbourMatcher(Matcher):

@@ -4,12 +4,9 @@ The paper's roles: our query image, which has the points, is its *target*; our r
 *source*.
 """
 
-import itertools
-import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
-from typing import Literal
 
 import numpy as np
 import torch
@@ -17,6 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
+from nemf import checkpoints, pretrained
 from nemf.coordinates import norm_to_px, pixel_grid, px_to_norm
 from nemf.matcher import RGB, ImagePair, Match, Matcher, as_points
 from nemf.matchers.feature_cache import KeptFeatures
@@ -24,6 +22,7 @@ from nemf.model.backbone import tensors_digest
 from nemf.model.network import EncodedField, NeMF, initial_field, squash
 from nemf.model.scorer import TILE, FusedScore
 from nemf.search.coarse_to_fine import grids, on_grid, start_from
+from nemf.search.config import SearchConfig, search_options
 from nemf.search.counter_rng import pair_key
 from nemf.search.patchmatch import counter_based, search_pixels
 from nemf.search.refine import refine
@@ -38,50 +37,22 @@ _PIXELS_AT_ONCE = {"cpu": 2**17, "cuda": 2**21}
 """Pixels that are searched together, unless one pair has more: for each of a dense pair a hidden layer is kept, for
 one of another pair a sixteenth of that at most."""
 
-_COUNT = "a whole number, at least 0"
 
+def build(name: str, *, backbone_weights: None, device: torch.device) -> "NemfMatcher":
+    """The matcher of a checkpoint folder, or of a network that ships, with settings of the search after a '?'.
 
-@dataclass(kw_only=True, frozen=True, slots=True)
-class SearchConfig:
-    """How the field is searched; the defaults are those of the published code."""
-
-    patchmatch_steps: int = 20
-    refine_steps: int = 20
-    refine_lr: float = 3e-4
-    radius_norm: float = 0.1
-    """How far PatchMatch may go from the coarse flow, and refinement from PatchMatch."""
-    seed: int = 0
-    positional_gradient: bool = False
-    """Refine along the whole gradient, that through the encoding of the position included."""
-    neighbour_offset: bool = False
-    """PatchMatch tries a neighbour's place moved by as much as the pixel lies beside that neighbour."""
-    radius_decay: float = 1.0
-    """What the radius of the random steps is multiplied by after each of them."""
-    grid_strides: tuple[int, ...] = (1,)
-    """Grids to search one after the other, each from what the one before found: every n-th pixel. Where the last is
-    not every pixel, points start between its pixels, and a flow is refined at its pixels and interpolated between."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """Of the matrix products of the field. bfloat16 runs them in one kernel, on CUDA only; it moves places where two
-    score alike."""
-
-    def __post_init__(self) -> None:
-        expected = {
-            "patchmatch_steps": (_COUNT, isinstance(self.patchmatch_steps, int) and self.patchmatch_steps >= 0),
-            "refine_steps": (_COUNT, isinstance(self.refine_steps, int) and self.refine_steps >= 0),
-            "refine_lr": ("above 0", 0 < self.refine_lr < math.inf),
-            "radius_norm": ("above 0 and at most 2", 0 < self.radius_norm <= 2),
-            "radius_decay": ("above 0 and at most 1", 0 < self.radius_decay <= 1),
-            "positional_gradient": ("true or false", isinstance(self.positional_gradient, bool)),
-            "neighbour_offset": ("true or false", isinstance(self.neighbour_offset, bool)),
-            "precision": ("float32 or bfloat16", self.precision in ("float32", "bfloat16")),
-            "grid_strides": (
-                "whole numbers that fall, the last at least 1",
-                min(self.grid_strides, default=0) >= 1 and all(a > b for a, b in itertools.pairwise(self.grid_strides)),
-            ),
-        }
-        for name, (what, holds) in expected.items():
-            if not holds:
-                raise ValueError(f"{name} must be {what}; got {getattr(self, name)}")
+    Settings in the name come before those that the checkpoint brings. Raises ValueError for settings that cannot be,
+    and as nemf.checkpoints.load does.
+    """
+    folder, _, query = name.partition("?")
+    options = search_options(name, query)
+    folder = str(pretrained.folder(folder)) if folder in pretrained.NAMES else folder
+    saved = checkpoints.read_search(folder)
+    model = checkpoints.load(folder)
+    try:
+        return NemfMatcher(name, model, device, SearchConfig(**saved | options))
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
 
 
 class NemfMatcher(Matcher):

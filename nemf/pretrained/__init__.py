@@ -1,22 +1,35 @@
-"""The networks that ship with this package: checkpoint folders, one for each name."""
+"""The networks that ship with this package: checkpoint folders, one for each name. Imports no torch."""
 
+import json
 import logging
 from functools import cache
 from pathlib import Path
+from typing import Any
+
+from nemf.search.config import settings_from_json
 
 NAMES = ("nemf-small",)
 
 
 def folder(name: str) -> Path:
-    """The checkpoint folder of a network that ships. Says once in a process what its training data allow."""
-    _tell_terms(name)
+    """The checkpoint folder of a network that ships. Logs once in a process what its training data allow."""
+    _log_terms(name)
+    return _folder(name)
+
+
+def search_settings(name: str) -> dict[str, Any]:
+    """The search that a network ships with, as fields of nemf.search.config.SearchConfig; others have their default."""
+    return settings_from_json(json.loads((_folder(name) / "config.json").read_text(encoding="utf-8"))["search"])
+
+
+def _folder(name: str) -> Path:
     return Path(__file__).parent / name
 
 
 @cache
-def _tell_terms(name: str) -> None:
+def _log_terms(name: str) -> None:
     logging.getLogger("nemf").warning(
         "%s was trained on images and annotations that are for research use; its README.md (%s) says which.",
         name,
-        Path(__file__).parent / name,
+        _folder(name),
     )

@@ -18,12 +18,13 @@ from torch import Generator, nn
 from nemf import checkpoints
 from nemf.matcher import RGB, Matcher
 from nemf.matchers.nearest_neighbour import NearestNeighbourMatcher
-from nemf.matchers.nemf import NemfMatcher, SearchConfig
+from nemf.matchers.nemf import NemfMatcher
 from nemf.model import presets
 from nemf.model.backbone import load_backbone
 from nemf.model.descriptors import Descriptors
 from nemf.model.network import NeMF
 from nemf.model.presets import PRESETS, CostFeatures, NeMFConfig
+from nemf.search.config import SearchConfig
 from nemf.training.augment import AugmentConfig, augment
 from nemf.training.batch import Batch, ImageFormat, collate
 from nemf.training.example import Example

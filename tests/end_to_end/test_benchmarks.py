@@ -22,9 +22,10 @@ from benchmarks.published import PublishedScore, optimise, patchmatch
 from benchmarks.queries import counted, flop_per_query
 from nemf import checkpoints
 from nemf.coordinates import px_to_norm
-from nemf.matchers.nemf import NemfMatcher, SearchConfig
+from nemf.matchers.nemf import NemfMatcher
 from nemf.model.network import Encoded, NeMF, initial_field
 from nemf.official.names import from_official_state_dict, official_config
+from nemf.search.config import SearchConfig
 from nemf.search.counter_rng import pair_key, uniform
 from pipeline.evaluation.evaluate import evaluate
 from pipeline.evaluation.protocols import protocol

@@ -77,12 +77,15 @@ def test_what_is_given_in_the_name_beats_what_the_checkpoint_brings(checkpoint: 
     [
         ([], "search must be a JSON object; got []"),
         ({"speed": 3}, "search has unknown fields: speed"),
-        ({"refine_lr": 0}, "field search.refine_lr must be a number above 0; got 0"),
-        ({"grid_strides": 8}, "field search.grid_strides must be a list of whole numbers from 1 to 4096; got 8"),
-        ({"grid_strides": [8.0]}, "field search.grid_strides must be a list"),
+        ({"refine_lr": 0}, "field search.refine_lr must be a number above 0 and below 1e6; got 0"),
+        (
+            {"grid_strides": 8},
+            "field search.grid_strides must be a list of 1 to 8 falling whole numbers from 1 to 4096; got 8",
+        ),
+        ({"grid_strides": [8.0]}, "field search.grid_strides must be a list of 1 to 8 falling whole numbers"),
         ({"patchmatch_steps": 10**12}, "field search.patchmatch_steps must be a whole number from 0 to 1000"),
         ({"precision": "bfloat16"}, "search has unknown fields: precision"),
-        ({"grid_strides": [4, 8]}, "grid_strides must be whole numbers that fall"),
+        ({"grid_strides": [4, 8]}, "grid_strides must be a list of 1 to 8 falling whole numbers"),
     ],
 )
 def test_search_settings_that_will_not_do(checkpoint: Path, search: object, message: str):

@@ -33,7 +33,7 @@ def test_it_is_whole_and_small_and_says_where_it_comes_from(name: str):
 
 
 def test_its_terms_are_said_once(caplog: pytest.LogCaptureFixture):
-    pretrained._tell_terms.cache_clear()
+    pretrained._log_terms.cache_clear()
     with caplog.at_level(logging.WARNING, logger="nemf"):
         for _ in range(2):
             pretrained.folder("nemf-small")

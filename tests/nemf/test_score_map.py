@@ -7,8 +7,9 @@ from official_nemf import SMALL, official_shapes, official_state_dict
 
 from nemf import ImagePair
 from nemf.coordinates import px_to_norm
-from nemf.matchers.nemf import NemfMatcher, SearchConfig
+from nemf.matchers.nemf import NemfMatcher
 from nemf.official.names import from_official_state_dict
+from nemf.search.config import SearchConfig
 
 QUERY_HW, REFERENCE_HW = (24, 40), (31, 25)
 QUERY, REFERENCE = (

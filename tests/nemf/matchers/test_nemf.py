@@ -7,9 +7,10 @@ import torch
 from official_nemf import SMALL, official_shapes, official_state_dict
 
 from nemf import ImagePair, Match, checkpoints, load_matcher
-from nemf.matchers.nemf import NemfMatcher, SearchConfig
+from nemf.matchers.nemf import NemfMatcher
 from nemf.model.network import NeMF
 from nemf.official.names import from_official_state_dict, official_config
+from nemf.search.config import SearchConfig
 
 POINTS = np.array([[3, 4], [20, 11], [39, 0], [0, 23], [20, 12]], np.float32)
 
@@ -176,18 +177,6 @@ def test_a_strip_narrower_than_the_grid_is_searched_from_edge_to_edge(model: NeM
     found = matcher.match(query, reference, corners).reference_xy_px
     x, y = corners.astype(int).T
     assert np.allclose(found - corners, flow_px[y, x], atol=1e-3)
-
-
-def test_search_options_that_will_not_do():
-    with pytest.raises(ValueError, match="refine_lr must be above 0; got 0"):
-        SearchConfig(refine_lr=0.0)
-    with pytest.raises(ValueError, match="radius_decay must be above 0 and at most 1; got 1"):
-        SearchConfig(radius_decay=1.5)
-    for strides in ((), (4, 0), (2, 4, 1), (2, 1, 1)):
-        with pytest.raises(ValueError, match="grid_strides must be whole numbers that fall, the last at least 1"):
-            SearchConfig(grid_strides=strides)
-    with pytest.raises(ValueError, match="patchmatch_steps must be a whole number, at least 0; got -1"):
-        SearchConfig(patchmatch_steps=-1)
 
 
 def test_an_image_in_many_pairs_is_looked_at_once(model: NeMF, matcher: NemfMatcher, monkeypatch: pytest.MonkeyPatch):

@@ -8,10 +8,11 @@ import torch
 from torch import nn
 
 from nemf.matcher import ImagePair
-from nemf.matchers.nemf import NemfMatcher, SearchConfig
+from nemf.matchers.nemf import NemfMatcher
 from nemf.model.network import NeMF
 from nemf.model.presets import NeMFConfig, build
 from nemf.model.weights_file import BackboneConfig
+from nemf.search.config import SearchConfig
 from nemf.training.batch import Batch, ImageFormat, collate
 from nemf.training.example import Example
 from nemf.training.initialization import start_at_correlation

@@ -1,0 +1,15 @@
+"""'descriptors:FOLDER': nearest neighbours of the descriptors of a NeMF checkpoint, without its field."""
+
+import torch
+
+from nemf import checkpoints, pretrained
+from nemf.matchers.nearest_neighbour import NearestNeighbourMatcher, matcher_options
+from nemf.model.descriptors import Descriptors
+
+
+def build(name: str, *, backbone_weights: None, device: torch.device) -> NearestNeighbourMatcher:
+    """The matcher called 'descriptors:FOLDER', with options as NearestNeighbourMatcher has; raises as loading does."""
+    folder, _, query = name.removeprefix("descriptors:").partition("?")
+    model = checkpoints.load(pretrained.folder(folder) if folder in pretrained.NAMES else folder)
+    options = {"image_size": model.image_size} | matcher_options(name, query)
+    return NearestNeighbourMatcher(name, Descriptors(model).eval().requires_grad_(False), device, **options)

@@ -1,0 +1,127 @@
+"""The matchers by name: how each name is written, what the matcher is, and what builds it. Imports no torch.
+
+To add a matcher, write one file with its class and a `build` function, and one entry here. load_matcher, its errors and
+the help of the commands read this table.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from nemf import pretrained
+
+FIXED_NAMES = ("identity", *pretrained.NAMES)
+"""Names that stay what they are even where a folder is called so."""
+FOLDER_PREFIX = "descriptors:"
+"""What may stand before the path or URI of a checkpoint folder."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MatcherEntry:
+    """One way to name a matcher. Whatever its name, options may follow after a '?'."""
+
+    form: str
+    """How the name is written, capital letters standing for what varies."""
+    about: str
+    """What the matcher is, in one line."""
+    fits: Callable[[str], bool]
+    """Whether a name, without its options, is written this way."""
+    builder: str
+    """'module:function', a function of (name, *, backbone_weights: str | None, device: torch.device) -> Matcher."""
+    takes_backbone_weights: bool = False
+    """Whether backbone_weights may be given."""
+
+
+def _is_folder(base: str) -> bool:
+    return "://" in base or (base != "" and Path(base).is_dir())
+
+
+def _is_factory(base: str) -> bool:
+    module_name, _, factory_name = base.partition(":")
+    return all(part.isidentifier() for part in [*module_name.split("."), factory_name])
+
+
+_NEAREST_NEIGHBOUR = "nemf.matchers.nearest_neighbour:build"
+_CHECKPOINT = "nemf.matchers.nemf:build"
+
+TABLE = (
+    MatcherEntry(
+        form=", ".join(pretrained.NAMES),
+        about="Neural Matching Fields trained by this project; the weights are in the package",
+        fits=lambda base: base in pretrained.NAMES,
+        builder=_CHECKPOINT,
+    ),
+    MatcherEntry(
+        form="nearest-neighbour:timm/MODEL",
+        about="nearest neighbours in the features of a frozen network of timm",
+        fits=lambda base: base.startswith("nearest-neighbour:timm/"),
+        builder=_NEAREST_NEIGHBOUR,
+        takes_backbone_weights=True,
+    ),
+    MatcherEntry(
+        form="nearest-neighbour:torchvision/MODEL",
+        about="nearest neighbours in the features of a frozen network of torchvision",
+        fits=lambda base: base.startswith("nearest-neighbour:") and "/" in base,
+        builder=_NEAREST_NEIGHBOUR,
+        takes_backbone_weights=True,
+    ),
+    MatcherEntry(
+        form="nearest-neighbour:dense-sift",
+        about="nearest neighbours of classical descriptors, without weights",
+        fits=lambda base: base == "nearest-neighbour:dense-sift",
+        builder=_NEAREST_NEIGHBOUR,
+    ),
+    MatcherEntry(
+        form="identity",
+        about="leaves every point at its relative position",
+        fits=lambda base: base == "identity",
+        builder="nemf.matchers.identity:build",
+    ),
+    MatcherEntry(
+        form="descriptors:FOLDER",
+        about="nearest neighbours of the descriptors of a NeMF checkpoint, without its field",
+        fits=lambda base: base.startswith(FOLDER_PREFIX),
+        builder="nemf.matchers.descriptors:build",
+    ),
+    MatcherEntry(
+        form="the path or URI of a NeMF checkpoint folder",
+        about="Neural Matching Fields with the weights of that folder",
+        fits=_is_folder,
+        builder=_CHECKPOINT,
+    ),
+    MatcherEntry(
+        form="package.module:factory",
+        about="your own: factory(backbone_weights=..., device=...) returns a nemf.Matcher",
+        fits=_is_factory,
+        builder="nemf.matchers.factory:build",
+        takes_backbone_weights=True,
+    ),
+)
+"""Tried in this order: the first entry that fits a name is its matcher."""
+
+FORMS = ", ".join(entry.form for entry in TABLE)
+"""How the names of matchers are written, for errors and help."""
+
+
+def find_entry(name: str) -> MatcherEntry:
+    """The entry of the matcher called `name`; ValueError listing the forms where there is none."""
+    base, mark, _ = name.partition("?")
+    for entry in TABLE:
+        if entry.fits(base):
+            return entry
+    hint = f"; what follows the '?' are options, and there is no folder {base!r}" if mark else ""
+    raise ValueError(f"there is no matcher {name!r}; there are {FORMS}{hint}")
+
+
+def is_checkpoint(name: str) -> bool:
+    """Whether `name` is a NeMF checkpoint: one that ships, any URI, or a path where there is a folder."""
+    try:
+        return find_entry(name).builder == _CHECKPOINT
+    except ValueError:
+        return False
+
+
+def describe() -> str:
+    """The table for people, a line for each matcher."""
+    width = max(len(entry.form) for entry in TABLE)
+    return "\n".join(f"{entry.form:{width}}  {entry.about}" for entry in TABLE)

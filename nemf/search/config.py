@@ -1,0 +1,132 @@
+"""The settings of a search: what they are, and what they may be. Imports no torch.
+
+SearchConfig is the only judge of a setting, wherever it comes from: Python, a matcher's name, a job's --search, or the
+config.json of a checkpoint.
+"""
+
+import itertools
+import reprlib
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any, Literal, get_type_hints
+
+from nemf.options import parse_options
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value <= 1000
+
+
+def _is_flag(value: Any) -> bool:
+    return type(value) is bool
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float)
+
+
+def _are_strides(value: Any) -> bool:
+    return (
+        isinstance(value, tuple)
+        and 0 < len(value) <= 8
+        and all(type(stride) is int and 1 <= stride <= 4096 for stride in value)
+        and all(coarse > fine for coarse, fine in itertools.pairwise(value))
+    )
+
+
+_RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "patchmatch_steps": ("a whole number from 0 to 1000", _is_count),
+    "refine_steps": ("a whole number from 0 to 1000", _is_count),
+    "refine_lr": ("a number above 0 and below 1e6", lambda value: _is_number(value) and 0 < value < 1e6),
+    "radius_norm": ("a number above 0 and at most 2", lambda value: _is_number(value) and 0 < value <= 2),
+    "radius_decay": ("a number above 0 and at most 1", lambda value: _is_number(value) and 0 < value <= 1),
+    "seed": ("a whole number between -2^63 and 2^63", lambda value: type(value) is int and abs(value) < 2**63),
+    "positional_gradient": ("true or false", _is_flag),
+    "neighbour_offset": ("true or false", _is_flag),
+    "grid_strides": ("a list of 1 to 8 falling whole numbers from 1 to 4096", _are_strides),
+    "precision": ("float32 or bfloat16", lambda value: value in ("float32", "bfloat16")),
+}
+"""What each setting must be, in words and as a test."""
+
+
+@dataclass(kw_only=True, frozen=True, slots=True)
+class SearchConfig:
+    """How the field is searched; the defaults are those of the published code.
+
+    Raises ValueError naming the setting that cannot be.
+    """
+
+    patchmatch_steps: int = 20
+    refine_steps: int = 20
+    refine_lr: float = 3e-4
+    radius_norm: float = 0.1
+    """How far PatchMatch may go from the coarse flow, and refinement from PatchMatch."""
+    seed: int = 0
+    positional_gradient: bool = False
+    """Refine along the whole gradient, including that through the encoding of the position."""
+    neighbour_offset: bool = False
+    """PatchMatch tries a neighbour's position moved by the offset from that neighbour to the pixel."""
+    radius_decay: float = 1.0
+    """What the radius of the random steps is multiplied by after each of them."""
+    grid_strides: tuple[int, ...] = (1,)
+    """Grids to search one after the other, each from the result of the one before: every n-th pixel. Where the last is
+    not every pixel, points start between its pixels, and a flow is refined at its pixels and interpolated between."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of the matrix products of the field. bfloat16 runs them in one kernel, on CUDA only; it moves matches where two
+    positions have nearly equal scores."""
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            if fault := setting_fault(field.name, getattr(self, field.name)):
+                raise ValueError(f"{field.name} {fault}")
+
+
+def setting_fault(name: str, value: Any) -> str | None:
+    """'must be ...; got ...' where `value` cannot be the SearchConfig field `name`, otherwise None."""
+    expected, holds = _RULES[name]
+    return None if holds(value) else f"must be {expected}; got {reprlib.repr(value)}"
+
+
+CHECKPOINT_SETTINGS = tuple(field.name for field in fields(SearchConfig) if field.name != "precision")
+"""The settings that a checkpoint may bring along; the precision depends on the machine."""
+
+
+def settings_from_json(content: Any) -> dict[str, Any]:
+    """The settings that the `search` object of a checkpoint's config.json holds, lists as tuples.
+
+    Raises ValueError for anything but an object, unknown fields and values that cannot be.
+    """
+    if not isinstance(content, dict):
+        raise ValueError(f"search must be a JSON object; got {reprlib.repr(content)}")
+    if unknown := content.keys() - set(CHECKPOINT_SETTINGS):
+        raise ValueError(f"search has unknown fields: {', '.join(sorted(unknown))}")
+    settings = {name: tuple(value) if isinstance(value, list) else value for name, value in content.items()}
+    for name, value in settings.items():
+        if fault := setting_fault(name, value):
+            raise ValueError(f"field search.{name} {fault}")
+    return settings
+
+
+def search_options(name: str, query: str) -> dict[str, Any]:
+    """Fields of SearchConfig out of a query string such as 'refine_steps=5&seed=1'.
+
+    name: what an error begins with. Raises ValueError for unknown fields and values that cannot be.
+    """
+    options = parse_options(name, query, get_type_hints(SearchConfig))
+    try:
+        SearchConfig(**options)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+    return options
+
+
+def as_options(settings: dict[str, Any]) -> tuple[str, ...]:
+    """Settings as 'name=value' texts, which search_options reads back when joined by '&'."""
+    SearchConfig(**settings)
+    return tuple(f"{name}={_as_text(value)}" for name, value in settings.items())
+
+
+def _as_text(value: Any) -> str:
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
+    return str(value).lower() if isinstance(value, bool) else str(value)
