@@ -1,31 +1,55 @@
 """`nemf NAME ...` runs `python -m jobs.NAME ...`; a '-' in NAME is a '_' of the module."""
 
+import ast
 import importlib
-import pkgutil
 import sys
+from pathlib import Path
 
-import jobs
-
-_NOT_JOBS = {"cli", "command", "recipes"}
+GROUPS = {
+    "data": ("prepare",),
+    "matching": ("match", "evaluate"),
+    "looking": ("pair", "field", "report"),
+    "training": ("train", "distil", "recipe", "pack", "import-official"),
+    "running": ("status", "verify", "retry-errors", "compact", "submit", "demo"),
+}
+"""The commands, by what they are for."""
 
 
 def main() -> int:
     """Entry point of the console script."""
     if len(sys.argv) < 2 or sys.argv[1] not in names():
-        asked_for_help = len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help")
-        if not asked_for_help:
+        is_help = len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help")
+        if not is_help:
             print(f"error: there is no command {sys.argv[1]!r}", file=sys.stderr)
-        print("usage: nemf COMMAND [--help] ...\ncommands: " + ", ".join(names()))
-        return 0 if asked_for_help else 2
+        print(help_text())
+        return 0 if is_help else 2
     name = sys.argv[1]
     sys.argv[0] = f"nemf {name}"
-    return int(importlib.import_module(f"jobs.{name.replace('-', '_')}").main(sys.argv[2:]))
+    return int(importlib.import_module(f"jobs.{module_of(name)}").main(sys.argv[2:]))
 
 
 def names() -> list[str]:
-    """The commands there are, sorted."""
-    modules = (module.name for module in pkgutil.iter_modules(jobs.__path__) if module.name not in _NOT_JOBS)
-    return sorted(name.replace("_", "-") for name in modules)
+    """The commands, sorted."""
+    return sorted(name for commands in GROUPS.values() for name in commands)
+
+
+def module_of(name: str) -> str:
+    """The module of `jobs` that holds a command."""
+    return name.replace("-", "_")
+
+
+def help_text() -> str:
+    """Every command with its summary, by group."""
+    lines = ["usage: nemf COMMAND [--help] ..."]
+    for group, commands in GROUPS.items():
+        lines += ["", f"{group}:", *(f"  {name:16} {summary(name)}" for name in commands)]
+    return "\n".join(lines)
+
+
+def summary(name: str) -> str:
+    """The first line of the command's docstring, read without importing what the command needs."""
+    source = Path(__file__).with_name(f"{module_of(name)}.py").read_text(encoding="utf-8")
+    return (ast.get_docstring(ast.parse(source)) or "").partition("\n")[0]
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Make few large parts of a run's many small ones: the same table, sorted, quick to list and to look a pair up in.
+"""Merge the many small parts of a run into few large, sorted ones.
 
     python -m jobs.compact runs/x
 

@@ -1,4 +1,4 @@
-"""The whole road on real photographs with a known answer: prepare, match, evaluate, report.
+"""Run prepare, match, evaluate and report on real photographs with known answers.
 
     python -m jobs.demo --out demo
 

@@ -1,4 +1,4 @@
-"""Give a network a smaller backbone, trained on photographs alone to give the same maps.
+"""Replace a network's backbone by a smaller one, trained on photographs to give its maps.
 
     python -m jobs.distil --teacher runs/large/checkpoint --student nemf-small --photographs photographs.parquet \
         --out runs/small --steps 6000

@@ -1,4 +1,4 @@
-"""Score matches against the manifest's keypoints: PCK under named protocols, per category and overall.
+"""Score matches against keypoints: PCK under named protocols, per category and overall.
 
     python -m jobs.evaluate --matches runs/x --pairs pairs.parquet --protocol spair nemf --out metrics.parquet
     python -m jobs.evaluate ... --compare runs/y

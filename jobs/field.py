@@ -1,4 +1,4 @@
-"""Draw the matching field of one point: how well each place of the second image suits it (the paper's Figure 2).
+"""Draw the matching field of one point: its score at every position of the other image.
 
     nemf field a.jpg b.jpg --point 120,80 --out field.png
 

@@ -1,4 +1,4 @@
-"""Turn a checkpoint of the NeMF authors into one of this project.
+"""Convert a checkpoint of the NeMF authors into a checkpoint folder of this project.
 
     nemf import-official CHECKPOINT_DIR --out FOLDER
 

@@ -1,4 +1,4 @@
-"""The main job: match every pair of a manifest, durably.
+"""Match every pair of a manifest, durably.
 
     python -m jobs.match --pairs pairs.parquet --out runs/x --matcher nemf-small
 

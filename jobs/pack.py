@@ -1,4 +1,4 @@
-"""Make a checkpoint ready to be given away: half the size, its search settings chosen, its model card complete.
+"""Make a checkpoint ready for release: size, search settings and model card.
 
     python -m jobs.pack --checkpoint runs/small/checkpoint --out packed/mine --half --search grid_strides=8 \
         --metrics spair.parquet willow.parquet --training-data "Animal-Pose (research use)"

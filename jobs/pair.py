@@ -1,4 +1,4 @@
-"""Match one pair of images by hand.
+"""Match one pair of images: print, and draw, where points of the one are in the other.
 
     nemf pair a.jpg b.jpg --points 10,20 30,40 --out match.png
 

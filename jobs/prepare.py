@@ -1,4 +1,4 @@
-"""Turn a data set into a PAIRS manifest, what jobs.match reads.
+"""Turn a data set into a PAIRS manifest, the table of image pairs that jobs.match reads.
 
     python -m jobs.prepare --dataset spair --root SPair-71k --split test --out pairs.parquet
 

@@ -1,4 +1,4 @@
-"""Run a recipe: a whole training, from data sets to a checkpoint.
+"""Run a whole training by its name, from data sets to a checkpoint.
 
     python -m jobs.recipe nemf-small --data data --out runs/nemf-small --weights mobilenetv1_100.safetensors
 

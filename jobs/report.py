@@ -1,4 +1,4 @@
-"""One self-contained HTML page of a run: PCK with protocol, interval and counts, plots, failures, time, drawn pairs.
+"""Write one self-contained HTML page about a run: PCK, plots, failures, time, drawn pairs.
 
     python -m jobs.report --metrics metrics.parquet --matches runs/x --pairs pairs.parquet --out report.html
 

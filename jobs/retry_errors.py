@@ -1,4 +1,4 @@
-"""Ask again for the pairs of a run that ended as errors, with the settings the run was made with.
+"""Match those pairs of a run again that ended as errors, with the settings of the run.
 
     python -m jobs.retry_errors runs/x --kinds fetch:timeout,fetch:unavailable
 

@@ -1,4 +1,4 @@
-"""Where a run stands: at work or not, how far, how fast, with which errors.
+"""Show the state of a run: active or not, progress, rate, errors by reason.
 
     python -m jobs.status runs/x
 

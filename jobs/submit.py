@@ -1,4 +1,4 @@
-"""Run a job on a Ray cluster from outside: submit it, show its log as it grows, end with its exit code.
+"""Run a job on a Ray cluster: submit it, show its log, end with its exit code.
 
     nemf submit --address http://HEAD:8265 -- match --pairs s3://bucket/pairs.parquet --out s3://bucket/runs/x
 
@@ -103,7 +103,7 @@ class Config:
     @property
     def entrypoint(self) -> str:
         """The shell's line that the cluster runs."""
-        module = self.job[0].replace("-", "_")
+        module = cli.module_of(self.job[0])
         return shlex.join(["python", "-m", f"jobs.{module}", *self.job[1:]])
 
 

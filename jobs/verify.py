@@ -1,4 +1,4 @@
-"""Recount a run folder against its manifest: is every pair answered, and is every row what was counted?
+"""Recount a run folder against its manifest and name every problem.
 
     python -m jobs.verify runs/x
 

@@ -1,0 +1,50 @@
+"""What `nemf` says before any command is chosen."""
+
+import importlib
+import pkgutil
+import sys
+
+import pytest
+
+import jobs
+from jobs import cli
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["nemf", *words])
+    return cli.main()
+
+
+def test_every_command_is_in_one_group() -> None:
+    modules = [module.name for module in pkgutil.iter_modules(jobs.__path__)]
+    commands = [
+        name.replace("_", "-") for name in modules if hasattr(importlib.import_module(f"jobs.{name}"), "Config")
+    ]
+
+    assert cli.names() == sorted(commands)
+    assert len(set(cli.names())) == len(cli.names())
+
+
+@pytest.mark.parametrize("words", [[], ["-h"], ["--help"]])
+def test_help_lists_every_command_with_its_summary(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    assert run(monkeypatch, *words) == 0
+
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "usage: nemf COMMAND [--help] ..."
+    assert [line for line in lines if line.endswith(":")] == ["data:", "matching:", "looking:", "training:", "running:"]
+    summaries = dict(line.split(maxsplit=1) for line in lines if line.startswith("  "))
+    assert list(summaries) == [name for commands in cli.GROUPS.values() for name in commands]
+    assert summaries["prepare"] == importlib.import_module("jobs.prepare").__doc__.splitlines()[0]
+    assert all(summary.endswith(".") and len(summary) <= 90 for summary in summaries.values())
+
+
+def test_an_unknown_command_is_an_error_that_lists_the_known_ones(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "matsch") == 2
+
+    out, error = capsys.readouterr()
+    assert error == "error: there is no command 'matsch'\n"
+    assert "\n  match  " in out
