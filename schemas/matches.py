@@ -3,14 +3,7 @@
 `query` holds the points and the flow's grid, `reference` is searched: for direction `source_to_target` the query is
 the pair's source image, for `target_to_source` its target image.
 
-A row with status `error` says at which stage, and why in one of a few words (`error_message` tells the rest):
-
-    manifest    bad_keypoints, too_many_keypoints
-    fetch       not_found, permission_denied, bad_uri, not_allowed (--allow-prefix), too_large, no_image, unreadable;
-                timeout, unavailable, truncated (asked again several times, in vain)
-    decode      empty_file, not_an_image, truncated, corrupt, too_large, unsupported_mode
-    match       not_finite, bad_answer, or the name of the exception that the matcher raised
-    worker      died (the pair killed the process that worked on it, more than once), timeout (it hung the process)
+A row with status `error` has a failure instead (schemas.failures): its stage, kind and message.
 
 Flow is fixed point, each row as its difference from the one above, so that it is small and readable anywhere:
 
@@ -30,15 +23,13 @@ from schemas.types import POINTS_XY, SIZE_HW
 DIRECTIONS = ("source_to_target", "target_to_source")
 """Which image of the pair is the query."""
 
-ERROR_STAGES = ("manifest", "fetch", "decode", "match", "worker")
-
 MATCHES = pa.schema(
     [
         pa.field("pair_id", pa.string(), nullable=False),
         pa.field("direction", pa.string(), nullable=False),
         pa.field("attempt", pa.int32(), nullable=False),
         pa.field("status", pa.string(), nullable=False),  # ok | error
-        pa.field("error_stage", pa.string()),  # one of ERROR_STAGES
+        pa.field("error_stage", pa.string()),  # one of schemas.failures.ERROR_STAGES
         pa.field("error_kind", pa.string()),
         pa.field("error_message", pa.string()),
         pa.field("query_hw", SIZE_HW),

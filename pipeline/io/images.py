@@ -18,29 +18,25 @@ from nemf.rgb import to_rgb
 from pipeline.io.download import DownloadError, download
 from pipeline.io.image_headers import CostlyError, check_headers
 from pipeline.io.uri_allowlist import is_allowed
+from schemas.failures import FailureError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")
 MAX_FILE_BYTES = 256 * 2**20
 MAX_PIXELS = 8192 * 6144
-"""What a camera of 50 megapixels makes. Decoding takes 10 bytes a pixel, 0.5 GB; up to 21 with transparency."""
+"""Those of a camera of 50 megapixels. Decoding takes 10 bytes a pixel, 0.5 GB; up to 21 with transparency."""
 FETCH_SECONDS = 60.0
-"""What an image may take to arrive, with all that is asked again."""
+"""Time for the download of one image, including retries."""
 
-# More pixels than Pillow's limit are an error from the first, not a warning. Odd metadata concerns nobody.
+# More pixels than Pillow's limit are an error, not a warning. Odd metadata does no harm.
 warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 
-class ImageError(ValueError):
-    """An image that could not be had. `stage` is fetch or decode, `kind` a short constant reason."""
+class ImageError(FailureError):
+    """An image that could not be read, at stage fetch or decode; the message is without secrets."""
 
     def __init__(self, stage: str, kind: str, message: str) -> None:
-        message = redacted(message)  # it is stored in the pair's row
-        super().__init__(message)
-        self.stage, self.kind, self.message = stage, kind, message
-
-    def __reduce__(self) -> tuple[type, tuple[str, str, str]]:
-        return ImageError, (self.stage, self.kind, self.message)
+        super().__init__(stage, kind, redacted(message))
 
 
 def read_image(uri: str) -> np.ndarray:
@@ -48,37 +44,36 @@ def read_image(uri: str) -> np.ndarray:
     return decode_image(fetch_image(uri), uri)
 
 
-def fetch_image(uri: str, allowed: Sequence[str] = ()) -> bytes:
-    """The encoded bytes at `uri`. Faults that may pass are waited out, FETCH_SECONDS in all.
+def fetch_image(uri: str, allowed_prefixes: Sequence[str] = ()) -> bytes:
+    """The encoded bytes at `uri`. Transient errors are retried, FETCH_SECONDS in all.
 
-    allowed: prefixes that it must be below, see pipeline.io.uri_allowlist; none allow everything.
+    allowed_prefixes: `uri` must be below one of them, see pipeline.io.uri_allowlist; none allow everything.
     Raises ImageError at stage fetch: not_allowed, too_large, or one of nemf.io.store_errors; but CredentialsError, an
-    OSError, if a store takes this process' credentials for wrong or expired, since no other image could be had from it
-    either.
+    OSError, if a store rejects the credentials of this process, since no other image could be read from it either.
     """
-    if allowed and not is_allowed(uri, allowed):
-        raise ImageError("fetch", "not_allowed", f"{uri}: not below {' or '.join(allowed)} (--allow-prefix)")
+    if allowed_prefixes and not is_allowed(uri, allowed_prefixes):
+        message = f"{uri}: not below {' or '.join(allowed_prefixes)} (--allow-prefix)"
+        raise ImageError("fetch", "not_allowed", message)
     try:
-        return download(uri, max_bytes=MAX_FILE_BYTES, seconds=FETCH_SECONDS, redirects=not allowed)
+        return download(uri, max_bytes=MAX_FILE_BYTES, seconds=FETCH_SECONDS, redirects=not allowed_prefixes)
     except DownloadError as error:
-        kind = "not_allowed" if error.kind == "redirected" else error.kind
-        raise ImageError("fetch", kind, f"{uri}: {error}") from error
+        raise ImageError("fetch", error.failure.kind, f"{uri}: {error}") from error
     except Exception as error:  # every file system has exceptions of its own
         kind = reason(error)
         if kind == CREDENTIALS:
             raise credentials_error(uri, error) from error
-        raise ImageError("fetch", kind, f"{uri}: {_why(kind, error)}") from error
+        raise ImageError("fetch", kind, f"{uri}: {_message(kind, error)}") from error
 
 
-def _why(kind: str, error: Exception) -> str:
-    said = _one_line(error.__cause__ or error)
+def _message(kind: str, error: Exception) -> str:
+    text = _one_line(error.__cause__ or error)
     if kind == NOT_FOUND:
-        return "there is no such file" + (f" ({said})" if error.__cause__ else "")
-    if kind == TIMEOUT and not said:
+        return "there is no such file" + (f" ({text})" if error.__cause__ else "")
+    if kind == TIMEOUT and not text:
         return f"not there within {FETCH_SECONDS:g} s"
     if kind in (PERMISSION_DENIED, BAD_URI):
-        return said
-    return f"{type(error.__cause__ or error).__name__}: {said}"
+        return text
+    return f"{type(error.__cause__ or error).__name__}: {text}"
 
 
 def decode_image(data: bytes, where: str = "image") -> np.ndarray:

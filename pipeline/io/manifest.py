@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from pipeline.io import storage
 from schemas.check import SchemaError, check_schema, conform
+from schemas.failures import Failure
 from schemas.pairs import PAIRS
 
 INLINE_COLUMNS = ("source_image", "target_image")
@@ -124,18 +125,19 @@ def read_rows(file: str, row_group: int, rows: np.ndarray) -> pa.Table:
     return _as_pairs(pa.Table.from_batches(taken).take(pa.array(in_order)), PAIRS, file)
 
 
-def drop_oversized_keypoints(rows: pa.Table) -> tuple[pa.Table, dict[str, str]]:
-    """PAIRS rows without the keypoints of pairs that have too many, and what is wrong with those pairs, by pair_id."""
-    excess: dict[str, str] = {}
+def drop_oversized_keypoints(rows: pa.Table) -> tuple[pa.Table, dict[str, Failure]]:
+    """PAIRS rows without the keypoints of pairs that have more than MAX_KEYPOINTS; the failures of these by pair_id."""
+    failures: dict[str, Failure] = {}
     for name in ("source_xy_px", "target_xy_px", "keypoint_id"):
         counts = pc.fill_null(pc.list_value_length(rows[name]), 0)
         too_many = pc.greater(counts, MAX_KEYPOINTS)
         if pc.any(too_many).as_py():
-            found = zip(rows["pair_id"].filter(too_many), counts.filter(too_many), strict=True)
-            excess |= {pair_id.as_py(): f"{name} has {n} points; at most {MAX_KEYPOINTS}" for pair_id, n in found}
+            for pair_id, n in zip(rows["pair_id"].filter(too_many), counts.filter(too_many), strict=True):
+                message = f"{name} has {n} points; at most {MAX_KEYPOINTS}"
+                failures[pair_id.as_py()] = Failure("manifest", "too_many_keypoints", message)
             kept = pc.if_else(too_many, pa.scalar(None, rows[name].type), rows[name])
             rows = rows.set_column(rows.schema.get_field_index(name), rows.schema.field(name), kept)
-    return rows, excess
+    return rows, failures
 
 
 def manifest_digest(files: Sequence[str]) -> str:

@@ -17,20 +17,21 @@ import pyarrow as pa
 from pipeline.io import storage
 from pipeline.io.images import ImageError, decode_image, fetch_image
 from pipeline.io.manifest import INLINE_COLUMNS, drop_oversized_keypoints
-from pipeline.runs.quarantine import Refusal
+from schemas.failures import FAILURE, Failure
 from schemas.pairs import PAIRS
 
 CHUNK_BYTES = 64 * 2**20
-"""Pixels a chunk holds, at most, unless one pair has more."""
+"""Largest number of bytes of pixels in a chunk, unless one pair has more."""
 _FETCH_THREADS = 8
 _PAIRS_FETCHED = 8
+"""Pairs whose encoded images are fetched at once, and in memory at once."""
 
 _PAIRS = pa.schema(
     [field for field in PAIRS if field.name not in INLINE_COLUMNS]
     + [
         pa.field("source_key", pa.string()),
         pa.field("target_key", pa.string()),
-        pa.field("refused", pa.list_(pa.string())),
+        pa.field("failure", FAILURE),
     ]
 )
 _IMAGES = pa.schema(
@@ -39,9 +40,7 @@ _IMAGES = pa.schema(
         ("height", pa.int32()),
         ("width", pa.int32()),
         ("rgb", pa.large_binary()),
-        ("error_stage", pa.string()),
-        ("error_kind", pa.string()),
-        ("error_message", pa.string()),
+        ("failure", FAILURE),
         ("milliseconds", pa.float32()),
     ]
 )
@@ -53,8 +52,9 @@ class DecodedImage:
 
     rgb: np.ndarray | None = None
     """(H, W, 3) uint8."""
-    error: ImageError | None = None
+    failure: Failure | None = None
     milliseconds: float = 0.0
+    """Of fetching and decoding."""
 
     @property
     def n_bytes(self) -> int:
@@ -68,7 +68,7 @@ class Chunk:
 
     pairs: list[dict[str, Any]] = field(default_factory=list)
     """PAIRS rows without the inline images, with `source_key` and `target_key` naming entries of `images`, and
-    `refused`: None, or the Refusal that says why the pair must not be worked on (it then has no images)."""
+    `failure`: None, or the Failure of a pair that is not to be matched (it then has no images)."""
     images: dict[str, DecodedImage] = field(default_factory=dict)
 
     def to_row(self) -> pa.Table:
@@ -80,14 +80,13 @@ class Chunk:
                 "width": image.rgb.shape[1] if image.rgb is not None else None,
                 # A copy: pyarrow 26 never releases a memoryview that it converts.
                 "rgb": image.rgb.tobytes() if image.rgb is not None else None,
-                "error_stage": image.error.stage if image.error else None,
-                "error_kind": image.error.kind if image.error else None,
-                "error_message": image.error.message if image.error else None,
+                "failure": image.failure and image.failure._asdict(),
                 "milliseconds": image.milliseconds,
             }
             for key, image in self.images.items()
         ]
-        tables = {"pairs": pa.Table.from_pylist(self.pairs, _PAIRS), "images": pa.Table.from_pylist(images, _IMAGES)}
+        pairs = [pair | {"failure": pair["failure"] and pair["failure"]._asdict()} for pair in self.pairs]
+        tables = {"pairs": pa.Table.from_pylist(pairs, _PAIRS), "images": pa.Table.from_pylist(images, _IMAGES)}
         return pa.table({name: _to_stream(table) for name, table in tables.items()})
 
     @classmethod
@@ -96,40 +95,38 @@ class Chunk:
         images = {}
         stored = pa.ipc.open_stream(row["images"][0].as_buffer()).read_all()
         for image, rgb in zip(stored.drop_columns("rgb").to_pylist(), stored["rgb"], strict=True):
-            pixels, error = None, None
+            pixels = None
             if rgb.is_valid:
                 shape = (image["height"], image["width"], 3)
                 pixels = np.frombuffer(rgb.as_buffer(), np.uint8).reshape(shape)
-            else:
-                error = ImageError(image["error_stage"], image["error_kind"], image["error_message"])
-            images[image["key"]] = DecodedImage(rgb=pixels, error=error, milliseconds=image["milliseconds"])
-        return cls(pairs=pa.ipc.open_stream(row["pairs"][0].as_buffer()).read_all().to_pylist(), images=images)
+            failure = _to_failure(image["failure"])
+            images[image["key"]] = DecodedImage(rgb=pixels, failure=failure, milliseconds=image["milliseconds"])
+        pairs = pa.ipc.open_stream(row["pairs"][0].as_buffer()).read_all().to_pylist()
+        return cls(pairs=[pair | {"failure": _to_failure(pair["failure"])} for pair in pairs], images=images)
 
 
 def decode_rows(
     rows: pa.Table,
     image_root: str | None,
     *,
-    allowed: Sequence[str] = (),
-    refused: Mapping[str, Refusal] | None = None,
+    allowed_prefixes: Sequence[str] = (),
+    known_failures: Mapping[str, Failure] | None = None,
     chunk_bytes: int = CHUNK_BYTES,
 ) -> Iterator[Chunk]:
-    """PAIRS rows to chunks, in order. What cannot be read is an error in the chunk, never an exception.
+    """PAIRS rows to chunks, in order. What cannot be read is a failure in the chunk, never an exception.
 
-    allowed: prefixes that image URIs must be below; none allow everything (pipeline.io.uri_allowlist).
-    refused: by pair_id, pairs whose images are not to be touched.
-    chunk_bytes: pixels per chunk, at most, unless one pair has more.
-    Raises CredentialsError if a store does not accept those of this process: that is no fault of a pair.
+    allowed_prefixes: image URIs must be below one of them; none allow everything (pipeline.io.uri_allowlist).
+    known_failures: by pair_id, of pairs whose images are not to be read.
+    chunk_bytes: largest number of bytes of pixels in a chunk, unless one pair has more.
+    Raises CredentialsError if a store rejects the credentials of this process: no pair is at fault then.
     """
-    rows, excess = drop_oversized_keypoints(rows)
+    rows, oversized = drop_oversized_keypoints(rows)
     inline = {name: rows[name] for name in INLINE_COLUMNS}
     pairs = rows.drop_columns(list(INLINE_COLUMNS)).to_pylist()
     loaders: dict[str, Callable[[], bytes]] = {}
-    fetch = partial(fetch_image, allowed=allowed)
+    fetch = partial(fetch_image, allowed_prefixes=allowed_prefixes)
     for index, pair in enumerate(pairs):
-        pair["refused"] = (refused or {}).get(pair["pair_id"])
-        if pair["pair_id"] in excess:
-            pair["refused"] = Refusal("too_many_keypoints", excess[pair["pair_id"]], "manifest")
+        pair["failure"] = oversized.get(pair["pair_id"]) or (known_failures or {}).get(pair["pair_id"])
         for side in ("source", "target"):
             image = inline[f"{side}_image"][index].as_py()
             pair[f"{side}_key"] = _register(loaders, fetch, pair, side, image, image_root)
@@ -162,7 +159,7 @@ class _Fetched:
     """Encoded bytes, or why there are none."""
 
     data: bytes = b""
-    error: ImageError | None = None
+    failure: Failure | None = None
     seconds: float = 0.0
 
 
@@ -171,8 +168,8 @@ def _new_bytes(chunk: Chunk, images: dict[str, DecodedImage]) -> int:
 
 
 def _keys(pair: dict[str, Any]) -> list[str]:
-    """The images to be had for a pair."""
-    return [] if pair["refused"] else list(dict.fromkeys((pair["source_key"], pair["target_key"])))
+    """The keys of the images to decode for a pair."""
+    return [] if pair["failure"] else list(dict.fromkeys((pair["source_key"], pair["target_key"])))
 
 
 def _register(
@@ -183,7 +180,7 @@ def _register(
     inline: bytes | None,
     root: str | None,
 ) -> str:
-    """Note how to load one side's image; the key under which pairs share it."""
+    """The key under which pairs share one side's image, with its loader added to `loaders`."""
     uri = pair[f"{side}_uri"]
     if inline is not None:
         key = f"inline {side} image {hashlib.sha256(inline).hexdigest()[:16]}"
@@ -206,18 +203,22 @@ def _fetch(load: Callable[[], bytes]) -> _Fetched:
     try:
         return _Fetched(data=load(), seconds=time.perf_counter() - start)
     except ImageError as error:
-        return _Fetched(error=error)
+        return _Fetched(failure=error.failure)
 
 
 def _decode(key: str, fetched: _Fetched) -> DecodedImage:
-    if fetched.error:
-        return DecodedImage(error=fetched.error)
+    if fetched.failure:
+        return DecodedImage(failure=fetched.failure)
     start = time.perf_counter()
     try:
         rgb = decode_image(fetched.data, key)
     except ImageError as error:
-        return DecodedImage(error=error)
+        return DecodedImage(failure=error.failure)
     return DecodedImage(rgb=rgb, milliseconds=(fetched.seconds + time.perf_counter() - start) * 1000)
+
+
+def _to_failure(record: dict[str, str] | None) -> Failure | None:
+    return Failure(**record) if record else None
 
 
 def _to_stream(table: pa.Table) -> pa.Array:

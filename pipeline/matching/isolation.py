@@ -1,81 +1,82 @@
-"""Asking a matcher, which may be anybody's: every request ends with an answer or with the reason why it has none."""
+"""Calling a matcher that may fail: every pair gets its columns of MATCHES, or a Failure of its own."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from nemf.matcher import ImagePair, Match, Matcher
 from pipeline.matching.predictions import InvalidMatchError
+from schemas.failures import Failure
 
 _NOTHING = object()
 
+Columns = Callable[[ImagePair, Match], dict[str, Any]]
+"""A match to its columns of MATCHES; what it raises is the failure of the pair."""
 
-@dataclass(kw_only=True, eq=False)
-class MatchRequest:
-    """One pair, and what became of it."""
 
-    pair: ImagePair
+@dataclass(frozen=True, kw_only=True, eq=False)
+class MatchResult:
+    """The columns of one matched pair, or why there are none."""
+
     columns: dict[str, Any] = field(default_factory=dict)
-    """What was made of the answers."""
-    error: tuple[str, str] | None = None
-    """Why there is no answer, as kind and message; `columns` do not count then."""
+    """Columns of MATCHES; empty after a failure."""
+    failure: Failure | None = None
     milliseconds: float = 0.0
+    """The pair's share of all calls of the matcher it was in."""
 
 
 def match_isolated(
-    matcher: Matcher,
-    requests: Sequence[MatchRequest],
-    columns: Callable[[MatchRequest, Match], dict[str, Any]],
-    on_answer: Callable[[], None],
-) -> None:
-    """Complete the requests.
+    matcher: Matcher, pairs: Sequence[ImagePair], columns: Columns, on_prediction: Callable[[], None]
+) -> list[MatchResult]:
+    """One result for each pair, in order.
 
-    columns: what an answer adds to its request's columns; what it raises is the request's error.
-    on_answer: called with every answer that came.
-    Where the matcher raises, the answers it gave stay and the rest is asked again in halves: a batch that memory does
-    not hold is halved until it does, and a pair that cannot be matched ends alone. The same where it answered fewer or
-    more pairs than it was asked, but then no answer stays.
+    on_prediction: called with every match that came.
+    Where the matcher raises, the matches it gave are kept and the other pairs are matched again in halves: a batch that
+    memory does not hold is halved until it does, and a pair that cannot be matched ends alone. The same where it gave
+    fewer or more matches than pairs, but then none is kept.
     """
-    start, n_answered = time.perf_counter(), 0
+    start = time.perf_counter()
+    results: list[MatchResult] = []
+    failure = None
     try:
-        for request, match in zip(requests, _one_each(matcher, requests), strict=True):
-            on_answer()
-            n_answered += 1
-            try:
-                request.columns |= columns(request, match)
-                request.error = None
-            except Exception as error:  # an answer may be anything
-                request.error = _described(error)
-        return
+        for pair, match in zip(pairs, _one_each(matcher, pairs), strict=True):
+            on_prediction()
+            results.append(_result(columns, pair, match))
     except Exception as error:  # a matcher may raise anything
-        n_answered = 0 if isinstance(error, InvalidMatchError) else n_answered
-        reason = _described(error)
-    finally:
-        for request in requests:
-            request.milliseconds += (time.perf_counter() - start) * 1000 / len(requests)
-    if len(requests) == 1:
-        requests[0].error = reason
-        return
-    left = requests[n_answered:]
-    middle = (len(left) + 1) // 2
-    for half in (left[:middle], left[middle:]):
-        if half:
-            match_isolated(matcher, half, columns, on_answer)
+        failure = _failure(error)
+        if isinstance(error, InvalidMatchError):
+            results = []
+    milliseconds = (time.perf_counter() - start) * 1000 / len(pairs)
+    if failure and len(pairs) == 1:
+        results = [MatchResult(failure=failure)]
+    elif failure:
+        rest = pairs[len(results) :]
+        middle = (len(rest) + 1) // 2
+        for half in (rest[:middle], rest[middle:]):
+            results += match_isolated(matcher, half, columns, on_prediction) if half else []
+    return [replace(result, milliseconds=result.milliseconds + milliseconds) for result in results]
 
 
-def _described(error: Exception) -> tuple[str, str]:
-    """Kind and message."""
-    kind = error.kind if isinstance(error, InvalidMatchError) else type(error).__name__
-    return kind, " ".join(str(error).split())[:500]
+def _result(columns: Columns, pair: ImagePair, match: Match) -> MatchResult:
+    try:
+        return MatchResult(columns=columns(pair, match))
+    except Exception as error:  # a match may be anything
+        return MatchResult(failure=_failure(error))
 
 
-def _one_each(matcher: Matcher, requests: Sequence[MatchRequest]) -> Iterator[Match]:
-    answers = iter(matcher.match_batch([request.pair for request in requests]))
-    for number in range(len(requests)):
-        match: Any = next(answers, _NOTHING)
+def _failure(error: Exception) -> Failure:
+    kind = error.failure.kind if isinstance(error, InvalidMatchError) else type(error).__name__
+    return Failure("match", kind, " ".join(str(error).split())[:500])
+
+
+def _one_each(matcher: Matcher, pairs: Sequence[ImagePair]) -> Iterator[Match]:
+    """The matcher's matches. Raises InvalidMatchError where there are fewer or more than pairs."""
+    matches = iter(matcher.match_batch(pairs))
+    for number in range(len(pairs)):
+        match: Any = next(matches, _NOTHING)
         if match is _NOTHING:
-            raise InvalidMatchError("bad_answer", f"match_batch answered {number} of {len(requests)} pairs")
+            raise InvalidMatchError("bad_answer", f"match_batch answered {number} of {len(pairs)} pairs")
         yield match
-    if next(answers, _NOTHING) is not _NOTHING:
-        raise InvalidMatchError("bad_answer", f"match_batch answered more than the {len(requests)} pairs it was asked")
+    if next(matches, _NOTHING) is not _NOTHING:
+        raise InvalidMatchError("bad_answer", f"match_batch answered more than the {len(pairs)} pairs it was asked")

@@ -1,8 +1,9 @@
-"""The second stage: a chunk of decoded pairs to MATCHES rows. Every pair gets its rows, answered or with a reason."""
+"""The second stage: a chunk of decoded pairs to MATCHES rows. Every pair gets its rows, with a match or a failure."""
 
 import os
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -10,19 +11,32 @@ import numpy as np
 import pyarrow as pa
 
 from nemf.io.redact import redacted
-from nemf.matcher import ImagePair, Match, Matcher, Points, as_points
+from nemf.matcher import ImagePair, Matcher, Points, as_points
 from pipeline.matching.decode import Chunk
-from pipeline.matching.isolation import MatchRequest, match_isolated
+from pipeline.matching.isolation import MatchResult, match_isolated
 from pipeline.matching.options import MatchOptions
 from pipeline.matching.predictions import prediction_columns
-from pipeline.runs.quarantine import Refusal
+from schemas.failures import Failure
 from schemas.matches import MATCHES
 
 DENSE_PIXELS_AT_ONCE = 2**24
 """Query pixels whose flow is in memory at once (12 bytes each), unless one image has more."""
 
 _SIDES = {"source_to_target": ("source", "target"), "target_to_source": ("target", "source")}
-"""Which side of the pair is the query and which the reference."""
+"""The sides of the pair that are query and reference in each direction."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class MatchRequest:
+    """One row to make: a pair in one direction, to be matched or already failed."""
+
+    columns: dict[str, Any] = field(default_factory=dict)
+    """Columns of MATCHES that are known before matching."""
+    image_pair: ImagePair | None = None
+    """What to match; None after a failure."""
+    failure: Failure | None = None
+    decode_milliseconds: float | None = None
+    """None for a pair whose images were not decoded."""
 
 
 def match_chunk(
@@ -32,55 +46,48 @@ def match_chunk(
     *,
     fingerprint: str,
     attempt: int,
-    refused: Mapping[str, Refusal] | None = None,
-    on_answer: Callable[[], None] = lambda: None,
+    known_failures: Mapping[str, Failure] | None = None,
+    on_prediction: Callable[[], None] = lambda: None,
 ) -> pa.Table:
     """MATCHES rows of a chunk: pairs in order, within a pair the directions in order.
 
-    refused: why, by pair_id, pairs must not be matched, beside those the chunk has.
-    on_answer: called with every answer of the matcher.
+    known_failures: by pair_id, of pairs that must not be matched, in addition to those in the chunk.
+    on_prediction: called with every match that the matcher gave.
     """
+    requests = [
+        _request(chunk, pair, direction, options, pair["failure"] or (known_failures or {}).get(pair["pair_id"]))
+        for pair in chunk.pairs
+        for direction in options.directions
+    ]
+    image_pairs = [request.image_pair for request in requests if request.image_pair]
+    results = (
+        result for batch in _batches(image_pairs, options) for result in _match(matcher, batch, options, on_prediction)
+    )
     common = {
         "attempt": attempt,
         "matcher": redacted(matcher.name),
         "fingerprint": fingerprint,
         "worker": f"{socket.gethostname()}:{os.getpid()}",
     }
-    rows: list[dict[str, Any]] = []
-    asked: list[tuple[dict[str, Any], MatchRequest]] = []
-    for pair in chunk.pairs:
-        refusal = pair["refused"] or (refused or {}).get(pair["pair_id"])
-        for direction in options.directions:
-            row = {"pair_id": pair["pair_id"], "direction": direction, **common}
-            rows.append(row)
-            if refusal:
-                kind, reason, stage = refusal
-                row |= _error(stage, kind, reason)
-            elif image_pair := _image_pair(chunk, pair, row, options):
-                asked.append((row, MatchRequest(pair=image_pair)))
-    columns = partial(_columns, outputs=options.outputs)
-    for batch in _batches([request for _, request in asked], options):
-        match_isolated(matcher, batch, columns, on_answer)
-        if "cycle" in options.outputs:
-            _add_cycle_errors(matcher, [request for request in batch if not request.error], on_answer)
-    for row, request in asked:
-        row["milliseconds"]["match"] = request.milliseconds
-        row |= _error("match", *request.error) if request.error else {"status": "ok", **request.columns}
+    rows = [common | _row(request, next(results) if request.image_pair else None) for request in requests]
     return pa.Table.from_pylist(rows, MATCHES)
 
 
-def _image_pair(chunk: Chunk, pair: dict[str, Any], row: dict[str, Any], options: MatchOptions) -> ImagePair | None:
-    """What to ask the matcher; None where that is clear to be in vain, the row then says why."""
-    query_side, reference_side = _SIDES[row["direction"]]
+def _request(
+    chunk: Chunk, pair: dict[str, Any], direction: str, options: MatchOptions, failure: Failure | None
+) -> MatchRequest:
+    """failure: of the pair, where it is known before its images are looked at."""
+    columns = {"pair_id": pair["pair_id"], "direction": direction}
+    if failure:
+        return MatchRequest(columns=columns, failure=failure)
+    query_side, reference_side = _SIDES[direction]
     query, reference = chunk.images[pair[f"{query_side}_key"]], chunk.images[pair[f"{reference_side}_key"]]
-    row["milliseconds"] = {"decode": query.milliseconds + reference.milliseconds, "match": None}
     for image, name in ((query, "query_hw"), (reference, "reference_hw")):
         if image.rgb is not None:
-            row[name] = list(image.rgb.shape[:2])
-    for image in (query, reference):
-        if image.error is not None:
-            row |= _error(image.error.stage, image.error.kind, image.error.message)
-            return None
+            columns[name] = list(image.rgb.shape[:2])
+    request = partial(MatchRequest, columns=columns, decode_milliseconds=query.milliseconds + reference.milliseconds)
+    if failure := query.failure or reference.failure:
+        return request(failure=failure)
     assert query.rgb is not None
     assert reference.rgb is not None
     points = None
@@ -88,16 +95,35 @@ def _image_pair(chunk: Chunk, pair: dict[str, Any], row: dict[str, Any], options
         try:
             points = _keypoints(pair)[query_side]
         except ValueError as error:
-            row |= _error("manifest", "bad_keypoints", str(error))
-            return None
-        row["query_xy_px"] = points.tolist()
-    return ImagePair(
-        query_rgb=query.rgb,
-        reference_rgb=reference.rgb,
-        query_xy_px=points,
-        dense="flow" in options.outputs,
-        pair_id=pair["pair_id"],
+            return request(failure=Failure("manifest", "bad_keypoints", str(error)))
+        columns["query_xy_px"] = points.tolist()
+    return request(
+        image_pair=ImagePair(
+            query_rgb=query.rgb,
+            reference_rgb=reference.rgb,
+            query_xy_px=points,
+            dense="flow" in options.outputs,
+            pair_id=pair["pair_id"],
+        )
     )
+
+
+def _row(request: MatchRequest, result: MatchResult | None) -> dict[str, Any]:
+    """The columns of MATCHES that differ from row to row; result: of the request's image pair, if it has one."""
+    row = dict(request.columns)
+    if request.decode_milliseconds is not None:
+        row["milliseconds"] = {"decode": request.decode_milliseconds, "match": result and result.milliseconds}
+    failure = result.failure if result else request.failure
+    if failure:
+        message = redacted(failure.message)
+        return row | {
+            "status": "error",
+            "error_stage": failure.stage,
+            "error_kind": failure.kind,
+            "error_message": message,
+        }
+    assert result is not None
+    return row | {"status": "ok", **result.columns}
 
 
 def _keypoints(pair: dict[str, Any]) -> dict[str, Points]:
@@ -115,48 +141,57 @@ def _keypoints(pair: dict[str, Any]) -> dict[str, Points]:
     return points
 
 
-def _batches(requests: Sequence[MatchRequest], options: MatchOptions) -> Iterator[list[MatchRequest]]:
-    """Questions to be asked together, in order."""
-    batch: list[MatchRequest] = []
+def _batches(pairs: Sequence[ImagePair], options: MatchOptions) -> Iterator[list[ImagePair]]:
+    """Pairs to be given to the matcher together, in order."""
+    batch: list[ImagePair] = []
     dense_pixels = 0
-    for request in requests:
-        height, width = request.pair.query_rgb.shape[:2]
-        pixels = height * width if request.pair.dense else 0
+    for pair in pairs:
+        height, width = pair.query_rgb.shape[:2]
+        pixels = height * width if pair.dense else 0
         if batch and (len(batch) == options.batch_pairs or dense_pixels + pixels > DENSE_PIXELS_AT_ONCE):
             yield batch
             batch, dense_pixels = [], 0
-        batch.append(request)
+        batch.append(pair)
         dense_pixels += pixels
     if batch:
         yield batch
 
 
-def _add_cycle_errors(matcher: Matcher, requests: Sequence[MatchRequest], on_answer: Callable[[], None]) -> None:
-    """Where do the answered points come from? How far from that they were asked for is the cycle error."""
-    back = [MatchRequest(pair=_reversed(request)) for request in requests]
-    match_isolated(matcher, back, partial(_columns, outputs=("keypoints",)), on_answer)
-    for request, returned in zip(requests, back, strict=True):
-        request.milliseconds += returned.milliseconds
-        request.error = returned.error
-        if not returned.error:
-            home_xy_px = np.array(returned.columns["reference_xy_px"], np.float32).reshape(-1, 2)
-            assert request.pair.query_xy_px is not None
-            error_px = np.linalg.norm(home_xy_px - request.pair.query_xy_px, axis=1)
-            request.columns["point_cycle_error_px"] = error_px.tolist()
+def _match(
+    matcher: Matcher, batch: Sequence[ImagePair], options: MatchOptions, on_prediction: Callable[[], None]
+) -> list[MatchResult]:
+    """The results of one batch, with all that the options ask for."""
+    results = match_isolated(matcher, batch, partial(prediction_columns, outputs=options.outputs), on_prediction)
+    if "cycle" not in options.outputs:
+        return results
+    matched = [index for index, result in enumerate(results) if not result.failure]
+    if not matched:
+        return results
+    reversed_pairs = [_reversed(batch[index], results[index]) for index in matched]
+    columns = partial(prediction_columns, outputs=("keypoints",))
+    returned = match_isolated(matcher, reversed_pairs, columns, on_prediction)
+    for index, back in zip(matched, returned, strict=True):
+        results[index] = _with_cycle_error(batch[index], results[index], back)
+    return results
 
 
-def _reversed(request: MatchRequest) -> ImagePair:
+def _reversed(pair: ImagePair, result: MatchResult) -> ImagePair:
+    """The pair that matches the predicted points back to the query image."""
     return ImagePair(
-        query_rgb=request.pair.reference_rgb,
-        reference_rgb=request.pair.query_rgb,
-        query_xy_px=np.array(request.columns["reference_xy_px"], np.float32).reshape(-1, 2),
-        pair_id=request.pair.pair_id,
+        query_rgb=pair.reference_rgb,
+        reference_rgb=pair.query_rgb,
+        query_xy_px=np.array(result.columns["reference_xy_px"], np.float32).reshape(-1, 2),
+        pair_id=pair.pair_id,
     )
 
 
-def _columns(request: MatchRequest, match: Match, outputs: Sequence[str]) -> dict[str, Any]:
-    return prediction_columns(match, request.pair, outputs)
-
-
-def _error(stage: str, kind: str, message: str) -> dict[str, Any]:
-    return {"status": "error", "error_stage": stage, "error_kind": kind, "error_message": redacted(message)}
+def _with_cycle_error(pair: ImagePair, result: MatchResult, returned: MatchResult) -> MatchResult:
+    """The result with the distance, in pixels, of each point matched there and back from where it started."""
+    milliseconds = result.milliseconds + returned.milliseconds
+    if returned.failure:
+        return MatchResult(failure=returned.failure, milliseconds=milliseconds)
+    returned_xy_px = np.array(returned.columns["reference_xy_px"], np.float32).reshape(-1, 2)
+    assert pair.query_xy_px is not None
+    error_px = np.linalg.norm(returned_xy_px - pair.query_xy_px, axis=1)
+    columns = result.columns | {"point_cycle_error_px": error_px.tolist()}
+    return replace(result, columns=columns, milliseconds=milliseconds)

@@ -1,4 +1,4 @@
-"""A matcher's answer to its columns of MATCHES. Matchers may be anybody's, so an answer is checked first."""
+"""A match to its columns of MATCHES. Matchers may be third-party code, so a match is checked first."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,20 +7,20 @@ import numpy as np
 
 from nemf.matcher import ImagePair, Match
 from pipeline.runs.flow_codec import encode_confidence, encode_flow
+from schemas.failures import FailureError
 
 _ROUNDING = 1e-5
 
 
-class InvalidMatchError(ValueError):
-    """An answer that is none; `kind` is bad_answer or not_finite."""
+class InvalidMatchError(FailureError):
+    """A match that cannot be stored, of kind bad_answer or not_finite."""
 
     def __init__(self, kind: str, message: str) -> None:
-        super().__init__(message)
-        self.kind = kind
+        super().__init__("match", kind, message)
 
 
-def prediction_columns(match: Match, pair: ImagePair, outputs: Sequence[str]) -> dict[str, Any]:
-    """The columns that `outputs` asks for. Raises InvalidMatchError if the answer does not fit the question."""
+def prediction_columns(pair: ImagePair, match: Match, outputs: Sequence[str]) -> dict[str, Any]:
+    """The columns of MATCHES that `outputs` names. Raises InvalidMatchError if the match does not fit the pair."""
     n_points = 0 if pair.query_xy_px is None else len(pair.query_xy_px)
     hw = pair.query_rgb.shape[:2]
     columns: dict[str, Any] = {}
@@ -37,6 +37,7 @@ def prediction_columns(match: Match, pair: ImagePair, outputs: Sequence[str]) ->
 
 
 def _checked(match: Match, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """The match's array `name`: finite floats of the given shape."""
     array = np.asarray(getattr(match, name, None))
     if array.shape != shape or not np.issubdtype(array.dtype, np.floating):
         raise InvalidMatchError(
@@ -48,6 +49,7 @@ def _checked(match: Match, name: str, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _checked_share(match: Match, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """The match's array `name`, of values in 0..1."""
     array = _checked(match, name, shape)
     if array.size and not (array.min() >= -_ROUNDING and array.max() <= 1 + _ROUNDING):
         raise InvalidMatchError("bad_answer", f"{name} must be in 0..1; got {array.min():g} to {array.max():g}")

@@ -114,9 +114,11 @@ def decode_slice(row: pa.Table, config: MatchStageConfig) -> Iterator[pa.Table]:
     quarantine = Quarantine(config.out, config.in_progress_folder)
 
     def decode(pair_ids: Sequence[str]) -> Iterator[pa.Table]:
-        asked = rows.filter(pc.is_in(rows["pair_id"], pa.array(pair_ids)))
-        for chunk in decode_rows(asked, config.image_root, allowed=config.allow_prefix, refused=quarantine.refused):
-            yield chunk.to_row()
+        some = rows.filter(pc.is_in(rows["pair_id"], pa.array(pair_ids)))
+        chunks = decode_rows(
+            some, config.image_root, allowed_prefixes=config.allow_prefix, known_failures=quarantine.failures
+        )
+        yield from (chunk.to_row() for chunk in chunks)
 
     yield from timed_items("decode", quarantine.guard("decode", rows["pair_id"].to_pylist(), decode))
 
@@ -152,8 +154,8 @@ class MatchWorker:
                 config.options,
                 fingerprint=config.fingerprint,
                 attempt=config.attempt,
-                refused=self._quarantine.refused,
-                on_answer=self._watchdog.alive,
+                known_failures=self._quarantine.failures,
+                on_prediction=self._watchdog.alive,
             )
 
         pair_ids = [pair["pair_id"] for pair in chunk.pairs]

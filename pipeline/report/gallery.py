@@ -162,8 +162,8 @@ def _draw_pair(
         drawn = draw_match(query.rgb, reference.rgb, *points, correct=marks, truth_xy_px=truth_xy_px)
         data_uri = _jpeg_data_uri(drawn, _WIDTH_PX)
         drawn_flow = None if flow_px is None else _draw_flow(flow_px, reference.rgb)
-    elif error := query.error or reference.error:
-        caption = f"{caption}; cannot be drawn: {error.message}"
+    elif failure := query.failure or reference.failure:
+        caption = f"{caption}; cannot be drawn: {failure.message}"
     return Picture(choice=choice, pair_id=pair["pair_id"], caption=caption, data_uri=data_uri, flow=drawn_flow)
 
 

@@ -8,7 +8,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.runs.parts import count_each, list_parts, read_matches, reasons_of
-from schemas.matches import ERROR_STAGES, MATCHES
+from schemas.failures import ERROR_STAGES
+from schemas.matches import MATCHES
 
 ALL, NONE = "all", "none"
 

@@ -14,26 +14,18 @@ later ones, until its file is removed.
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from nemf.io.redact import redacted
 from pipeline.io import storage
 from pipeline.runs.lease import Lease
+from schemas.failures import Failure
 
 DEATHS = 2
 DIED = "died-"
 """Prefix of the files that record the death of a process."""
 
 Result = TypeVar("Result")
-
-
-class Refusal(NamedTuple):
-    """Why a pair is not worked on."""
-
-    kind: str
-    """died or timeout, unless it is refused at an earlier stage."""
-    reason: str
-    stage: str = "worker"
 
 
 class Quarantine:
@@ -44,15 +36,15 @@ class Quarantine:
         self._in_progress_folder = in_progress_folder
         self._claim = ""
         entries = map(storage.read_json, storage.list_files(self._folder, ".json"))
-        self.refused = {entry["pair_id"]: Refusal(entry["kind"], entry["reason"]) for entry in entries}
-        """The pairs in quarantine and why, by pair_id."""
+        self.failures = {entry["pair_id"]: Failure("worker", entry["kind"], entry["reason"]) for entry in entries}
+        """The failures of the pairs in quarantine, by pair_id."""
 
     def guard(
         self, stage: str, pair_ids: Sequence[str], work: Callable[[Sequence[str]], Iterator[Result]]
     ) -> Iterator[Result]:
         """The results of `work(pair_ids)`, called once for all pairs if that is safe, else once for each.
 
-        `work` must leave out the pairs in `refused`, which may grow between its calls.
+        `work` must leave out the pairs in `failures`, which may grow between its calls.
         """
         key = _key(f"{stage}-all", *pair_ids)
         if not self._cause_of_death(key):
@@ -87,7 +79,7 @@ class Quarantine:
         reason = f"{happened[kind]} at stage {stage}; to try it again, remove {redacted(file)}"
         entry = {"pair_id": pair_id, "kind": kind, "reason": reason}
         storage.write_bytes(file, json.dumps(entry, indent=2).encode())
-        self.refused[pair_id] = Refusal(kind, reason)
+        self.failures[pair_id] = Failure("worker", kind, reason)
 
     def _cause_of_death(self, key: str) -> str | None:
         """'timeout' or 'died' if the work `key` ended its processes in this attempt, else None."""

@@ -12,6 +12,7 @@ from make import encoded, noise_rgb
 from PIL import Image
 
 from pipeline.io.images import ImageError, decode_image
+from schemas.failures import ERROR_KINDS
 
 
 def _files() -> dict[str, bytes]:
@@ -67,12 +68,12 @@ def decode(data: bytes) -> None:
         try:
             rgb = decode_image(data, "image")
         except ImageError as error:
-            failure = error
+            failure = error.failure
     if rgb is not None:
         assert (rgb.dtype, rgb.ndim, rgb.shape[2]) == (np.uint8, 3, 3)
     if failure is not None:
         assert failure.stage == "decode"
-        assert failure.kind
+        assert failure.kind in ERROR_KINDS["decode"]
         assert re.fullmatch(r"image: .+", failure.message), failure.message
         assert "MemoryError" not in failure.message
 

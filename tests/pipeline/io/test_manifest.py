@@ -24,6 +24,7 @@ from pipeline.io.manifest import (
     read_rows,
 )
 from schemas.check import SchemaError
+from schemas.failures import Failure
 from schemas.pairs import PAIRS
 
 
@@ -289,12 +290,13 @@ def test_a_row_with_too_many_keypoints_loses_them_and_is_named() -> None:
         PAIRS,
     )
 
-    kept, excess = drop_oversized_keypoints(rows)
+    kept, failures = drop_oversized_keypoints(rows)
 
-    assert excess == {
+    messages = {
         "more": f"source_xy_px has {MAX_KEYPOINTS + 1} points; at most {MAX_KEYPOINTS}",
         "more names": f"keypoint_id has {MAX_KEYPOINTS + 1} points; at most {MAX_KEYPOINTS}",
     }
+    assert failures == {key: Failure("manifest", "too_many_keypoints", text) for key, text in messages.items()}
     assert kept.schema.equals(PAIRS)
     assert [len(points or []) for points in kept["source_xy_px"].to_pylist()] == [MAX_KEYPOINTS, 0, 3, 3]
     assert [len(points or []) for points in kept["target_xy_px"].to_pylist()] == [0, 3, 3, 3]

@@ -47,9 +47,9 @@ def test_what_cannot_be_read_is_an_error_in_the_chunk(tmp_path: Path) -> None:
     (chunk,) = decode_rows(rows, str(tmp_path))
     read = Chunk.from_row(chunk.to_row())
 
-    errors = [read.images[pair["target_key"]].error for pair in read.pairs]
-    assert [(e.stage, e.kind) for e in errors if e] == [("fetch", "not_found"), *[("fetch", "no_image")] * 2]
-    assert read.images[read.pairs[0]["source_key"]].error is None
+    failures = [read.images[pair["target_key"]].failure for pair in read.pairs]
+    assert [failure[:2] for failure in failures if failure] == [("fetch", "not_found"), *[("fetch", "no_image")] * 2]
+    assert read.images[read.pairs[0]["source_key"]].failure is None
 
 
 def test_chunks_hold_a_bounded_number_of_pixels() -> None:

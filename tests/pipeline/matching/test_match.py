@@ -16,7 +16,7 @@ from pipeline.matching.decode import decode_rows
 from pipeline.matching.match import match_chunk
 from pipeline.matching.options import MatchOptions
 from pipeline.runs.flow_codec import decode_confidence, decode_flow
-from pipeline.runs.quarantine import Refusal
+from schemas.failures import Failure
 from schemas.matches import MATCHES
 from schemas.pairs import PAIRS
 
@@ -204,7 +204,7 @@ def test_a_matcher_that_answers_nonsense_is_an_error_of_each_pair(answers: Any) 
 def test_a_refused_pair_is_an_error_without_its_images_being_touched() -> None:
     table = pa.Table.from_pylist([_pair("1"), _pair("2", source_image=b"must not be opened")], PAIRS)
 
-    (chunk,) = decode_rows(table, None, refused={"2": Refusal("died", "it kills")})
+    (chunk,) = decode_rows(table, None, known_failures={"2": Failure("worker", "died", "it kills")})
     rows = match_chunk(IdentityMatcher(), chunk, MatchOptions(), fingerprint="f", attempt=1).to_pylist()
 
     assert [row["status"] for row in rows] == ["ok", "error"]

@@ -29,14 +29,14 @@ class _Answer:
 def test_confidence_a_rounding_beyond_one_is_one() -> None:
     answer: Any = _Answer(point_confidence=np.array([1 + 1e-6, -1e-7], np.float32))
 
-    assert prediction_columns(answer, PAIR, OUTPUTS)["point_confidence"] == [1.0, 0.0]
+    assert prediction_columns(PAIR, answer, OUTPUTS)["point_confidence"] == [1.0, 0.0]
 
 
 def test_only_the_columns_asked_for() -> None:
     answer: Any = _Answer()
 
-    assert set(prediction_columns(answer, PAIR, ("keypoints",))) == {"reference_xy_px"}
-    assert set(prediction_columns(answer, PAIR, ("flow",))) == {"flow", "flow_hw", "flow_dtype", "flow_scale"}
+    assert set(prediction_columns(PAIR, answer, ("keypoints",))) == {"reference_xy_px"}
+    assert set(prediction_columns(PAIR, answer, ("flow",))) == {"flow", "flow_hw", "flow_dtype", "flow_scale"}
 
 
 @pytest.mark.parametrize(
@@ -65,6 +65,6 @@ def test_an_answer_that_does_not_fit_is_refused(parts: dict[str, Any], kind: str
     answer: Any = _Answer(**parts)
 
     with pytest.raises(InvalidMatchError, match=message) as error:
-        prediction_columns(answer, PAIR, OUTPUTS)
+        prediction_columns(PAIR, answer, OUTPUTS)
 
-    assert error.value.kind == kind
+    assert error.value.failure.kind == kind

@@ -17,10 +17,10 @@ def _work(quarantine: Quarantine, deadly: str, done: list[str]) -> Iterator[str]
 
     def work(pair_ids: Sequence[str]) -> Iterator[str]:
         for pair_id in pair_ids:
-            if pair_id == deadly and pair_id not in quarantine.refused:
+            if pair_id == deadly and pair_id not in quarantine.failures:
                 raise _Death
             done.append(pair_id)
-            yield "refused" if pair_id in quarantine.refused else "ok"
+            yield "refused" if pair_id in quarantine.failures else "ok"
 
     return quarantine.guard("match", list("abcd"), work)
 
@@ -37,9 +37,9 @@ def test_a_pair_that_kills_is_found_and_set_aside(tmp_path: Path) -> None:
 
     assert deaths == 4
     later = Quarantine(str(tmp_path), str(tmp_path / "begun of attempt 2"))
-    assert list(later.refused) == ["c"]
-    assert "its process died 2 times at stage match; to try it again, remove" in later.refused["c"].reason
-    assert later.refused["c"].kind == "died"
+    assert list(later.failures) == ["c"]
+    assert "its process died 2 times at stage match; to try it again, remove" in later.failures["c"].message
+    assert later.failures["c"].kind == "died"
     done: list[str] = []
     assert list(_work(later, deadly="c", done=done)) == ["ok", "ok", "refused", "ok"]
     assert done == list("abcd")
@@ -71,8 +71,8 @@ def test_work_that_hung_is_done_pair_by_pair_at_once_and_so_is_the_pair_it_hung_
 
     quarantine = Quarantine(str(tmp_path), str(tmp_path / "begun"))
     assert list(_work(quarantine, deadly="c", done=[])) == ["ok", "ok", "refused", "ok"]
-    assert quarantine.refused["c"].kind == "timeout"
-    assert "it gave no answer in time at stage match" in quarantine.refused["c"].reason
+    assert quarantine.failures["c"].kind == "timeout"
+    assert "it gave no answer in time at stage match" in quarantine.failures["c"].message
 
 
 def test_deaths_and_pairs_set_aside_are_events(tmp_path: Path) -> None:
@@ -80,21 +80,21 @@ def test_deaths_and_pairs_set_aside_are_events(tmp_path: Path) -> None:
 
     lease = acquire(str(tmp_path))
     monitor = QuarantineMonitor(str(tmp_path), lease)
-    refused = Quarantine(str(tmp_path), lease.in_progress_folder).refused
+    failures = Quarantine(str(tmp_path), lease.in_progress_folder).failures
 
     def work(pair_ids: Sequence[str]) -> Iterator[str]:
-        if "deadly" in pair_ids and "deadly" not in refused:
+        if "deadly" in pair_ids and "deadly" not in failures:
             raise _Death
         yield from pair_ids
 
     for _ in range(2 * DEATHS):
         guard = Quarantine(str(tmp_path), lease.in_progress_folder)
-        refused = guard.refused
+        failures = guard.failures
         with pytest.raises(_Death):
             list(guard.guard("match", ["good", "deadly"], work))
         monitor.record_new()
     guard = Quarantine(str(tmp_path), lease.in_progress_folder)
-    refused = guard.refused
+    failures = guard.failures
     assert list(guard.guard("match", ["good", "deadly"], work)) == ["good", "deadly"]
     monitor.record_new()
     monitor.record_new()
