@@ -16,6 +16,7 @@ import tyro
 
 from jobs.command import run_command
 from nemf import checkpoints
+from nemf.official.pickles import import_official
 from pipeline.io import storage
 from pipeline.io.uri_field import Uri
 
@@ -37,7 +38,7 @@ def run(config: Config) -> Path:
     out = Path(storage.absolute(config.out))
     if (out / "config.json").exists() or (out / "model.safetensors").exists():
         raise FileExistsError(f"--out {out} holds a checkpoint already; name another folder")
-    model, sizes = checkpoints.import_official(config.checkpoint_dir)
+    model, sizes = import_official(config.checkpoint_dir)
     checkpoints.save(out, model, sizes)
     n_parameters = sum(tensor.numel() for tensor in model.state_dict().values())
     print(f"{out}: {sizes.backbone}, {n_parameters / 1e6:.1f} M values")

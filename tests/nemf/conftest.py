@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import timm
 import torch
+from official_nemf import SMALL, official_shapes, official_state_dict
 from safetensors.torch import save_file
 
 MOBILENET_CONFIG = {
@@ -51,3 +52,15 @@ def mobilenet_file(write_weights: Callable[..., Path], mobilenet_tensors: dict[s
     """Those weights without the last stage, which no map of the configuration needs."""
     kept = {name: tensor for name, tensor in mobilenet_tensors.items() if not name.startswith("blocks.4.")}
     return write_weights(kept, MOBILENET_CONFIG)
+
+
+@pytest.fixture(scope="session")
+def official_tensors() -> dict[str, torch.Tensor]:
+    """The state dict of a small official network; not to be changed."""
+    return official_state_dict(official_shapes(**SMALL), seed=1)
+
+
+@pytest.fixture
+def state_dict(official_tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """That state dict, to be changed."""
+    return dict(official_tensors)

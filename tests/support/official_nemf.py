@@ -106,3 +106,9 @@ def _weight(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
     else:
         x = x / np.sqrt(np.prod(shape[1:]))
     return np.asarray(x, np.float32)
+
+
+def same_weights(model: torch.nn.Module, other: torch.nn.Module) -> bool:
+    """Whether two networks have the same tensors by the same names."""
+    ours, theirs = model.state_dict(), other.state_dict()
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
