@@ -16,12 +16,10 @@ def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
 
 
 def test_every_command_is_in_one_group() -> None:
-    modules = [module.name for module in pkgutil.iter_modules(jobs.__path__)]
-    commands = [
-        name.replace("_", "-") for name in modules if hasattr(importlib.import_module(f"jobs.{name}"), "Config")
-    ]
+    modules = [importlib.import_module(f"jobs.{module.name}") for module in pkgutil.iter_modules(jobs.__path__)]
+    commands = [module.__name__ for module in modules if hasattr(module, "Config") and hasattr(module, "main")]
 
-    assert cli.names() == sorted(commands)
+    assert [f"jobs.{cli.module_of(name)}" for name in cli.names()] == sorted(commands)
     assert len(set(cli.names())) == len(cli.names())
 
 
