@@ -30,13 +30,13 @@ from pipeline.io.uri_field import Uri, UriField, with_absolute_uris
 from pipeline.runs.lease import acquire
 from pipeline.runs.signals import stopping_on_signals
 from pipeline.training.folder import (
-    describe,
-    files_of_checkpoint,
+    checkpoint_files,
+    describe_run,
+    merge_unusable,
     open_training,
     read_history,
     read_state,
     read_success,
-    united,
     write_checkpoint,
     write_state,
     write_success,
@@ -117,10 +117,10 @@ def run(config: Config) -> str:
     config = with_absolute_uris(config)
     distiller = _distiller(config)
     settings = {name: value for name, value in as_json(config).items() if name not in _NOT_SHAPING}
-    files = files_of_checkpoint(config.teacher)
+    files = checkpoint_files(config.teacher)
     if config.student not in PRESETS:
-        files += files_of_checkpoint(config.student)
-    open_training(config.out, describe(settings, config.photographs, files))
+        files += checkpoint_files(config.student)
+    open_training(config.out, describe_run(settings, config.photographs, files))
     if read_success(config.out) is None:
         lease = acquire(config.out)
         try:
@@ -158,7 +158,7 @@ def _student(config: Config) -> NeMFConfig:
     return PRESETS[config.student]() if config.student in PRESETS else checkpoints.read_config(config.student)
 
 
-def _train(config: Config, distiller: Distiller, asked_to_stop: Callable[[], bool]) -> None:
+def _train(config: Config, distiller: Distiller, stop_requested: Callable[[], bool]) -> None:
     torch.set_num_threads(config.threads)
     student, teacher = _student(config), checkpoints.read_config(config.teacher)
     written = replace(teacher, backbone=student.backbone, backbone_config=student.backbone_config)
@@ -174,18 +174,18 @@ def _train(config: Config, distiller: Distiller, asked_to_stop: Callable[[], boo
     with tqdm(batches, total=config.steps, initial=distiller.step_number, unit="step", mininterval=0.5) as progress:
         for batch in progress:
             try:
-                told = distiller.step(batch)
+                metrics = distiller.step(batch)
             except FloatingPointError as error:
                 raise ValueError(f"{error}; lessen --lr, in a new --out") from error
             step = distiller.step_number
             last = step == config.steps
             if step % config.log_every == 0 or last:
-                history["training"].append({"step": step, **told})
-                progress.set_postfix(distance=f"{told['distance']:.3f}", refresh=False)
-            if step % config.checkpoint_every == 0 or last or asked_to_stop():
-                history["unusable"] = united(history["unusable"], images.unusable())
+                history["training"].append({"step": step, **metrics})
+                progress.set_postfix(distance=f"{metrics['distance']:.3f}", refresh=False)
+            if step % config.checkpoint_every == 0 or last or stop_requested():
+                history["unusable"] = merge_unusable(history["unusable"], images.unusable())
                 write_state(config.out, {"trainer": distiller.state_dict(), "history": history})
-                if asked_to_stop() and not last:
+                if stop_requested() and not last:
                     return
     write_checkpoint(config.out, distiller.distilled(), written, search, [])
     write_success(config.out, {"steps": config.steps})

@@ -20,7 +20,7 @@ from nemf.search.config import search_options
 from pipeline.evaluation.metrics import read_metrics
 from pipeline.io import storage
 from pipeline.io.uri_field import Uri
-from pipeline.training.model_card import CARD, measured, model_card
+from pipeline.training.model_card import CARD, model_card, pck_results
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,10 +51,10 @@ def run(config: Config) -> str:
     search = checkpoints.read_search(config.checkpoint)
     if config.search:
         search = search_options("--search", "&".join(config.search))
-    numbers = [number for uri in config.metrics for number in measured(read_metrics(uri))]
+    results = [result for uri in config.metrics for result in pck_results(read_metrics(uri))]
     name = config.name or PurePosixPath(storage.absolute(config.out)).name
     card = model_card(
-        name, model, network, numbers=numbers, training_data=config.training_data, commands=config.commands
+        name, model, network, results=results, training_data=config.training_data, commands=config.commands
     )
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)

@@ -15,7 +15,7 @@ import tyro
 
 from jobs import distil, prepare, train
 from jobs.command import run_command
-from jobs.recipes import RECIPES, Place
+from jobs.recipes import RECIPES, RecipeOptions
 from pipeline.io.uri_field import Uri
 
 
@@ -44,7 +44,7 @@ def run(config: Config) -> str:
     """Run the stages; the folder of the last one's run. Raises as the jobs do."""
     if config.name not in RECIPES:
         raise ValueError(f"there is no recipe {config.name!r}; there are: {', '.join(RECIPES)}")
-    place = Place(
+    options = RecipeOptions(
         data=Path(config.data).resolve(),
         out=Path(config.out).resolve(),
         weights=config.weights and str(Path(config.weights).resolve()),
@@ -52,7 +52,7 @@ def run(config: Config) -> str:
         bfloat16=config.bfloat16,
         workers=config.workers,
     )
-    stages = RECIPES[config.name](place)
+    stages = RECIPES[config.name](options)
     for number, stage in enumerate(stages, 1):
         print(f"stage {number} of {len(stages)}: {stage.out}", flush=True)
         if isinstance(stage, prepare.Config):

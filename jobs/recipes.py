@@ -17,7 +17,7 @@ Stage: TypeAlias = prepare.Config | distil.Config | train.Config
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
+class RecipeOptions:
     """Where a recipe finds its data and leaves its folders."""
 
     data: Path
@@ -34,10 +34,10 @@ class Place:
     """Processes that share the work of the paper's recipes, one per GPU."""
 
 
-Recipe: TypeAlias = Callable[[Place], list[Stage]]
+Recipe: TypeAlias = Callable[[RecipeOptions], list[Stage]]
 
 
-def nemf_small(place: Place) -> list[Stage]:
+def nemf_small(options: RecipeOptions) -> list[Stage]:
     """The network that ships: nemf_mobilenet, given a backbone from random weights and trained on.
 
     Its backbone learns twice: from the first descriptors of nemf_mobilenet, then from the second ones and with nearly
@@ -46,7 +46,7 @@ def nemf_small(place: Place) -> list[Stage]:
     Needs: data/animal-pose (train.parquet, val.parquet), data/imagenet-1000 (images.parquet), and weights of timm's
     mobilenetv1_100, of which nothing is in the result. Cost: README.md, Training. Result: its model card.
     """
-    of_teacher, out = replace(place, out=place.out / "teacher"), place.out
+    of_teacher, out = replace(options, out=options.out / "teacher"), options.out
     *manifests, teacher, better_teacher, _, _ = nemf_mobilenet(of_teacher)
     imagenet, animals = str(of_teacher.out / "imagenet.parquet"), str(of_teacher.out / "animals.parquet")
     distilled = distil.Config(
@@ -56,8 +56,8 @@ def nemf_small(place: Place) -> list[Stage]:
         student="nemf-small",
         steps=3000,
         warmup_steps=100,
-        bfloat16=place.bfloat16,
-        threads=place.threads,
+        bfloat16=options.bfloat16,
+        threads=options.threads,
     )
     again = replace(
         distilled,
@@ -80,7 +80,7 @@ def nemf_small(place: Place) -> list[Stage]:
     return [*manifests, teacher, better_teacher, distilled, again, descriptors, field]
 
 
-def nemf_mobilenet(place: Place) -> list[Stage]:
+def nemf_mobilenet(options: RecipeOptions) -> list[Stage]:
     """MobileNetV1 with its ImageNet weights, fine-tuned: how good the head is when the backbone is real.
 
     Its descriptors are trained three times, each time from where the last left them: the rate falls along three
@@ -88,8 +88,8 @@ def nemf_mobilenet(place: Place) -> list[Stage]:
 
     Needs: data/animal-pose, data/imagenet-1000 and weights of timm's mobilenetv1_100.
     """
-    descriptors = replace(_descriptors(place, "nemf-mobilenet"), backbone_weights=place.weights)
-    again = replace(_descriptors(place, f"{descriptors.out}/checkpoint"), out=f"{descriptors.out}-again")
+    descriptors = replace(_descriptors(options, "nemf-mobilenet"), backbone_weights=options.weights)
+    again = replace(_descriptors(options, f"{descriptors.out}/checkpoint"), out=f"{descriptors.out}-again")
     larger = replace(
         again,
         start=f"{again.out}/checkpoint",
@@ -103,7 +103,7 @@ def nemf_mobilenet(place: Place) -> list[Stage]:
         validate_every=400,
         seed=1,
     )
-    return [*_manifests(place), descriptors, again, larger, _field(place, larger)]
+    return [*_manifests(options), descriptors, again, larger, _field(options, larger)]
 
 
 def ablation(kind: CostFeatures) -> Recipe:
@@ -114,12 +114,12 @@ def ablation(kind: CostFeatures) -> Recipe:
     Fewer steps than there, the same for all variants: a step with a transformer takes 3 s on one CPU core.
     """
 
-    def recipe(place: Place) -> list[Stage]:
-        *before, descriptors, _, _, _ = nemf_mobilenet(place)
+    def recipe(options: RecipeOptions) -> list[Stage]:
+        *before, descriptors, _, _, _ = nemf_mobilenet(options)
         assert isinstance(descriptors, train.Config)
         variant = replace(
-            _field(place, descriptors),
-            out=str(place.out / f"field-{kind}"),
+            _field(options, descriptors),
+            out=str(options.out / f"field-{kind}"),
             cost_features=kind,
             steps=300,
             warmup_steps=30,
@@ -132,23 +132,23 @@ def ablation(kind: CostFeatures) -> Recipe:
     return recipe
 
 
-def paper_spair(place: Place) -> list[Stage]:
+def paper_spair(options: RecipeOptions) -> list[Stage]:
     """The published training for SPair-71k: ResNet-101, frozen, both losses, AdamW at 3e-5, negatives all random.
 
     Needs: data/SPair-71k and weights of torchvision's resnet101. Not run here: the paper reports PCK@.1 53.6 (protocol
     nemf); on the CPU of the README's tables a step of 8 pairs takes minutes, so it wants GPUs (--workers).
     The paper does not tell steps and batch size; these are ours: about 15 times through the training pairs.
     """
-    return _paper(place, dataset="spair", root="SPair-71k", training="trn", protocol="nemf", steps=100_000)
+    return _paper(options, dataset="spair", root="SPair-71k", training="trn", protocol="nemf", steps=100_000)
 
 
-def paper_pf_pascal(place: Place) -> list[Stage]:
+def paper_pf_pascal(options: RecipeOptions) -> list[Stage]:
     """The published training for PF-PASCAL, whose network the paper also measures on PF-WILLOW.
 
     Needs: data/PF-PASCAL and weights of torchvision's resnet101. Not run here: the paper reports PCK@.1 93.6 (protocol
     pf-pascal), on PF-WILLOW 75.0 (pf-willow-bbox-kp). Steps and batch size are ours: about 50 times through.
     """
-    return _paper(place, dataset="pf-pascal", root="PF-PASCAL", training="train", protocol="pf-pascal", steps=18_000)
+    return _paper(options, dataset="pf-pascal", root="PF-PASCAL", training="train", protocol="pf-pascal", steps=18_000)
 
 
 RECIPES: dict[str, Recipe] = {
@@ -163,8 +163,8 @@ RECIPES: dict[str, Recipe] = {
 }
 
 
-def _manifests(place: Place) -> list[Stage]:
-    animals, out = str(place.data / "animal-pose"), place.out
+def _manifests(options: RecipeOptions) -> list[Stage]:
+    animals, out = str(options.data / "animal-pose"), options.out
     return [
         prepare.Config(
             dataset="animal-pose", root=animals, split="train", pairs_per_category=4000, out=str(out / "train.parquet")
@@ -174,18 +174,18 @@ def _manifests(place: Place) -> list[Stage]:
         ),
         prepare.Config(dataset="photographs", root=f"{animals}/train.parquet", out=str(out / "animals.parquet")),
         prepare.Config(
-            dataset="photographs", root=str(place.data / "imagenet-1000"), out=str(out / "imagenet.parquet")
+            dataset="photographs", root=str(options.data / "imagenet-1000"), out=str(out / "imagenet.parquet")
         ),
     ]
 
 
-def _descriptors(place: Place, start: str) -> train.Config:
+def _descriptors(options: RecipeOptions, start: str) -> train.Config:
     """Backbone and neck learn to match by their descriptors alone, on small images, which are fast."""
     return train.Config(
-        pairs=(str(place.out / "train.parquet"),),
-        photographs=(str(place.out / "imagenet.parquet"),),
-        validation=str(place.out / "val.parquet"),
-        out=str(place.out / "descriptors"),
+        pairs=(str(options.out / "train.parquet"),),
+        photographs=(str(options.out / "imagenet.parquet"),),
+        validation=str(options.out / "val.parquet"),
+        out=str(options.out / "descriptors"),
         start=start,
         names_across_categories=True,
         field_weight=0.0,
@@ -201,12 +201,12 @@ def _descriptors(place: Place, start: str) -> train.Config:
         warp_share=0.2,
         validation_pairs=500,
         validate_every=1000,
-        bfloat16=place.bfloat16,
-        threads=place.threads,
+        bfloat16=options.bfloat16,
+        threads=options.threads,
     )
 
 
-def _field(place: Place, descriptors: train.Config) -> train.Config:
+def _field(options: RecipeOptions, descriptors: train.Config) -> train.Config:
     """The field learns, and the cost encoder if it has weights, on descriptors that stay as they are.
 
     Images, rate and seed are those that the descriptors had last.
@@ -215,7 +215,7 @@ def _field(place: Place, descriptors: train.Config) -> train.Config:
         descriptors,
         start=f"{descriptors.out}/checkpoint",
         backbone_weights=None,
-        out=str(place.out / "field"),
+        out=str(options.out / "field"),
         field_weight=1.0,
         flow_weight=1.0,
         descriptor_weight=0.0,
@@ -229,9 +229,9 @@ def _field(place: Place, descriptors: train.Config) -> train.Config:
     )
 
 
-def _paper(place: Place, *, dataset: str, root: str, training: str, protocol: str, steps: int) -> list[Stage]:
-    manifests = {split: str(place.out / f"{dataset}-{split}.parquet") for split in (training, "val")}
-    folder = str(place.data / root)
+def _paper(options: RecipeOptions, *, dataset: str, root: str, training: str, protocol: str, steps: int) -> list[Stage]:
+    manifests = {split: str(options.out / f"{dataset}-{split}.parquet") for split in (training, "val")}
+    folder = str(options.data / root)
     prepared = [
         prepare.Config(dataset=dataset, root=folder, split=split, out=manifest) for split, manifest in manifests.items()
     ]
@@ -240,16 +240,16 @@ def _paper(place: Place, *, dataset: str, root: str, training: str, protocol: st
         validation=manifests["val"],
         validation_pairs=500,
         protocol=protocol,
-        out=str(place.out / "field"),
+        out=str(options.out / "field"),
         start="paper",
-        backbone_weights=place.weights,
+        backbone_weights=options.weights,
         steps=steps,
         lr=3e-5,
         hard=0.0,
         negatives=99,
         ema_decay=0.0,
         validate_every=2000,
-        threads=place.threads,
-        workers=place.workers,
+        threads=options.threads,
+        workers=options.workers,
     )
     return [*prepared, published]

@@ -25,7 +25,7 @@ from nemf.matchers.table import is_checkpoint
 from nemf.model.presets import PRESETS
 from nemf.search.config import search_options
 from nemf.training.loop import TrainerConfig
-from nemf.training.losses import LOSSES, LossConfig
+from nemf.training.losses import LOSS_NAMES, LossConfig
 from pipeline.cluster.errors import ClusterError
 from pipeline.evaluation.protocols import protocol
 from pipeline.io import storage
@@ -33,16 +33,16 @@ from pipeline.io.uri_field import Uri, UriField, with_absolute_uris
 from pipeline.runs.lease import Lease, acquire
 from pipeline.runs.signals import stopping_on_signals
 from pipeline.training.folder import (
-    describe,
-    files_of_checkpoint,
+    checkpoint_files,
+    describe_run,
     open_training,
     read_history,
     read_success,
-    with_configuration,
+    weights_files,
     write_success,
 )
-from pipeline.training.validation import CHOOSING
-from pipeline.training.worker import Place, TrainingRun, network_config, train
+from pipeline.training.validation import SELECTION_METRIC
+from pipeline.training.worker import TrainingConfig, WorkerContext, network_config, train
 
 SHIPPED = "shipped"
 _TRAINER, _LOSS = TrainerConfig(steps=1), LossConfig()
@@ -169,7 +169,7 @@ class Config:
         protocol(self.protocol)
 
     @property
-    def training(self) -> TrainingRun:
+    def training(self) -> TrainingConfig:
         """What the workers need. Raises ValueError for settings of the training that cannot be."""
         loss = LossConfig(
             field_weight=self.field_weight,
@@ -189,7 +189,7 @@ class Config:
             seed=self.seed,
             loss=loss,
         )
-        return TrainingRun(
+        return TrainingConfig(
             out=self.out,
             pairs=self.pairs,
             weights=self.weights or (1.0,) * len(self.pairs),
@@ -257,14 +257,14 @@ def _describe(config: Config) -> dict[str, Any]:
     files = []
     checkpoints.check_sizes(network_config(config.start, config.cost_features, config.image_size))
     if config.start not in PRESETS:
-        files = files_of_checkpoint(config.start)
+        files = checkpoint_files(config.start)
     elif config.backbone_weights:
-        files = with_configuration(config.backbone_weights)
+        files = weights_files(config.backbone_weights)
     settings = {name: value for name, value in as_json(config).items() if name not in _NOT_SHAPING}
-    return describe(settings, manifests, files)
+    return describe_run(settings, manifests, files)
 
 
-def _train_all(config: Config, training: TrainingRun, lease: Lease) -> None:
+def _train_all(config: Config, training: TrainingConfig, lease: Lease) -> None:
     """Run the workers to the last step, showing how far they are. Raises as `run` does."""
     # Ray takes seconds to import, and a finished run needs none of it.
     import ray
@@ -333,7 +333,7 @@ def _worker(config: dict[str, Any]) -> None:
     from ray.train.torch import get_device
 
     context, news = get_context(), config["news"]
-    place = Place(rank=context.get_world_rank(), n_workers=context.get_world_size(), device=get_device())
+    place = WorkerContext(rank=context.get_world_rank(), n_workers=context.get_world_size(), device=get_device())
     try:
         train(config["training"], place, news.put, lambda: storage.exists(config["stop_file"]))
     except (ValueError, OSError, FloatingPointError) as error:
@@ -362,19 +362,24 @@ def _show(progress: tqdm, told: dict[str, Any]) -> None:
     if len(told) == 1:
         progress.initial = progress.n = told["step"]
     progress.update(told["step"] - progress.n)
-    if CHOOSING in told:
-        progress.write(f"step {told['step']}: {CHOOSING} {told[CHOOSING]:.2f} on the validation pairs", file=sys.stderr)
+    if SELECTION_METRIC in told:
+        progress.write(
+            f"step {told['step']}: {SELECTION_METRIC} {told[SELECTION_METRIC]:.2f} on the validation pairs",
+            file=sys.stderr,
+        )
     elif "total" in told:
-        progress.set_postfix({name: f"{told[name]:.3f}" for name in LOSSES if name in told}, refresh=False)
+        progress.set_postfix({name: f"{told[name]:.3f}" for name in LOSS_NAMES if name in told}, refresh=False)
 
 
 def _summary(checkpoint: str, history: dict[str, list[dict[str, Any]]]) -> str:
     last = history["training"][-1]
-    losses = ", ".join(f"{name} loss {last[name]:.3f}" for name in LOSSES if name in last)
+    losses = ", ".join(f"{name} loss {last[name]:.3f}" for name in LOSS_NAMES if name in last)
     lines = [f"{checkpoint}: after {last['step']} steps, {losses}"]
     if history["validation"]:
-        best = max(history["validation"], key=lambda row: row[CHOOSING])
-        lines.append(f"best on the validation pairs: {CHOOSING} {best[CHOOSING]:.2f} after {best['step']} steps")
+        best = max(history["validation"], key=lambda row: row[SELECTION_METRIC])
+        lines.append(
+            f"best on the validation pairs: {SELECTION_METRIC} {best[SELECTION_METRIC]:.2f} after {best['step']} steps"
+        )
     if unusable := history["unusable"]:
         named = [f"  {row['pair_id']} of {row['pairs']}: {row['reason']}" for row in unusable[:5]]
         rows = f"{len(unusable)} row{'s' if len(unusable) > 1 else ''}"

@@ -1,1 +1,1 @@
-"""Training NeMF networks: annotated pairs of images in, weights out. Knows the model; nothing else knows it."""
+"""Training of NeMF networks: examples, augmentation, losses and the trainer."""

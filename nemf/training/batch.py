@@ -1,4 +1,9 @@
-"""From examples to what the network takes: squashed, normalised images and normalised points."""
+"""Examples as tensors for the network: squashed, normalised images and normalised points.
+
+Roles, from the manifest to the paper: the manifest's `source` image becomes the *reference* of an example (what is
+searched, the paper's source), its `target` image becomes the *query* (where the field lives, the paper's target).
+pipeline/training/dataset.py reads them so; augmentation may swap them.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,70 +21,72 @@ from nemf.training.example import Example, View
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Batch:
-    """Some examples together. All their points stand in one list, those of one pair after another's."""
+    """b examples with m points in all; the points of one pair follow those of the pair before."""
 
-    source: Float[Tensor, "b 3 h w"]
-    target: Float[Tensor, "b 3 h w"]
+    reference: Float[Tensor, "b 3 h w"]
+    query: Float[Tensor, "b 3 h w"]
     pair: Int64[Tensor, " m"]
-    """Which pair of images a point belongs to."""
-    source_xy_norm: Float[Tensor, "m 2"]
-    target_xy_norm: Float[Tensor, "m 2"]
+    """Index of the pair of images that a point belongs to, 0 <= pair < b."""
+    reference_xy_norm: Float[Tensor, "m 2"]
+    query_xy_norm: Float[Tensor, "m 2"]
     keypoint: Int64[Tensor, " m"]
-    """A number for each keypoint: those of one number match, in whatever images they are."""
+    """Keypoint number of each point: points of one number match each other, in whatever images they are."""
 
     def to(self, device: torch.device) -> "Batch":
-        """The same on another device."""
+        """The batch on another device."""
         return Batch(**{name: getattr(self, name).to(device) for name in self.__slots__})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageFormat:
-    """What images a network takes."""
+    """The size and normalisation of the images that a network takes."""
 
     image_size: int
+    """Side of the square image, pixels."""
     mean: tuple[float, float, float]
+    """Mean of the colours in 0..1."""
     std: tuple[float, float, float]
 
     @staticmethod
-    def of(model: NeMF) -> "ImageFormat":
-        """That of a network; unlike it, cheap to send to another process."""
+    def from_model(model: NeMF) -> "ImageFormat":
+        """The format of a network's images; unlike the network, cheap to send to another process."""
         config = model.backbone.config
         return ImageFormat(image_size=model.image_size, mean=config.mean, std=config.std)
 
     def squash(self, rgb: RGB) -> Float[Tensor, "3 s s"]:
-        """The image as the network takes it, when matching too."""
+        """The image normalised and resized exactly as the matcher does it."""
         mean, std = (torch.tensor(values).view(3, 1, 1) for values in (self.mean, self.std))
         return squash(torch.from_numpy(np.array(rgb)), mean, std, self.image_size)
 
 
 def collate(examples: Sequence[Example], images: ImageFormat) -> Batch:
-    """The examples as one batch. Raises ValueError for an example that has no point, or one outside its image."""
+    """The examples as one batch. Raises ValueError for an example without points, or with one outside its image."""
     for number, example in enumerate(examples):
-        outside = len(example) - len(example.inside())
+        outside = len(example) - len(example.drop_outside_points())
         if outside or not len(example):
-            what = f"has {outside} of {len(example)} points outside its images" if outside else "has no points"
-            raise ValueError(f"example {number} of the batch {what}: leave out what Example.inside() leaves out")
-    sources, targets = [example.source for example in examples], [example.target for example in examples]
+            problem = f"has {outside} of {len(example)} points outside its images" if outside else "has no points"
+            raise ValueError(f"example {number} of the batch {problem}: call Example.drop_outside_points() first")
+    references, queries = [example.reference for example in examples], [example.query for example in examples]
     counts = torch.tensor([len(example) for example in examples])
     return Batch(
-        source=torch.stack([images.squash(view.rgb) for view in sources]),
-        target=torch.stack([images.squash(view.rgb) for view in targets]),
+        reference=torch.stack([images.squash(view.rgb) for view in references]),
+        query=torch.stack([images.squash(view.rgb) for view in queries]),
         pair=torch.arange(len(examples)).repeat_interleave(counts),
-        source_xy_norm=torch.cat([_points_norm(view) for view in sources]),
-        target_xy_norm=torch.cat([_points_norm(view) for view in targets]),
-        keypoint=_numbers(examples),
+        reference_xy_norm=torch.cat([_points_norm(view) for view in references]),
+        query_xy_norm=torch.cat([_points_norm(view) for view in queries]),
+        keypoint=_keypoint_numbers(examples),
     )
 
 
-def _numbers(examples: Sequence[Example]) -> Int64[Tensor, " m"]:
-    """Points of one name and category have one number; a point without name, or of a name used twice, its own."""
+def _keypoint_numbers(examples: Sequence[Example]) -> Int64[Tensor, " m"]:
+    """One number for all points of a name and category; a number of its own for a point without a unique name."""
     number_of: dict[tuple[object, ...], int] = {}
     numbers = []
     for index, example in enumerate(examples):
         names = example.keypoint_id
-        named = names is not None and len(set(names)) == len(names)
+        unique = names is not None and len(set(names)) == len(names)
         for row in range(len(example)):
-            key = (example.category, names[row]) if names is not None and named else (index, row, None)
+            key = (example.category, names[row]) if names is not None and unique else (index, row, None)
             numbers.append(number_of.setdefault(key, len(number_of)))
     return torch.tensor(numbers)
 

@@ -1,6 +1,6 @@
-"""The descriptor loss: every keypoint must find its counterparts in the feature maps alone, before any cost volume.
+"""The descriptor loss: each keypoint must match its counterparts by the feature maps alone, before any cost volume.
 
-One look at an image serves its pairs with all other images of the batch: a batch of B pairs holds up to 2B (2B - 1).
+The feature maps of an image serve its pairs with all other images of the batch: B examples make up to 2B (2B - 1).
 """
 
 import torch
@@ -12,6 +12,7 @@ from nemf.model.correlation import normalise
 from nemf.model.quadrilinear import corners
 
 TEMPERATURE = 0.05
+"""Of the softmax over cosines."""
 
 
 def descriptor_loss(
@@ -20,15 +21,15 @@ def descriptor_loss(
     xy_norm: Float[Tensor, "m 2"],
     keypoint: Int64[Tensor, " m"],
 ) -> Float[Tensor, ""]:
-    """How badly a keypoint's descriptor finds the keypoints of the same number in other images; the mean over them.
+    """Cross-entropy of matching each keypoint to those of the same number in other images; the mean over all matches.
 
-    Cross-entropy of softmax(cosine / 0.05) over the cells of the other image against the four cells around the true
-    place, by their bilinear weights (align-corners).
+    It is that of softmax(cosine / TEMPERATURE) over the cells of the other image against the four cells around the
+    true point, weighted bilinearly (align-corners).
 
-    features: maps of N images.
-    image: which image each of M keypoints is in.
-    xy_norm: where, within [-1, 1].
-    keypoint: its number. At least one number must occur in two images.
+    features: maps of n images.
+    image: index of the image that each of m keypoints is in, 0 <= image < n.
+    xy_norm: normalised (x, y) of each keypoint, within [-1, 1].
+    keypoint: number of each keypoint. At least one number must occur in two images.
     """
     hw = features.shape[2], features.shape[3]
     maps = normalise(features.float())
@@ -38,7 +39,7 @@ def descriptor_loss(
     descriptor = F.normalize((at_corners * weight[..., None]).sum(dim=1), dim=-1)
     query, match = ((keypoint[:, None] == keypoint) & (image[:, None] != image)).nonzero(as_tuple=True)
     assert len(query)
-    with torch.autocast(features.device.type, enabled=False):  # a cosine's rounding is magnified twenty times
+    with torch.autocast(features.device.type, enabled=False):  # the temperature magnifies rounding twenty times
         cosine = torch.einsum("mc,nch->mnh", descriptor, cells)
     log_likelihood = torch.log_softmax(cosine / TEMPERATURE, dim=-1)
     truth = log_likelihood[query[:, None], image[match][:, None], cell[match]]

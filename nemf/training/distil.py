@@ -1,6 +1,6 @@
-"""Distillation: a small backbone learns to stand in for a network's own, behind the same neck.
+"""Distillation: a student backbone learns to give the feature maps of a teacher network's backbone, behind its neck.
 
-Photographs are all it takes. What the student knows of anything else it knows from its teacher.
+Only photographs are needed, no annotations.
 """
 
 from typing import Any
@@ -17,9 +17,9 @@ from nemf.training.loop import TrainerConfig, rate_share
 
 
 class Distiller:
-    """Trains a student in place. Its batch normalisation learns its statistics here, and nowhere else.
+    """Trains a student in place, its batch normalisation included.
 
-    teacher: stays as it is.
+    teacher: not changed.
     config: the rates, the clipping and bfloat16 of a Trainer's; its losses and its averaging mean nothing here.
     Raises ValueError where the student's maps have not the shapes of those of the teacher's backbone.
     """
@@ -29,17 +29,18 @@ class Distiller:
         self.device = device
         self.student = student.to(device).to(memory_format=torch.channels_last)
         self.teacher = teacher.to(device).requires_grad_(False).eval()
-        for images_in in (self.teacher.backbone, self.teacher.neck):
-            if images_in is not None:
-                images_in.to(memory_format=torch.channels_last)
+        for part in (self.teacher.backbone, self.teacher.neck):
+            if part is not None:
+                part.to(memory_format=torch.channels_last)
         blank = torch.zeros(1, 3, teacher.image_size, teacher.image_size, device=device)
         with torch.no_grad():
-            ours, theirs = (
-                [tuple(level.shape[1:]) for level in each(blank)] for each in (self.student, teacher.backbone)
+            student_shapes, teacher_shapes = (
+                [tuple(level.shape[1:]) for level in backbone(blank)] for backbone in (self.student, teacher.backbone)
             )
-        if ours != theirs:
+        if student_shapes != teacher_shapes:
             raise ValueError(
-                f"the student must give maps like its teacher's, {theirs} channels, rows and columns; it gives {ours}"
+                f"the student must give maps like its teacher's, {teacher_shapes} channels, rows and columns; it gives "
+                f"{student_shapes}"
             )
         self.student.network.requires_grad_(True)
         self._parameters = list(self.student.network.parameters())
@@ -48,21 +49,21 @@ class Distiller:
         self.step_number = 0
 
     def step(self, rgb: Float[Tensor, "b 3 h w"]) -> dict[str, float]:
-        """Takes one step on images in [0, 1]; gives the loss before it and the rate.
+        """One step on images in [0, 1]. Returns `distance`, the loss before the step, and `lr`.
 
-        The loss is the squared distance between the student's unit vectors and the teacher's at a cell, which is
-        2 - 2 cosines: the mean over the cells of a map, and over the backbones' maps and those that the neck makes of
-        them. 0 is a perfect copy.
+        The loss is the squared distance between the unit vectors of student and teacher at a cell, 2 - 2 cosine, 0 for
+        a perfect copy: the mean over the cells of a map, and over the backbone's maps and those of the neck.
+        Raises FloatingPointError where the gradient is not finite; the weights are then those before the step.
         """
         rgb = rgb.to(self.device, memory_format=torch.channels_last)
         self.student.network.train()  # the Backbone around it never leaves eval mode itself
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.bfloat16):
             with torch.no_grad():
-                wanted = self._seen_through(self.teacher.backbone, rgb)
-            given = self._seen_through(self.student, rgb)
+                teacher_maps = self._feature_maps(self.teacher.backbone, rgb)
+            student_maps = self._feature_maps(self.student, rgb)
         distances = [
             F.mse_loss(normalise(ours.float()), normalise(theirs.float()), reduction="sum") / theirs[:, 0].numel()
-            for ours, theirs in zip(given, wanted, strict=True)
+            for ours, theirs in zip(student_maps, teacher_maps, strict=True)
         ]
         loss = torch.stack(distances).mean()
         self._optimiser.zero_grad()
@@ -70,14 +71,14 @@ class Distiller:
         norm = nn.utils.clip_grad_norm_(self._parameters, self.config.clip_norm)
         if not norm.isfinite():
             raise FloatingPointError(f"step {self.step_number}: the gradient is not finite; loss {loss.item()}")
-        told = {"distance": loss.item(), "lr": self._optimiser.param_groups[0]["lr"]}
+        metrics = {"distance": loss.item(), "lr": self._optimiser.param_groups[0]["lr"]}
         self._optimiser.step()
         self._schedule.step()
         self.step_number += 1
-        return told
+        return metrics
 
     def distilled(self) -> NeMF:
-        """The teacher with the student in place of its backbone; they share what they have."""
+        """The teacher with the student as its backbone; it shares the parameters of both."""
         return NeMF(
             self.student,
             self.teacher.cost_encoder,
@@ -87,7 +88,7 @@ class Distiller:
         ).eval()
 
     def state_dict(self) -> dict[str, Any]:
-        """What the next steps depend on, beside teacher, configuration and batches."""
+        """All that the next steps depend on besides teacher, configuration and batches, as plain values and tensors."""
         return {
             "step_number": self.step_number,
             "student": self.student.state_dict(),
@@ -96,13 +97,13 @@ class Distiller:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on from a state of the same student, teacher and configuration."""
+        """Restore a state of the same student, teacher and configuration."""
         self.student.load_state_dict(state["student"])
         self._optimiser.load_state_dict(state["optimiser"])
         self._schedule.load_state_dict(state["schedule"])
         self.step_number = state["step_number"]
 
-    def _seen_through(self, backbone: Backbone, rgb: Tensor) -> list[Tensor]:
-        """The maps of a backbone, and those that the teacher's neck makes of them."""
+    def _feature_maps(self, backbone: Backbone, rgb: Tensor) -> list[Tensor]:
+        """The backbone's maps, each (b, c, h, w), and those that the teacher's neck makes of them."""
         maps = backbone((rgb - backbone.mean) / backbone.std)
         return maps if self.teacher.neck is None else [*maps, *self.teacher.neck(maps)]

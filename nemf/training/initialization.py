@@ -1,4 +1,4 @@
-"""Where training from random weights starts."""
+"""Initialisation of cost encoder and field: before training they pass the correlation on."""
 
 import torch
 from torch import nn
@@ -9,17 +9,17 @@ from nemf.model.network import NeMF
 from nemf.training.descriptor_loss import TEMPERATURE
 
 _NOISE = 0.1
-"""How much of the random weights of a 4D convolution stays: channels that were all alike would stay so."""
+"""Scale of the random weights of a 4D convolution: not 0, since channels that start equal would stay equal."""
 _CONTRAST = 0.05
 """Standard deviation of the embedded correlation: its best cells then get some of the coarse flow's weight, not all."""
-_EVEN = 0.5
-"""The correlation whose matching score is one half: no sigmoid of a correlation is so near 1 that it has no slope."""
+_HALF_SCORE_CORRELATION = 0.5
+"""The correlation whose matching score starts at one half: the sigmoid of none is then so near 1 that it is flat."""
 
 
-def start_at_correlation(model: NeMF) -> None:
-    """Lets the cost encoder pass on the correlation, so that its coarse flow is as good as the features at once.
+def initialize_at_correlation(model: NeMF) -> None:
+    """Initialise the cost encoder to pass the correlation on, so that its coarse flow starts as good as the features.
 
-    A field that keeps the correlation passes it on too.
+    A field with keep_correlation is initialised to pass it on too.
 
     Random weights of the transformer's last layer would drown the correlation, random 4D convolutions would blur it,
     and either way the coarse flow's softmax, which has a temperature of 0.02, would put nearly all its weight on one
@@ -39,14 +39,14 @@ def start_at_correlation(model: NeMF) -> None:
         if blocks:
             nn.init.constant_(blocks[-1].norm.weight, _CONTRAST)
     if model.field.keep_correlation:
-        _pass_on(model.field)
+        _pass_correlation(model.field)
 
 
 @torch.no_grad()
-def _pass_on(field: Field) -> None:
-    """Lets the field score by the correlation alone to begin with, as steeply as descriptors learn to be compared.
+def _pass_correlation(field: Field) -> None:
+    """Initialise the field so that its logit is (correlation - _HALF_SCORE_CORRELATION) / TEMPERATURE.
 
-    Its first hidden value takes the correlation past all rectifiers to the output, lifted by 1 for them to let it pass.
+    Its first hidden value carries the correlation to the output, raised by 1 so that no ReLU cuts it.
     """
     carried = 0
     for layer in (field.fc_p, *field.fc_c, *(block.fc_1 for _, block in field.layers())):
@@ -57,4 +57,4 @@ def _pass_on(field: Field) -> None:
     first.bias[carried] = 1 / TEMPERATURE
     nn.init.zeros_(field.fc_out.weight)
     field.fc_out.weight[0, carried] = 1
-    nn.init.constant_(field.fc_out.bias, -(1 + _EVEN) / TEMPERATURE)
+    nn.init.constant_(field.fc_out.bias, -(1 + _HALF_SCORE_CORRELATION) / TEMPERATURE)

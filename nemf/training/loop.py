@@ -1,4 +1,4 @@
-"""The training loop: one step after another, and a state from which it goes on exactly as if never stopped."""
+"""The trainer: optimiser steps, averaged weights, and a state from which training resumes exactly."""
 
 import math
 from collections.abc import Callable
@@ -21,22 +21,22 @@ class TrainerConfig:
     """How a network is trained, by AdamW."""
 
     steps: int
-    """How many there are in all; the learning rate ends with them."""
+    """Number of steps in all; the learning rate's schedule ends with them."""
     lr: float = 3e-5
-    """Learning rate of all but the backbone, after the warm-up."""
+    """Learning rate of all parameters but the backbone's, after the warm-up."""
     backbone_lr: float | None = None
-    """That of the backbone; None to leave it as it is."""
+    """Learning rate of the backbone; None to freeze it."""
     warmup_steps: int = 0
-    """Steps in which the rates rise evenly to their full size."""
+    """Steps in which the rates rise linearly to their full size."""
     final_lr_share: float = 1.0
-    """What share of the rates is left at the end, reached along half a cosine; 1 for constant rates."""
+    """Share of the rates at the last step, reached along half a cosine; 1 for constant rates."""
     weight_decay: float = 0.01
     clip_norm: float = 1.0
-    """Gradients longer than this, all parameters taken together, are shortened to it."""
+    """Maximum norm of the gradient of all parameters together; a longer one is scaled down to it."""
     ema_decay: float = 0.999
-    """How much of the averaged weights stays at each step; 0 for no averaging."""
+    """Decay of the exponential moving average of the weights; 0 for no averaging."""
     bfloat16: bool = False
-    """Mixed precision: matrix products and convolutions in bfloat16, weights and sums in float32."""
+    """Mixed precision: matrix products and convolutions in bfloat16, weights and reductions in float32."""
     seed: int = 0
     loss: LossConfig = field(default_factory=LossConfig)
 
@@ -54,9 +54,9 @@ class TrainerConfig:
 class Trainer:
     """Trains a network in place, and keeps the exponential moving average of its weights.
 
-    rank: which of several workers this is; each draws negatives of its own.
-    wrap: what is done to the module that computes the losses, such as DistributedDataParallel.
-    Raises ValueError where nothing would be trained.
+    rank: number of this worker among several; each draws its own negatives.
+    wrap: applied to the module that computes the losses, such as DistributedDataParallel.
+    Raises ValueError where no parameter would be trained.
     """
 
     def __init__(
@@ -72,9 +72,9 @@ class Trainer:
         self.device = device
         self.rank = rank
         self.model = model.to(device)
-        for images_in in (model.backbone, model.neck):
-            if images_in is not None:
-                images_in.to(memory_format=torch.channels_last)  # in bfloat16 twice as fast
+        for part in (model.backbone, model.neck):
+            if part is not None:
+                part.to(memory_format=torch.channels_last)  # in bfloat16 twice as fast
         groups = parameter_groups(model, config.lr, config.backbone_lr, config.loss)
         self._parameters = [parameter for group in groups for parameter in group["params"]]
         self._optimiser = torch.optim.AdamW(groups, weight_decay=config.weight_decay)
@@ -87,13 +87,13 @@ class Trainer:
 
     @property
     def averaged(self) -> NeMF:
-        """The network with the averaged weights: what to validate and to keep. It changes with every step."""
+        """The network with the averaged weights, to be validated and saved. Every step changes it."""
         averaged = self._average.module
         assert isinstance(averaged, NeMF)
         return averaged
 
     def step(self, batch: Batch) -> dict[str, float]:
-        """Takes one step; gives the losses before it, the length of the gradient before clipping, and the rate.
+        """One step. Returns the losses before it, `gradient_norm` before clipping, and `lr`.
 
         Raises FloatingPointError where the gradient is not finite; the weights are then those before the step.
         """
@@ -104,18 +104,18 @@ class Trainer:
         self._optimiser.zero_grad()
         losses["total"].backward()
         norm = nn.utils.clip_grad_norm_(self._parameters, self.config.clip_norm)
-        told = {name: loss.item() for name, loss in losses.items()}
+        metrics = {name: loss.item() for name, loss in losses.items()}
         if not norm.isfinite():
-            raise FloatingPointError(f"step {self.step_number}: the gradient is not finite; losses {told}")
-        told |= {"gradient_norm": norm.item(), "lr": self._optimiser.param_groups[0]["lr"]}
+            raise FloatingPointError(f"step {self.step_number}: the gradient is not finite; losses {metrics}")
+        metrics |= {"gradient_norm": norm.item(), "lr": self._optimiser.param_groups[0]["lr"]}
         self._optimiser.step()
         self._schedule.step()
         self._average.update_parameters(self.model)
         self.step_number += 1
-        return told
+        return metrics
 
     def state_dict(self) -> dict[str, Any]:
-        """What the next steps depend on, beside configuration and batches: plain values, which weights_only reads."""
+        """All that the next steps depend on besides configuration and batches, as plain values and tensors."""
         return {
             "step_number": self.step_number,
             "model": self.model.state_dict(),
@@ -125,7 +125,7 @@ class Trainer:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on from a state of the same network and configuration."""
+        """Restore a state of the same network and configuration."""
         self.model.load_state_dict(state["model"])
         self._average.load_state_dict(state["averaged"])
         self._optimiser.load_state_dict(state["optimiser"])
@@ -134,7 +134,7 @@ class Trainer:
 
 
 def rate_share(step: int, config: TrainerConfig) -> float:
-    """What share of its full size a learning rate has at a step, counted from 0."""
+    """Share of the full learning rate, 0..1, at a step counted from 0."""
     if step < config.warmup_steps:
         return (step + 1) / config.warmup_steps
     done = min((step - config.warmup_steps) / (config.steps - config.warmup_steps), 1)

@@ -1,8 +1,7 @@
-"""What training minimises: the field must prefer the true match, and the coarse flow must point at it."""
+"""The losses of training: of the field (equation 5), of the coarse flow (equation 6) and of the descriptors."""
 
 import math
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -14,29 +13,25 @@ from nemf.model.network import NeMF
 from nemf.training.batch import Batch
 from nemf.training.descriptor_loss import descriptor_loss
 
-Kind = Literal["softmax", "binary"]
-LOSSES = ("field", "flow", "descriptor")
+LOSS_NAMES = ("field", "flow", "descriptor")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LossConfig:
-    """How the losses are computed and weighed."""
+    """How the losses are computed and weighted."""
 
     field_weight: float = 1.0
-    """The paper's lambda_f."""
+    """Weight of the field's loss, the paper's lambda_f."""
     flow_weight: float = 1.0
-    """The paper's lambda_c."""
+    """Weight of the coarse flow's loss, the paper's lambda_c."""
     descriptor_weight: float = 0.0
-    """Weight of the loss of nemf.training.descriptor_loss, which the paper does not have."""
+    """Weight of the loss in nemf.training.descriptor_loss, which the paper does not have."""
     negatives: int = 99
-    """Wrong candidates for each point and direction."""
+    """Number of wrong candidates for each point and direction."""
     hard: float = 0.5
-    """Share of the negatives that are near misses; the paper has none."""
+    """Share of the negatives that lie near the true point; the paper has none."""
     hard_radius_norm: tuple[float, float] = (0.05, 0.3)
-    """How far near misses are from the true point: at least and at most."""
-    kind: Kind = "softmax"
-    """Cross-entropy of the true candidate among all; or of every candidate's sigmoid, the true one weighing as much as
-    its negatives together."""
+    """Minimum and maximum distance of hard negatives from the true point."""
 
     def __post_init__(self) -> None:
         weights = (self.field_weight, self.flow_weight, self.descriptor_weight)
@@ -54,7 +49,7 @@ class LossConfig:
 
 
 class TrainingLoss(nn.Module):
-    """The network with its losses: a module, so that it can be wrapped for several devices."""
+    """The network with its losses: one module, so that DistributedDataParallel can wrap it."""
 
     def __init__(self, model: NeMF, config: LossConfig) -> None:
         super().__init__()
@@ -64,20 +59,20 @@ class TrainingLoss(nn.Module):
     def forward(self, batch: Batch, generator: Generator) -> dict[str, Tensor]:
         """`field`, `flow` and `descriptor`, those whose weight is not 0, and their weighted sum as `total`; scalars."""
         model, config = self.model, self.config
-        n_pairs = len(batch.source)
-        images = torch.cat([batch.source, batch.target]).contiguous(memory_format=torch.channels_last)
+        n_pairs = len(batch.reference)
+        images = torch.cat([batch.reference, batch.query]).contiguous(memory_format=torch.channels_last)
         maps = model.features(images)
         losses = {}
         if config.field_weight or config.flow_weight:
             encoded = model.encode_features([level[:n_pairs] for level in maps], [level[n_pairs:] for level in maps])
-            points = (batch.pair, batch.source_xy_norm, batch.target_xy_norm)
+            points = (batch.pair, batch.reference_xy_norm, batch.query_xy_norm)
             if config.field_weight:
                 losses["field"] = field_loss(model.field, encoded.cost_features, *points, generator, config)
             if config.flow_weight:
                 losses["flow"] = flow_loss(encoded.coarse_flow, *points)
         if config.descriptor_weight:
             image = torch.cat([batch.pair, n_pairs + batch.pair])
-            xy_norm = torch.cat([batch.source_xy_norm, batch.target_xy_norm])
+            xy_norm = torch.cat([batch.reference_xy_norm, batch.query_xy_norm])
             by_level = [descriptor_loss(level, image, xy_norm, batch.keypoint.repeat(2)) for level in maps]
             losses["descriptor"] = torch.stack(by_level).mean()
         weights = {"field": config.field_weight, "flow": config.flow_weight, "descriptor": config.descriptor_weight}
@@ -86,69 +81,69 @@ class TrainingLoss(nn.Module):
 
 def field_loss(
     field: nn.Module,
-    cost_features: Float[Tensor, "b c hs ws ht wt"],
+    cost_features: Float[Tensor, "b c hr wr hq wq"],
     pair: Int64[Tensor, " m"],
-    source_xy_norm: Float[Tensor, "m 2"],
-    target_xy_norm: Float[Tensor, "m 2"],
+    reference_xy_norm: Float[Tensor, "m 2"],
+    query_xy_norm: Float[Tensor, "m 2"],
     generator: Generator,
     config: LossConfig,
 ) -> Float[Tensor, ""]:
-    """Equation 5: how badly the field tells true matches from wrong ones; the mean over points and both directions.
+    """Equation 5: cross-entropy of the true match among wrong candidates; the mean over points and both directions.
 
-    Each source point meets its true target point among wrong ones, and each target point its true source point. Wrong
-    ones are even over the image, but near misses lie in a ring around the true point, and so perhaps outside.
+    Each reference point has its true query point among negatives, and each query point its true reference point.
+    Random negatives are uniform over the image; hard ones lie in a ring around the true point, perhaps outside.
 
-    field: logits of points as nemf.model.field.Field gives them. It is asked pair by pair, since pairs differ in their
-        points: autograd keeps 2 (1 + negatives) queries for each match, of 8 KiB each in the published network.
-    pair: which of the b pairs each match belongs to.
-    generator: of the CPU, so that all devices draw the same.
-    A field that cannot tell has the loss log(1 + negatives) with softmax, log 2 with binary.
+    field: logits of points as nemf.model.field.Field gives them. It is called pair by pair, since pairs have different
+        points: autograd keeps 2 (1 + negatives) evaluations for each match, of 8 KiB each in the published network.
+    pair: index of the pair that each match belongs to, 0 <= pair < b.
+    generator: on the CPU, so that all devices draw the same numbers.
+    A field that is constant has the loss log(1 + negatives).
     """
-    sources, targets = (
-        torch.cat([true[:, None], _misses(true, generator, config)], dim=1) for true in (source_xy_norm, target_xy_norm)
+    references, queries = (
+        torch.cat([true[:, None], _negatives(true, generator, config)], dim=1)
+        for true in (reference_xy_norm, query_xy_norm)
     )
-    asked_source = torch.cat([source_xy_norm[:, None].expand_as(targets), sources], dim=1)
-    asked_target = torch.cat([targets, target_xy_norm[:, None].expand_as(sources)], dim=1)
+    at_reference = torch.cat([reference_xy_norm[:, None].expand_as(queries), references], dim=1)
+    at_query = torch.cat([queries, query_xy_norm[:, None].expand_as(references)], dim=1)
     volumes = cost_features.float().split(1)
     logits = []
     for number in pair.unique().tolist():
-        queries = [xy_norm[pair == number].flatten(0, 1)[None] for xy_norm in (asked_source, asked_target)]
-        logits.append(field(volumes[number], *queries, positional_gradient=False))
+        points = [xy_norm[pair == number].flatten(0, 1)[None] for xy_norm in (at_reference, at_query)]
+        logits.append(field(volumes[number], *points, positional_gradient=False))
     candidates = torch.cat(logits, dim=1).float().view(-1, 1 + config.negatives)
-    if config.kind == "softmax":
-        return F.cross_entropy(candidates, torch.zeros(len(candidates), dtype=torch.long, device=candidates.device))
-    return (F.softplus(-candidates[:, 0]).mean() + F.softplus(candidates[:, 1:]).mean()) / 2
+    return F.cross_entropy(candidates, torch.zeros(len(candidates), dtype=torch.long, device=candidates.device))
 
 
 def flow_loss(
     coarse_flow: Float[Tensor, "b 2 h w"],
     pair: Int64[Tensor, " m"],
-    source_xy_norm: Float[Tensor, "m 2"],
-    target_xy_norm: Float[Tensor, "m 2"],
+    reference_xy_norm: Float[Tensor, "m 2"],
+    query_xy_norm: Float[Tensor, "m 2"],
 ) -> Float[Tensor, ""]:
     """Equation 6: the mean distance, in cells, between the coarse flow's displacement and the true one.
 
-    coarse_flow: the normalised source (x, y) of every target cell.
-    The displacement of a match is compared with that of the target cell whose centre is nearest to its target point,
-    the first and last centres being at -1 and 1. Target points must lie within.
+    coarse_flow: normalised reference (x, y) of every query cell.
+    pair: index of the pair that each match belongs to, 0 <= pair < b.
+    query_xy_norm: within [-1, 1], the centres of the first and last cells.
+    The displacement of a match is compared with that of the query cell whose centre is nearest to its query point.
     """
     hw = coarse_flow.shape[2], coarse_flow.shape[3]
-    cell = norm_to_px(target_xy_norm, hw).round()
+    cell = norm_to_px(query_xy_norm, hw).round()
     column, row = cell.long().unbind(-1)
-    found_norm = coarse_flow[pair, :, row, column].float() - px_to_norm(cell, hw)
-    error_norm = found_norm - (source_xy_norm - target_xy_norm)
+    predicted_norm = coarse_flow[pair, :, row, column].float() - px_to_norm(cell, hw)
+    error_norm = predicted_norm - (reference_xy_norm - query_xy_norm)
     cells_per_unit = error_norm.new_tensor([hw[1] - 1, hw[0] - 1]) / 2
     return torch.linalg.vector_norm(error_norm * cells_per_unit, dim=-1).mean()
 
 
-def _misses(true_xy_norm: Float[Tensor, "m 2"], generator: Generator, config: LossConfig) -> Float[Tensor, "m n 2"]:
-    """Points other than the true ones: some anywhere in the image, then some near by."""
+def _negatives(true_xy_norm: Float[Tensor, "m 2"], generator: Generator, config: LossConfig) -> Float[Tensor, "m n 2"]:
+    """n wrong candidates for each true point: first those uniform over the image, then the hard ones."""
     m, device = len(true_xy_norm), true_xy_norm.device
     n_hard = round(config.hard * config.negatives)
-    anywhere = torch.rand(m, config.negatives - n_hard, 2, generator=generator).to(device) * 2 - 1
+    uniform = torch.rand(m, config.negatives - n_hard, 2, generator=generator).to(device) * 2 - 1
     distance, angle = torch.rand(2, m, n_hard, generator=generator).to(device)
     low, high = config.hard_radius_norm
     distance = low + (high - low) * distance
     angle = 2 * math.pi * angle
-    near = true_xy_norm[:, None] + distance[..., None] * torch.stack([angle.cos(), angle.sin()], dim=-1)
-    return torch.cat([anywhere, near], dim=1)
+    hard = true_xy_norm[:, None] + distance[..., None] * torch.stack([angle.cos(), angle.sin()], dim=-1)
+    return torch.cat([uniform, hard], dim=1)

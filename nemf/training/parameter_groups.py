@@ -1,4 +1,4 @@
-"""Which parameters are trained, and how fast."""
+"""The parameters that are trained, with their learning rates; all others are frozen."""
 
 from typing import Any
 
@@ -11,14 +11,12 @@ from nemf.training.losses import LossConfig
 
 
 def parameter_groups(model: NeMF, lr: float, backbone_lr: float | None, loss: LossConfig) -> list[dict[str, Any]]:
-    """Groups for an optimiser: all but the backbone at `lr`, and the backbone at `backbone_lr`.
+    """Parameter groups for an optimiser: the head at `lr`, the backbone at `backbone_lr`. Sets requires_grad.
 
-    A neck is trained by the descriptor loss: without it, it stays as it is.
-
-    Sets requires_grad. Without backbone_lr the backbone is frozen. With it, two things still are: its batch
-    normalisation, which keeps its scales, shifts and statistics; and the layers whose maps are larger than the largest
-    one it gives: they take most of the time and tell no more than edges and colours. Parts that no loss reaches are
-    left out. Raises ValueError where nothing is left.
+    The head is what the losses with a weight reach: neck (descriptor), cost encoder (field, flow) and field (field).
+    Without backbone_lr the backbone is frozen. With it, two parts of it still are: batch normalisation, which keeps its
+    scales, shifts and statistics; and the layers whose maps are larger than the largest output map, which take most of
+    the time and hold edges and colours only. Raises ValueError where no parameter is left.
     """
     model.requires_grad_(False)
     head: list[nn.Module | None] = []
@@ -47,14 +45,14 @@ def parameter_groups(model: NeMF, lr: float, backbone_lr: float | None, loss: Lo
 
 
 def _deep_parameters(model: NeMF) -> list[nn.Parameter]:
-    """The backbone's parameters behind maps no larger than the largest it gives, without batch normalisation's."""
+    """Parameters of the backbone's layers whose maps are no larger than its largest output, batch norm excluded."""
     sides: dict[nn.Module, int] = {}
 
-    def note(module: nn.Module, _: Any, output: Tensor) -> None:
+    def record_side(module: nn.Module, _: Any, output: Tensor) -> None:
         sides[module] = output.shape[-1]
 
     leaves = [module for module in model.backbone.modules() if list(module.parameters(recurse=False))]
-    hooks = [module.register_forward_hook(note) for module in leaves]
+    hooks = [module.register_forward_hook(record_side) for module in leaves]
     image = next(model.parameters()).new_zeros(1, 3, model.image_size, model.image_size)
     with torch.no_grad():
         largest = max(level.shape[-1] for level in model.backbone(image))

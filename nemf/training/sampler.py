@@ -1,4 +1,4 @@
-"""Which examples a step sees: a pure function of the seed and the step."""
+"""The examples of each step: a pure function of the seed and the step."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -9,17 +9,17 @@ from nemf.training.rng import generator_of
 
 
 class Pick(NamedTuple):
-    """One example of a step."""
+    """One example of a step, by data set and row."""
 
     dataset: int
     row: int
 
 
 class Sampler:
-    """Draws from several data sets, mixed by weight, with replacement.
+    """Draws rows of several data sets, mixed by weight, with replacement.
 
-    sizes: how many examples each data set has.
-    weights: how often each is drawn from, relative to the others; need not sum to 1.
+    sizes: number of examples of each data set.
+    weights: relative frequency of each data set; need not sum to 1.
     Raises ValueError for an empty data set, numbers that differ, and weights that are not positive.
     """
 
@@ -38,8 +38,8 @@ class Sampler:
         self.batch_size = batch_size
         self.seed = seed
 
-    def examples_of(self, step: int) -> list[Pick]:
-        """The examples of a step, all workers' together."""
+    def picks(self, step: int) -> list[Pick]:
+        """The batch_size examples of a step, of all workers together."""
         generator = generator_of("examples", self.seed, step)
         dataset = torch.multinomial(self.weights, self.batch_size, replacement=True, generator=generator)
         share = torch.rand(self.batch_size, generator=generator, dtype=torch.float64)

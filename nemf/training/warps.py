@@ -1,4 +1,4 @@
-"""Examples out of any one photograph: the photograph and a smoothly warped copy, whose correspondence is known."""
+"""Examples made of one photograph: the photograph and a smoothly warped copy, whose correspondence is known."""
 
 import math
 from dataclasses import dataclass, field
@@ -17,15 +17,15 @@ from nemf.training.rng import uniform
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WarpConfig:
-    """What warps are drawn from."""
+    """Range of random warps."""
 
     affine: AffineRange = field(default_factory=lambda: AffineRange(rotation_deg=25.0, scale=1.3, shear=0.2, shift=0.1))
     waves: int = 4
-    """How many plane waves bend the image."""
+    """Number of plane waves that bend the image."""
     cycles: float = 1.5
-    """Most periods of a wave along the image's longer side; the fewest are half a period."""
+    """Maximum periods of a wave along the image's longer side; the minimum is 0.5."""
     bend: float = 0.7
-    """How much the waves stretch or squeeze at most, together; below 1, so that nothing folds over."""
+    """Maximum local stretch of all waves together; below 1, so that the warp does not fold."""
 
     def __post_init__(self) -> None:
         if not (self.waves >= 1 and self.cycles >= 0.5 and 0 <= self.bend < 1):
@@ -37,22 +37,22 @@ class WarpConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Warp:
-    """Points bent by plane waves, then mapped affinely. The Jacobian's determinant is positive everywhere."""
+    """Plane waves followed by an affine map. The Jacobian's determinant is positive everywhere."""
 
     affine: Affine
     wave: Float[np.ndarray, "waves 2"]
     """Radians per pixel along x and y."""
     phase: Float[np.ndarray, " waves"]
     amplitude_px: Float[np.ndarray, "waves 2"]
-    """The lengths of `wave` times those of `amplitude_px` sum to less than 1: displacements change less than places."""
+    """|wave| * |amplitude_px| sums to less than 1 over the waves, so the warp is invertible."""
 
     def __call__(self, xy_px: XY) -> XY:
-        """Where the points go."""
+        """The mapped points."""
         return self.affine(xy_px + np.sin(xy_px @ self.wave.T + self.phase) @ self.amplitude_px)
 
 
 def draw_warp(hw: tuple[int, int], generator: Generator, config: WarpConfig) -> Warp:
-    """A random warp of an image of size `hw`."""
+    """A random warp of an image of size (h, w)."""
     waves, phases, amplitudes = [], [], []
     for _ in range(config.waves):
         direction, towards, phase = (uniform(generator, 0, 2 * math.pi) for _ in range(3))
@@ -70,21 +70,21 @@ def draw_warp(hw: tuple[int, int], generator: Generator, config: WarpConfig) -> 
 
 
 def warped_pair(rgb: RGB, n_points: int, generator: Generator, config: WarpConfig) -> Example:
-    """The photograph as source and a warped copy of its size as target, with at most `n_points` points.
+    """The photograph as reference and a warped copy of its size as query, with at most `n_points` points.
 
-    The points are even over what the copy shows of the photograph; their places are exact, not rounded to pixels.
+    The points are uniform over the part of the copy that shows the photograph, and exact, not rounded to pixels.
     Raises ValueError where the copy shows nothing of the photograph.
     """
     hw = rgb.shape[0], rgb.shape[1]
-    to_source = draw_warp(hw, generator, config)
-    target_rgb = resample(rgb, to_source(pixel_grid(hw).double().numpy()))
+    to_reference = draw_warp(hw, generator, config)
+    query_rgb = resample(rgb, to_reference(pixel_grid(hw).double().numpy()))
     last_px = np.array([hw[1] - 1, hw[0] - 1])
-    drawn_px = torch.rand(8 * n_points, 2, generator=generator, dtype=torch.float64).numpy() * last_px
-    found = Example(
-        source=View(rgb=rgb, xy_px=to_source(drawn_px).astype(np.float32)),
-        target=View(rgb=target_rgb, xy_px=drawn_px.astype(np.float32)),
-    ).inside()
-    if not len(found):
+    query_xy_px = torch.rand(8 * n_points, 2, generator=generator, dtype=torch.float64).numpy() * last_px
+    example = Example(
+        reference=View(rgb=rgb, xy_px=to_reference(query_xy_px).astype(np.float32)),
+        query=View(rgb=query_rgb, xy_px=query_xy_px.astype(np.float32)),
+    ).drop_outside_points()
+    if not len(example):
         raise ValueError(f"a warped photograph of size {hw} shows nothing of it: lessen {config}")
-    first = np.arange(min(n_points, len(found)))
-    return Example(source=found.source.at(first), target=found.target.at(first))
+    first = np.arange(min(n_points, len(example)))
+    return Example(reference=example.reference.select_points(first), query=example.query.select_points(first))

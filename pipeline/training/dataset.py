@@ -1,7 +1,8 @@
-"""Rows of a PAIRS manifest as training examples, their images decoded when they are asked for.
+"""Rows of a PAIRS manifest as training examples, their images decoded on access.
 
-A row that cannot be used is remembered with the reason, and the next row that can be takes its place: which example a
-step sees depends on the manifest and the images only.
+The source image of a row becomes the reference of the example, its target image the query (see nemf/training/batch.py).
+A row that cannot be used is recorded with the reason, and the next usable row is taken in its stead, so that the
+example of a step depends on the manifest and the images only.
 """
 
 import hashlib
@@ -14,7 +15,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 from torch import Generator
 
-from nemf.matcher import RGB, as_points
+from nemf.matcher import RGB, Points, as_points
 from nemf.training.example import Box, Example, View
 from nemf.training.rng import chance, uniform
 from pipeline.io import storage
@@ -22,28 +23,29 @@ from pipeline.io.images import ImageError, decode_image, fetch_image
 from pipeline.io.manifest import INLINE_COLUMNS, iter_rows, manifest_files, read_pairs
 
 CACHE_BYTES = 512 * 2**20
-TRIES = 1000
-"""So many rows one after the other that cannot be used are taken for a mistake of whoever gave the manifest."""
+MAX_UNUSABLE_ROWS = 1000
+"""Maximum number of consecutive unusable rows; more are an error in the manifest."""
 
 MIN_SIDE_PX = 16
-"""Smaller images tell nothing, and what augmentation leaves of them may be a single pixel."""
+"""Minimum side of an image; augmentation could crop a smaller one to a single pixel."""
 
 Side = Literal["source", "target"]
+"""Of a row of the manifest."""
 _SIDES: tuple[Side, Side] = ("source", "target")
-Used = TypeVar("Used")
+Result = TypeVar("Result")
 _READ_ROWS = 64
 
 
 class ImageCache:
-    """The images used last, as many as fit; for several threads."""
+    """The most recently used images, up to n_bytes of pixels; thread-safe."""
 
     def __init__(self, n_bytes: int = CACHE_BYTES) -> None:
-        self._left = n_bytes
+        self._free_bytes = n_bytes
         self._images: OrderedDict[str, RGB] = OrderedDict()
         self._lock = threading.Lock()
 
     def get(self, key: str, load: Callable[[], RGB]) -> RGB:
-        """The image called `key`, loaded unless it is there. Nobody may write to it."""
+        """The image of this key, loaded unless it is cached. Read-only."""
         with self._lock:
             if key in self._images:
                 self._images.move_to_end(key)
@@ -52,17 +54,17 @@ class ImageCache:
         with self._lock:
             if key not in self._images:
                 self._images[key] = rgb
-                self._left -= rgb.nbytes
-            while self._left < 0:
-                self._left += self._images.popitem(last=False)[1].nbytes
+                self._free_bytes -= rgb.nbytes
+            while self._free_bytes < 0:
+                self._free_bytes += self._images.popitem(last=False)[1].nbytes
         return rgb
 
 
 class TrainingPairs:
-    """One manifest's examples.
+    """The examples of one manifest.
 
-    pairs_uri: what manifest_files reads. Inline images are held in memory as they are stored, each once.
-    image_root: what relative URIs are below.
+    pairs_uri: a manifest as manifest_files takes it. Inline images are held in memory, encoded, each once.
+    image_root: folder of relative image URIs.
     names_across_categories: whether keypoints of one name match across categories too.
     Raises FileNotFoundError and ValueError as read_pairs does, and ValueError for a manifest without rows.
     """
@@ -73,28 +75,28 @@ class TrainingPairs:
         self.uri = pairs_uri
         self._names_across_categories = names_across_categories
         self.unusable: dict[str, str] = {}
-        """Reasons by pair_id, of the rows that were asked for and could not be used."""
-        self._failed: dict[tuple[str, int], str] = {}  # for what, and row: other uses of the row may do
+        """Reasons by pair_id, of the rows accessed so far that cannot be used."""
+        self._failed: dict[tuple[str, int], str] = {}  # reasons by use and row: a row may do for another use
         self._rows = read_pairs(pairs_uri).combine_chunks()
         if not len(self):
             raise ValueError(f"{pairs_uri}: the manifest has no rows")
         self._image_root = image_root
         self._cache = cache
         self._inline: dict[str, bytes] = {}
-        self._keys = self._hold_inline_images()
+        self._digests = self._read_inline_images()
 
     def __len__(self) -> int:
         return self._rows.num_rows
 
     def example(self, row: int) -> Example:
-        """The example of a row, its points all inside their images; of the next row that has one, else.
+        """The example of a row, or of the next usable row; all its points lie inside their images.
 
-        Raises ValueError where TRIES rows, or all, cannot be used.
+        Raises ValueError where MAX_UNUSABLE_ROWS rows, or all, cannot be used.
         """
         return self._first_usable(row, "example", self._example)
 
     def photograph(self, row: int, side: Side) -> RGB:
-        """One of the images of a row, or of the next row where it can be used; keypoints do not matter.
+        """One image of a row, or of the next row where it is usable; keypoints are not needed.
 
         Raises ValueError as `example` does.
         """
@@ -107,42 +109,51 @@ class TrainingPairs:
             for pair_id, reason in sorted(self.unusable.copy().items())
         ]
 
-    def _first_usable(self, row: int, what: str, use: Callable[[dict[str, Any], int], Used]) -> Used:
-        n_tries = min(TRIES, len(self))
-        for number in range(row, row + n_tries):
+    def _first_usable(self, row: int, use: str, read: Callable[[dict[str, Any], int], Result]) -> Result:
+        """`read(pair, row)` of the first row, from `row` on, where it raises no ValueError; `use` names what for."""
+        n_rows = min(MAX_UNUSABLE_ROWS, len(self))
+        for number in range(row, row + n_rows):
             number %= len(self)
-            if (what, number) in self._failed:
+            if (use, number) in self._failed:
                 continue
             pair = self._rows.slice(number, 1).to_pylist()[0]
             try:
-                return use(pair, number)
+                return read(pair, number)
             except ValueError as error:
-                self._failed[what, number] = " ".join(str(error).split())
-                self.unusable[pair["pair_id"]] = self._failed[what, number]
+                self._failed[use, number] = " ".join(str(error).split())
+                self.unusable[pair["pair_id"]] = self._failed[use, number]
         failed = self._rows["pair_id"][row % len(self)].as_py()
-        reason = self._failed[what, row % len(self)]
-        raise ValueError(f"{self.uri}: {n_tries} rows one after the other cannot be used, such as {failed}: {reason}")
+        reason = self._failed[use, row % len(self)]
+        raise ValueError(f"{self.uri}: {n_rows} rows one after the other cannot be used, such as {failed}: {reason}")
 
     def _example(self, pair: dict[str, Any], row: int) -> Example:
-        """Raises ValueError for a row that cannot be used."""
+        """The example of a row. Raises ValueError if it cannot be used."""
         names = pair["keypoint_id"]
         if names is not None and None in names:
             names = None
         points = {side: _points(pair, side) for side in _SIDES}  # before any image is fetched
         if not min(map(len, points.values())):
             raise ValueError("it has no keypoints in both images")
+        counts = {f"{side} points": len(points[side]) for side in _SIDES}
+        if names is not None:
+            counts["keypoint_id"] = len(names)
+        if len(set(counts.values())) > 1:
+            listed = ", ".join(f"{count} {name}" for name, count in counts.items())
+            raise ValueError(f"it needs as many points in both images and a name for each, or none; got {listed}")
         views = {
             side: View(rgb=self._rgb(pair, side, row), xy_px=points[side], box_xyxy=_box(pair, side)) for side in _SIDES
         }
         category = "" if self._names_across_categories else f"{self.uri} {pair['category'] or row}"
         keypoint_id = None if names is None else tuple(names)
-        found = Example(**views, keypoint_id=keypoint_id, category=category).inside()
-        if not len(found):
+        example = Example(
+            reference=views["source"], query=views["target"], keypoint_id=keypoint_id, category=category
+        ).drop_outside_points()
+        if not len(example):
             raise ValueError("no keypoint lies inside both images")
-        return found
+        return example
 
     def _rgb(self, pair: dict[str, Any], side: Side, row: int) -> RGB:
-        """Raises ValueError for an image that cannot be used."""
+        """The image of one side of a row. Raises ValueError if it cannot be used."""
         rgb = self._decoded(pair, side, row)
         if min(rgb.shape[:2]) < MIN_SIDE_PX:
             raise ValueError(
@@ -151,7 +162,7 @@ class TrainingPairs:
         return rgb
 
     def _decoded(self, pair: dict[str, Any], side: Side, row: int) -> RGB:
-        digest, uri = self._keys.get((row, side)), pair[f"{side}_uri"]
+        digest, uri = self._digests.get((row, side)), pair[f"{side}_uri"]
         if digest is not None:
             data = self._inline[digest]
             return self._cache.get(digest, lambda: decode_image(data, f"inline {side} image"))
@@ -160,9 +171,9 @@ class TrainingPairs:
         resolved = storage.resolve(uri, self._image_root)
         return self._cache.get(resolved, lambda: decode_image(fetch_image(resolved), resolved))
 
-    def _hold_inline_images(self) -> dict[tuple[int, Side], str]:
-        """Digests of the inline images by row number and side."""
-        keys: dict[tuple[int, Side], str] = {}
+    def _read_inline_images(self) -> dict[tuple[int, Side], str]:
+        """Holds the inline images by digest, and gives their digests by row number and side."""
+        digests: dict[tuple[int, Side], str] = {}
         position = 0
         for file in manifest_files(self.uri):
             for _, _, rows in iter_rows(file, ["pair_id", *INLINE_COLUMNS], _READ_ROWS):
@@ -171,13 +182,13 @@ class TrainingPairs:
                         if data is not None:
                             digest = hashlib.sha256(data).hexdigest()
                             self._inline.setdefault(digest, data)
-                            keys[position + number, side] = digest
+                            digests[position + number, side] = digest
                 position += rows.num_rows
-        return keys
+        return digests
 
 
-def any_photograph(manifests: Sequence[TrainingPairs], generator: Generator) -> RGB:
-    """An image of one of the manifests, all being as likely; raises as TrainingPairs.photograph does."""
+def draw_photograph(manifests: Sequence[TrainingPairs], generator: Generator) -> RGB:
+    """A random image of the manifests, all rows equally likely; raises as TrainingPairs.photograph does."""
     row = int(uniform(generator, 0, sum(map(len, manifests))))
     for pairs in manifests:
         if row < len(pairs):
@@ -186,15 +197,17 @@ def any_photograph(manifests: Sequence[TrainingPairs], generator: Generator) -> 
     return pairs.photograph(row, "source" if chance(generator, 0.5) else "target")
 
 
-def _points(pair: dict[str, Any], side: str) -> np.ndarray:
-    known = [point or (math.nan, math.nan) for point in pair[f"{side}_xy_px"] or []]
+def _points(pair: dict[str, Any], side: str) -> Points:
+    """Points (k, 2) in pixels of one side of a row. Raises ValueError for points that are null or not finite."""
+    points = [point or (math.nan, math.nan) for point in pair[f"{side}_xy_px"] or []]
     try:
-        return as_points(np.array(known, np.float32))
+        return as_points(np.array(points, np.float32))
     except ValueError as error:
         raise ValueError(f"{side}_xy_px: {error}") from error
 
 
 def _box(pair: dict[str, Any], side: str) -> Box | None:
+    """The bounding box of one side of a row, None if it has none. Raises ValueError if it is none."""
     box = pair[f"{side}_box_xyxy"]
     if box is None:
         return None

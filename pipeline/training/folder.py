@@ -1,11 +1,11 @@
-"""What is in the folder of a training run.
+"""The folder of a training run.
 
-    <out>/run.json       created once: the settings, and digests of what is read. Other settings are refused.
-    <out>/state.pt       from where the run goes on after an interruption; replaced as a whole
-    <out>/history.json   losses, validations and rows that could not be used, up to the last state.pt
-    <out>/curves.png     the same as a picture
+    <out>/run.json       created once: the settings, and digests of the inputs. Other settings are refused.
+    <out>/state.pt       the state from which an interrupted run resumes; replaced atomically
+    <out>/history.json   losses, validations and unusable rows, up to the last state.pt
+    <out>/curves.png     the history as curves
     <out>/tensorboard/   event files, one for each attempt
-    <out>/checkpoint/    the network to keep: the best on the validation pairs, the last where there are none
+    <out>/checkpoint/    the network to keep: the best on the validation pairs, or the last without validation
     <out>/_SUCCESS       written last
 
 (attempts/ is pipeline.runs.lease.)
@@ -30,13 +30,14 @@ from nemf.model.presets import NeMFConfig
 from pipeline.io import storage
 from pipeline.io.manifest import manifest_digest, manifest_files, read_ids
 from pipeline.runs.folder import OtherRunError
-from pipeline.training.model_card import CARD, Measured, model_card
+from pipeline.training.model_card import CARD, PCKResult, model_card
 
 
-def describe(settings: dict[str, Any], manifests: Sequence[str], files: Sequence[str]) -> dict[str, Any]:
-    """What run.json is to say; reads every input, so that one that will not do is an error before anything starts.
+def describe_run(settings: dict[str, Any], manifests: Sequence[str], files: Sequence[str]) -> dict[str, Any]:
+    """The content of run.json: settings, digests of the inputs, versions of packages.
 
-    manifests: PAIRS manifests. files: weights and the like. Raises as reading them does.
+    manifests: PAIRS manifests. files: weights and configurations. Reads every input, so that a bad one is an error
+    before training starts; raises as reading them does.
     """
     for uri in manifests:
         read_ids(uri)
@@ -48,35 +49,35 @@ def describe(settings: dict[str, Any], manifests: Sequence[str], files: Sequence
     return {"settings": settings, "inputs": inputs, "versions": versions}
 
 
-def with_configuration(weights: str | None) -> list[str]:
-    """The files that a backbone's weights come in; none of none."""
+def weights_files(weights: str | None) -> list[str]:
+    """The weights file of a backbone and its configuration beside it; [] for None."""
     return [] if weights is None else [weights, str(Path(weights).with_suffix(".json"))]
 
 
-def files_of_checkpoint(folder: str) -> list[str]:
-    """The files of a checkpoint folder that shape its network."""
+def checkpoint_files(folder: str) -> list[str]:
+    """The files of a checkpoint folder that define its network."""
     return [storage.join(folder, name) for name in ("config.json", "model.safetensors")]
 
 
-def united(*unusable: Sequence[dict[str, str]]) -> list[dict[str, str]]:
-    """Rows that could not be used, met at different times or by different processes, each once and in order."""
-    rows = {(row["pairs"], row["pair_id"]): row for met in unusable for row in met}
+def merge_unusable(*unusable: Sequence[dict[str, str]]) -> list[dict[str, str]]:
+    """Unusable rows of several attempts or workers, each once, sorted by manifest and pair_id."""
+    rows = {(row["pairs"], row["pair_id"]): row for table in unusable for row in table}
     return [rows[key] for key in sorted(rows)]
 
 
 def open_training(out: str, description: dict[str, Any]) -> None:
-    """Create `<out>/run.json`, or find there the same run.
+    """Create `<out>/run.json`, or check that the folder holds the same run.
 
-    description: `settings` and `inputs`, which must be the same, and what else is to be told. Raises OtherRunError
-    naming what differs, ValueError for a folder of another job.
+    description: as describe_run gives it; `settings` and `inputs` must be equal. Raises OtherRunError naming the
+    differences, ValueError for a folder of another job.
     """
     file = storage.join(out, "run.json")
     if storage.write_if_absent(file, json.dumps(description, indent=2).encode()):
         return
-    found = storage.read_json(file)
-    if not isinstance(found, dict) or not {"settings", "inputs"} <= found.keys():
+    saved = storage.read_json(file)
+    if not isinstance(saved, dict) or not {"settings", "inputs"} <= saved.keys():
         raise ValueError(f"{out} is no folder of a training run: {file} is of another job; give another --out")
-    now, then = (_flat(json.loads(json.dumps(description))), _flat(found))
+    now, then = (_flat(json.loads(json.dumps(description))), _flat(saved))
     names = sorted(now.keys() | then.keys())
     changed = [f"{name}: {then.get(name)} -> {now.get(name)}" for name in names if then.get(name) != now.get(name)]
     if changed:
@@ -87,11 +88,12 @@ def open_training(out: str, description: dict[str, Any]) -> None:
 
 
 def _flat(description: dict[str, Any]) -> dict[str, Any]:
+    """Settings and digests of inputs as one dict."""
     return description["settings"] | {f"content of {name}": digest for name, digest in description["inputs"].items()}
 
 
 def read_state(out: str) -> dict[str, Any] | None:
-    """What write_state wrote last, on the CPU; None before that. Raises ValueError for a damaged file."""
+    """The last state written by write_state, on the CPU; None before the first. ValueError for a damaged file."""
     file = storage.join(out, "state.pt")
     try:
         data = storage.read_bytes(file)
@@ -105,27 +107,27 @@ def read_state(out: str) -> dict[str, Any] | None:
 
 
 def write_state(out: str, state: dict[str, Any]) -> None:
-    """Replace the state: plain values and tensors, with `history`, which is also written to be read."""
+    """Replace the state, plain values and tensors; its `history` is written to history.json too."""
     with storage.atomic_writer(storage.join(out, "state.pt")) as file:
         torch.save(state, file)
     storage.write_bytes(_history_file(out), json.dumps(state["history"], indent=1).encode())
 
 
 def read_history(out: str) -> dict[str, list[dict[str, Any]]]:
-    """Rows of `training`, `validation` and `unusable`. Raises FileNotFoundError before the first state."""
+    """Rows of `training`, `validation` and `unusable`. FileNotFoundError before the first state."""
     return storage.read_json(_history_file(out))
 
 
 def write_checkpoint(
-    out: str, model: NeMF, config: NeMFConfig, search: Mapping[str, Any], numbers: Sequence[Measured]
+    out: str, model: NeMF, config: NeMFConfig, search: Mapping[str, Any], results: Sequence[PCKResult]
 ) -> None:
-    """Replace the network to keep and its model card; each file is there entirely or not at all.
+    """Replace the checkpoint and its model card; each file is written atomically.
 
-    search: settings of the search that suit it. numbers: what it was measured at.
+    search: settings of the search that are saved with the network. results: measured PCK, for the card.
     """
     name = storage.absolute(out).rstrip("/").rpartition("/")[2]
     settings = storage.read_json(storage.join(out, "run.json"))["settings"]
-    card = model_card(name, model, config, numbers=numbers, training_data=None, settings=settings)
+    card = model_card(name, model, config, results=results, training_data=None, settings=settings)
     with tempfile.TemporaryDirectory() as folder:
         checkpoints.save(Path(folder), model, config, search=search)
         (Path(folder) / CARD).write_text(card, encoding="utf-8")
@@ -134,7 +136,7 @@ def write_checkpoint(
 
 
 def write_success(out: str, totals: dict[str, Any]) -> None:
-    """Say that the run is finished."""
+    """Mark the run as finished."""
     storage.write_bytes(_success_file(out), json.dumps(totals, indent=1).encode())
 
 

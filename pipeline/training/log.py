@@ -1,9 +1,9 @@
-"""What a training run shows beside its numbers: event files for TensorBoard, and its curves as a picture.
+"""The log of a training run for people: event files for TensorBoard, and the training curves as an image.
 
     <out>/tensorboard/   `tensorboard --logdir <out>`; one event file for each attempt
     <out>/curves.png     losses and PCK up to the last saved state
 
-Neither is read by the run: history.json is what counts.
+The run reads neither; history.json is the record.
 """
 
 import io
@@ -21,14 +21,14 @@ from matplotlib.ticker import MaxNLocator
 from torch.utils.tensorboard import SummaryWriter
 
 from pipeline.io import storage
-from pipeline.training.validation import CHOOSING
+from pipeline.training.validation import SELECTION_METRIC
 
 Row = Mapping[str, Any]
 History = Mapping[str, Sequence[Row]]
 """Rows of `training` and `validation`, as in history.json; either may be absent."""
 
 NOT_LOSSES = frozenset({"step", "total", "gradient_norm", "lr", "seconds_per_step"})
-"""What a training row tells beside its losses; `total` is a weighted sum of them."""
+"""Columns of a training row that get no panel in the curves; `total` is a weighted sum of the losses."""
 
 _SMOOTHING = 15  # a smoothed value is a mean over one 15th of the rows
 _SHOWN_PERCENTILES = (0.5, 99)  # of the rows: the first of a run are often so high that the others would look alike
@@ -37,11 +37,11 @@ _PCK_COLOURS = ("tab:red", "tab:cyan", "tab:olive", "tab:gray")
 
 
 class TrainingLog:
-    """Writes both while a run trains; one process of it.
+    """Writes event files and curves while a run trains; used by one process.
 
     out: folder of the run, path or URI.
-    first_step: steps that the state holds from which the run goes on, 0 without one. What an interrupted attempt has
-    logged beyond them will be trained again, and TensorBoard is told to forget it.
+    first_step: number of steps of the state from which the run resumes, 0 without one. TensorBoard discards what an
+    interrupted attempt has logged beyond it, since these steps are trained again.
     Raises OSError, here and in every method, where `out` cannot be written to.
     """
 
@@ -51,7 +51,7 @@ class TrainingLog:
         # TensorBoard follows a local file as it grows, and would miss one that is replaced; elsewhere nothing can grow.
         self._temporary = None if isinstance(fs, LocalFileSystem) else tempfile.TemporaryDirectory()
         self._folder = Path(self._temporary.name if self._temporary else path)
-        # Steps from purge_step on are forgotten: the state's own is kept, but without a state nothing is.
+        # Events from purge_step on are discarded: the state's own step is kept; without a state nothing is.
         self._writer = SummaryWriter(str(self._folder), purge_step=first_step + 1 if first_step else 0)
 
     def add(self, kind: Literal["training", "validation"], row: Row) -> None:
@@ -61,16 +61,16 @@ class TrainingLog:
                 self._writer.add_scalar(f"{kind}/{name}", value, row["step"])
 
     def save(self, history: History) -> None:
-        """Have everything so far lie below `out`, and the history as a picture. Call it before the state is saved.
+        """Write the events so far and the curves below `out`. Call it before the state is saved.
 
-        An interruption between the two leaves too much in the log, which is forgotten, and not too little.
+        An interruption between the two then leaves too many events, which are discarded, and never too few.
         """
         self._writer.flush()
         self._copy()
         storage.write_bytes(storage.join(self._out, "curves.png"), draw_curves(history))
 
     def close(self) -> None:
-        """Have the events lie below `out`, and end."""
+        """Write the remaining events below `out`, and close the log."""
         self._writer.close()
         with self._temporary or nullcontext():
             self._copy()
@@ -82,10 +82,10 @@ class TrainingLog:
 
 
 def draw_curves(history: History) -> bytes:
-    """Losses and PCK (percent) over steps, a PNG image.
+    """Losses and PCK (percent) over steps, as a PNG image.
 
-    Every loss has a panel of its own, since their sizes differ: its rows faint, their running mean strong. PCK is
-    below, the validation that chose the checkpoint marked. What the history does not have is left out.
+    Each loss has its own panel, since their scales differ: its rows faint, their running mean strong. PCK is in the
+    last panel, with the best validation marked. Panels without data are left out.
     """
     training, validation = history.get("training", ()), history.get("validation", ())
     losses = [name for name in _names(training) if name not in NOT_LOSSES]
@@ -133,27 +133,27 @@ def _draw_pck(axes: Axes, rows: Sequence[Row]) -> None:
         axes.plot(steps, values, color=_PCK_COLOURS[number % len(_PCK_COLOURS)], marker="o", markersize=4, label=name)
     axes.set_ylabel("validation PCK, %")
     axes.set_ylim(bottom=0)
-    steps, values = _series(rows, CHOOSING)
+    steps, values = _series(rows, SELECTION_METRIC)
     if len(values):
         best = values.argmax()
-        label = f"best {CHOOSING}: {values[best]:.1f} after {steps[best]:,.0f} steps"
+        label = f"best {SELECTION_METRIC}: {values[best]:.1f} after {steps[best]:,.0f} steps"
         axes.plot(steps[best], values[best], "*", color="black", markersize=14, label=label, zorder=3)
     axes.legend(loc="best")
 
 
 def _names(rows: Sequence[Row]) -> list[str]:
-    """What the rows tell, in the order in which it first comes."""
+    """Column names of the rows, in order of first appearance."""
     return list(dict.fromkeys(name for row in rows for name in row))
 
 
 def _series(rows: Sequence[Row], name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Steps and values, (N,) each, of the rows in which there is such a number, and it is finite."""
-    found = [(row["step"], row[name]) for row in rows if name in row and np.isfinite(row[name])]
-    steps, values = np.array(found, np.float64).reshape(-1, 2).T
+    """Steps and values, (n,) each, of the rows where the column is present and finite."""
+    points = [(row["step"], row[name]) for row in rows if name in row and np.isfinite(row[name])]
+    steps, values = np.array(points, np.float64).reshape(-1, 2).T
     return steps, values
 
 
 def _running_mean(values: np.ndarray, width: int) -> np.ndarray:
-    """The mean over `width` values around each, (N,), the near ones counting most; over fewer at the ends."""
+    """Mean (n,) over a Hann window of `width` values around each value, shorter at the ends."""
     window = np.hanning(width + 2)[1:-1]
     return np.convolve(values, window, "same") / np.convolve(np.ones_like(values), window, "same")

@@ -1,4 +1,4 @@
-"""The model card of a checkpoint folder: what the network is, what it learned from, and what it was measured at."""
+"""The model card of a checkpoint folder: the network, its training data, and its measured PCK."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -12,22 +12,22 @@ from nemf.model.presets import NeMFConfig
 CARD = "README.md"
 
 
-class Measured(NamedTuple):
-    """One number."""
+class PCKResult(NamedTuple):
+    """PCK of a network on one data set at one threshold."""
 
     data: str
     n_pairs: int
     protocol: str
     alpha: float
     pck: float
-    """Average over images, percent."""
+    """Mean over images, percent."""
 
 
-def measured(metrics: pa.Table) -> list[Measured]:
-    """The overall numbers of a METRICS table."""
+def pck_results(metrics: pa.Table) -> list[PCKResult]:
+    """The results over all pairs and points of a METRICS table."""
     chosen = pc.and_(pc.equal(metrics["group_kind"], "all"), pc.equal(metrics["subset"], "all"))
     return [
-        Measured(row["dataset"] or "-", row["n_pairs"], row["protocol"], row["alpha"], row["pck_image"])
+        PCKResult(row["dataset"] or "-", row["n_pairs"], row["protocol"], row["alpha"], row["pck_image"])
         for row in metrics.filter(chosen).to_pylist()
     ]
 
@@ -37,16 +37,16 @@ def model_card(
     model: NeMF,
     config: NeMFConfig,
     *,
-    numbers: Sequence[Measured],
+    results: Sequence[PCKResult],
     training_data: str | None,
     commands: Sequence[str] = (),
     settings: Mapping[str, Any] | None = None,
 ) -> str:
     """The card as Markdown.
 
-    numbers: with the protocol of each.
-    training_data: what it learned from and on what terms; None where nobody said.
-    commands: that made it. settings: of the training run.
+    results: measured PCK.
+    training_data: name and terms of use of the data; None if unknown.
+    commands: command lines that made the network. settings: those of the training run, by name.
     """
     neck = f", a neck of {config.neck_channels} channels" if config.neck_channels else ""
     embedding = "4D convolutions" if config.embedding_channels else "pooled correlations"
@@ -62,9 +62,9 @@ def model_card(
         f"squashed to {config.image_size} x {config.image_size}.",
         f"* Training data: {training_data or 'not said; whoever trained it knows on what terms it may be used.'}",
         "",
-        "## Measured",
+        "## PCKResult",
         "",
-        *_table(numbers),
+        *_table(results),
     ]
     if commands:
         lines += ["", "## Made by", "", *(f"    {command}" for command in commands)]
@@ -73,13 +73,13 @@ def model_card(
     return "\n".join(lines) + "\n"
 
 
-def _table(numbers: Sequence[Measured]) -> list[str]:
-    if not numbers:
+def _table(results: Sequence[PCKResult]) -> list[str]:
+    if not results:
         return ["Nothing yet."]
-    alphas = sorted({number.alpha for number in numbers})
+    alphas = sorted({result.alpha for result in results})
     rows: dict[tuple[str, str, int], dict[float, float]] = {}
-    for number in numbers:
-        rows.setdefault((number.data, number.protocol, number.n_pairs), {})[number.alpha] = number.pck
+    for result in results:
+        rows.setdefault((result.data, result.protocol, result.n_pairs), {})[result.alpha] = result.pck
     lines = [
         f"| data | protocol | pairs | {' | '.join(f'PCK@{alpha:g}' for alpha in alphas)} |",
         f"|---|---|---:|{'---:|' * len(alphas)}",

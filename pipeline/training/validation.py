@@ -1,4 +1,4 @@
-"""How good a matcher is on a seeded choice of a manifest's pairs: asked again and again while it is trained."""
+"""PCK of a matcher on a seeded subset of a manifest's pairs, measured repeatedly during training."""
 
 import numpy as np
 import pyarrow as pa
@@ -14,16 +14,16 @@ from pipeline.matching.options import MatchOptions
 from schemas.pairs import PAIRS
 
 ALPHAS = (0.05, 0.1)
-CHOOSING = "pck@0.1"
-"""The number by which checkpoints are chosen."""
+SELECTION_METRIC = "pck@0.1"
+"""The metric by which the checkpoint to keep is chosen."""
 
 _READ_ROWS = 64
 
 
 class Validation:
-    """Some pairs of a manifest that have keypoints in both images.
+    """A subset of a manifest's pairs that have keypoints in both images.
 
-    n_pairs: how many, at most; which ones is a function of the manifest and the seed.
+    n_pairs: maximum size of the subset, which is a function of the manifest and the seed.
     Raises ValueError where no pair has keypoints, and as read_pairs does.
     """
 
@@ -39,7 +39,7 @@ class Validation:
         self._protocol = protocol
 
     def __call__(self, matcher: Matcher) -> dict[str, float]:
-        """PCK by threshold (the mean over images, percent; the mean over data sets), and how many pairs failed."""
+        """`pck@ALPHA` for each of ALPHAS (percent; mean over images, then over data sets), `n_pairs` and `n_failed`."""
         options = MatchOptions(directions=self._protocol.directions[:1], outputs=("keypoints",))
         matches = pa.concat_tables(
             match_chunk(matcher, chunk, options, fingerprint=matcher.fingerprint, attempt=1)
@@ -49,16 +49,16 @@ class Validation:
         metrics = evaluate(matches, pairs, [self._protocol], ALPHAS, replicates=0)
         chosen = pc.and_(pc.equal(metrics["group_kind"], "all"), pc.equal(metrics["subset"], "all"))
         rows = metrics.filter(chosen).to_pylist()
-        found: dict[str, float] = {
+        pck: dict[str, float] = {
             f"pck@{alpha:g}": float(np.mean([row["pck_image"] for row in rows if row["alpha"] == alpha]))
             for alpha in ALPHAS
         }
         failed = sum(row["n_failed"] for row in rows if row["alpha"] == ALPHAS[0])
-        return found | {"n_pairs": self._rows.num_rows, "n_failed": failed}
+        return pck | {"n_pairs": self._rows.num_rows, "n_failed": failed}
 
 
 def _read(pairs_uri: str, rows: np.ndarray) -> pa.Table:
-    """The rows of these numbers, in rising order, with their inline images."""
+    """The rows of these numbers, which must be sorted, with their inline images."""
     taken, position = [], 0
     for file in manifest_files(pairs_uri):
         for _, _, batch in iter_rows(file, PAIRS.names, _READ_ROWS):

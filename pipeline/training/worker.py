@@ -28,25 +28,25 @@ from nemf.search.config import SearchConfig
 from nemf.training.augment import AugmentConfig, augment
 from nemf.training.batch import Batch, ImageFormat, collate
 from nemf.training.example import Example
-from nemf.training.initialization import start_at_correlation
+from nemf.training.initialization import initialize_at_correlation
 from nemf.training.loop import Trainer, TrainerConfig
 from nemf.training.rng import chance, generator_of
 from nemf.training.sampler import Pick, Sampler
 from nemf.training.warps import WarpConfig, warped_pair
 from pipeline.evaluation.protocols import protocol
 from pipeline.io.prefetch import prefetch
-from pipeline.training.dataset import ImageCache, TrainingPairs, any_photograph
-from pipeline.training.folder import read_state, united, write_checkpoint, write_state
+from pipeline.training.dataset import ImageCache, TrainingPairs, draw_photograph
+from pipeline.training.folder import merge_unusable, read_state, write_checkpoint, write_state
 from pipeline.training.log import TrainingLog
-from pipeline.training.model_card import Measured
-from pipeline.training.validation import ALPHAS, CHOOSING, Validation
+from pipeline.training.model_card import PCKResult
+from pipeline.training.validation import ALPHAS, SELECTION_METRIC, Validation
 
 WARP_POINTS = 16
 """Points of a warped pair: about as many as annotated pairs have."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingRun:
+class TrainingConfig:
     """Everything a process needs to know; plain values, since it travels."""
 
     out: str
@@ -86,7 +86,7 @@ class TrainingRun:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
+class WorkerContext:
     """Which of the workers this process is, and where it computes."""
 
     rank: int
@@ -128,82 +128,85 @@ def initial_network(
             return given, wanted
         backbone = given.backbone
     model = presets.build(wanted, backbone)
-    start_at_correlation(model)
+    initialize_at_correlation(model)
     if given is not None:
         model.neck = given.neck
     return model, wanted
 
 
 def train(
-    run: TrainingRun, place: Place, tell: Callable[[dict[str, Any]], None], asked_to_stop: Callable[[], bool]
+    run: TrainingConfig,
+    worker: WorkerContext,
+    report_progress: Callable[[dict[str, Any]], None],
+    stop_requested: Callable[[], bool],
 ) -> None:
     """Train to the last step, from where the folder's state says.
 
-    tell: is given each row of the history, and {"step": n} at the start; by the first worker only.
-    asked_to_stop: called with each row of the history; once it is true the state is saved and nothing more is done.
+    report_progress: is given each row of the history, and {"step": n} at the start; by the first worker only.
+    stop_requested: called with each row of the history; once it is true the state is saved and nothing more is done.
     Raises ValueError or OSError for what the caller can mend, FloatingPointError where training diverges.
     """
     torch.set_num_threads(run.threads)
     model, config = initial_network(run.start, run.backbone_weights, run.cost_features, run.image_size, run.seed)
-    trainer = Trainer(model, run.trainer, place.device, rank=place.rank, wrap=_wrapper(place))
+    trainer = Trainer(model, run.trainer, worker.device, rank=worker.rank, wrap=_wrapper(worker))
     history: dict[str, list[dict[str, Any]]] = {"training": [], "validation": [], "unusable": []}
     if state := read_state(run.out):
         trainer.load_state_dict(state["trainer"])
         history = state["history"]
-    with closing(TrainingLog(run.out, trainer.step_number)) if place.rank == 0 else nullcontext() as log:
-        _go_on(run, place, trainer, config, history, log, tell, asked_to_stop)
-    if place.rank == 0 and run.validation is None and trainer.step_number == run.trainer.steps:
+    with closing(TrainingLog(run.out, trainer.step_number)) if worker.rank == 0 else nullcontext() as log:
+        _train_steps(run, worker, trainer, config, history, log, report_progress, stop_requested)
+    if worker.rank == 0 and run.validation is None and trainer.step_number == run.trainer.steps:
         write_checkpoint(run.out, trainer.averaged, config, run.search, [])
 
 
-def _go_on(
-    run: TrainingRun,
-    place: Place,
+def _train_steps(
+    run: TrainingConfig,
+    worker: WorkerContext,
     trainer: Trainer,
     config: NeMFConfig,
     history: dict[str, list[dict[str, Any]]],
     log: TrainingLog | None,
-    tell: Callable[[dict[str, Any]], None],
-    asked_to_stop: Callable[[], bool],
+    report_progress: Callable[[dict[str, Any]], None],
+    stop_requested: Callable[[], bool],
 ) -> None:
     """One step after another; of several workers the first has the log, and validates."""
     if log:
-        tell({"step": trainer.step_number})
+        report_progress({"step": trainer.step_number})
     validation = _validation(run) if log else None
     examples = Examples(run)
-    batches = _batches(run, examples, ImageFormat.of(trainer.model), trainer.step_number, place)
+    batches = _batches(run, examples, ImageFormat.from_model(trainer.model), trainer.step_number, worker)
     started, counted = time.perf_counter(), trainer.step_number
     for batch in batches:
-        told = trainer.step(batch)
+        metrics = trainer.step(batch)
         step = trainer.step_number
         last, stop = step == run.trainer.steps, False
         if step % run.log_every == 0 or last:
             seconds = (time.perf_counter() - started) / (step - counted)
-            told = _mean_over_workers({**told, "stop": float(asked_to_stop())}, place)
-            stop = told.pop("stop") > 0
-            row = {"step": step, **told, "seconds_per_step": seconds}
+            metrics = _mean_over_workers({**metrics, "stop": float(stop_requested())}, worker)
+            stop = metrics.pop("stop") > 0
+            row = {"step": step, **metrics, "seconds_per_step": seconds}
             history["training"].append(row)
             if log:
                 log.add("training", row)
-                tell(row)
+                report_progress(row)
             started, counted = time.perf_counter(), step
         if validation and (step % run.validate_every == 0 or last):
             before = time.perf_counter()
-            row = {"step": step, **validation(_matcher(trainer, run.search, place.device))}
-            if all(row[CHOOSING] > earlier[CHOOSING] for earlier in history["validation"]):
+            row = {"step": step, **validation(_matcher(trainer, run.search, worker.device))}
+            if all(row[SELECTION_METRIC] > earlier[SELECTION_METRIC] for earlier in history["validation"]):
                 how = "" if run.trainer.loss.field_weight else ", without the field, which is not trained"
                 numbers = [
-                    Measured(f"validation pairs{how}", int(row["n_pairs"]), run.protocol, alpha, row[f"pck@{alpha:g}"])
+                    PCKResult(f"validation pairs{how}", int(row["n_pairs"]), run.protocol, alpha, row[f"pck@{alpha:g}"])
                     for alpha in ALPHAS
                 ]
                 write_checkpoint(run.out, trainer.averaged, config, run.search, numbers)
             history["validation"].append(row | {"seconds": time.perf_counter() - before})
             if log:
                 log.add("validation", row)
-            tell(row)
+            report_progress(row)
             started += time.perf_counter() - before
         if step % run.checkpoint_every == 0 or last or stop:
-            history["unusable"] = _unusable(history["unusable"], examples, place)
+            history["unusable"] = _unusable(history["unusable"], examples, worker)
             if log:
                 log.save(history)  # before the state: what it shows too much is taken back after an interruption
                 write_state(run.out, {"trainer": trainer.state_dict(), "history": history})
@@ -214,7 +217,7 @@ def _go_on(
 class Examples:
     """The examples of a run, each a function of (seed, step, slot): which, and how they are changed."""
 
-    def __init__(self, run: TrainingRun) -> None:
+    def __init__(self, run: TrainingConfig) -> None:
         cache = ImageCache()
         self.pairs = [
             TrainingPairs(uri, run.image_root, cache, names_across_categories=run.names_across_categories)
@@ -243,7 +246,7 @@ class Examples:
     def _photograph(self, pick: Pick, generator: Generator) -> RGB:
         """One of the photographs; one of the pair's images where there are none."""
         if self.photographs:
-            return any_photograph(self.photographs, generator)
+            return draw_photograph(self.photographs, generator)
         return self.pairs[pick.dataset].photograph(pick.row, "source" if chance(generator, 0.5) else "target")
 
     def unusable(self) -> list[dict[str, str]]:
@@ -251,13 +254,15 @@ class Examples:
         return [row for pairs in [*self.pairs, *self.photographs] for row in pairs.unusable_rows()]
 
 
-def _batches(run: TrainingRun, examples: Examples, images: ImageFormat, start: int, place: Place) -> Iterator[Batch]:
+def _batches(
+    run: TrainingConfig, examples: Examples, images: ImageFormat, start: int, worker: WorkerContext
+) -> Iterator[Batch]:
     """This worker's share of every step's batch, prepared ahead in threads."""
     sampler = examples.sampler()
 
     def prepare(step: int) -> Batch:
-        slots = range(place.rank, run.batch_size, place.n_workers)
-        picks = sampler.examples_of(step)
+        slots = range(worker.rank, run.batch_size, worker.n_workers)
+        picks = sampler.picks(step)
         return collate([examples.example(picks[slot], step, slot) for slot in slots], images)
 
     return prefetch(prepare, range(start, run.trainer.steps), run.loaders)
@@ -273,31 +278,31 @@ def _matcher(trainer: Trainer, search: Mapping[str, Any], device: torch.device) 
     return NearestNeighbourMatcher("averaged", Descriptors(model).eval(), device, image_size=model.image_size)
 
 
-def _validation(run: TrainingRun) -> Validation | None:
+def _validation(run: TrainingConfig) -> Validation | None:
     if run.validation is None:
         return None
     return Validation(run.validation, run.image_root, run.validation_pairs, run.seed, protocol(run.protocol))
 
 
-def _wrapper(place: Place) -> Callable[[nn.Module], nn.Module] | None:
-    if place.n_workers == 1:
+def _wrapper(worker: WorkerContext) -> Callable[[nn.Module], nn.Module] | None:
+    if worker.n_workers == 1:
         return None
-    devices = [place.device] if place.device.type == "cuda" else None
+    devices = [worker.device] if worker.device.type == "cuda" else None
     return lambda module: nn.parallel.DistributedDataParallel(module, device_ids=devices, broadcast_buffers=False)
 
 
-def _mean_over_workers(told: dict[str, float], place: Place) -> dict[str, float]:
-    if place.n_workers == 1:
-        return told
-    values = torch.tensor(list(told.values()), device=place.device, dtype=torch.float64)
+def _mean_over_workers(metrics: dict[str, float], worker: WorkerContext) -> dict[str, float]:
+    if worker.n_workers == 1:
+        return metrics
+    values = torch.tensor(list(metrics.values()), device=worker.device, dtype=torch.float64)
     torch.distributed.all_reduce(values)
-    return dict(zip(told, (values / place.n_workers).tolist(), strict=True))
+    return dict(zip(metrics, (values / worker.n_workers).tolist(), strict=True))
 
 
-def _unusable(earlier: list[dict[str, str]], examples: Examples, place: Place) -> list[dict[str, str]]:
+def _unusable(earlier: list[dict[str, str]], examples: Examples, worker: WorkerContext) -> list[dict[str, str]]:
     """Those known earlier and those that any worker has met since."""
     met = [examples.unusable()]
-    if place.n_workers > 1:
-        met = [[] for _ in range(place.n_workers)]
+    if worker.n_workers > 1:
+        met = [[] for _ in range(worker.n_workers)]
         torch.distributed.all_gather_object(met, examples.unusable())
-    return united(earlier, *met)
+    return merge_unusable(earlier, *met)

@@ -5,19 +5,21 @@ import pytest
 
 from jobs import distil, prepare, train
 from jobs.recipe import main
-from jobs.recipes import RECIPES, Place
+from jobs.recipes import RECIPES, RecipeOptions
 from pipeline import datasets
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Place:
-    return Place(data=tmp_path / "data", out=tmp_path / "out", weights="weights.safetensors", threads=1, bfloat16=True)
+def options(tmp_path: Path) -> RecipeOptions:
+    return RecipeOptions(
+        data=tmp_path / "data", out=tmp_path / "out", weights="weights.safetensors", threads=1, bfloat16=True
+    )
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_every_recipe_reads_only_what_a_stage_before_it_wrote(name: str, place: Place):
+def test_every_recipe_reads_only_what_a_stage_before_it_wrote(name: str, options: RecipeOptions):
     written = set()
-    for stage in RECIPES[name](place):
+    for stage in RECIPES[name](options):
         if isinstance(stage, prepare.Config):
             assert stage.dataset in datasets.names()
             written.add(stage.out)
@@ -31,12 +33,12 @@ def test_every_recipe_reads_only_what_a_stage_before_it_wrote(name: str, place: 
             assert isinstance(stage, train.Config)
             assert {*stage.pairs, *stage.photographs, stage.validation} <= written
             assert stage.start in ("paper", "nemf-small", "nemf-mobilenet") or stage.start in written
-            assert stage.backbone_weights in (None, place.weights)
+            assert stage.backbone_weights in (None, options.weights)
             written.add(f"{stage.out}/checkpoint")
 
 
-def test_the_paper_recipe_has_the_papers_settings(place: Place):
-    *_, stage = RECIPES["paper-spair"](place)
+def test_the_paper_recipe_has_the_papers_settings(options: RecipeOptions):
+    *_, stage = RECIPES["paper-spair"](options)
     assert isinstance(stage, train.Config)
     assert (stage.start, stage.lr, stage.backbone_lr, stage.hard, stage.descriptor_weight) == (
         "paper",

@@ -23,15 +23,15 @@ from jobs.command import as_json
 from jobs.train import Config, main
 from nemf import checkpoints, load_matcher
 from nemf.model.presets import build
-from nemf.training.initialization import start_at_correlation
+from nemf.training.initialization import initialize_at_correlation
 from nemf.training.rng import generator_of
 from nemf.training.warps import WarpConfig, warped_pair
 from pipeline.training.dataset import ImageCache, TrainingPairs
 from pipeline.training.folder import open_training, read_history, read_state
-from pipeline.training.worker import Place, TrainingRun, train
+from pipeline.training.worker import TrainingConfig, WorkerContext, train
 
 STEPS = 60
-ALONE = Place(rank=0, n_workers=1, device=torch.device("cpu"))
+ALONE = WorkerContext(rank=0, n_workers=1, device=torch.device("cpu"))
 
 
 def _planted(folder: Path) -> str:
@@ -43,7 +43,7 @@ def _planted(folder: Path) -> str:
         rgb = (picture[0].permute(1, 2, 0) * 255).to(torch.uint8).numpy()
         example = warped_pair(rgb, 8, generator_of("warp", number), WarpConfig())
         columns: dict[str, Any] = {}
-        for side, view in (("source", example.source), ("target", example.target)):
+        for side, view in (("source", example.reference), ("target", example.query)):
             (folder / f"{number}-{side}.png").write_bytes(encoded(view.rgb))
             columns |= {f"{side}_uri": f"{number}-{side}.png", f"{side}_xy_px": view.xy_px.tolist()}
             columns[f"{side}_box_xyxy"] = [0.0, 0.0, 79.0, 59.0]
@@ -58,7 +58,7 @@ def flags(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     pairs = _planted(folder)
     torch.manual_seed(0)
     model = build(TINY)
-    start_at_correlation(model)
+    initialize_at_correlation(model)
     checkpoints.save(folder / "tiny", model, TINY)
     files = ["--pairs", pairs, "--validation", pairs, "--image-root", str(folder), "--start", str(folder / "tiny")]
     learning = f"--steps {STEPS} --batch-size 2 --lr 2e-3 --ema-decay 0.5 --negatives 19 --warp-share 0.1 --no-augment"
@@ -120,7 +120,7 @@ def _history(out: Path) -> dict[str, list[dict[str, Any]]]:
     }
 
 
-def _same_run(finished: Path, out: Path) -> TrainingRun:
+def _same_run(finished: Path, out: Path) -> TrainingConfig:
     """The finished run in another folder, saving its state at the end only."""
     settings = json.loads((finished / "run.json").read_text())["settings"]
     shutil.copy(finished / "run.json", out)
@@ -194,9 +194,9 @@ def _pck(flags: list[str], matcher_name: str) -> float:
     pairs = TrainingPairs(flags[1], flags[flags.index("--image-root") + 1], ImageCache())
     hits = []
     for example in (pairs.example(1), pairs.example(2)):
-        found = matcher.match(example.target.rgb, example.source.rgb, example.target.xy_px)
-        distance_px = np.linalg.norm(found.reference_xy_px - example.source.xy_px, axis=1)
-        hits.append(distance_px <= 0.1 * max(example.source.hw))
+        found = matcher.match(example.query.rgb, example.reference.rgb, example.query.xy_px)
+        distance_px = np.linalg.norm(found.reference_xy_px - example.reference.xy_px, axis=1)
+        hits.append(distance_px <= 0.1 * max(example.reference.hw))
     return 100 * float(np.concatenate(hits).mean())
 
 

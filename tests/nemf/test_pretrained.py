@@ -45,17 +45,17 @@ def planted(number: int) -> Example:
     """A cat, and the same cat bent, turned and in another light."""
     photograph = np.asarray(Image.fromarray(skimage.data.chelsea()).resize((300, 200)))
     example = warped_pair(photograph, 20, generator_of("planted", number), BEND)
-    target_rgb = recoloured(example.target.rgb, generator_of("light", number), LIGHT)
-    return Example(source=example.source, target=type(example.target)(rgb=target_rgb, xy_px=example.target.xy_px))
+    query_rgb = recoloured(example.query.rgb, generator_of("light", number), LIGHT)
+    return Example(reference=example.reference, query=type(example.query)(rgb=query_rgb, xy_px=example.query.xy_px))
 
 
 def pck(matcher: Matcher, examples: list[Example], alpha: float = 0.1) -> float:
     """Percent of the target's points that are found in the source within alpha of its longer side."""
     correct = []
     for example in examples:
-        match = matcher.match(example.target.rgb, example.source.rgb, example.target.xy_px)
-        error_px = np.linalg.norm(match.reference_xy_px - example.source.xy_px, axis=1)
-        correct.append(error_px <= alpha * max(example.source.hw))
+        match = matcher.match(example.query.rgb, example.reference.rgb, example.query.xy_px)
+        error_px = np.linalg.norm(match.reference_xy_px - example.reference.xy_px, axis=1)
+        correct.append(error_px <= alpha * max(example.reference.hw))
     return 100 * float(np.mean(np.concatenate(correct)))
 
 

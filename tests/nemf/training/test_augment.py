@@ -5,8 +5,8 @@ import pytest
 
 from nemf.training.augment import (
     AugmentConfig,
-    altered,
     augment,
+    augment_image,
     crop_around_box,
     cropped,
     flipped,
@@ -23,8 +23,8 @@ STILL = AugmentConfig(
 LIGHT = replace(STILL, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.05, grey=0.1)
 MOVES = replace(STILL, swap=0.5, flip=0.5, crop=0.5, jitter=0.5)
 
-SOURCE_PX = [(10, 8), (30, 9), (20, 20)]
-TARGET_PX = [(41, 12), (25, 13), (31, 25)]
+REFERENCE_PX = [(10, 8), (30, 9), (20, 20)]
+QUERY_PX = [(41, 12), (25, 13), (31, 25)]
 NAMES = ("left_ear", "right_ear", "nose")
 
 
@@ -39,7 +39,7 @@ def marked(hw: tuple[int, int], points_px: list[tuple[int, int]], size: int = 1)
 
 
 def planted(names: tuple[str, ...] | None = NAMES) -> Example:
-    return Example(source=marked((30, 50), SOURCE_PX), target=marked((40, 60), TARGET_PX), keypoint_id=names)
+    return Example(reference=marked((30, 50), REFERENCE_PX), query=marked((40, 60), QUERY_PX), keypoint_id=names)
 
 
 def marks(view: View) -> list[int]:
@@ -58,44 +58,44 @@ def test_names_change_sides():
 
 
 def test_one_mirrored_image_is_matched_anew_by_name():
-    """The source's left ear looks like a right ear in the mirror: it matches the target's right ear."""
-    mirrored = flipped(planted(), source=True, target=False)
+    """The reference's left ear looks like a right ear in the mirror: it matches the query's right ear."""
+    mirrored = flipped(planted(), reference=True, query=False)
     assert mirrored.keypoint_id == ("right_ear", "left_ear", "nose")
-    assert mirrored.source.xy_px.tolist() == [[39, 8], [19, 9], [29, 20]]
-    assert mirrored.target.xy_px.tolist() == [[25, 13], [41, 12], [31, 25]]
-    assert marks(mirrored.source) == [120, 160, 200]
-    assert marks(mirrored.target) == [160, 120, 200]
-    assert mirrored.source.box_xyxy == (19, 8, 39, 20)
-    other = flipped(planted(), source=False, target=True)
+    assert mirrored.reference.xy_px.tolist() == [[39, 8], [19, 9], [29, 20]]
+    assert mirrored.query.xy_px.tolist() == [[25, 13], [41, 12], [31, 25]]
+    assert marks(mirrored.reference) == [120, 160, 200]
+    assert marks(mirrored.query) == [160, 120, 200]
+    assert mirrored.reference.box_xyxy == (19, 8, 39, 20)
+    other = flipped(planted(), reference=False, query=True)
     assert other.keypoint_id == NAMES
-    assert (marks(other.source), marks(other.target)) == ([120, 160, 200], [160, 120, 200])
+    assert (marks(other.reference), marks(other.query)) == ([120, 160, 200], [160, 120, 200])
 
 
 def test_points_without_counterpart_are_dropped():
-    lonely = flipped(planted(("left_ear", "left_eye", "nose")), source=False, target=True)
+    lonely = flipped(planted(("left_ear", "left_eye", "nose")), reference=False, query=True)
     assert lonely.keypoint_id == ("nose",)
-    assert (marks(lonely.source), marks(lonely.target)) == ([200], [200])
+    assert (marks(lonely.reference), marks(lonely.query)) == ([200], [200])
 
 
 @pytest.mark.parametrize("names", [None, ("1", "2", "3"), ("leftEar", "rightEar", "nose"), ("left_ear",) * 3])
 def test_without_telling_names_both_are_mirrored_or_none(names: tuple[str, ...] | None):
-    both = flipped(planted(names), source=True, target=False)
-    assert both.source.xy_px[:, 0].tolist() == [39, 19, 29]
-    assert both.target.xy_px[:, 0].tolist() == [18, 34, 28]
-    neither = flipped(planted(names), source=False, target=True)
-    assert np.array_equal(neither.target.rgb, planted().target.rgb)
+    both = flipped(planted(names), reference=True, query=False)
+    assert both.reference.xy_px[:, 0].tolist() == [39, 19, 29]
+    assert both.query.xy_px[:, 0].tolist() == [18, 34, 28]
+    neither = flipped(planted(names), reference=False, query=True)
+    assert np.array_equal(neither.query.rgb, planted().query.rgb)
     assert both.keypoint_id == neither.keypoint_id == names
     assert both.category != neither.category == planted().category  # its names may mean the other side now
 
 
 def test_both_mirrored_keep_their_points():
-    both = flipped(planted(), source=True, target=True)
+    both = flipped(planted(), reference=True, query=True)
     assert both.keypoint_id == ("right_ear", "left_ear", "nose")
-    assert marks(both.source) == marks(both.target) == [120, 160, 200]
+    assert marks(both.reference) == marks(both.query) == [120, 160, 200]
 
 
 def test_a_crop_by_hand():
-    part = cropped(marked((30, 50), SOURCE_PX), left=5, top=2, right=41, bottom=22)
+    part = cropped(marked((30, 50), REFERENCE_PX), left=5, top=2, right=41, bottom=22)
     assert part.hw == (20, 36)
     assert part.xy_px.tolist() == [[5, 6], [25, 7], [15, 18]]
     assert part.box_xyxy == (5, 6, 25, 18)
@@ -104,8 +104,8 @@ def test_a_crop_by_hand():
 
 @pytest.mark.parametrize("box", [(10.0, 8.0, 30.0, 20.0), None])
 def test_crops_keep_the_box_and_vary(box: tuple[float, ...] | None):
-    view = replace(marked((30, 50), SOURCE_PX), box_xyxy=box)
-    crops = [crop_around_box(view, generator_of("crop", number), least=0.3) for number in range(200)]
+    view = replace(marked((30, 50), REFERENCE_PX), box_xyxy=box)
+    crops = [crop_around_box(view, generator_of("crop", number), min_share=0.3) for number in range(200)]
     assert all(marks(crop) == [120, 160, 200] for crop in crops)
     first = np.array([[10, 8] - crop.xy_px[0] for crop in crops])
     after_last = first + [crop.hw[::-1] for crop in crops]
@@ -139,17 +139,17 @@ def test_marks_follow_affine_maps():
 
 def test_nothing_changes_where_nothing_may():
     same = augment(planted(), generator_of("augment"), STILL)
-    assert np.array_equal(same.source.rgb, planted().source.rgb)
-    assert np.array_equal(same.target.xy_px, planted().target.xy_px)
+    assert np.array_equal(same.reference.rgb, planted().reference.rgb)
+    assert np.array_equal(same.query.xy_px, planted().query.xy_px)
     assert same.keypoint_id == NAMES
 
 
 def test_light_changes_the_pixels_and_not_the_points():
     changed = augment(planted(), generator_of("augment"), LIGHT)
-    assert not np.array_equal(changed.source.rgb, planted().source.rgb)
-    assert not np.array_equal(changed.source.rgb[:30, :50], changed.target.rgb[:30, :50])
-    assert np.array_equal(changed.source.xy_px, planted().source.xy_px)
-    first, second, third = marks(changed.source)
+    assert not np.array_equal(changed.reference.rgb, planted().reference.rgb)
+    assert not np.array_equal(changed.reference.rgb[:30, :50], changed.query.rgb[:30, :50])
+    assert np.array_equal(changed.reference.xy_px, planted().reference.xy_px)
+    first, second, third = marks(changed.reference)
     assert first < second < third
 
 
@@ -157,16 +157,16 @@ def test_everything_together_keeps_marks_matched():
     """Names, points and marks stay together through swaps, flips, crops and affine maps of both images."""
     brightness = {"left_ear": (120, 160), "right_ear": (160, 120), "nose": (200, 200)}
     views = (marked((60, 100), [(20, 16), (60, 18), (40, 40)], 5), marked((80, 120), [(82, 24), (50, 26), (62, 50)], 5))
-    example = Example(source=views[0], target=views[1], keypoint_id=NAMES)
+    example = Example(reference=views[0], query=views[1], keypoint_id=NAMES)
     sizes, seen = set(), 0
     for number in range(60):
-        moved = augment(example, generator_of("augment", number), MOVES).inside()
+        moved = augment(example, generator_of("augment", number), MOVES).drop_outside_points()
         assert len(moved) > 0
-        sizes.add((moved.source.hw, moved.target.hw))
-        for name, source, target in zip(moved.keypoint_id, marks(moved.source), marks(moved.target), strict=True):
+        sizes.add((moved.reference.hw, moved.query.hw))
+        for name, reference, query in zip(moved.keypoint_id, marks(moved.reference), marks(moved.query), strict=True):
             # a flip of one image pairs the left with the right, never an ear with the nose
-            assert min(abs(source - b) for b in brightness[name]) <= 12
-            assert min(abs(target - b) for b in brightness[name]) <= 12
+            assert min(abs(reference - b) for b in brightness[name]) <= 12
+            assert min(abs(query - b) for b in brightness[name]) <= 12
             seen += 1
     assert len(sizes) > 20
     assert seen > 150
@@ -175,42 +175,42 @@ def test_everything_together_keeps_marks_matched():
 def test_the_same_generator_gives_the_same_example():
     config = AugmentConfig()
     first, second, other = (augment(planted(), generator_of("a", seed), config) for seed in (1, 1, 2))
-    assert np.array_equal(first.source.rgb, second.source.rgb)
-    assert np.array_equal(first.target.xy_px, second.target.xy_px)
-    assert not np.array_equal(first.source.rgb, other.source.rgb)
+    assert np.array_equal(first.reference.rgb, second.reference.rgb)
+    assert np.array_equal(first.query.xy_px, second.query.xy_px)
+    assert not np.array_equal(first.reference.rgb, other.reference.rgb)
 
 
-def test_an_example_that_would_lose_all_points_keeps_its_places():
+def test_an_example_that_would_lose_all_points_changes_its_colours_only():
     """The only point lies at a corner that every such map moves out of the image."""
     corner = marked((30, 50), [(0, 0)])
     away = AffineRange(rotation_deg=0.0, scale=1.0, shear=0.0, shift=1.0)
     config = replace(STILL, jitter=1.0, affine=away)
-    kept = [augment(Example(source=corner, target=corner), generator_of("a", number), config) for number in range(20)]
+    kept = [augment(Example(reference=corner, query=corner), generator_of("a", number), config) for number in range(20)]
     assert all(len(example) == 1 for example in kept)
-    assert any(np.array_equal(example.source.rgb, corner.rgb) for example in kept)
+    assert any(np.array_equal(example.reference.rgb, corner.rgb) for example in kept)
 
 
 def test_numbers_out_of_range_and_examples_that_do_not_fit():
     with pytest.raises(ValueError, match=r"flip must be from 0 to 1; got 1\.5"):
         AugmentConfig(flip=1.5)
-    with pytest.raises(ValueError, match="got 3 source points, 1 target points, 3 keypoint_id"):
-        Example(source=marked((30, 50), SOURCE_PX), target=marked((30, 50), [(1, 1)]), keypoint_id=NAMES)
+    with pytest.raises(ValueError, match="got 3 reference points, 1 query points, 3 keypoint_id"):
+        Example(reference=marked((30, 50), REFERENCE_PX), query=marked((30, 50), [(1, 1)]), keypoint_id=NAMES)
     view = View(rgb=np.zeros((4, 4, 3), np.uint8), xy_px=np.array([[0, 0], [np.nan, 1]], np.float32))
-    with pytest.raises(ValueError, match=r"finite; source point 1 is \(nan, 1\.0\)"):
-        Example(source=view, target=view)
+    with pytest.raises(ValueError, match=r"finite; reference point 1 is \(nan, 1\.0\)"):
+        Example(reference=view, query=view)
 
 
 def test_what_is_known_of_an_example_stays_with_it():
     cat = replace(planted(), category="cat")
     changed = augment(cat, generator_of("known"), MOVES)
-    assert (changed.category, cat.swapped().category, cat.inside().category) == ("cat", "cat", "cat")
+    assert (changed.category, cat.swapped().category, cat.drop_outside_points().category) == ("cat", "cat", "cat")
 
 
 def test_an_image_without_points_is_altered_too():
-    rgb = marked((30, 50), SOURCE_PX).rgb
-    assert np.array_equal(altered(rgb, generator_of("still"), STILL), rgb)
-    assert np.array_equal(altered(rgb, generator_of("flip"), replace(STILL, flip=1.0)), rgb[:, ::-1])
-    first, again, other = (altered(rgb, generator_of("all", seed), AugmentConfig()) for seed in (0, 0, 1))
+    rgb = marked((30, 50), REFERENCE_PX).rgb
+    assert np.array_equal(augment_image(rgb, generator_of("still"), STILL), rgb)
+    assert np.array_equal(augment_image(rgb, generator_of("flip"), replace(STILL, flip=1.0)), rgb[:, ::-1])
+    first, again, other = (augment_image(rgb, generator_of("all", seed), AugmentConfig()) for seed in (0, 0, 1))
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
 
@@ -218,17 +218,17 @@ def test_an_image_without_points_is_altered_too():
 def test_a_crop_of_an_image_without_points_is_anywhere_and_large_enough():
     ramp = np.arange(30 * 50, dtype=np.uint32).reshape(30, 50)
     rgb = np.stack([ramp // 256, ramp % 256, 0 * ramp], axis=-1).astype(np.uint8)
-    config = replace(STILL, crop=1.0, crop_least=0.3)
+    config = replace(STILL, crop=1.0, min_crop_share=0.3)
     corners = []
     for seed in range(200):
-        crop = altered(rgb, generator_of("crop", seed), config).astype(int)
+        crop = augment_image(rgb, generator_of("crop", seed), config).astype(int)
         height, width = crop.shape[:2]
         assert height >= 9
         assert width >= 15
         top, left = divmod(256 * crop[0, 0, 0] + crop[0, 0, 1], 50)
         assert np.array_equal(crop, rgb[top : top + height, left : left + width])
         corners.append((top, left, top + height, left + width))
-    found = np.array(corners)
-    assert (found.min(axis=0)[:2] == 0).all()
-    assert (found.max(axis=0)[2:] == [30, 50]).all()
-    assert (found.max(axis=0)[:2] > [10, 18]).all()
+    boxes = np.array(corners)
+    assert (boxes.min(axis=0)[:2] == 0).all()
+    assert (boxes.max(axis=0)[2:] == [30, 50]).all()
+    assert (boxes.max(axis=0)[:2] > [10, 18]).all()

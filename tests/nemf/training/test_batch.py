@@ -22,7 +22,7 @@ def test_images_are_what_the_matcher_feeds_its_network():
     model = from_official_state_dict(official_state_dict(official_shapes(**SMALL), seed=3), 2)
     matcher = NemfMatcher("nemf", model, torch.device("cpu"))
     rgb = view((37, 53), []).rgb
-    assert torch.equal(ImageFormat.of(model).squash(rgb), matcher._squash(rgb))
+    assert torch.equal(ImageFormat.from_model(model).squash(rgb), matcher._squash(rgb))
 
 
 def test_squashing_by_hand():
@@ -35,30 +35,32 @@ def test_squashing_by_hand():
 
 
 def test_points_of_all_examples_stand_in_one_list():
-    first = Example(source=view((11, 21), [[0, 0], [20, 5]]), target=view((5, 9), [[8, 4], [4, 2]], 1))
-    second = Example(source=view((3, 3), [[1, 2]], 2), target=view((41, 81), [[60, 10]], 3))
+    first = Example(reference=view((11, 21), [[0, 0], [20, 5]]), query=view((5, 9), [[8, 4], [4, 2]], 1))
+    second = Example(reference=view((3, 3), [[1, 2]], 2), query=view((41, 81), [[60, 10]], 3))
     batch = collate([first, second], FORMAT)
-    assert batch.source.shape == batch.target.shape == (2, 3, 32, 32)
+    assert batch.reference.shape == batch.query.shape == (2, 3, 32, 32)
     assert batch.pair.tolist() == [0, 0, 1]
-    assert batch.source_xy_norm.tolist() == [[-1, -1], [1, 0], [0, 1]]
-    assert batch.target_xy_norm.tolist() == [[1, 1], [0, 0], [0.5, -0.5]]
-    assert torch.equal(batch.target[1], FORMAT.squash(second.target.rgb))
+    assert batch.reference_xy_norm.tolist() == [[-1, -1], [1, 0], [0, 1]]
+    assert batch.query_xy_norm.tolist() == [[1, 1], [0, 0], [0.5, -0.5]]
+    assert torch.equal(batch.query[1], FORMAT.squash(second.query.rgb))
 
 
 def test_points_that_no_loss_can_take():
-    fits = Example(source=view((8, 8), [[1, 2]]), target=view((8, 8), [[7, 7]]))
-    outside = Example(source=view((8, 8), [[1, 2], [3, 3]]), target=view((8, 8), [[7, 7.5], [0, 0]]))
+    fits = Example(reference=view((8, 8), [[1, 2]]), query=view((8, 8), [[7, 7]]))
+    outside = Example(reference=view((8, 8), [[1, 2], [3, 3]]), query=view((8, 8), [[7, 7.5], [0, 0]]))
     with pytest.raises(ValueError, match="example 1 of the batch has 1 of 2 points outside its images"):
         collate([fits, outside], FORMAT)
-    assert collate([fits, outside.inside()], FORMAT).pair.tolist() == [0, 1]
-    empty = Example(source=view((8, 8), []), target=view((8, 8), []))
+    assert collate([fits, outside.drop_outside_points()], FORMAT).pair.tolist() == [0, 1]
+    empty = Example(reference=view((8, 8), []), query=view((8, 8), []))
     with pytest.raises(ValueError, match="example 0 of the batch has no points"):
         collate([empty], FORMAT)
 
 
 def example(category: str, names: tuple[str, ...] | None, n_points: int = 2) -> Example:
     points_px = [[number, number] for number in range(n_points)]
-    return Example(source=view((8, 8), points_px), target=view((9, 9), points_px), keypoint_id=names, category=category)
+    return Example(
+        reference=view((8, 8), points_px), query=view((9, 9), points_px), keypoint_id=names, category=category
+    )
 
 
 def test_points_of_one_name_and_category_have_one_number():

@@ -13,7 +13,7 @@ HW = (4, 5)
 def one_by_one(
     features: torch.Tensor, image: torch.Tensor, xy_norm: torch.Tensor, keypoint: torch.Tensor
 ) -> torch.Tensor:
-    """The same with one look at a time; what is linear in the four cells around is read by grid_sample."""
+    """The same match by match; values linear in the four cells around a point are read by grid_sample."""
 
     def read(one_map: torch.Tensor, xy: torch.Tensor) -> torch.Tensor:
         return F.grid_sample(one_map[None], xy.view(1, 1, 1, 2), align_corners=True)[0, :, 0, 0]
@@ -29,7 +29,7 @@ def one_by_one(
     return torch.stack(losses).mean()
 
 
-def test_the_loss_is_that_of_all_looks_one_by_one():
+def test_the_loss_is_the_mean_over_all_matches_one_by_one():
     generator = torch.Generator().manual_seed(0)
     features = torch.randn(4, 6, *HW, generator=generator).requires_grad_()
     image = torch.tensor([0, 0, 1, 1, 1, 2, 2, 3])
@@ -37,10 +37,10 @@ def test_the_loss_is_that_of_all_looks_one_by_one():
     xy_norm = torch.rand(8, 2, generator=generator) * 2 - 1
     xy_norm[0], xy_norm[2] = torch.tensor([1.0, 1.0]), torch.tensor([-1.0, 1.0])
 
-    found, expected = (each(features, image, xy_norm, keypoint) for each in (descriptor_loss, one_by_one))
+    loss, expected = (each(features, image, xy_norm, keypoint) for each in (descriptor_loss, one_by_one))
 
-    assert found.item() == pytest.approx(expected.item(), rel=1e-4)
-    gradients = [torch.autograd.grad(loss, features)[0] for loss in (found, expected)]
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-4)
+    gradients = [torch.autograd.grad(value, features)[0] for value in (loss, expected)]
     assert torch.allclose(*gradients, atol=1e-4)
     assert not gradients[0][3].any()
 

@@ -59,10 +59,10 @@ def test_a_student_learns_what_its_teacher_gives():
     config = TrainerConfig(steps=60, lr=5e-3, warmup_steps=5, final_lr_share=0.0)
     distiller = Distiller(student(1), network, config, CPU)
 
-    told = [distiller.step(images(step)) for step in range(60)]
+    metrics = [distiller.step(images(step)) for step in range(60)]
 
-    assert told[-1]["distance"] < 0.5 * told[0]["distance"]
-    assert [told[0]["lr"], told[5]["lr"]] == pytest.approx([1e-3, 5e-3])
+    assert metrics[-1]["distance"] < 0.5 * metrics[0]["distance"]
+    assert [metrics[0]["lr"], metrics[5]["lr"]] == pytest.approx([1e-3, 5e-3])
     assert all(torch.equal(tensor, kept[name]) for name, tensor in network.state_dict().items())
 
 
@@ -79,9 +79,9 @@ def test_what_was_learnt_is_there_in_eval_mode_before_the_teachers_neck():
         trained = distilled.features(network_in)
         distilled.backbone.network.eval()
         kept = distilled.features(network_in)
-        wanted = network.features((images(0) - network.backbone.mean) / network.backbone.std)
+        expected = network.features((images(0) - network.backbone.mean) / network.backbone.std)
 
-    for one, other in ((trained, kept), (kept, wanted)):
+    for one, other in ((trained, kept), (kept, expected)):
         assert nn.functional.cosine_similarity(one[0], other[0]).mean() > 0.95
 
 
@@ -101,14 +101,14 @@ def test_a_restarted_distiller_goes_on_exactly(tmp_path: Path):
     losses += [restarted.step(images(step)) for step in range(3, 6)]
 
     assert losses == expected
-    wanted = straight.student.state_dict()
-    assert all(torch.equal(tensor, wanted[name]) for name, tensor in restarted.student.state_dict().items())
+    tensors = straight.student.state_dict()
+    assert all(torch.equal(tensor, tensors[name]) for name, tensor in restarted.student.state_dict().items())
 
 
 def test_maps_of_other_shapes_are_refused():
     coarse = build_backbone(TINY.backbone, replace(TINY.backbone_config, out_indices=(3,)))
-    said = r"like its teacher's, \[\(128, 8, 8\), \(256, 4, 4\)\] .* it gives \[\(256, 4, 4\)\]"
-    with pytest.raises(ValueError, match=said):
+    message = r"like its teacher's, \[\(128, 8, 8\), \(256, 4, 4\)\] .* it gives \[\(256, 4, 4\)\]"
+    with pytest.raises(ValueError, match=message):
         Distiller(coarse, teacher(), CONFIG, CPU)
 
 

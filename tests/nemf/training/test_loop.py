@@ -15,7 +15,7 @@ from nemf.model.weights_file import BackboneConfig
 from nemf.search.config import SearchConfig
 from nemf.training.batch import Batch, ImageFormat, collate
 from nemf.training.example import Example
-from nemf.training.initialization import start_at_correlation
+from nemf.training.initialization import initialize_at_correlation
 from nemf.training.loop import Trainer, TrainerConfig, rate_share
 from nemf.training.losses import LossConfig
 from nemf.training.rng import generator_of
@@ -141,10 +141,10 @@ def test_the_losses_can_be_wrapped(batches: list[Batch], tmp_path: Path):
 
 def test_mixed_precision_changes_digits_and_keeps_weights_whole(batches: list[Batch]):
     exact, mixed = (Trainer(tiny(), replace(CONFIG, bfloat16=bfloat16), CPU) for bfloat16 in (False, True))
-    expected, found = exact.step(batches[0]), mixed.step(batches[0])
-    assert found != expected
+    expected, metrics = exact.step(batches[0]), mixed.step(batches[0])
+    assert metrics != expected
     for name in ("field", "flow"):
-        assert found[name] == pytest.approx(expected[name], rel=0.1)
+        assert metrics[name] == pytest.approx(expected[name], rel=0.1)
     assert {parameter.dtype for parameter in mixed.model.parameters()} == {torch.float32}
 
 
@@ -166,14 +166,14 @@ def test_bad_configurations():
 
 
 def pck(model: NeMF, examples: list[Example]) -> float:
-    """How many points are found within a tenth of the source's longer side, percent, with the real search."""
+    """How many points are found within a tenth of the reference's longer side, percent, with the real search."""
     matcher = NemfMatcher("tiny", model, CPU, SearchConfig(patchmatch_steps=3, refine_steps=0))
     hits = []
     for example in examples:
-        query, reference = example.target, example.source
+        query, reference = example.query, example.reference
         pair = ImagePair(query_rgb=query.rgb, reference_rgb=reference.rgb, query_xy_px=query.xy_px)
-        found_xy_px = next(matcher.match_batch([pair])).reference_xy_px
-        hits.append(np.linalg.norm(found_xy_px - reference.xy_px, axis=1) <= 0.1 * max(reference.hw))
+        predicted_xy_px = next(matcher.match_batch([pair])).reference_xy_px
+        hits.append(np.linalg.norm(predicted_xy_px - reference.xy_px, axis=1) <= 0.1 * max(reference.hw))
     return 100 * float(np.concatenate(hits).mean())
 
 
@@ -181,13 +181,13 @@ def test_two_planted_pairs_are_learnt():
     """The field's loss starts near log 20 = 3.0, and the coarse flow alone finds half of the points."""
     examples = [planted(0, n_points=8), planted(1, n_points=8)]
     model = tiny()
-    start_at_correlation(model)
+    initialize_at_correlation(model)
     assert pck(copy.deepcopy(model), examples) < 70
     config = TrainerConfig(
         steps=60, lr=2e-3, warmup_steps=5, final_lr_share=0.05, ema_decay=0.8, loss=LossConfig(negatives=19)
     )
     trainer = Trainer(model, config, CPU)
-    batch = collate(examples, ImageFormat.of(model))
+    batch = collate(examples, ImageFormat.from_model(model))
     losses = [trainer.step(batch) for _ in range(config.steps)]
     assert losses[0]["field"] > 2.7
     assert losses[0]["flow"] > 0.3

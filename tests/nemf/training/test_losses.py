@@ -8,60 +8,56 @@ from torch import nn
 from nemf.checkpoints import from_official_state_dict
 from nemf.training.batch import Batch
 from nemf.training.descriptor_loss import descriptor_loss
-from nemf.training.losses import LOSSES, LossConfig, TrainingLoss, field_loss, flow_loss
+from nemf.training.losses import LOSS_NAMES, LossConfig, TrainingLoss, field_loss, flow_loss
 from nemf.training.rng import generator_of
 
 PAIR = torch.tensor([0, 0, 2])
-SOURCE = torch.tensor([[-0.5, 0.25], [0.5, 0.0], [1.0, -1.0]])
-TARGET = torch.tensor([[-0.4, 0.35], [0.6, 0.1], [0.9, -0.9]])
+REFERENCE = torch.tensor([[-0.5, 0.25], [0.5, 0.0], [1.0, -1.0]])
+QUERY = torch.tensor([[-0.4, 0.35], [0.6, 0.1], [0.9, -0.9]])
 VOLUMES = torch.arange(3.0).view(3, 1, 1, 1, 1, 1)
 
 
 class Known(nn.Module):
-    """A field that gives `true` at true matches and `other` elsewhere, and remembers what it was asked."""
+    """A field that gives `true` at true matches and `other` elsewhere, and records its arguments."""
 
     def __init__(self, true: float, other: float) -> None:
         super().__init__()
         self.true, self.other = true, other
-        self.asked: list[tuple[int, torch.Tensor, torch.Tensor]] = []
+        self.calls: list[tuple[int, torch.Tensor, torch.Tensor]] = []
 
-    def forward(self, cost_features, source_xy_norm, target_xy_norm, *, positional_gradient):
-        self.asked.append((int(cost_features), source_xy_norm[0], target_xy_norm[0]))
-        queries = torch.cat([source_xy_norm, target_xy_norm], dim=-1)[0]
-        is_true = (queries[:, None] == torch.cat([SOURCE, TARGET], dim=1)).all(-1).any(-1)
+    def forward(self, cost_features, reference_xy_norm, query_xy_norm, *, positional_gradient):
+        self.calls.append((int(cost_features), reference_xy_norm[0], query_xy_norm[0]))
+        queries = torch.cat([reference_xy_norm, query_xy_norm], dim=-1)[0]
+        is_true = (queries[:, None] == torch.cat([REFERENCE, QUERY], dim=1)).all(-1).any(-1)
         return torch.where(is_true, self.true, self.other)[None]
 
 
 def loss_of(field: nn.Module, **options) -> float:
-    return float(field_loss(field, VOLUMES, PAIR, SOURCE, TARGET, generator_of("test"), LossConfig(**options)))
+    return float(field_loss(field, VOLUMES, PAIR, REFERENCE, QUERY, generator_of("test"), LossConfig(**options)))
 
 
-def test_a_field_that_cannot_tell_and_one_that_knows():
+def test_the_loss_of_a_constant_field_and_of_a_perfect_one():
     assert loss_of(Known(0.7, 0.7)) == pytest.approx(math.log(100), rel=1e-6)
-    assert loss_of(Known(0.0, 0.0), kind="binary") == pytest.approx(math.log(2), rel=1e-6)
     assert loss_of(Known(30.0, -30.0)) < 1e-6
-    assert loss_of(Known(30.0, -30.0), kind="binary") < 1e-6
 
 
 def test_the_field_loss_by_hand():
     """One true candidate with logit 1 among three with logit -2."""
     softmax = -math.log(math.e / (math.e + 3 * math.exp(-2)))
     assert loss_of(Known(1.0, -2.0), negatives=3) == pytest.approx(softmax, rel=1e-5)
-    binary = (math.log(1 + math.exp(-1)) + math.log(1 + math.exp(-2))) / 2
-    assert loss_of(Known(1.0, -2.0), negatives=3, kind="binary") == pytest.approx(binary, rel=1e-5)
 
 
-def test_what_the_field_is_asked():
-    """Each pair its own points; first the source is fixed, then the target; hard ones are as far as was said."""
+def test_the_candidates_that_the_field_scores():
+    """Each pair its own points; first the reference is fixed, then the query; hard ones are within the radius."""
     field = Known(0.0, 0.0)
     loss_of(field, negatives=8, hard=0.25, hard_radius_norm=(0.2, 0.3))
-    assert [number for number, _, _ in field.asked] == [0, 2]
-    for (_, source, target), points in zip(field.asked, ([0, 1], [2]), strict=True):
-        for k, (of_source, of_target) in enumerate(
-            zip(source.view(-1, 2, 9, 2), target.view(-1, 2, 9, 2), strict=True)
+    assert [number for number, _, _ in field.calls] == [0, 2]
+    for (_, reference, query), points in zip(field.calls, ([0, 1], [2]), strict=True):
+        for k, (references, queries) in enumerate(
+            zip(reference.view(-1, 2, 9, 2), query.view(-1, 2, 9, 2), strict=True)
         ):
-            true = (SOURCE[points[k]], TARGET[points[k]])
-            fixed, free = (of_source[0], of_target[1]), (of_source[1], of_target[0])
+            true = (REFERENCE[points[k]], QUERY[points[k]])
+            fixed, free = (references[0], queries[1]), (references[1], queries[0])
             for side in (0, 1):
                 assert (fixed[side] == true[side]).all()
                 assert (free[side][0] == true[side]).all()
@@ -75,10 +71,10 @@ def test_what_the_field_is_asked():
 def test_uniform_negatives_fill_the_image():
     field = Known(0.0, 0.0)
     loss_of(field, negatives=1000, hard=0.0)
-    target = torch.cat([asked[2].view(-1, 2, 1001, 2)[:, 0, 1:] for asked in field.asked]).flatten(0, 1)
-    quadrants = (target > 0).long() @ torch.tensor([1, 2])
+    query = torch.cat([call[2].view(-1, 2, 1001, 2)[:, 0, 1:] for call in field.calls]).flatten(0, 1)
+    quadrants = (query > 0).long() @ torch.tensor([1, 2])
     assert ((quadrants.bincount() / 3000 - 0.25).abs() < 0.03).all()
-    assert target.abs().amax() > 0.99
+    assert query.abs().amax() > 0.99
 
 
 def test_the_flow_loss_by_hand():
@@ -87,11 +83,11 @@ def test_the_flow_loss_by_hand():
     coarse_flow[1, :, 1, 2] = torch.tensor([0.2, -0.3])
     coarse_flow[0, :, 4, 4] = torch.tensor([0.5, 1.0])
     pair = torch.tensor([1, 0])
-    target = torch.tensor([[0.1, -0.4], [1.0, 1.0]])
+    query = torch.tensor([[0.1, -0.4], [1.0, 1.0]])
     exact = torch.tensor([[0.3, -0.2], [0.5, 1.0]])  # the cell's displacement, (0.2, 0.2) and (-0.5, 0), at the point
-    assert flow_loss(coarse_flow, pair, exact, target).item() == pytest.approx(0, abs=1e-6)
+    assert flow_loss(coarse_flow, pair, exact, query).item() == pytest.approx(0, abs=1e-6)
     off = exact + torch.tensor([[0.3, -0.4], [0.0, 1.0]])  # 0.5 and 1 away, which is 1 and 2 cells
-    assert flow_loss(coarse_flow, pair, off, target).item() == pytest.approx(1.5, abs=1e-6)
+    assert flow_loss(coarse_flow, pair, off, query).item() == pytest.approx(1.5, abs=1e-6)
 
 
 @pytest.fixture
@@ -104,11 +100,11 @@ def network() -> TrainingLoss:
 def batch() -> Batch:
     images = torch.randn(2, 3, 3, 64, 64, generator=generator_of("images"))
     return Batch(
-        source=images[0],
-        target=images[1],
+        reference=images[0],
+        query=images[1],
         pair=PAIR,
-        source_xy_norm=SOURCE,
-        target_xy_norm=TARGET,
+        reference_xy_norm=REFERENCE,
+        query_xy_norm=QUERY,
         keypoint=torch.tensor([0, 1, 0]),
     )
 
@@ -138,23 +134,23 @@ def test_a_loss_of_no_weight_is_not_computed(
     config = LossConfig(**dict(zip(names, weights, strict=True)), negatives=9)
     losses = TrainingLoss(network.model, config)(batch, generator_of("negatives"))
 
-    by_name = {name: weight for name, weight in zip(LOSSES, weights, strict=True) if weight}
+    by_name = {name: weight for name, weight in zip(LOSS_NAMES, weights, strict=True) if weight}
     assert set(losses) == {*by_name, "total"}
     weighted = sum(weight * losses[name].item() for name, weight in by_name.items())
     assert losses["total"].item() == pytest.approx(weighted, rel=1e-5)
 
 
 def test_the_descriptor_loss_is_the_mean_over_maps_and_looks_across_pairs(network: TrainingLoss, batch: Batch):
-    """Points 0 and 2 are one keypoint, in the pairs 0 and 2: in images 0 and 2 of the sources, 3 and 5 of all."""
+    """Points 0 and 2 are one keypoint, in the pairs 0 and 2: in images 0 and 2 of the references, 3 and 5 of all."""
     config = LossConfig(field_weight=0.0, flow_weight=0.0, descriptor_weight=1.0)
-    found = TrainingLoss(network.model, config)(batch, generator_of("negatives"))["descriptor"]
+    loss = TrainingLoss(network.model, config)(batch, generator_of("negatives"))["descriptor"]
 
-    images = torch.cat([batch.source, batch.target])
+    images = torch.cat([batch.reference, batch.query])
     image, keypoint = torch.tensor([0, 0, 2, 3, 3, 5]), torch.tensor([0, 1, 0, 0, 1, 0])
-    places = torch.cat([SOURCE, TARGET])
-    by_map = [descriptor_loss(level, image, places, keypoint).item() for level in network.model.features(images)]
+    xy_norm = torch.cat([REFERENCE, QUERY])
+    by_map = [descriptor_loss(level, image, xy_norm, keypoint).item() for level in network.model.features(images)]
     assert len(by_map) == 4
-    assert found.item() == pytest.approx(sum(by_map) / 4, rel=1e-4)
+    assert loss.item() == pytest.approx(sum(by_map) / 4, rel=1e-4)
 
 
 def test_the_losses_are_finite_in_mixed_precision(network: TrainingLoss, batch: Batch):

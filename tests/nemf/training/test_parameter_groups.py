@@ -94,11 +94,11 @@ def test_every_parameter_that_is_trained_gets_a_gradient(config: NeMFConfig, los
     generator = generator_of("batch")
     images, points = torch.randn(2, 2, 3, 64, 64, generator=generator), torch.rand(2, 4, 2, generator=generator)
     batch = Batch(
-        source=images[0],
-        target=images[1],
+        reference=images[0],
+        query=images[1],
         pair=torch.tensor([0, 0, 1, 1]),
-        source_xy_norm=points[0],
-        target_xy_norm=points[1],
+        reference_xy_norm=points[0],
+        query_xy_norm=points[1],
         keypoint=torch.tensor([0, 1, 0, 2]),
     )
 

@@ -9,16 +9,16 @@ from nemf.training.sampler import Sampler
 
 def test_a_step_depends_on_the_seed_and_the_step_only():
     sampler = Sampler([5, 100], [1, 1], batch_size=8, seed=3)
-    in_order = [sampler.examples_of(step) for step in range(4)]
+    in_order = [sampler.picks(step) for step in range(4)]
     again = Sampler([5, 100], [1, 1], batch_size=8, seed=3)
-    assert [again.examples_of(step) for step in (3, 2, 1, 0)] == in_order[::-1]
+    assert [again.picks(step) for step in (3, 2, 1, 0)] == in_order[::-1]
     assert len({tuple(picks) for picks in in_order}) == 4
-    assert Sampler([5, 100], [1, 1], batch_size=8, seed=4).examples_of(0) != in_order[0]
+    assert Sampler([5, 100], [1, 1], batch_size=8, seed=4).picks(0) != in_order[0]
 
 
 def test_data_sets_are_mixed_by_weight_and_evenly_inside():
     sampler = Sampler([4, 1000], [3, 1], batch_size=100, seed=0)
-    picks = [pick for step in range(40) for pick in sampler.examples_of(step)]
+    picks = [pick for step in range(40) for pick in sampler.picks(step)]
     assert Counter(pick.dataset for pick in picks)[0] == pytest.approx(3000, abs=150)
     rows = Counter(pick.row for pick in picks if pick.dataset == 0)
     assert sorted(rows) == [0, 1, 2, 3]

@@ -23,13 +23,13 @@ def colour_at(rgb: np.ndarray, xy_px: np.ndarray) -> np.ndarray:
 def test_corresponding_points_look_alike(seed: int):
     pair = warped_pair(smooth_photograph(), 300, generator_of("warp", seed), WarpConfig())
     assert len(pair) == 300
-    source, target = colour_at(pair.source.rgb, pair.source.xy_px), colour_at(pair.target.rgb, pair.target.xy_px)
+    reference, query = colour_at(pair.reference.rgb, pair.reference.xy_px), colour_at(pair.query.rgb, pair.query.xy_px)
     # between pixels, rounded twice
-    assert np.abs(source - target).max() <= 3
-    moved_px = np.linalg.norm(pair.source.xy_px - pair.target.xy_px, axis=1)
+    assert np.abs(reference - query).max() <= 3
+    moved_px = np.linalg.norm(pair.reference.xy_px - pair.query.xy_px, axis=1)
     assert moved_px.mean() > 3
-    assert pair.source.inside().all()
-    assert pair.target.inside().all()
+    assert pair.reference.inside_mask().all()
+    assert pair.query.inside_mask().all()
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -45,9 +45,9 @@ def test_nothing_folds_over(seed: int):
 
 def test_warps_are_a_function_of_the_generator():
     first, second, other = (warped_pair(smooth_photograph(), 9, generator_of("w", s), WarpConfig()) for s in (1, 1, 2))
-    assert np.array_equal(first.target.rgb, second.target.rgb)
-    assert np.array_equal(first.source.xy_px, second.source.xy_px)
-    assert not np.array_equal(first.target.rgb, other.target.rgb)
+    assert np.array_equal(first.query.rgb, second.query.rgb)
+    assert np.array_equal(first.reference.xy_px, second.reference.xy_px)
+    assert not np.array_equal(first.query.rgb, other.query.rgb)
 
 
 def test_impossible_warps():

@@ -32,14 +32,14 @@ def test_a_row_is_an_example(tmp_path: Path, photograph: str):
 
     example = pairs.example(0)
 
-    assert np.array_equal(example.source.rgb, noise_rgb(1))
-    assert np.array_equal(example.target.rgb, noise_rgb(2, (40, 50)))
-    assert example.source.xy_px.tolist() == [[1, 2], [10, 5], [30, 20]]
-    assert example.target.xy_px.tolist() == [[1.5, 2], [3, 4], [5, 6]]
+    assert np.array_equal(example.reference.rgb, noise_rgb(1))
+    assert np.array_equal(example.query.rgb, noise_rgb(2, (40, 50)))
+    assert example.reference.xy_px.tolist() == [[1, 2], [10, 5], [30, 20]]
+    assert example.query.xy_px.tolist() == [[1.5, 2], [3, 4], [5, 6]]
     assert example.keypoint_id == ("left_eye", "right_eye", "nose")
     assert example.category.endswith("cat")
-    assert example.source.box_xyxy == (1, 2, 30, 20)
-    assert example.target.box_xyxy is None
+    assert example.reference.box_xyxy == (1, 2, 30, 20)
+    assert example.query.box_xyxy is None
     assert pairs.unusable == {}
 
 
@@ -62,7 +62,7 @@ def test_points_outside_an_image_are_left_out(tmp_path: Path, photograph: str):
     points = [[1.0, 2.0], [31.0, 23.0], [31.1, 5.0]]
     row = {**pair_row("p", source_uri=photograph, target_uri=photograph), "source_xy_px": points}
 
-    assert _pairs(tmp_path, [row]).example(0).source.xy_px.tolist() == points[:2]
+    assert _pairs(tmp_path, [row]).example(0).reference.xy_px.tolist() == points[:2]
 
 
 def _broken(photograph: str) -> dict[str, dict[str, Any]]:
@@ -93,7 +93,7 @@ def test_rows_that_cannot_be_used_are_named_and_the_next_one_is_taken(tmp_path: 
     good = pair_row("good", source_uri=photograph, target_uri=photograph)
     pairs = _pairs(tmp_path, [good, *rows])
 
-    assert np.array_equal(pairs.example(1).source.rgb, noise_rgb(1))
+    assert np.array_equal(pairs.example(1).reference.rgb, noise_rgb(1))
 
     assert list(pairs.unusable) == [str(number) for number in range(len(rows))]
     for said, reason in zip(broken, pairs.unusable.values(), strict=True):
@@ -125,7 +125,7 @@ def test_what_a_row_is_of_no_use_for_does_not_change_what_else_it_gives(tmp_path
     ]
     pairs = _pairs(tmp_path, rows)
 
-    assert np.array_equal(pairs.example(0).source.rgb, noise_rgb(5))
+    assert np.array_equal(pairs.example(0).reference.rgb, noise_rgb(5))
     assert np.array_equal(pairs.photograph(0, "target"), noise_rgb(6))
     assert np.array_equal(pairs.photograph(0, "source"), noise_rgb(1))
     assert list(pairs.unusable) == ["bare"]

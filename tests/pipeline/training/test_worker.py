@@ -23,15 +23,15 @@ from nemf.training.example import Example
 from nemf.training.losses import LossConfig
 from nemf.training.sampler import Pick
 from pipeline.training.folder import open_training, read_history
-from pipeline.training.worker import Examples, Place, TrainingRun, initial_network, train
+from pipeline.training.worker import Examples, TrainingConfig, WorkerContext, initial_network, train
 
 HW = (24, 32)
 DESCRIPTOR = LossConfig(field_weight=0.0, flow_weight=0.0, descriptor_weight=1.0)
-ALONE = Place(rank=0, n_workers=1, device=torch.device("cpu"))
+ALONE = WorkerContext(rank=0, n_workers=1, device=torch.device("cpu"))
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> TrainingRun:
+def run(tmp_path: Path) -> TrainingConfig:
     """Of one pair, all its pixels 0; two manifests of photographs are beside it, of 100 and 200."""
     pairs = pair_row("p", **_images(0))
     keypoints = {"source_xy_px": None, "target_xy_px": None}
@@ -59,38 +59,38 @@ def _images(shade: int) -> dict[str, bytes]:
     return {"source_image": image, "target_image": image}
 
 
-def _examples(run: TrainingRun) -> list[Example]:
+def _examples(run: TrainingConfig) -> list[Example]:
     examples = Examples(run)
     return [examples.example(Pick(0, 0), step, 0) for step in range(60)]
 
 
-def test_photographs_are_warped_as_often_as_was_said(run: TrainingRun, tmp_path: Path):
+def test_photographs_are_warped_as_often_as_was_said(run: TrainingConfig, tmp_path: Path):
     manifests = (str(tmp_path / "100.parquet"), str(tmp_path / "200.parquet"))
 
     examples = _examples(replace(run, photographs=manifests, warp_share=0.5))
 
-    seen = Counter(int(example.source.rgb[0, 0, 0]) for example in examples)
+    seen = Counter(int(example.reference.rgb[0, 0, 0]) for example in examples)
     assert set(seen) == {0, 100, 200}
     assert 20 <= seen[0] <= 40
     assert min(seen[100], seen[200]) >= 5
     for example in examples:
-        warped = example.source.rgb[0, 0, 0] > 0
+        warped = example.reference.rgb[0, 0, 0] > 0
         assert len(example) == (16 if warped else 3)
         assert (example.category == "") == bool(warped)
 
 
-def test_without_photographs_the_pairs_images_are_warped(run: TrainingRun):
+def test_without_photographs_the_pairs_images_are_warped(run: TrainingConfig):
     examples = _examples(replace(run, warp_share=1.0))
 
-    assert {int(example.source.rgb.max()) for example in examples} == {0}
+    assert {int(example.reference.rgb.max()) for example in examples} == {0}
     assert {len(example) for example in examples} == {16}
 
 
-def test_photographs_of_pairs_without_keypoints_are_enough(run: TrainingRun, tmp_path: Path):
+def test_photographs_of_pairs_without_keypoints_are_enough(run: TrainingConfig, tmp_path: Path):
     """Where examples are warped photographs only, nothing is unusable in a manifest without keypoints."""
     bare = replace(run, pairs=(str(tmp_path / "100.parquet"),), warp_share=1.0)
     examples = Examples(bare)
-    assert examples.example(Pick(0, 0), 0, 0).source.rgb[0, 0, 0] == 100
+    assert examples.example(Pick(0, 0), 0, 0).reference.rgb[0, 0, 0] == 100
     assert examples.unusable() == []
 
     examples = Examples(replace(bare, warp_share=0.0))
@@ -108,23 +108,23 @@ LOSSES = [
 
 
 @pytest.mark.parametrize(("loss", "names"), LOSSES)
-def test_the_history_tells_the_losses_that_are_trained(run: TrainingRun, loss: LossConfig, names: set[str]):
-    told: list[dict[str, Any]] = []
+def test_the_history_tells_the_losses_that_are_trained(run: TrainingConfig, loss: LossConfig, names: set[str]):
+    reported: list[dict[str, Any]] = []
 
-    train(replace(run, trainer=replace(run.trainer, loss=loss)), ALONE, told.append, lambda: False)
+    train(replace(run, trainer=replace(run.trainer, loss=loss)), ALONE, reported.append, lambda: False)
 
     history = read_history(run.out)
     assert [row["step"] for row in history["training"]] == [1, 2]
     for row in history["training"]:
         assert set(row) == {"step", "total", "gradient_norm", "lr", "seconds_per_step", *names}
     assert (history["validation"], history["unusable"]) == ([], [])
-    assert told == [{"step": 0}, *history["training"]]
+    assert reported == [{"step": 0}, *history["training"]]
     assert (Path(run.out) / "curves.png").stat().st_size > 1000
     (events,) = (Path(run.out) / "tensorboard").iterdir()
     assert events.stat().st_size > 0
 
 
-def test_until_a_field_is_trained_descriptors_are_validated(run: TrainingRun, monkeypatch: pytest.MonkeyPatch):
+def test_until_a_field_is_trained_descriptors_are_validated(run: TrainingConfig, monkeypatch: pytest.MonkeyPatch):
     """On a picture and itself even untrained ones find most points."""
     row = pair_row("p", source_image=encoded(noise_rgb(0, HW)), target_image=encoded(noise_rgb(0, HW)))
     boxes = {f"{side}_box_xyxy": [0.0, 0.0, 31.0, 23.0] for side in ("source", "target")}
@@ -181,7 +181,7 @@ def test_a_preset_starts_with_the_backbone_of_the_file_and_the_maps_of_its_own(w
     assert not model.cost_encoder.aggregator.proj.weight.any()
 
 
-def test_a_checkpoint_of_another_kind_gives_its_backbone_and_neck(run: TrainingRun, tmp_path: Path):
+def test_a_checkpoint_of_another_kind_gives_its_backbone_and_neck(run: TrainingConfig, tmp_path: Path):
     given = checkpoints.load(run.start)
 
     same, config = initial_network(run.start, None, None, None, seed=5)
@@ -199,7 +199,7 @@ def test_a_checkpoint_of_another_kind_gives_its_backbone_and_neck(run: TrainingR
     assert not _same(raw.field.blocks, given.field.blocks)
 
 
-def test_a_checkpoint_gives_its_backbone_and_neck_to_a_network_for_larger_images(run: TrainingRun):
+def test_a_checkpoint_gives_its_backbone_and_neck_to_a_network_for_larger_images(run: TrainingConfig):
     given = checkpoints.load(run.start)
 
     larger, config = initial_network(run.start, None, None, 2 * TINY.image_size, seed=5)
