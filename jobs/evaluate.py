@@ -22,14 +22,14 @@ from pipeline.evaluation.compare import compare
 from pipeline.evaluation.evaluate import (
     DEFAULT_ALPHAS,
     LARGE,
-    LeftOut,
+    Unscored,
+    count_unscored,
     evaluate,
-    left_out,
 )
 from pipeline.evaluation.keypoint_errors import MATCH_COLUMNS, Failed
 from pipeline.evaluation.metrics import write_metrics
 from pipeline.evaluation.protocols import Protocol, protocol
-from pipeline.evaluation.quality_gate import requirement
+from pipeline.evaluation.quality_gate import parse_threshold
 from pipeline.io import storage
 from pipeline.io.uri_field import Uri
 from pipeline.runs.parts import read_matches
@@ -76,22 +76,22 @@ def run(config: Config) -> str:
     if config.replicates < 0:
         raise ValueError(f"--replicates must be 0 or more; got {config.replicates}")
     protocols = [protocol(name) for name in config.protocol]
-    required = [requirement(text) for text in config.require]
-    for each in required:
-        each.check([found.name for found in protocols], config.alpha)
+    thresholds = [parse_threshold(text) for text in config.require]
+    for threshold in thresholds:
+        threshold.check_evaluated([protocol.name for protocol in protocols], config.alpha)
     large = planned_count(config.pairs, config.matches) >= LARGE
     _check_out(config.out, large)
-    result = _evaluate_large(config, protocols) if large else _evaluate(config, protocols)
+    result = _evaluate_on_ray(config, protocols) if large else _evaluate(config, protocols)
     for_programs = config.format in text_tables.PROGRAM_FORMATS
     if for_programs:
         table = text_tables.tidy_table(result.metrics, result.differences, config.matches)
         print(text_tables.as_text(table, config.format))
     else:
         _print_tables(result, protocols, config)
-    unmet = [line for each in required for line in each.unmet(result.metrics)]
+    shortfalls = [line for threshold in thresholds for line in threshold.shortfalls(result.metrics)]
     print(f"\nwrote {config.out}", file=sys.stderr if for_programs else sys.stdout)
-    if unmet:
-        raise RequirementError("; ".join(unmet))
+    if shortfalls:
+        raise RequirementError("; ".join(shortfalls))
     return config.out
 
 
@@ -101,7 +101,7 @@ class _Result:
     """METRICS, of large runs without single pairs."""
     differences: dict[str, pd.DataFrame]
     """By the other run."""
-    left_out: LeftOut
+    unscored: Unscored
 
 
 def _evaluate(config: Config, protocols: Sequence[Protocol]) -> _Result:
@@ -114,18 +114,18 @@ def _evaluate(config: Config, protocols: Sequence[Protocol]) -> _Result:
         others = read_matches(other, MATCH_COLUMNS)
         differences[other] = compare(matches, others, pairs, protocols, config.alpha, config.failed, **bootstrap)
     write_metrics(config.out, metrics)
-    return _Result(metrics=metrics.to_pandas(), differences=differences, left_out=left_out(matches, pairs))
+    return _Result(metrics=metrics.to_pandas(), differences=differences, unscored=count_unscored(matches, pairs))
 
 
-def _evaluate_large(config: Config, protocols: Sequence[Protocol]) -> _Result:
+def _evaluate_on_ray(config: Config, protocols: Sequence[Protocol]) -> _Result:
     # Ray takes seconds to import
     from pipeline.cluster.connect import connected
-    from pipeline.evaluation.evaluate_on_ray import evaluate_large
+    from pipeline.evaluation.evaluate_on_ray import evaluate_on_ray
 
     if config.compare:
         raise ValueError(f"--compare is for runs of fewer than {LARGE:,} pairs")
     with connected(config.address):
-        metrics, counted = evaluate_large(
+        metrics, unscored = evaluate_on_ray(
             storage.absolute(config.matches),
             storage.absolute(config.pairs),
             storage.absolute(config.out),
@@ -135,7 +135,7 @@ def _evaluate_large(config: Config, protocols: Sequence[Protocol]) -> _Result:
             replicates=config.replicates,
             seed=config.seed,
         )
-    return _Result(metrics=metrics.to_pandas(), differences={}, left_out=counted)
+    return _Result(metrics=metrics.to_pandas(), differences={}, unscored=unscored)
 
 
 def _print_tables(result: _Result, protocols: Sequence[Protocol], config: Config) -> None:
@@ -147,7 +147,7 @@ def _print_tables(result: _Result, protocols: Sequence[Protocol], config: Config
             for other, rows in result.differences.items()
         ),
         text_tables.published_tables(result.metrics, run, form, dim=sys.stdout.isatty()),
-        text_tables.unscored_notes(result.left_out),
+        text_tables.unscored_notes(result.unscored),
     ]
     print("\n".join(text for text in texts if text))
 

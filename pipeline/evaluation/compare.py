@@ -1,4 +1,4 @@
-"""Two runs over the same pairs: the difference of their PCK, with an interval that knows they are the same pairs."""
+"""Two runs over the same pairs: the difference of their PCK, with the interval of paired samples."""
 
 from collections.abc import Sequence
 
@@ -8,10 +8,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.evaluation import pck_sums
-from pipeline.evaluation.bootstrap import REPLICATES, draws
-from pipeline.evaluation.evaluate import DEFAULT_ALPHAS, check, check_matches
-from pipeline.evaluation.groups import Group, groupable, subsets, tally_groups
-from pipeline.evaluation.keypoint_errors import Failed, directions_to_score, score
+from pipeline.evaluation.bootstrap import REPLICATES, bootstrap_weights
+from pipeline.evaluation.evaluate import DEFAULT_ALPHAS, check_matches, check_protocols
+from pipeline.evaluation.groups import Group, SumsByGroup, group_columns, subsets, sum_groups
+from pipeline.evaluation.keypoint_errors import Failed, directions_to_score, keypoint_errors
 from pipeline.evaluation.protocols import Protocol
 
 _AVERAGES = {"image": pck_sums.image_average, "point": pck_sums.point_average}
@@ -36,67 +36,69 @@ def compare(
     difference_high, the ends of its 95 % interval: both runs are averaged over the same bootstrap replicates.
     Raises ValueError as evaluate does, and where the runs have no direction in common.
     """
-    check(protocols, alphas)
+    check_protocols(protocols, alphas)
     for run in (matches, others):
         check_matches(run, pairs)
     alphas = sorted(set(alphas))
     pairs = pairs.take(pc.sort_indices(pairs["pair_id"]))
-    manifest, drawn = groupable(pairs), draws(pairs, seed, replicates)
+    columns, weights = group_columns(pairs), bootstrap_weights(pairs, seed, replicates)
     rows: list[dict[str, object]] = []
-    mine, theirs = (
+    directions, other_directions = (
         directions_to_score(pc.unique(run["direction"]).to_pylist(), protocols) for run in (matches, others)
     )
-    for protocol in mine:
-        common = [direction for direction in mine[protocol] if direction in theirs[protocol]]
+    for protocol in directions:
+        common = [direction for direction in directions[protocol] if direction in other_directions[protocol]]
         if not common:
             raise ValueError(f"protocol {protocol.name}: the runs have no direction in common, so nothing to compare")
         for direction in common:
-            scored = [score(table, pairs, protocol, direction) for table in (matches, others)]
-            usable = (scored[0].n_points > 0) & (scored[1].n_points > 0)
+            errors, other_errors = (keypoint_errors(run, pairs, protocol, direction) for run in (matches, others))
+            usable = (errors.n_points > 0) & (other_errors.n_points > 0)
             if failed == "exclude":
-                usable &= ~(scored[0].failed | scored[1].failed)
-            sums = [pck_sums.pair_sums(scores, alphas, failed) for scores in scored]
-            for dataset, subset, chosen in subsets(manifest):
-                here = chosen & usable
-                tallies = [tally_groups(manifest[here], each[here], drawn.of(here)) for each in sums]
-                named = {"dataset": dataset, "protocol": protocol.name, "direction": direction, "subset": subset}
-                for kind, group in tallies[0]:
-                    found = _differences(tallies[0], tallies[1], (kind, group), alphas)
-                    rows += [{**named, "group_kind": kind, "group": group, **row} for row in found]
+                usable &= ~(errors.failed | other_errors.failed)
+            sums, other_sums = (pck_sums.pair_sums(run, alphas, failed) for run in (errors, other_errors))
+            for dataset, subset, mask in subsets(columns):
+                kept = mask & usable
+                by_group, other_by_group = (
+                    sum_groups(columns[kept], run[kept], weights.select(kept)) for run in (sums, other_sums)
+                )
+                scope = {"dataset": dataset, "protocol": protocol.name, "direction": direction, "subset": subset}
+                for kind, group in by_group:
+                    differences = _differences(by_group, other_by_group, (kind, group), alphas)
+                    rows += [{**scope, "group_kind": kind, "group": group, **row} for row in differences]
     return pd.DataFrame(rows)
 
 
 def _differences(
-    mine: dict[Group, pck_sums.Tally],
-    theirs: dict[Group, pck_sums.Tally],
-    key: Group,
-    alphas: Sequence[float],
+    by_group: SumsByGroup, other_by_group: SumsByGroup, key: Group, alphas: Sequence[float]
 ) -> list[dict[str, object]]:
-    of, other = mine[key], theirs[key]
-    n_pairs, n_points, n_failed = pck_sums.counts(of)
+    """The rows of one group, by average and alpha, without the columns that name it; none for a group without pairs."""
+    sums, other_sums = by_group[key], other_by_group[key]
+    n_pairs, n_points, n_failed = pck_sums.counts(sums)
     if not n_pairs:
         return []
-    averages = {name: (average(of), average(other)) for name, average in _AVERAGES.items()}
+    averages = {name: (average(sums), average(other_sums)) for name, average in _AVERAGES.items()}
     if key == ("all", "all"):
-        classes = ([found for (kind, _), found in run.items() if kind == "category"] for run in (mine, theirs))
-        mean, mean_other = (pck_sums.class_mean(of_categories) for of_categories in classes)
-        averages["class"] = (mean, mean_other)
-    counted = {
+        averages["class"] = (_class_mean(by_group), _class_mean(other_by_group))
+    counts = {
         "n_pairs": n_pairs,
         "n_points": n_points,
         "n_failed": n_failed,
-        "n_failed_other": pck_sums.counts(other)[2],
+        "n_failed_other": pck_sums.counts(other_sums)[2],
     }
     rows: list[dict[str, object]] = []
     for average, (pck, pck_other) in averages.items():
         low, high = pck_sums.interval(pck_other - pck) if n_pairs > 1 else np.full((2, len(alphas)), np.nan)
-        for number, alpha in enumerate(alphas):
+        for index, alpha in enumerate(alphas):
             values = {
-                "pck": pck[0, number],
-                "pck_other": pck_other[0, number],
-                "difference": pck_other[0, number] - pck[0, number],
-                "difference_low": low[number],
-                "difference_high": high[number],
+                "pck": pck[0, index],
+                "pck_other": pck_other[0, index],
+                "difference": pck_other[0, index] - pck[0, index],
+                "difference_low": low[index],
+                "difference_high": high[index],
             }
-            rows.append({"average": average, "alpha": alpha, **counted, **values})
+            rows.append({"average": average, "alpha": alpha, **counts, **values})
     return rows
+
+
+def _class_mean(by_group: SumsByGroup) -> pck_sums.Percents:
+    return pck_sums.class_mean([sums for (kind, _), sums in by_group.items() if kind == "category"])

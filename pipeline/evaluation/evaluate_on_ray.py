@@ -1,7 +1,7 @@
 """Evaluation of runs too large for one process's memory: the same numbers, as a Ray Data aggregation.
 
-Pairs and matches are dealt into buckets by a hash of the pair's id; every bucket is scored by itself, and the tallies
-of the buckets are added. What one process holds is a bucket and the tallies; the driver also holds two keys per pair.
+Pairs and matches are split into buckets by a hash of the pair's id; every bucket is evaluated by itself, and the sums
+of the buckets are added. One process holds a bucket and the sums; the driver also holds two keys per pair.
 """
 
 import re
@@ -15,20 +15,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 import ray.data
+from jaxtyping import UInt64
 
-from pipeline.evaluation.bootstrap import REPLICATES, draws, image_keys, shared_images
+from pipeline.evaluation.bootstrap import REPLICATES, bootstrap_weights, image_keys, shared_images
 from pipeline.evaluation.evaluate import (
     DEFAULT_ALPHAS,
     NO_PAIR_ANSWERED,
-    LeftOut,
-    Measures,
-    about,
-    check,
-    left_out,
-    measure,
+    EvaluationSpec,
+    Unscored,
+    check_protocols,
+    count_unscored,
+    provenance_metadata,
+    sum_pck,
     summary_rows,
 )
-from pipeline.evaluation.groups import Tallies
+from pipeline.evaluation.groups import Scope, SumsByGroup
 from pipeline.evaluation.keypoint_errors import MATCH_COLUMNS, Failed, directions_to_score
 from pipeline.evaluation.metrics import SUMMARY, write_metrics
 from pipeline.evaluation.protocols import Protocol
@@ -42,32 +43,35 @@ from schemas.metrics import METRICS
 from schemas.pairs import PAIRS
 
 BUCKET_PAIRS = 50_000
-"""About so many pairs are scored at once by a process, which takes some 700 MB."""
+"""About so many pairs are evaluated together by a process, which takes some 700 MB."""
 
 _PAIRS = pa.schema([field for field in PAIRS if field.name not in INLINE_COLUMNS], metadata=PAIRS.metadata)
 _MATCHES = pa.schema([MATCHES.field(name) for name in dict.fromkeys([*MATCH_COLUMNS, *KEY_COLUMNS])])
 _PIECE = pa.schema([("bucket", pa.int64()), ("part", pa.int64()), ("rows", pa.large_binary())])
 """Rows of one file that belong to one bucket, as an Arrow stream; `part` is -1 for the manifest's."""
-_SCOPE = ("dataset", "protocol", "direction", "subset", "group_kind", "group")
-_TALLY = pa.schema(
-    [("bucket", pa.int64()), *((name, pa.string()) for name in _SCOPE), ("values", pa.large_list(pa.float64()))]
+_KEYS = ("dataset", "protocol", "direction", "subset", "group_kind", "group")
+_SUMS = pa.schema(
+    [("bucket", pa.int64()), *((name, pa.string()) for name in _KEYS), ("values", pa.large_list(pa.float64()))]
 )
-_LEFT_OUT = "left out"
-"""In group_kind: the values are those of a LeftOut."""
+"""One row per group of a bucket: its PCKSums, row after row."""
+_UNSCORED = "unscored"
+"""In group_kind: the values are the fields of an Unscored."""
+_RowGroup = tuple[str, int, int]
+"""A manifest's file, the number of one of its row groups, and how many of its first rows count."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
-    """What every task needs to know; plain values, since it travels."""
+class BucketTask:
+    """What the evaluation of every bucket takes beside its rows; plain values, since it is sent to workers."""
 
     out: str
     n_buckets: int
-    measures: Measures
+    spec: EvaluationSpec
     replicates: int
     seed: int
 
 
-def evaluate_large(
+def evaluate_on_ray(
     matches_uri: str,
     pairs_uri: str,
     out: str,
@@ -78,115 +82,118 @@ def evaluate_large(
     replicates: int = REPLICATES,
     seed: int = 0,
     bucket_pairs: int = BUCKET_PAIRS,
-) -> tuple[pa.Table, LeftOut]:
-    """METRICS of all groups but single pairs, as evaluate gives them, and what is in no average; Ray must be connected.
+) -> tuple[pa.Table, Unscored]:
+    """METRICS of all groups but single pairs, as evaluate returns them, and what is in no average.
 
-    Writes METRICS to the folder `out`: summary.parquet, and the rows of single pairs in one file per bucket; those of
-    an earlier evaluation are replaced. Raises ValueError as evaluate does, in a worker as Ray's RayTaskError of one,
-    and for a folder that holds anything else; FileNotFoundError where there are no matches.
+    Ray must be connected. Writes METRICS to the folder `out`: summary.parquet, and the rows of single pairs in one file
+    per bucket; those of an earlier evaluation are replaced. Raises ValueError as evaluate does, in a worker as Ray's
+    RayTaskError of one, and for a folder that holds anything else; FileNotFoundError where there are no matches.
     """
-    check(protocols, alphas)
+    check_protocols(protocols, alphas)
     parts = list_parts(matches_uri)
     if not parts:
         raise FileNotFoundError(f"no matches at {matches_uri}: expected a run folder with parts/*.parquet")
-    present, fingerprints = (_unique(parts, name) for name in ("direction", "fingerprint"))
+    directions, fingerprints = (_unique(parts, name) for name in ("direction", "fingerprint"))
     if len(fingerprints) > 1:
         raise ValueError(f"the matches are of {len(fingerprints)} matchers, score one at a time: {fingerprints}")
-    slices = _slices(pairs_uri, (read_success(matches_uri) or {}).get("limit"))
-    if not slices:
+    row_groups = _row_groups(pairs_uri, (read_success(matches_uri) or {}).get("limit"))
+    if not row_groups:
         raise ValueError(f"{pairs_uri}: the manifest has no rows")
-    job = Job(
+    task = BucketTask(
         out=out,
-        n_buckets=max(1, round(sum(count for *_, count in slices) / bucket_pairs)),
-        measures=Measures(
-            directions=directions_to_score(present, protocols), alphas=tuple(sorted(set(alphas))), failed=failed
+        n_buckets=max(1, round(sum(count for *_, count in row_groups) / bucket_pairs)),
+        spec=EvaluationSpec(
+            directions=directions_to_score(directions, protocols), alphas=tuple(sorted(set(alphas))), failed=failed
         ),
         replicates=replicates,
         seed=seed,
     )
     _delete_earlier(out)
-    shared = ray.put(_shared_images(slices))
-    items = [{"file": file, "group": group, "part": -1, "count": count} for file, group, count in slices]
+    shared = ray.put(_shared_images(row_groups))
+    items = [{"file": file, "group": group, "part": -1, "count": count} for file, group, count in row_groups]
     items += [{"file": file, "group": -1, "part": rank, "count": -1} for rank, file in enumerate(parts)]
-    rows = (
+    tables = (
         ray.data.from_items(items, override_num_blocks=len(items))
-        .map_batches(partial(deal, n_buckets=job.n_buckets), batch_size=1, batch_format="pyarrow")
-        .groupby("bucket", num_partitions=job.n_buckets)
-        .map_groups(partial(score_bucket, job=job, shared=shared), batch_format="pyarrow")
+        .map_batches(partial(split_by_bucket, n_buckets=task.n_buckets), batch_size=1, batch_format="pyarrow")
+        .groupby("bucket", num_partitions=task.n_buckets)
+        .map_groups(partial(evaluate_bucket, task=task, shared=shared), batch_format="pyarrow")
         .iter_batches(batch_size=None, batch_format="pyarrow")
     )
     # sums depend on their order in the last digits, and buckets come in any
-    buckets = pa.concat_tables([_TALLY.empty_table(), *rows])
-    buckets = buckets.take(pc.sort_indices(buckets["bucket"]))
-    counted = _left_out(buckets)
-    if not counted.n_answered:
+    rows = pa.concat_tables([_SUMS.empty_table(), *tables])
+    rows = rows.take(pc.sort_indices(rows["bucket"]))
+    unscored = _add_unscored(rows)
+    if not unscored.n_answered:
         raise ValueError(NO_PAIR_ANSWERED)
-    tallies = _added(buckets.filter(pc.not_equal(buckets["group_kind"], _LEFT_OUT)), 1 + replicates)
-    in_order = {scope: _ordered(of_groups) for scope, of_groups in sorted(tallies.items())}
-    said = about(fingerprints, job.measures, replicates, seed)
-    summary = pa.concat_tables(summary_rows(in_order, job.measures))
-    summary = summary.replace_schema_metadata({**METRICS.metadata, **said})
+    sums_by_scope = _add_sums(rows.filter(pc.not_equal(rows["group_kind"], _UNSCORED)), 1 + replicates)
+    in_order = {scope: _sorted_groups(sums_by_group) for scope, sums_by_group in sorted(sums_by_scope.items())}
+    provenance = provenance_metadata(fingerprints, task.spec, replicates, seed)
+    summary = pa.concat_tables(summary_rows(in_order, task.spec))
+    summary = summary.replace_schema_metadata({**METRICS.metadata, **provenance})
     write_metrics(storage.join(out, SUMMARY), summary)
-    return summary, counted
+    return summary, unscored
 
 
-def deal(item: pa.Table, n_buckets: int) -> Iterator[pa.Table]:
+def split_by_bucket(item: pa.Table, n_buckets: int) -> Iterator[pa.Table]:
     """The rows of one row group of the manifest, or of one part, by bucket."""
     file, group, part, count = (item[name][0].as_py() for name in ("file", "group", "part", "count"))
-    wanted = _MATCHES if group < 0 else _PAIRS
+    schema = _MATCHES if group < 0 else _PAIRS
     with open_parquet(file) as parquet:
         if group < 0:
             check_schema(parquet.schema_arrow, MATCHES, file)
         groups = range(parquet.num_row_groups) if group < 0 else [group]
-        columns = [name for name in wanted.names if name in parquet.schema_arrow.names]
-        rows = conform(parquet.read_row_groups(list(groups), columns=columns), wanted, file)
+        columns = [name for name in schema.names if name in parquet.schema_arrow.names]
+        rows = conform(parquet.read_row_groups(list(groups), columns=columns), schema, file)
     rows = rows if count < 0 else rows.slice(0, count)
     bucket = pd.util.hash_array(rows["pair_id"].to_numpy(), categorize=False) % np.uint64(n_buckets)
     for number in np.unique(bucket):
-        chosen = rows.filter(pa.array(bucket == number))
-        yield pa.table({"bucket": [int(number)], "part": [part], "rows": [_as_stream(chosen)]}, schema=_PIECE)
+        stream = _ipc_stream(rows.filter(pa.array(bucket == number)))
+        yield pa.table({"bucket": [int(number)], "part": [part], "rows": [stream]}, schema=_PIECE)
 
 
-def score_bucket(pieces: pa.Table, job: Job, shared: "ray.ObjectRef[np.ndarray]") -> pa.Table:
-    """The tallies of one bucket; the rows of its pairs are written."""
-    of_manifest, of_parts, ranks = [_PAIRS.empty_table()], [_MATCHES.empty_table()], []
-    for part, data in sorted(zip(pieces["part"].to_pylist(), pieces["rows"].to_pylist(), strict=True)):
-        rows = pa.ipc.open_stream(data).read_all()
-        (of_manifest if part < 0 else of_parts).append(rows)
+def evaluate_bucket(pieces: pa.Table, task: BucketTask, shared: "ray.ObjectRef[np.ndarray]") -> pa.Table:
+    """The sums of one bucket, _SUMS; METRICS of its single pairs are written.
+
+    pieces: _PIECE rows of the bucket. shared: the images that are in more than one pair of the manifest.
+    """
+    pair_tables, match_tables, ranks = [_PAIRS.empty_table()], [_MATCHES.empty_table()], []
+    for part, stream in sorted(zip(pieces["part"].to_pylist(), pieces["rows"].to_pylist(), strict=True)):
+        rows = pa.ipc.open_stream(stream).read_all()
+        (pair_tables if part < 0 else match_tables).append(rows)
         ranks += [] if part < 0 else [pa.array([part] * rows.num_rows, pa.int32())]
-    matches = pa.concat_tables(of_parts)
+    matches = pa.concat_tables(match_tables)
     matches = matches.take(chosen_rows(matches, pa.chunked_array(ranks, pa.int32())))
-    pairs = pa.concat_tables(of_manifest)
+    pairs = pa.concat_tables(pair_tables)
     pairs = pairs.take(pc.sort_indices(pairs["pair_id"]))
-    drawn = draws(pairs, job.seed, job.replicates, ray.get(shared))
-    tallies, of_pairs = measure(matches, pairs, drawn, job.measures)
-    if of_pairs:
-        name = f"pairs-{pieces['bucket'][0].as_py():05}.parquet"
-        write_metrics(storage.join(job.out, name), pa.concat_tables(of_pairs))
-    found = [
-        {**dict(zip(_SCOPE, (*scope, *group), strict=True)), "values": values.ravel()}
-        for scope, of_groups in tallies.items()
-        for group, values in of_groups.items()
-    ]
-    found.append({"group_kind": _LEFT_OUT, "values": astuple(left_out(matches, pairs))})
+    weights = bootstrap_weights(pairs, task.seed, task.replicates, ray.get(shared))
+    sums_by_scope, pair_rows = sum_pck(matches, pairs, weights, task.spec)
     bucket = pieces["bucket"][0].as_py()
-    return pa.Table.from_pylist([{"bucket": bucket, **row} for row in found], _TALLY)
+    if pair_rows:
+        write_metrics(storage.join(task.out, f"pairs-{bucket:05}.parquet"), pa.concat_tables(pair_rows))
+    rows = [
+        {"bucket": bucket, **dict(zip(_KEYS, (*scope, *group), strict=True)), "values": sums.ravel()}
+        for scope, sums_by_group in sums_by_scope.items()
+        for group, sums in sums_by_group.items()
+    ]
+    unscored = {"bucket": bucket, "group_kind": _UNSCORED, "values": astuple(count_unscored(matches, pairs))}
+    return pa.Table.from_pylist([*rows, unscored], _SUMS)
 
 
-def _added(rows: pa.Table, n_rows: int) -> Tallies:
-    """The sums of the tallies of one scope and group, in the order of the rows."""
-    tallies: Tallies = {}
-    names = zip(*(rows[name].to_pylist() for name in _SCOPE), strict=True)
-    for (*scope, kind, group), values in zip(names, rows["values"], strict=True):
-        of_groups = tallies.setdefault((scope[0], scope[1], scope[2], scope[3]), {})
-        found = values.values.to_numpy().reshape(n_rows, -1)
-        of_groups[kind, group] = of_groups[kind, group] + found if (kind, group) in of_groups else found.copy()
-    return tallies
+def _add_sums(rows: pa.Table, n_rows: int) -> dict[Scope, SumsByGroup]:
+    """The sums of all buckets by scope and group, added in the order of the _SUMS rows; n_rows: 1 + replicates."""
+    sums_by_scope: dict[Scope, SumsByGroup] = {}
+    keys = zip(*(rows[name].to_pylist() for name in _KEYS), strict=True)
+    for (dataset, protocol, direction, subset, *group), values in zip(keys, rows["values"], strict=True):
+        sums_by_group = sums_by_scope.setdefault((dataset, protocol, direction, subset), {})
+        key, sums = (group[0], group[1]), values.values.to_numpy().reshape(n_rows, -1)
+        sums_by_group[key] = sums_by_group[key] + sums if key in sums_by_group else sums.copy()
+    return sums_by_scope
 
 
-def _left_out(rows: pa.Table) -> LeftOut:
-    counts = rows.filter(pc.equal(rows["group_kind"], _LEFT_OUT))["values"].to_pylist()
-    return LeftOut(*(int(sum(count)) for count in zip(*counts, strict=True)))
+def _add_unscored(rows: pa.Table) -> Unscored:
+    """The counts of all buckets, added."""
+    counts = rows.filter(pc.equal(rows["group_kind"], _UNSCORED))["values"].to_pylist()
+    return Unscored(*(int(sum(values)) for values in zip(*counts, strict=True)))
 
 
 def _delete_earlier(out: str) -> None:
@@ -200,29 +207,29 @@ def _delete_earlier(out: str) -> None:
         storage.delete_file(file)
 
 
-def _ordered(of_groups: dict[tuple[str, str], np.ndarray]) -> dict[tuple[str, str], np.ndarray]:
+def _sorted_groups(sums_by_group: SumsByGroup) -> SumsByGroup:
     """By name within a kind, 'all' last."""
-    return dict(sorted(of_groups.items(), key=lambda item: (item[0] == ("all", "all"), item[0])))
+    return dict(sorted(sums_by_group.items(), key=lambda item: (item[0] == ("all", "all"), item[0])))
 
 
-def _slices(pairs_uri: str, limit: int | None) -> list[tuple[str, int, int]]:
-    """(file, row group, how many of its rows) of the first `limit` pairs of a manifest, or of all."""
-    found = []
+def _row_groups(pairs_uri: str, limit: int | None) -> list[_RowGroup]:
+    """The row groups with the first `limit` pairs of a manifest, or with all for None."""
+    row_groups = []
     for file in manifest_files(pairs_uri):
-        for group, count in enumerate(row_group_lengths(file)):
-            taken = count if limit is None else min(count, limit)
-            limit = None if limit is None else limit - taken
-            if taken:
-                found.append((file, group, taken))
-    return found
+        for group, length in enumerate(row_group_lengths(file)):
+            count = length if limit is None else min(length, limit)
+            limit = None if limit is None else limit - count
+            if count:
+                row_groups.append((file, group, count))
+    return row_groups
 
 
-def _shared_images(slices: Sequence[tuple[str, int, int]]) -> np.ndarray:
-    """The keys of the images that are in more than one pair."""
+def _shared_images(row_groups: Sequence[_RowGroup]) -> UInt64[np.ndarray, " i"]:
+    """The keys of the images that are in more than one pair, sorted."""
     keys: list[tuple[np.ndarray, np.ndarray]] = []
     names = ["pair_id", "source_uri", "target_uri"]
     expected = pa.schema([PAIRS.field(name) for name in names])
-    for file, group, count in slices:
+    for file, group, count in row_groups:
         with open_parquet(file) as parquet:
             columns = [name for name in names if name in parquet.schema_arrow.names]
             rows = conform(parquet.read_row_group(group, columns=columns), expected, file)
@@ -232,16 +239,17 @@ def _shared_images(slices: Sequence[tuple[str, int, int]]) -> np.ndarray:
 
 
 def _unique(parts: Sequence[str], column: str) -> list[str]:
-    """All values of a column of text."""
-    found: set[str] = set()
+    """The distinct values of a text column of MATCHES files, sorted."""
+    values: set[str] = set()
     for file in parts:
         with open_parquet(file) as parquet:
             check_schema(parquet.schema_arrow, MATCHES, file)
-            found.update(pc.unique(parquet.read(columns=[column])[column]).to_pylist())
-    return sorted(found)
+            values.update(pc.unique(parquet.read(columns=[column])[column]).to_pylist())
+    return sorted(values)
 
 
-def _as_stream(rows: pa.Table) -> bytes:
+def _ipc_stream(rows: pa.Table) -> bytes:
+    """The rows in Arrow's IPC stream format."""
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, rows.schema) as writer:
         writer.write_table(rows)

@@ -6,22 +6,27 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
+from jaxtyping import Bool, Float64, Int64
 
-from pipeline.evaluation import pck_sums
-from pipeline.evaluation.bootstrap import Draws
+from pipeline.evaluation.bootstrap import BootstrapWeights
+from pipeline.evaluation.pck_sums import PCKSums, group_sums
 
 NUISANCES = ("viewpoint_variation", "scale_variation", "truncation", "occlusion")
-"""SPair-71k's, whose levels are groups."""
+"""Columns of PAIRS with SPair-71k's nuisances, each level of which is a group."""
 
 Scope = tuple[str, str, str, str]
 """Dataset, protocol, direction and subset: the first columns of METRICS."""
 Group = tuple[str, str]
-"""Kind and name."""
-Tallies = dict[Scope, dict[Group, pck_sums.Tally]]
+"""Columns group_kind and group of METRICS."""
+SumsByGroup = dict[Group, PCKSums]
 
 
-def groupable(pairs: pa.Table) -> pd.DataFrame:
-    """What pairs are grouped by, one text column each with 'unknown' for null; and what is known of a leak."""
+def group_columns(pairs: pa.Table) -> pd.DataFrame:
+    """What PAIRS rows are grouped by, one text column each, 'unknown' for null; pair ids; and the leak columns.
+
+    leak_is_known: the manifest says whether the pair was seen in training; leak_free: it says that it was not.
+    Raises ValueError if pair ids repeat.
+    """
     repeated = pairs.num_rows - pc.count_distinct(pairs["pair_id"]).as_py()
     if repeated:
         raise ValueError(f"the manifest repeats {repeated} pair ids; every pair needs its own")
@@ -33,26 +38,29 @@ def groupable(pairs: pa.Table) -> pd.DataFrame:
     return pa.table(columns).to_pandas()
 
 
-def subsets(manifest: pd.DataFrame) -> list[tuple[str, str, np.ndarray]]:
-    """(dataset, subset, which pairs (P,) bool) of everything to summarise."""
-    found = []
-    for dataset in sorted(manifest["dataset"].unique()):
-        here = (manifest["dataset"] == dataset).to_numpy()
-        found.append((dataset, "all", here))
-        if manifest["leak_is_known"][here].any():
-            found.append((dataset, "leak_free", here & manifest["leak_free"].to_numpy()))
-    return found
+def subsets(pairs: pd.DataFrame) -> list[tuple[str, str, Bool[np.ndarray, " p"]]]:
+    """(dataset, subset, mask of its pairs) of every subset to average over; pairs: their group_columns."""
+    masks = []
+    for dataset in sorted(pairs["dataset"].unique()):
+        in_dataset = (pairs["dataset"] == dataset).to_numpy()
+        masks.append((dataset, "all", in_dataset))
+        if pairs["leak_is_known"][in_dataset].any():
+            masks.append((dataset, "leak_free", in_dataset & pairs["leak_free"].to_numpy()))
+    return masks
 
 
-def tally_groups(manifest: pd.DataFrame, sums: np.ndarray, drawn: Draws) -> dict[Group, pck_sums.Tally]:
-    """The tallies of 'all' and of every group that has a pair."""
-    rows_of = {(kind, name): rows for kind in ("category", *NUISANCES) for name, rows in _groups(manifest[kind])}
-    rows_of["all", "all"] = np.arange(len(sums))
-    return dict(zip(rows_of, pck_sums.tally(sums, drawn, list(rows_of.values())), strict=True))
+def sum_groups(pairs: pd.DataFrame, sums: Float64[np.ndarray, "p columns"], weights: BootstrapWeights) -> SumsByGroup:
+    """The sums of group 'all' and of every category and nuisance level that has a pair.
+
+    pairs: their group_columns. sums: of each pair, see pck_sums.pair_sums. weights: of the same pairs.
+    """
+    rows = {(kind, name): rows for kind in ("category", *NUISANCES) for name, rows in rows_by_name(pairs[kind])}
+    rows["all", "all"] = np.arange(len(sums))
+    return dict(zip(rows, group_sums(sums, weights, list(rows.values())), strict=True))
 
 
-def _groups(names: pd.Series) -> Iterator[tuple[str, np.ndarray]]:
-    """Each name, in order, and the rows that have it."""
-    number, found = pd.factorize(names, sort=True)
+def rows_by_name(names: pd.Series) -> Iterator[tuple[str, Int64[np.ndarray, " _"]]]:
+    """Each distinct name, sorted, and the indices of the rows that have it."""
+    number, distinct = pd.factorize(names, sort=True)
     rows = np.argsort(number, kind="stable")
-    yield from zip(found, np.split(rows, np.cumsum(np.bincount(number))[:-1]) if len(rows) else [], strict=True)
+    yield from zip(distinct, np.split(rows, np.cumsum(np.bincount(number))[:-1]) if len(rows) else [], strict=True)

@@ -1,4 +1,4 @@
-"""Matches and the manifest's truth to errors: how far off every keypoint is, under one protocol and direction."""
+"""The error and threshold T of every keypoint under one protocol and direction, from MATCHES and PAIRS rows."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -7,6 +7,7 @@ from typing import Literal
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from jaxtyping import Bool, Float64, Int64, Shaped
 
 from nemf import pck
 from pipeline.evaluation.protocols import Protocol
@@ -15,44 +16,45 @@ MATCH_COLUMNS = (
     *("pair_id", "direction", "status", "fingerprint"),
     *("query_hw", "reference_hw", "query_xy_px", "reference_xy_px"),
 )
-"""The columns of MATCHES that scoring reads."""
+"""The columns of MATCHES that evaluation reads."""
 
 Failed = Literal["wrong", "exclude"]
+"""How pairs that failed or are missing enter averages: all their keypoints wrong, or not at all."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Scores:
-    """The P pairs of a manifest under one protocol and direction; N keypoints, those of pair after pair."""
+class KeypointErrors:
+    """Of the P pairs of a manifest under one protocol and direction; N keypoints, those of pair after pair."""
 
     protocol: Protocol
-    n_points: np.ndarray
-    """(P,) int64: keypoints that count; 0 for a pair that has none."""
-    failed: np.ndarray
-    """(P,) bool: there are keypoints, but the pair failed or is missing in the matches."""
-    error_px: np.ndarray
-    """(N,) float64, in pixels of the protocol's space; infinite for failed pairs."""
-    base_px: np.ndarray
-    """(N,) float64: T of the threshold alpha T; 0 for failed pairs."""
+    n_points: Int64[np.ndarray, " p"]
+    """Keypoints of each pair that count; 0 for a pair that has none."""
+    failed: Bool[np.ndarray, " p"]
+    """Whether there are keypoints, but the pair failed or is missing in the matches."""
+    error_px: Float64[np.ndarray, " n"]
+    """Distances in pixels of the protocol's space; infinite for failed pairs."""
+    base_px: Float64[np.ndarray, " n"]
+    """T of the threshold alpha T, in the same pixels; 0 for failed pairs."""
 
-    def correct(self, alpha: float) -> np.ndarray:
-        """(N,) bool: which keypoints are correct."""
+    def is_correct(self, alpha: float) -> Bool[np.ndarray, " n"]:
+        """Which keypoints are correct."""
         return pck.is_correct(self.error_px, self.base_px, alpha, inclusive=self.protocol.inclusive)
 
-    def n_correct(self, alpha: float) -> np.ndarray:
-        """(P,) int64: how many keypoints of each pair are correct."""
-        return pck.count_correct(self.correct(alpha), self.n_points)
+    def n_correct(self, alpha: float) -> Int64[np.ndarray, " p"]:
+        """How many keypoints of each pair are correct."""
+        return pck.count_correct(self.is_correct(alpha), self.n_points)
 
-    def n_counted(self, failed: Failed) -> np.ndarray:
-        """(P,) int64: how many keypoints of each pair enter the averages when failed pairs count as wrong or not."""
+    def n_counted(self, failed: Failed) -> Int64[np.ndarray, " p"]:
+        """How many keypoints of each pair enter the averages."""
         return np.where(self.failed, 0, self.n_points) if failed == "exclude" else self.n_points
 
-    def of(self, chosen: np.ndarray) -> "Scores":
-        """The scores of the chosen pairs, (P,) bool, alone."""
-        points = np.repeat(chosen, self.n_points)
-        return Scores(
+    def select(self, pairs: Bool[np.ndarray, " p"]) -> "KeypointErrors":
+        """The errors of some pairs alone."""
+        points = np.repeat(pairs, self.n_points)
+        return KeypointErrors(
             protocol=self.protocol,
-            n_points=self.n_points[chosen],
-            failed=self.failed[chosen],
+            n_points=self.n_points[pairs],
+            failed=self.failed[pairs],
             error_px=self.error_px[points],
             base_px=self.base_px[points],
         )
@@ -64,21 +66,21 @@ def directions_to_score(present: Collection[str], protocols: Sequence[Protocol])
     present: the directions of the matches; where there is none all pairs are missing, and a protocol's first
         direction is scored.
     """
-    found = {}
+    scored = {}
     for protocol in protocols:
-        chosen = [each for each in protocol.directions if each in present]
-        if present and not chosen:
-            wanted = " or ".join(protocol.directions)
+        allowed = [direction for direction in protocol.directions if direction in present]
+        if present and not allowed:
             raise ValueError(
-                f"protocol {protocol.name} measures {wanted}, the matches hold only {', '.join(sorted(present))}; "
+                f"protocol {protocol.name} measures {' or '.join(protocol.directions)}, the matches hold only "
+                f"{', '.join(sorted(present))}; "
                 f"match again: python -m jobs.match --direction {protocol.directions[0]} ... (or --direction both)"
             )
-        found[protocol] = chosen or [protocol.directions[0]]
-    return found
+        scored[protocol] = allowed or [protocol.directions[0]]
+    return scored
 
 
-def score(matches: pa.Table, pairs: pa.Table, protocol: Protocol, direction: str) -> Scores:
-    """Error and T of every keypoint of `pairs` under one protocol and direction.
+def keypoint_errors(matches: pa.Table, pairs: pa.Table, protocol: Protocol, direction: str) -> KeypointErrors:
+    """Error and T of every keypoint of PAIRS rows, from MATCHES rows with at most one per pair and direction.
 
     Raises ValueError if matches answer other points than the manifest holds, or a pair lacks what T needs.
     """
@@ -93,9 +95,8 @@ def score(matches: pa.Table, pairs: pa.Table, protocol: Protocol, direction: str
 
     query_xy_px, truth_xy_px = _keypoints(scored, query, reference)
     predicted_xy_px = _predictions(rows, query_xy_px, counts)
-    roles = ("query", "reference")
-    hw = {role: _sizes(rows, role, protocol) for role in roles}
-    scale = {role: _scale(hw[role], protocol) for role in roles}
+    hw = {role: _sizes(rows, role, protocol) for role in ("query", "reference")}
+    scale = {role: _scale(hw[role], protocol) for role in hw}
     query_in_space, predicted, truth = (
         xy_px * np.repeat(scale[role], counts, axis=0)
         for xy_px, role in ((query_xy_px, "query"), (predicted_xy_px, "reference"), (truth_xy_px, "reference"))
@@ -103,14 +104,14 @@ def score(matches: pa.Table, pairs: pa.Table, protocol: Protocol, direction: str
     if protocol.points == "truncated":
         predicted = predicted + np.trunc(query_in_space) - query_in_space
 
+    base_side = query if protocol.base_of == "query" else reference
     if protocol.base == "keypoints":
-        at = query_in_space if protocol.base_of == "query" else truth
-        base_px = _keypoint_sides_px(scored, at, counts, query if protocol.base_of == "query" else reference, protocol)
+        in_space = query_in_space if protocol.base_of == "query" else truth
+        base_px = _keypoint_sides_px(scored, in_space, counts, base_side, protocol)
     elif protocol.base == "image":
         base_px = (hw[protocol.base_of] * scale[protocol.base_of][:, ::-1]).max(axis=1, initial=0)
     else:
-        side = query if protocol.base_of == "query" else reference
-        base_px = _box_sides_px(scored, f"{side}_box_xyxy", scale[protocol.base_of], protocol.name)
+        base_px = _box_sides_px(scored, f"{base_side}_box_xyxy", scale[protocol.base_of], protocol.name)
 
     is_answered = np.repeat(answered, n_points)
     error_px, base_of_point_px = np.full(len(is_answered), np.inf), np.zeros(len(is_answered))
@@ -119,35 +120,43 @@ def score(matches: pa.Table, pairs: pa.Table, protocol: Protocol, direction: str
     failed = ~answered & (n_points > 0)
     if protocol.points == "inside":
         # a failed pair's images have no known size: all its keypoints count
-        counts_at = np.ones(len(is_answered), bool)
-        inside = [
-            _is_inside(xy_px, np.repeat(hw[role], counts, axis=0))
-            for xy_px, role in ((query_xy_px, "query"), (truth_xy_px, "reference"))
-        ]
-        counts_at[is_answered] = inside[0] & inside[1]
-        n_points, error_px, base_of_point_px = (
-            pck.count_correct(counts_at, n_points),
-            error_px[counts_at],
-            base_of_point_px[counts_at],
+        is_counted = np.ones(len(is_answered), bool)
+        is_counted[is_answered] = np.logical_and(
+            *(
+                _is_inside(xy_px, np.repeat(hw[role], counts, axis=0))
+                for xy_px, role in ((query_xy_px, "query"), (truth_xy_px, "reference"))
+            )
         )
-    return Scores(protocol=protocol, n_points=n_points, failed=failed, error_px=error_px, base_px=base_of_point_px)
+        n_points = pck.count_correct(is_counted, n_points)
+        error_px, base_of_point_px = error_px[is_counted], base_of_point_px[is_counted]
+    return KeypointErrors(
+        protocol=protocol, n_points=n_points, failed=failed, error_px=error_px, base_px=base_of_point_px
+    )
 
 
-def without_keypoints(pairs: pa.Table) -> int:
+def count_without_keypoints(pairs: pa.Table) -> int:
     """How many pairs have no keypoints with a known truth, and so are in no average."""
     return int(np.count_nonzero(count_points(pairs, "source", "target") == 0))
 
 
-def count_points(pairs: pa.Table, query: str, reference: str) -> np.ndarray:
-    """(P,) int64: how many keypoints the query image has; 0 where the reference image has none."""
+def count_points(pairs: pa.Table, query: str, reference: str) -> Int64[np.ndarray, " p"]:
+    """How many keypoints the query image of each pair has; 0 where the reference image has none.
+
+    query, reference: the sides of the pair, 'source' and 'target' or the other way round.
+    """
     n_query, n_truth = (
         pc.fill_null(pc.list_value_length(pairs[f"{side}_xy_px"]), 0).to_numpy() for side in (query, reference)
     )
     return np.where(n_truth > 0, n_query, 0).astype(np.int64)
 
 
-def _keypoints(pairs: pa.Table, query: str, reference: str) -> tuple[np.ndarray, np.ndarray]:
-    """Query (N, 2) and truth (N, 2) in pixels. Raises ValueError for a pair whose keypoints cannot be scored."""
+def _keypoints(
+    pairs: pa.Table, query: str, reference: str
+) -> tuple[Float64[np.ndarray, "n 2"], Float64[np.ndarray, "n 2"]]:
+    """Query keypoints and their truth in the reference image, in pixels.
+
+    Raises ValueError for a pair whose keypoints cannot be scored.
+    """
     (query_xy_px, n_query), (truth_xy_px, n_truth) = (_points(pairs, f"{side}_xy_px") for side in (query, reference))
     _refuse(n_query != n_truth, pairs["pair_id"], "has unequal numbers of source and target keypoints")
     not_finite = ~np.isfinite(np.concatenate([query_xy_px, truth_xy_px], axis=1)).all(axis=1)
@@ -155,12 +164,14 @@ def _keypoints(pairs: pa.Table, query: str, reference: str) -> tuple[np.ndarray,
     return query_xy_px, truth_xy_px
 
 
-def _predictions(rows: pa.Table, query_xy_px: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """(N, 2): the places found for the query keypoints. Raises ValueError where others were asked for."""
-    asked_xy_px, n_asked = _points(rows, "query_xy_px")
+def _predictions(
+    rows: pa.Table, query_xy_px: Float64[np.ndarray, "n 2"], counts: Int64[np.ndarray, " p"]
+) -> Float64[np.ndarray, "n 2"]:
+    """The reference points predicted for the query keypoints. Raises ValueError where others were matched."""
+    matched_xy_px, n_matched = _points(rows, "query_xy_px")
     predicted_xy_px, n_predicted = _points(rows, "reference_xy_px")
     _refuse(
-        n_asked == 0,
+        n_matched == 0,
         rows["pair_id"],
         "has keypoints in the manifest, but the matches hold none for it; match with --outputs keypoints",
     )
@@ -168,15 +179,15 @@ def _predictions(rows: pa.Table, query_xy_px: np.ndarray, counts: np.ndarray) ->
         "was matched at other query points than this manifest has: the run is stale or of another manifest; "
         "match again into a new folder"
     )
-    _refuse(n_asked != counts, rows["pair_id"], stale)
-    differs = (asked_xy_px != query_xy_px).any(axis=1)
+    _refuse(n_matched != counts, rows["pair_id"], stale)
+    differs = (matched_xy_px != query_xy_px).any(axis=1)
     _refuse(pck.count_correct(differs, counts) > 0, rows["pair_id"], stale)
     _refuse(n_predicted != counts, rows["pair_id"], "has another number of reference_xy_px than of query_xy_px")
     return predicted_xy_px
 
 
-def _sizes(rows: pa.Table, role: str, protocol: Protocol) -> np.ndarray:
-    """(P, 2): image sizes (height, width); NaN where the protocol does not need them. ValueError where it lacks one."""
+def _sizes(rows: pa.Table, role: str, protocol: Protocol) -> Float64[np.ndarray, "p 2"]:
+    """Image sizes (height, width); NaN where the protocol does not need them. Raises ValueError where one is absent."""
     needed = protocol.space != "original" or protocol.points == "inside"
     if not needed and (protocol.base != "image" or protocol.base_of != role):
         return np.full((rows.num_rows, 2), np.nan)
@@ -184,8 +195,8 @@ def _sizes(rows: pa.Table, role: str, protocol: Protocol) -> np.ndarray:
     return _values(rows[f"{role}_hw"]).reshape(-1, 2).astype(np.float64)
 
 
-def _scale(hw: np.ndarray, protocol: Protocol) -> np.ndarray:
-    """(P, 2): factors of x and y from the image's pixels to those of the protocol's space."""
+def _scale(hw: Float64[np.ndarray, "p 2"], protocol: Protocol) -> Float64[np.ndarray, "p 2"]:
+    """Factors of x and y from the image's pixels to those of the protocol's space."""
     if protocol.side_px is None:
         return np.ones_like(hw)
     whole = (
@@ -194,13 +205,13 @@ def _scale(hw: np.ndarray, protocol: Protocol) -> np.ndarray:
     return protocol.side_px / whole
 
 
-def _is_inside(xy_px: np.ndarray, hw: np.ndarray) -> np.ndarray:
-    """(N,) bool: within the image, whose pixels reach half a pixel around their centres."""
+def _is_inside(xy_px: Float64[np.ndarray, "n 2"], hw: Float64[np.ndarray, "n 2"]) -> Bool[np.ndarray, " n"]:
+    """Whether points are within the image, whose pixels reach half a pixel around their centres."""
     return np.all((xy_px >= -0.5) & (xy_px <= hw[:, ::-1] - 0.5), axis=1)
 
 
-def _points(table: pa.Table, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """A column of point lists as (N, 2) float64 and (P,) int64 counts; a null list counts as none."""
+def _points(table: pa.Table, name: str) -> tuple[Float64[np.ndarray, "n 2"], Int64[np.ndarray, " p"]]:
+    """A column of point lists as all its points and the length of each list; a null list is an empty one."""
     counts = pc.fill_null(pc.list_value_length(table[name]), 0).to_numpy().astype(np.int64)
     points = pc.list_flatten(table[name])
     if points.null_count:
@@ -208,12 +219,15 @@ def _points(table: pa.Table, name: str) -> tuple[np.ndarray, np.ndarray]:
     return _values(points).reshape(-1, 2).astype(np.float64), counts
 
 
-def _values(column: pa.ChunkedArray) -> np.ndarray:
+def _values(column: pa.ChunkedArray) -> Shaped[np.ndarray, " _"]:
     """The numbers in a column of fixed-size lists, one list after another."""
     return pc.list_flatten(column).to_numpy()
 
 
-def _box_sides_px(pairs: pa.Table, column: str, scale: np.ndarray, protocol: str) -> np.ndarray:
+def _box_sides_px(
+    pairs: pa.Table, column: str, scale: Float64[np.ndarray, "p 2"], protocol: str
+) -> Float64[np.ndarray, " p"]:
+    """The longest side of each box of a column, scaled. Raises ValueError for a pair without a box of some size."""
     need = f"has no usable {column}, which protocol {protocol} needs for its T"
     _refuse(pc.is_null(pairs[column]).to_numpy(), pairs["pair_id"], need)
     sides_px = pck.longest_side_px(_values(pairs[column]).reshape(-1, 4) * np.tile(scale, 2))
@@ -222,8 +236,13 @@ def _box_sides_px(pairs: pa.Table, column: str, scale: np.ndarray, protocol: str
 
 
 def _keypoint_sides_px(
-    pairs: pa.Table, xy_px: np.ndarray, counts: np.ndarray, side: str, protocol: Protocol
-) -> np.ndarray:
+    pairs: pa.Table,
+    xy_px: Float64[np.ndarray, "n 2"],
+    counts: Int64[np.ndarray, " p"],
+    side: str,
+    protocol: Protocol,
+) -> Float64[np.ndarray, " p"]:
+    """The longest side of the tight box around each pair's keypoints. Raises ValueError where it has no extent."""
     boxes_xyxy = pck.tight_boxes_xyxy(xy_px, counts)
     if protocol.padding is not None:
         boxes_xyxy = np.concatenate(
@@ -238,8 +257,8 @@ def _keypoint_sides_px(
     return sides_px
 
 
-def _refuse(bad: np.ndarray, pair_id: pa.ChunkedArray, why: str) -> None:
-    """ValueError naming the first of the pairs that are bad, and how many more there are."""
+def _refuse(bad: Bool[np.ndarray, " p"], pair_id: pa.ChunkedArray, why: str) -> None:
+    """Raises ValueError with the first bad pair, the number of others and the reason, if any pair is bad."""
     if bad.any():
         first, count = int(np.flatnonzero(bad)[0]), int(np.count_nonzero(bad))
         others = f" (and {count - 1} more pairs)" if count > 1 else ""

@@ -1,4 +1,4 @@
-"""METRICS files, and the view of them that people read: one row per category."""
+"""Reading and writing METRICS files, and the table of one row per category."""
 
 from typing import Literal
 
@@ -12,12 +12,14 @@ from schemas.check import conform
 from schemas.metrics import METRICS
 
 SUMMARY = "summary.parquet"
-"""In a folder of METRICS, of a large run: all rows but those of single pairs."""
+"""The file of a folder of METRICS, which large runs have, with all rows but those of single pairs."""
 
 
 def read_metrics(uri: str) -> pa.Table:
-    """A METRICS file, or the summary of a folder of them. Raises FileNotFoundError, or ValueError if it is something
-    else."""
+    """A METRICS file, or the summary of a folder of them.
+
+    Raises FileNotFoundError, or ValueError if it is another table or no Parquet file.
+    """
     file = uri if storage.is_file(uri) else storage.join(uri, SUMMARY)
     with open_parquet(file) as parquet:
         table = parquet.read()
@@ -30,7 +32,7 @@ def load_metrics(uri: str) -> pd.DataFrame:
 
 
 def write_metrics(uri: str, metrics: pa.Table) -> None:
-    """Write METRICS as one Parquet file, whole or not at all."""
+    """Write METRICS as one Parquet file, atomically."""
     buffer = pa.BufferOutputStream()
     pq.write_table(metrics, buffer, compression="zstd")
     storage.write_bytes(uri, buffer.getvalue().to_pybytes())
@@ -49,7 +51,7 @@ def per_category(
 
     PCK is missing (NA) where there was nothing to average over.
     """
-    chosen = metrics[
+    selected = metrics[
         (metrics["dataset"] == dataset)
         & (metrics["protocol"] == protocol)
         & (metrics["direction"] == direction)
@@ -57,7 +59,7 @@ def per_category(
     ]
     tables = []
     for kind in ("category", "all"):
-        rows = chosen[chosen["group_kind"] == kind]
+        rows = selected[selected["group_kind"] == kind]
         percent = rows[f"pck_{average}"].where(rows["n_pairs"] > 0)
         table = rows.assign(percent=percent).pivot(index="group", columns="alpha", values="percent")
         table.columns = [f"PCK@{alpha:g}" for alpha in table.columns]

@@ -1,98 +1,108 @@
-"""Sums that PCK is made of: of groups of pairs, and of the same in every bootstrap replicate. They can be added.
+"""PCK of groups of pairs, in percent, from sums that can be added: the one place where PCK is averaged.
 
-A tally is a (1 + replicates, 3 + 2 alphas) array. Its first row counts every pair once, row r as often as replicate r
-has it; the columns are pairs, keypoints and failed pairs, then by alpha the sum of the pairs' shares of correct
-keypoints, and by alpha the sum of their correct keypoints.
+PCKSums of a group is a (1 + replicates, 3 + 2 alphas) array. Row 0 counts every pair once, row r as often as bootstrap
+replicate r does. The columns are pairs, keypoints and failed pairs, then per alpha the sum of the pairs' own shares of
+correct keypoints, and per alpha the sum of their correct keypoints.
+
+An average over nothing is NaN; what a table stores or a page shows instead is decided there.
 """
 
 from collections.abc import Sequence
 
 import numpy as np
+from jaxtyping import Float64, Int64
 
-from pipeline.evaluation.bootstrap import Draws
-from pipeline.evaluation.keypoint_errors import Failed, Scores
+from pipeline.evaluation.bootstrap import BootstrapWeights
+from pipeline.evaluation.keypoint_errors import Failed, KeypointErrors
 
-Tally = np.ndarray
+PCKSums = Float64[np.ndarray, "rows columns"]
+Percents = Float64[np.ndarray, "rows alphas"]
 
 _N_PAIRS, _N_POINTS, _N_FAILED, _N_COUNTS = 0, 1, 2, 3
-_VALUES_AT_ONCE = 2**23
+_MAX_VALUES = 2**23
+"""Of bootstrap weights that are in memory together."""
 _COVERAGE_PERCENT = 95
 
 
-def pair_sums(scores: Scores, alphas: Sequence[float], failed: Failed) -> np.ndarray:
-    """(P, 3 + 2 alphas): what each pair adds to a tally."""
-    n_points = scores.n_counted(failed)
-    n_correct = np.stack([scores.n_correct(alpha) for alpha in alphas], axis=1) * (n_points > 0)[:, None]
-    counts = np.stack([n_points > 0, n_points, scores.failed], axis=1)
+def pair_sums(errors: KeypointErrors, alphas: Sequence[float], failed: Failed) -> Float64[np.ndarray, "p columns"]:
+    """What each pair adds to the sums of its groups, (P, 3 + 2 alphas)."""
+    n_points = errors.n_counted(failed)
+    n_correct = np.stack([errors.n_correct(alpha) for alpha in alphas], axis=1) * (n_points > 0)[:, None]
+    counts = np.stack([n_points > 0, n_points, errors.failed], axis=1)
     return np.concatenate([counts, n_correct / np.maximum(n_points, 1)[:, None], n_correct], axis=1)
 
 
-def tally(sums: np.ndarray, draws: Draws, groups: Sequence[np.ndarray]) -> list[Tally]:
-    """The tallies of groups of pairs.
+def group_sums(
+    sums: Float64[np.ndarray, "p columns"], weights: BootstrapWeights | None, groups: Sequence[Int64[np.ndarray, " _"]]
+) -> list[PCKSums]:
+    """The sums of groups of pairs; one row each without weights.
 
-    sums: (P, 3 + 2 alphas). draws: of these pairs. groups: which of the pairs are in each, (n,) indices.
+    sums: of the pairs. weights: of the same pairs. groups: the indices of the pairs in each.
     """
-    at_once = max(1, _VALUES_AT_ONCE // max(1, len(sums)))
-    found = [[sums[rows].sum(axis=0, keepdims=True)] for rows in groups]
-    for first in range(0, draws.n_replicates, at_once):
-        # made once for all groups: they take longer than the sums
-        weights = draws.weights(first, min(first + at_once, draws.n_replicates))
-        for of_group, rows in zip(found, groups, strict=True):
-            of_group.append(weights[:, rows] @ sums[rows])
-    return [np.concatenate(of_group) for of_group in found]
+    rows = [[sums[group].sum(axis=0, keepdims=True)] for group in groups]
+    n_replicates = 0 if weights is None else weights.n_replicates
+    n_together = max(1, _MAX_VALUES // max(1, len(sums)))
+    for first in range(0, n_replicates, n_together):
+        assert weights is not None
+        # computed once for all groups: they take longer than the sums
+        replicates = weights.replicates(first, min(first + n_together, n_replicates))
+        for group_rows, group in zip(rows, groups, strict=True):
+            group_rows.append(replicates[:, group] @ sums[group])
+    return [np.concatenate(group_rows) for group_rows in rows]
 
 
-def of_pairs(sums: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs, keypoints and failed pairs, (3, P) int64, and percent correct, (P, alphas), of each pair by itself."""
-    percent = 100 * sums[:, _N_COUNTS : _N_COUNTS + _n_alphas(sums)]
-    return sums[:, :_N_COUNTS].T.astype(np.int64), percent
+def pair_percents(
+    sums: Float64[np.ndarray, "p columns"],
+) -> tuple[Int64[np.ndarray, "3 p"], Float64[np.ndarray, "p alphas"]]:
+    """Pairs, keypoints and failed pairs, and percent correct, of each pair by itself; 0 percent of no keypoints."""
+    percents = 100 * sums[:, _N_COUNTS : _N_COUNTS + _n_alphas(sums)]
+    return sums[:, :_N_COUNTS].T.astype(np.int64), percents
 
 
-def counts(of: Tally) -> tuple[int, int, int]:
+def counts(sums: PCKSums) -> tuple[int, int, int]:
     """Pairs and keypoints that the averages are over, and failed pairs."""
-    n_pairs, n_points, n_failed = of[0, [_N_PAIRS, _N_POINTS, _N_FAILED]]
+    n_pairs, n_points, n_failed = sums[0, [_N_PAIRS, _N_POINTS, _N_FAILED]]
     return int(n_pairs), int(n_points), int(n_failed)
 
 
-def image_average(of: Tally) -> np.ndarray:
-    """(1 + replicates, alphas) percent: the mean over pairs; NaN where there is none."""
-    shares = of[:, _N_COUNTS : _N_COUNTS + _n_alphas(of)]
-    return _percent(shares, of[:, [_N_PAIRS]])
+def image_average(sums: PCKSums) -> Percents:
+    """The mean over pairs of their own share of correct keypoints, in percent; NaN where there is no pair."""
+    shares = sums[:, _N_COUNTS : _N_COUNTS + _n_alphas(sums)]
+    return _percent(shares, sums[:, [_N_PAIRS]])
 
 
-def point_average(of: Tally) -> np.ndarray:
-    """(1 + replicates, alphas) percent: the mean over keypoints; NaN where there is none."""
-    correct = of[:, _N_COUNTS + _n_alphas(of) :]
-    return _percent(correct, of[:, [_N_POINTS]])
+def point_average(sums: PCKSums) -> Percents:
+    """The share of correct ones among all keypoints, in percent; NaN where there is none."""
+    n_correct = sums[:, _N_COUNTS + _n_alphas(sums) :]
+    return _percent(n_correct, sums[:, [_N_POINTS]])
 
 
-def class_mean(of_categories: Sequence[Tally]) -> np.ndarray:
-    """(1 + replicates, alphas) percent: the unweighted mean of the categories' means over pairs, of those that have
-    any; NaN where none has."""
-    percents = np.stack([image_average(of) for of in of_categories])
+def class_mean(category_sums: Sequence[PCKSums]) -> Percents:
+    """The unweighted mean of the image averages of the categories that have one, in percent; NaN where none has."""
+    percents = np.stack([image_average(sums) for sums in category_sums])
     known = np.isfinite(percents)
     total = np.where(known, percents, 0).sum(axis=0)
     return np.divide(total, known.sum(axis=0), out=np.full_like(total, np.nan), where=known.any(axis=0))
 
 
-def interval(percents: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Low and high ends, (alphas,) each, of the 95 % percentile interval of (1 + replicates, alphas) percent.
+def interval(percents: Percents) -> tuple[Float64[np.ndarray, " alphas"], Float64[np.ndarray, " alphas"]]:
+    """Low and high ends of the 95 % percentile interval over the replicates, all rows but the first.
 
-    NaN where there are no replicates or they have nothing to average over.
+    NaN where there are no replicates or none of them has anything to average over.
     """
     replicates = percents[1:]
     usable = np.isfinite(replicates)
-    nothing = ~usable.any(axis=0) if len(replicates) else np.ones(percents.shape[1], bool)
+    empty = ~usable.any(axis=0) if len(replicates) else np.ones(percents.shape[1], bool)
     tail = (100 - _COVERAGE_PERCENT) / 2
     ends = np.full((2, percents.shape[1]), np.nan)
-    if not nothing.all():
-        ends[:, ~nothing] = np.nanpercentile(replicates[:, ~nothing], [tail, 100 - tail], axis=0)
+    if not empty.all():
+        ends[:, ~empty] = np.nanpercentile(replicates[:, ~empty], [tail, 100 - tail], axis=0)
     return ends[0], ends[1]
 
 
-def _n_alphas(of: Tally) -> int:
-    return (of.shape[1] - _N_COUNTS) // 2
+def _n_alphas(sums: PCKSums) -> int:
+    return (sums.shape[1] - _N_COUNTS) // 2
 
 
-def _percent(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+def _percent(part: Percents, whole: Float64[np.ndarray, "rows 1"]) -> Percents:
     return 100 * np.divide(part, whole, out=np.full_like(part, np.nan), where=whole > 0)

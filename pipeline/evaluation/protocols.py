@@ -26,22 +26,23 @@ class Protocol:
 
     name: str
     directions: tuple[str, ...]
-    """Directions the protocol allows: each one that a run has is scored, on its own."""
+    """Directions the protocol allows; each of them that a run has is scored on its own."""
     base: Literal["box", "image", "keypoints"]
     """T is the longest side of an object box, of the image, or of the tight box around the keypoints."""
     base_of: Literal["reference", "query"] = "reference"
-    """Whose."""
+    """The image whose box, size or keypoints T is taken from."""
     padding: float | None = None
-    """The box around the keypoints includes this coordinate too, which fills up missing ones: a known bug."""
+    """The box around the keypoints also includes this coordinate, with which published code fills up missing
+    keypoints: a known bug."""
     space: Literal["original", "squash", "letterbox"] = "original"
     """Pixels are those of the image; of the image stretched to side_px x side_px; or scaled to fit into that."""
     side_px: int | None = None
     inclusive: bool = True
     """A distance of exactly alpha T is correct."""
     points: Literal["all", "inside", "truncated"] = "all"
-    """All annotated keypoints count; those inside both images (T stays that of all, and a pair that has none is in no
-    average); or all, but with the query's cut down to whole pixels of the space, from where the displacement found for
-    the keypoint is then taken."""
+    """Which keypoints count. inside: those inside both images, with T still that of all; a pair with none of them is in
+    no average. truncated: all, but the query's are truncated to whole pixels of the space and the predicted
+    displacement is applied from there."""
     average: Average = "image"
     """The number the protocol is known by: the mean over images (pairs), over keypoints, or the mean over categories of
     their means over images."""
@@ -74,7 +75,7 @@ class Protocol:
         return COLUMN_OF_AVERAGE[self.average]
 
     def describe(self, direction: str) -> str:
-        """The protocol in words, for people who read a number of it."""
+        """The seven choices in one line of text, for a direction."""
         roles = {"query": "source", "reference": "target"}
         if direction == _BACK:
             roles = {"query": "target", "reference": "source"}

@@ -1,8 +1,7 @@
-"""Published numbers, to be set beside a run's: pipeline/evaluation/published.csv.
+"""PCK that papers published, from published.csv, and which of it compares with a run's.
 
-A row is one number of one paper. Like is set beside like only: a number is comparable where data set, protocol,
-direction, alpha, category and number of pairs are those of the run. `protocol` and `direction` are 'unknown' where
-nobody knows.
+A row is one number of one paper. A number is comparable where data set, protocol, direction, alpha, category and number
+of pairs are those of the run. `protocol` and `direction` are 'unknown' where neither paper nor code gives them.
 """
 
 import io
@@ -11,7 +10,7 @@ from importlib import resources
 import pandas as pd
 
 COLUMNS = ["method", "source", "dataset", "protocol", "direction", "alpha", "category", "n_pairs", "pck"]
-_ALIKE = ["dataset", "protocol", "direction", "alpha", "category", "n_pairs"]
+_SAME_IF_COMPARABLE = ["dataset", "protocol", "direction", "alpha", "category", "n_pairs"]
 
 
 def published() -> pd.DataFrame:
@@ -20,17 +19,18 @@ def published() -> pd.DataFrame:
     return pd.read_csv(io.StringIO(text))[COLUMNS]
 
 
-def beside(metrics: pd.DataFrame, run: str) -> pd.DataFrame:
+def with_published(metrics: pd.DataFrame, run: str) -> pd.DataFrame:
     """The run's own numbers and all published ones of the same data sets, alphas and categories.
 
-    metrics: METRICS. run: what the run is called in column `method`.
-    Columns are COLUMNS, and `comparable`: whether a row may be set beside one of the run's own, which always are. PCK
-    is missing where the run had nothing to average over.
+    metrics: METRICS. run: the name of the run in column `method`.
+    Columns are COLUMNS and `comparable`, which is True for the run's own rows. PCK is missing where the run had nothing
+    to average over.
     """
-    chosen = metrics[metrics["group_kind"].isin(["category", "all"]) & (metrics["subset"] == "all")]
-    own = chosen.assign(method=run, source="this run", category=chosen["group"], comparable=True)
+    summary = metrics[metrics["group_kind"].isin(["category", "all"]) & (metrics["subset"] == "all")]
+    own = summary.assign(method=run, source="this run", category=summary["group"], comparable=True)
     own = own.assign(pck=own["pck_image"].where(own["n_pairs"] > 0))[[*COLUMNS, "comparable"]]
-    here = own[["dataset", "alpha", "category"]].drop_duplicates()
-    others = published().merge(here, on=list(here.columns))
-    known = others.merge(own[_ALIKE].drop_duplicates(), on=_ALIKE, how="left", indicator="found")["found"]
-    return pd.concat([own, others.assign(comparable=(known == "both").to_numpy())], ignore_index=True)
+    keys = own[["dataset", "alpha", "category"]].drop_duplicates()
+    papers = published().merge(keys, on=list(keys.columns))
+    same = own[_SAME_IF_COMPARABLE].drop_duplicates()
+    merged = papers.merge(same, on=_SAME_IF_COMPARABLE, how="left", indicator="in_run")["in_run"]
+    return pd.concat([own, papers.assign(comparable=(merged == "both").to_numpy())], ignore_index=True)

@@ -1,4 +1,4 @@
-"""What a run must reach, so that a pipeline can stop where it does not: 'spair image .1 all >= 50'."""
+"""The least PCK a run must reach, such as 'spair image .1 all >= 50', so that a pipeline can stop below it."""
 
 import math
 import operator
@@ -17,52 +17,52 @@ _OPERATORS = {">=": operator.ge, ">": operator.gt}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Requirement:
-    """A least PCK."""
+class PCKThreshold:
+    """The least PCK of one protocol, average, alpha and group."""
 
     text: str
     protocol: str
     average: Average
     alpha: float
     group: str
-    """all, or a category."""
+    """'all', or a category."""
     comparison: str
-    """>= or >."""
+    """'>=' or '>'."""
     percent: float
 
-    def check(self, protocols: Sequence[str], alphas: Sequence[float]) -> None:
-        """Raises ValueError where no such number will be measured."""
-        for what, wanted, there in (("protocol", self.protocol, protocols), ("alpha", self.alpha, alphas)):
-            if wanted not in there:
-                listed = ", ".join(map(str, there))
-                raise ValueError(f"--require {self.text!r}: {what} {wanted} is not evaluated; evaluated are: {listed}")
+    def check_evaluated(self, protocols: Sequence[str], alphas: Sequence[float]) -> None:
+        """Raises ValueError unless the protocol and the alpha are among those to be evaluated."""
+        for name, value, evaluated in (("protocol", self.protocol, protocols), ("alpha", self.alpha, alphas)):
+            if value not in evaluated:
+                listed = ", ".join(map(str, evaluated))
+                raise ValueError(f"--require {self.text!r}: {name} {value} is not evaluated; evaluated are: {listed}")
 
-    def unmet(self, metrics: pd.DataFrame) -> list[str]:
-        """What falls short, in words; METRICS of any data set and direction must reach it.
+    def shortfalls(self, metrics: pd.DataFrame) -> list[str]:
+        """One line for each data set and direction of METRICS below the threshold, or without a number of it.
 
-        Raises ValueError where METRICS hold no such number.
+        Raises ValueError where METRICS have no such group or average.
         """
         kind = "all" if self.group == "all" else "category"
         rows = metrics[metrics["group_kind"].isin(["category", "all"]) & (metrics["subset"] == "all")]
         rows = rows[(rows["protocol"] == self.protocol) & (rows["alpha"] == self.alpha)]
-        there = sorted(rows["group"].unique())
+        groups = sorted(rows["group"].unique())
         rows = rows[(rows["group_kind"] == kind) & (rows["group"] == self.group)]
         if rows.empty:
-            raise ValueError(f"--require {self.text!r}: there is no group {self.group}; there are: {', '.join(there)}")
-        name = COLUMN_OF_AVERAGE[self.average]
+            raise ValueError(f"--require {self.text!r}: there is no group {self.group}; there are: {', '.join(groups)}")
+        column = COLUMN_OF_AVERAGE[self.average]
         if self.average == "class" and kind != "all":
             raise ValueError(f"--require {self.text!r}: only 'all' has an average over classes")
         reaches = _OPERATORS[self.comparison]
         return [
             f"{self.text}: {row['dataset']}, {row['direction'].replace('_', ' ')}, has "
-            + (f"{row[name]:.2f}" if row["n_pairs"] else "nothing to average over")
+            + (f"{row[column]:.2f}" if row["n_pairs"] else "nothing to average over")
             for row in rows.to_dict("records")
-            if not row["n_pairs"] or not reaches(row[name], self.percent)
+            if not row["n_pairs"] or not reaches(row[column], self.percent)
         ]
 
 
-def requirement(text: str) -> Requirement:
-    """The requirement that `text` says. Raises ValueError with the form it must have."""
+def parse_threshold(text: str) -> PCKThreshold:
+    """The threshold written as `text`. Raises ValueError with the form it must have."""
     match = _PATTERN.fullmatch(text.strip())
     try:
         if match is None:
@@ -70,7 +70,7 @@ def requirement(text: str) -> Requirement:
         protocol, average, alpha, group, comparison, percent = match.groups()
         if not (math.isfinite(float(alpha)) and math.isfinite(float(percent))):
             raise ValueError
-        return Requirement(
+        return PCKThreshold(
             text=text,
             protocol=protocol,
             average=cast(Average, average),

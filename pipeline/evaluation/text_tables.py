@@ -1,4 +1,4 @@
-"""METRICS and what is made of them as text: for a terminal, for papers, for other programs."""
+"""METRICS, differences and published numbers as text: for a terminal, for papers, for other programs."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -6,15 +6,15 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from pipeline.evaluation.evaluate import LeftOut
+from pipeline.evaluation.evaluate import Unscored
 from pipeline.evaluation.keypoint_errors import Failed
 from pipeline.evaluation.metrics import per_category
 from pipeline.evaluation.protocols import Protocol
-from pipeline.evaluation.published import beside
+from pipeline.evaluation.published import with_published
 
 Format = Literal["text", "markdown", "latex", "csv", "json"]
-"""Three for people, one table per data set, protocol and direction; two for programs, which are one tidy table."""
 PROGRAM_FORMATS: tuple[Format, ...] = ("csv", "json")
+"""One tidy table; the other formats have one table per data set, protocol, direction and subset."""
 
 _KEYS = ["dataset", "protocol", "direction", "subset"]
 _COUNTS = ("pairs", "keypoints", "failed")
@@ -74,7 +74,7 @@ def published_tables(metrics: pd.DataFrame, run: str, form: Format, *, dim: bool
 
     dim: in format text, grey the lines that do not compare, for a terminal. Empty where nothing is published.
     """
-    rows = beside(metrics, run)
+    rows = with_published(metrics, run)
     rows = rows[rows["alpha"] == _PUBLISHED_ALPHA]
     lines: list[str] = []
     for dataset, papers in rows[rows["source"] != "this run"].groupby("dataset"):
@@ -87,7 +87,7 @@ def published_tables(metrics: pd.DataFrame, run: str, form: Format, *, dim: bool
     return "\n".join(lines)
 
 
-def unscored_notes(unscored: LeftOut) -> str:
+def unscored_notes(unscored: Unscored) -> str:
     """Which pairs and matches are in no average; empty where all are in one."""
     lines = []
     if unscored.n_without_keypoints:
@@ -111,28 +111,26 @@ def summary(metrics: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
     """One table of METRICS: categories, all with the ends of its interval, and the other averages.
 
     rows: those of group 'all' of one data set, protocol, direction and subset; one per alpha.
-    Values are text. The index is the name of a row; columns are the counts and PCK@alpha.
+    Cells are text. The index is the name of a row; columns are the counts and PCK@alpha.
     """
-    first = rows.iloc[0]
-    table = per_category(metrics, **{key: first[key] for key in _KEYS})
-    names = {
+    table = per_category(metrics, **{key: rows.iloc[0][key] for key in _KEYS})
+    labels = {
         "pck_image_low": "all, 95 % from",
         "pck_image_high": "all, 95 % to",
         "pck_point": "all keypoints",
         "pck_class_mean": "class mean",
     }
-    further = rows.set_index("alpha")[list(names)].T.set_axis(list(names.values()))
-    further = further.set_axis([f"PCK@{alpha:g}" for alpha in rows["alpha"]], axis=1).dropna(how="all")
-    table = pd.concat([table, further])
+    averages = rows.set_index("alpha")[list(labels)].T.set_axis(list(labels.values()))
+    averages = averages.set_axis([f"PCK@{alpha:g}" for alpha in rows["alpha"]], axis=1).dropna(how="all")
+    table = pd.concat([table, averages])
     for column in table.columns:
-        shown = "{:,.0f}" if column in _COUNTS else "{:.1f}"
-        absent = "" if column in _COUNTS else "-"
-        table[column] = [shown.format(value) if pd.notna(value) else absent for value in table[column]]
+        pattern, absent = ("{:,.0f}", "") if column in _COUNTS else ("{:.1f}", "-")
+        table[column] = [pattern.format(value) if pd.notna(value) else absent for value in table[column]]
     return table
 
 
 def as_text(table: pd.DataFrame, form: Format) -> str:
-    """A table in one of the formats; the index is its first column in those for people, and left out of the others."""
+    """A table in one of the formats; the index is its first column, and left out in PROGRAM_FORMATS."""
     if form == "csv":
         return table.to_csv(index=False).rstrip("\n")
     if form == "json":

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.evaluation.keypoint_errors import Scores
+from pipeline.evaluation.keypoint_errors import KeypointErrors
 
 N_BINS = 10
 
@@ -38,17 +38,17 @@ class RiskCoverage:
         return float(self.wrong.mean())
 
 
-def point_confidence(matches: pa.Table, pairs: pa.Table, scores: Scores, direction: str) -> np.ndarray:
+def point_confidence(matches: pa.Table, pairs: pa.Table, errors: KeypointErrors, direction: str) -> np.ndarray:
     """(N,) float64: the confidence of each scored keypoint; NaN where the pair failed or has none.
 
-    scores: of all annotated keypoints, those of `pairs` in order.
+    errors: of all annotated keypoints, those of `pairs` in order.
     """
     answers = matches.filter(pc.equal(matches["direction"], direction))
     given = answers["point_confidence"].take(pc.index_in(pairs["pair_id"], answers["pair_id"]))
     n_given = pc.fill_null(pc.list_value_length(given), 0).to_numpy()
-    usable = ~scores.failed & (n_given == scores.n_points)
-    confidence = np.full(scores.n_points.sum(), np.nan)
-    confidence[np.repeat(usable, scores.n_points)] = pc.list_flatten(given.filter(pa.array(usable))).to_numpy()
+    usable = ~errors.failed & (n_given == errors.n_points)
+    confidence = np.full(errors.n_points.sum(), np.nan)
+    confidence[np.repeat(usable, errors.n_points)] = pc.list_flatten(given.filter(pa.array(usable))).to_numpy()
     return confidence
 
 

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from nemf.matcher import RGB
-from pipeline.evaluation.keypoint_errors import Scores
+from pipeline.evaluation.keypoint_errors import KeypointErrors
 from pipeline.io import storage
 from pipeline.io.manifest import iter_rows, manifest_files
 from pipeline.matching.decode import DecodedImage, decode_rows
@@ -66,7 +66,7 @@ class Picture:
 
 
 def choose(
-    scores: Scores, pairs: pa.Table, drawable: np.ndarray, alpha: float, per_category: int, max_categories: int
+    errors: KeypointErrors, pairs: pa.Table, drawable: np.ndarray, alpha: float, per_category: int, max_categories: int
 ) -> list[Choice]:
     """Up to `per_category` best, worst and random pairs of each category, none twice; the same every time.
 
@@ -75,14 +75,14 @@ def choose(
     Best and worst go by the share of keypoints correct at `alpha`, then by their number: more shows more.
     """
     rng = np.random.default_rng(0)
-    share = scores.n_correct(alpha) / np.maximum(scores.n_points, 1)
-    best_first, worst_first = (np.lexsort((-scores.n_points, sign * share)) for sign in (-1, 1))
+    share = errors.n_correct(alpha) / np.maximum(errors.n_points, 1)
+    best_first, worst_first = (np.lexsort((-errors.n_points, sign * share)) for sign in (-1, 1))
     dataset, category = (pc.fill_null(pairs[name], "unknown").to_numpy() for name in ("dataset", "category"))
     choices: list[Choice] = []
     categories = sorted(set(zip(dataset[drawable], category[drawable], strict=True)))
     for dataset_name, name in _shared_out(categories, max_categories):
         here = drawable & (dataset == dataset_name) & (category == name)
-        scored, without_truth = here & (scores.n_points > 0), np.flatnonzero(here & (scores.n_points == 0))
+        scored, without_truth = here & (errors.n_points > 0), np.flatnonzero(here & (errors.n_points == 0))
         best = best_first[scored[best_first]][:per_category]
         scored[best] = False
         worst = worst_first[scored[worst_first]][:per_category]
@@ -103,7 +103,7 @@ def choose(
 
 def draw(
     choices: Sequence[Choice],
-    scores: Scores,
+    errors: KeypointErrors,
     matches: pa.Table,
     pairs: pa.Table,
     alpha: float,
@@ -114,7 +114,7 @@ def draw(
 ) -> list[Picture]:
     """The chosen pairs as small JPEGs, in order; only their own images and flows are read.
 
-    scores: of all annotated keypoints, those that answers have points for.
+    errors: of all annotated keypoints, those that answers have points for.
     matches: rows of the scored direction, with pair_id, direction, query_xy_px, reference_xy_px and flow_hw.
     """
     if not choices:
@@ -124,13 +124,13 @@ def draw(
     answers = {row["pair_id"]: row for row in _rows_of(matches, ids).to_pylist()}
     with_flow = [pair_id for pair_id in ids if answers[pair_id]["flow_hw"]]
     flows = _encoded_flows(matches_uri, with_flow, matches["direction"][0].as_py()) if with_flow else {}
-    correct, ends = scores.correct(alpha), np.cumsum(scores.n_points)
+    correct, ends = errors.is_correct(alpha), np.cumsum(errors.n_points)
     pictures = {}
     for chunk in decode_rows(_manifest_rows(pairs_uri, ids), image_root):
         for pair in chunk.pairs:
             pair_id = pair["pair_id"]
             row = chosen[pair_id].row
-            marks = correct[ends[row] - scores.n_points[row] : ends[row]] if scores.n_points[row] else None
+            marks = correct[ends[row] - errors.n_points[row] : ends[row]] if errors.n_points[row] else None
             flow_px = decode_flow(flows[pair_id]) if pair_id in flows else None
             pictures[pair_id] = _draw_pair(chosen[pair_id], pair, chunk.images, answers[pair_id], flow_px, marks)
     return [pictures[pair_id] for pair_id in ids]

@@ -10,7 +10,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.evaluation.keypoint_errors import MATCH_COLUMNS, Failed, Scores, score, without_keypoints
+from pipeline.evaluation.keypoint_errors import (
+    MATCH_COLUMNS,
+    Failed,
+    KeypointErrors,
+    count_without_keypoints,
+    keypoint_errors,
+)
 from pipeline.evaluation.metrics import read_metrics
 from pipeline.evaluation.protocols import Protocol
 from pipeline.report import gallery, plots, run_summary
@@ -120,10 +126,10 @@ def render_report(
         if name not in protocols:
             raise ValueError(f"{metrics_uri} does not say what protocol {name} is; run python -m jobs.evaluate again")
         protocol = protocols[name]
-        scores = every_point = score(matches, pairs, protocol, direction)
+        errors = every_point = keypoint_errors(matches, pairs, protocol, direction)
         if protocol.points == "inside":
             # confidences and drawn points are of all keypoints
-            every_point = score(matches, pairs, replace(protocol, points="all"), direction)
+            every_point = keypoint_errors(matches, pairs, replace(protocol, points="all"), direction)
         confidence = point_confidence(matches, pairs, every_point, direction)
         if unmeasured := set(dataset_of_pair) - set(measured["dataset"]):
             raise ValueError(
@@ -132,7 +138,7 @@ def render_report(
             )
         for dataset, of_dataset in measured.groupby("dataset", sort=False):
             here = dataset_of_pair == dataset
-            found, scores_here = numbers(of_dataset, protocol), scores.of(here)
+            found, scores_here = numbers(of_dataset, protocol), errors.select(here)
             _refuse_stale(found, scores_here, failed, f"{metrics_uri} is older than {matches_uri}", dataset)
             confidence_here = confidence[np.repeat(here, every_point.n_points)]
             sections.append(
@@ -144,7 +150,7 @@ def render_report(
                     numbers=found,
                     curve=plots.curve(scores_here, pairs["category"].filter(pa.array(here)), failed),
                     errors=plots.errors(scores_here, found.alpha),
-                    confidence=plots.confidence(every_point.of(here), confidence_here, found.alpha),
+                    confidence=plots.confidence(every_point.select(here), confidence_here, found.alpha),
                 )
             )
         if not albums:
@@ -177,7 +183,7 @@ def render_report(
         matches_uri=matches_uri,
         pairs_uri=pairs_uri,
         n_pairs=pairs.num_rows,
-        n_without_keypoints=without_keypoints(pairs),
+        n_without_keypoints=count_without_keypoints(pairs),
         coverage=run_summary.coverage(matches, pairs.num_rows),
         failed_count=failed,
         sections=sections,
@@ -192,9 +198,9 @@ def render_report(
     )
 
 
-def _refuse_stale(found: Numbers, scores: Scores, failed: Failed, suspicion: str, dataset: str) -> None:
+def _refuse_stale(found: Numbers, errors: KeypointErrors, failed: Failed, suspicion: str, dataset: str) -> None:
     """ValueError if the matches say other counts than the metrics."""
-    counts = int(np.count_nonzero(scores.failed)), int(scores.n_counted(failed).sum())
+    counts = int(np.count_nonzero(errors.failed)), int(errors.n_counted(failed).sum())
     if counts != (found.overall.n_failed, found.overall.n_points):
         raise ValueError(
             f"{suspicion} or of another manifest: it counts {found.overall.n_failed} failed pairs and "

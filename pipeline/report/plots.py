@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from nemf import pck
-from pipeline.evaluation.keypoint_errors import Failed, Scores
+from pipeline.evaluation.keypoint_errors import Failed, KeypointErrors
 from pipeline.report.calibration import Bin, RiskCoverage, reliability, risk_coverage
 from pipeline.report.svg import Axis, Bar, Dot, Line, Plot, round_ticks
 
@@ -49,12 +49,12 @@ class Confidence:
     risk: Plot
 
 
-def curve(scores: Scores, category_of_pair: pa.ChunkedArray, failed: Failed) -> Plot | None:
+def curve(errors: KeypointErrors, category_of_pair: pa.ChunkedArray, failed: Failed) -> Plot | None:
     """PCK over alpha: both averages over all pairs, and each category's image average if there are few.
 
     None if no keypoint counts.
     """
-    n_points = scores.n_counted(failed)
+    n_points = errors.n_counted(failed)
     counted = n_points > 0
     if not counted.any():
         return None
@@ -63,7 +63,7 @@ def curve(scores: Scores, category_of_pair: pa.ChunkedArray, failed: Failed) -> 
     everything = np.zeros_like(group)
     image, point, by_category = [], [], []
     for alpha in _ALPHAS:
-        n_correct = scores.n_correct(alpha)[counted]
+        n_correct = errors.n_correct(alpha)[counted]
         image.append(pck.image_average(n_correct, n_points, everything, 1)[0])
         point.append(pck.point_average(n_correct, n_points, everything, 1)[0])
         by_category.append(pck.image_average(n_correct, n_points, group, len(names)))
@@ -77,13 +77,13 @@ def curve(scores: Scores, category_of_pair: pa.ChunkedArray, failed: Failed) -> 
     return Plot(title="PCK over alpha, percent", x=alphas, y=_PERCENT, lines=lines)
 
 
-def errors(scores: Scores, alpha: float) -> Errors | None:
+def errors(errors: KeypointErrors, alpha: float) -> Errors | None:
     """A histogram of error / T with logarithmic bins, coloured by what is correct at alpha; None for no keypoints."""
-    answered = np.repeat(~scores.failed, scores.n_points)
+    answered = np.repeat(~errors.failed, errors.n_points)
     n_points = int(answered.sum())
     if not n_points:
         return None
-    off = scores.error_px[answered] / scores.base_px[answered]
+    off = errors.error_px[answered] / errors.base_px[answered]
     counts, _ = np.histogram(off, _ERROR_EDGES)
     percent = 100 * counts / n_points
     bars = [
@@ -114,18 +114,18 @@ def errors(scores: Scores, alpha: float) -> Errors | None:
     )
 
 
-def confidence(scores: Scores, confidence: np.ndarray, alpha: float) -> Confidence | str | None:
+def confidence(errors: KeypointErrors, confidence: np.ndarray, alpha: float) -> Confidence | str | None:
     """Reliability and risk-coverage of confidences (N,), NaN where there is none; or why they tell nothing.
 
     None if no pair with keypoints was answered.
     """
-    answered = np.repeat(~scores.failed, scores.n_points)
+    answered = np.repeat(~errors.failed, errors.n_points)
     known = answered & np.isfinite(confidence)
     if not answered.any():
         return None
     if not known.any():
         return "The matches hold no confidence of these keypoints."
-    confidence, correct = confidence[known], scores.correct(alpha)[known]
+    confidence, correct = confidence[known], errors.is_correct(alpha)[known]
     if confidence.min() == confidence.max():
         return f"Every confidence is {confidence[0]:g}, so it tells nothing about what is correct."
     bins = reliability(confidence, correct)

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from pipeline.evaluation.evaluate import evaluate
-from pipeline.evaluation.keypoint_errors import without_keypoints
+from pipeline.evaluation.keypoint_errors import count_without_keypoints
 from pipeline.evaluation.protocols import protocol
 from schemas.matches import MATCHES
 from schemas.metrics import METRICS
@@ -174,7 +174,7 @@ def test_pairs_without_keypoints_are_skipped():
     metrics = evaluate(_matches(*matches), pairs, [SPAIR])
     assert (_one(metrics).n_pairs, _one(metrics).n_failed, _one(metrics).pck_image) == (1, 0, 100.0)
     assert "dog" not in metrics["group"].to_pylist()
-    assert without_keypoints(pairs) == 3
+    assert count_without_keypoints(pairs) == 3
 
 
 def test_a_data_set_without_keypoints_has_an_all_row_that_says_so():

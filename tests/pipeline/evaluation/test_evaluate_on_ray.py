@@ -11,8 +11,8 @@ import pytest
 from ray.exceptions import RayTaskError
 
 from pipeline.cluster.connect import connected
-from pipeline.evaluation.evaluate import evaluate, left_out
-from pipeline.evaluation.evaluate_on_ray import evaluate_large
+from pipeline.evaluation.evaluate import count_unscored, evaluate
+from pipeline.evaluation.evaluate_on_ray import evaluate_on_ray
 from pipeline.evaluation.keypoint_errors import MATCH_COLUMNS
 from pipeline.evaluation.metrics import load_metrics
 from pipeline.evaluation.protocols import protocol
@@ -88,7 +88,7 @@ def test_it_has_the_numbers_of_one_process(run: tuple[str, str], tmp_path: Path)
     whole = evaluate(read_matches(matches, MATCH_COLUMNS), planned_pairs(pairs, matches), PROTOCOLS, **options)
     out = str(tmp_path / "metrics")
 
-    summary, counted = evaluate_large(matches, pairs, out, PROTOCOLS, bucket_pairs=9, **options)
+    summary, unscored = evaluate_on_ray(matches, pairs, out, PROTOCOLS, bucket_pairs=9, **options)
 
     assert len(list(Path(out).glob("pairs-*.parquet"))) > 2
     written = pd.read_parquet(out)
@@ -98,9 +98,9 @@ def test_it_has_the_numbers_of_one_process(run: tuple[str, str], tmp_path: Path)
     assert whole.to_pandas()[NUMBERS].notna().any().all()
     assert load_metrics(out).equals(summary.to_pandas())
     assert summary.schema.metadata == whole.schema.metadata
-    assert counted == left_out(read_matches(matches, MATCH_COLUMNS), planned_pairs(pairs, matches))
+    assert unscored == count_unscored(read_matches(matches, MATCH_COLUMNS), planned_pairs(pairs, matches))
     (Path(out) / "pairs-00099.parquet").write_bytes(b"of an earlier evaluation")
-    again, _ = evaluate_large(matches, pairs, out, PROTOCOLS, bucket_pairs=9, **options)
+    again, _ = evaluate_on_ray(matches, pairs, out, PROTOCOLS, bucket_pairs=9, **options)
     assert again.equals(summary)
     assert pd.read_parquet(out).shape == written.shape
 
@@ -109,7 +109,7 @@ def test_a_folder_with_anything_else_is_left_alone(run: tuple[str, str], tmp_pat
     matches, pairs = run
     before = sorted(Path(pairs).iterdir())
     with pytest.raises(ValueError, match=r"holds other files than METRICS .* such as 0\.parquet: give another --out"):
-        evaluate_large(matches, pairs, pairs, PROTOCOLS[:1], replicates=0)
+        evaluate_on_ray(matches, pairs, pairs, PROTOCOLS[:1], replicates=0)
     assert sorted(Path(pairs).iterdir()) == before
 
 
@@ -117,7 +117,7 @@ def test_matches_of_other_pairs_are_refused(run: tuple[str, str], tmp_path: Path
     other = [{"pair_id": "other", "dataset": "toy", "source_xy_px": [[1, 1]], "target_xy_px": [[1, 1]]}]
     pq.write_table(pa.Table.from_pylist(other, PAIRS), tmp_path / "other.parquet")
     with pytest.raises(ValueError, match="answer none of the manifest's pairs"):
-        evaluate_large(run[0], str(tmp_path / "other.parquet"), str(tmp_path / "metrics"), PROTOCOLS[:1], replicates=0)
+        evaluate_on_ray(run[0], str(tmp_path / "other.parquet"), str(tmp_path / "metrics"), PROTOCOLS[:1], replicates=0)
 
 
 def test_a_pair_that_cannot_be_scored_is_named_as_by_one_process(run: tuple[str, str], tmp_path: Path):
@@ -131,7 +131,7 @@ def test_a_pair_that_cannot_be_scored_is_named_as_by_one_process(run: tuple[str,
     with pytest.raises(
         RayTaskError, match=r"ValueError: pair p\d+ .*has no usable target_box_xyxy, which protocol spair needs"
     ):
-        evaluate_large(matches, pairs, str(tmp_path / "metrics"), PROTOCOLS[:1], bucket_pairs=9)
+        evaluate_on_ray(matches, pairs, str(tmp_path / "metrics"), PROTOCOLS[:1], bucket_pairs=9)
 
 
 @pytest.mark.parametrize(("folder", "error"), [("nowhere", FileNotFoundError), ("run", ValueError)])
@@ -153,4 +153,4 @@ def test_what_cannot_be_evaluated_is_told_before_anything_runs(
     )
     write_part(run[0], other)
     with pytest.raises(error, match=r"no matches at|are of 2 matchers"):
-        evaluate_large(str(tmp_path / folder), run[1], str(tmp_path / "metrics"), PROTOCOLS)
+        evaluate_on_ray(str(tmp_path / folder), run[1], str(tmp_path / "metrics"), PROTOCOLS)

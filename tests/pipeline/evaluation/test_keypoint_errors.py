@@ -9,7 +9,7 @@ import pytest
 from make import match_rows, pair_row
 
 from pipeline.evaluation.evaluate import evaluate
-from pipeline.evaluation.keypoint_errors import Scores, directions_to_score, score
+from pipeline.evaluation.keypoint_errors import KeypointErrors, directions_to_score, keypoint_errors
 from pipeline.evaluation.protocols import Protocol, protocol
 from schemas.matches import DIRECTIONS
 from schemas.pairs import PAIRS
@@ -40,21 +40,21 @@ def _table(*pairs: dict[str, Any]) -> pa.Table:
     return pa.Table.from_pylist(list(pairs), PAIRS)
 
 
-def _scores(protocol: Protocol, pair: dict[str, Any], answer: dict[str, Any]) -> Scores:
-    return score(match_rows(answer), _table(pair), protocol, answer["direction"])
+def _errors(protocol: Protocol, pair: dict[str, Any], answer: dict[str, Any]) -> KeypointErrors:
+    return keypoint_errors(match_rows(answer), _table(pair), protocol, answer["direction"])
 
 
 def _is_correct(protocol: Protocol, off_px: Any, alpha: float = 0.1, **columns: Any) -> bool:
     pair = _pair(**columns)
-    return bool(_scores(protocol, pair, _answer(pair, off_px)).correct(alpha).all())
+    return bool(_errors(protocol, pair, _answer(pair, off_px)).is_correct(alpha).all())
 
 
 def test_direction_says_which_images_keypoints_are_searched_and_which_are_the_truth():
     pair = _pair(target_xy_px=[[90.0, 20.0]])
     forth, back = _answer(pair, (3, 4)), _answer(pair, (6, 8), BACK)
     both = match_rows(forth, back)
-    assert score(both, _table(pair), _own(), FORTH).error_px.tolist() == [5.0]
-    assert score(both, _table(pair), _own(), BACK).error_px.tolist() == [10.0]
+    assert keypoint_errors(both, _table(pair), _own(), FORTH).error_px.tolist() == [5.0]
+    assert keypoint_errors(both, _table(pair), _own(), BACK).error_px.tolist() == [10.0]
 
 
 def test_directions_are_those_allowed_and_present_in_the_protocols_order():
@@ -82,7 +82,7 @@ def test_t_is_the_longest_side_of_the_base_in_the_image_that_the_protocol_says(
     answer = _answer(pair, direction=direction, query_hw=hw[query], reference_hw=hw[reference])
     whose = query if base_of == "query" else reference
     expected = of_source if whose == "source" else of_target
-    assert _scores(_own(base=base, base_of=base_of), pair, answer).base_px.tolist() == [expected] * 2
+    assert _errors(_own(base=base, base_of=base_of), pair, answer).base_px.tolist() == [expected] * 2
 
 
 def test_a_squash_forgives_errors_along_the_long_side_and_not_along_the_short():
@@ -102,7 +102,7 @@ def test_a_letterbox_changes_nothing(base: Any):
     points = [[10.0, 10.0], [60.0, 70.0], [150.0, 30.0]]
     pair, off_px = _pair(points=points), [[3, 4], [-9, 2], [16, 12]]
     original, letterbox = (
-        _scores(_own(base=base, **space), pair, _answer(pair, off_px))
+        _errors(_own(base=base, **space), pair, _answer(pair, off_px))
         for space in ({}, {"space": "letterbox", "side_px": 800})
     )
     assert letterbox.error_px == pytest.approx(4 * original.error_px)
@@ -113,37 +113,37 @@ def test_geoaware_differs_from_spair_by_less_than_against_at_most():
     for off, spair, geoaware in ((9.75, True, True), (12.5, True, False), (12.75, False, False)):
         pair = _pair()  # T = 100; the letterbox of 420 x 210 pixels scales by exactly 2
         answer = _answer(pair, (off, 0), query_hw=[210, 420], reference_hw=[210, 420])
-        assert _scores(protocol("spair"), pair, answer).correct(0.125).tolist() == [spair]
-        assert _scores(protocol("geoaware-image"), pair, answer).correct(0.125).tolist() == [geoaware]
+        assert _errors(protocol("spair"), pair, answer).is_correct(0.125).tolist() == [spair]
+        assert _errors(protocol("geoaware-image"), pair, answer).is_correct(0.125).tolist() == [geoaware]
 
 
 def test_cats_moves_the_prediction_by_what_its_query_lost_when_cut_down_to_whole_pixels():
     # in the 256 squash the query (10.75, 20.25) of a 128 px image is (21.5, 40.5): half a pixel is lost each way
     pair = _pair(source_xy_px=[[100.0, 100.0]], target_xy_px=[[10.75, 20.25]], source_box_xyxy=[0, 0, 14, 14])
     answer = _answer(pair, (0, 0), BACK, query_hw=[128, 128], reference_hw=SQUARE_HW)
-    truncated = _scores(protocol("cats"), pair, answer)
+    truncated = _errors(protocol("cats"), pair, answer)
     assert truncated.error_px == pytest.approx([np.sqrt(0.5)])
     assert truncated.base_px.tolist() == [14.0]
-    assert truncated.correct(0.05).tolist() == [False]
-    assert _scores(replace(protocol("cats"), points="all"), pair, answer).correct(0.05).tolist() == [True]
+    assert truncated.is_correct(0.05).tolist() == [False]
+    assert _errors(replace(protocol("cats"), points="all"), pair, answer).is_correct(0.05).tolist() == [True]
 
 
 def test_cats_shift_has_the_sign_of_whole_minus_exact():
     pair = _pair(source_xy_px=[[100.0, 100.0]], target_xy_px=[[10.75, -20.25]])
     answer = _answer(pair, (0.5, -0.5), BACK, query_hw=[256, 256], reference_hw=SQUARE_HW)
     # x: 0.5 - 0.75; y: -20.25 is cut to -20, so -0.5 + 0.25
-    assert _scores(protocol("cats"), pair, answer).error_px == pytest.approx([np.hypot(0.25, 0.25)])
+    assert _errors(protocol("cats"), pair, answer).error_px == pytest.approx([np.hypot(0.25, 0.25)])
 
 
 def test_lpmflow_takes_t_from_the_box_of_the_query_image_in_that_images_own_squash():
     pair = _pair(source_box_xyxy=[0, 0, 100, 40], target_box_xyxy=[0, 0, 50, 50])
     answer = _answer(pair, (8, 0), query_hw=[256, 256], reference_hw=[512, 512])
-    lpmflow = _scores(protocol("lpmflow"), pair, answer)
+    lpmflow = _errors(protocol("lpmflow"), pair, answer)
     assert lpmflow.base_px.tolist() == [200.0]
-    assert lpmflow.correct(0.1).tolist() == [True]
-    of_the_target = _scores(replace(protocol("lpmflow"), base_of="reference"), pair, answer)
+    assert lpmflow.is_correct(0.1).tolist() == [True]
+    of_the_target = _errors(replace(protocol("lpmflow"), base_of="reference"), pair, answer)
     assert of_the_target.base_px.tolist() == [50.0]
-    assert of_the_target.correct(0.1).tolist() == [False]
+    assert of_the_target.is_correct(0.1).tolist() == [False]
 
 
 @pytest.mark.parametrize(
@@ -157,24 +157,24 @@ def test_lpmflow_takes_t_from_the_box_of_the_query_image_in_that_images_own_squa
 def test_the_legacy_box_of_pf_willow_reaches_to_the_padding(name: str, side: int, t: float):
     pair = _pair(points=[[100.0, 50.0], [150.0, 60.0]])
     answer = _answer(pair, (10, 0), query_hw=[side, side], reference_hw=[side, side])
-    scores = _scores(protocol(name), pair, answer)
-    assert scores.base_px.tolist() == [t, t]
-    assert scores.correct(0.1).tolist() == [t > 100] * 2
+    errors = _errors(protocol(name), pair, answer)
+    assert errors.base_px.tolist() == [t, t]
+    assert errors.is_correct(0.1).tolist() == [t > 100] * 2
 
 
 def test_padding_is_not_scaled_into_the_squash():
     pair = _pair(points=[[50.0, 10.0], [60.0, 20.0]])
     answer = _answer(pair, query_hw=[128, 128], reference_hw=[128, 128])
-    assert _scores(protocol("pf-willow-bbox-legacy"), pair, answer).base_px.tolist() == [121.0] * 2
+    assert _errors(protocol("pf-willow-bbox-legacy"), pair, answer).base_px.tolist() == [121.0] * 2
 
 
 def test_points_inside_leaves_out_keypoints_beyond_either_image():
     source, target = [[10, 10], [10, 10], [201, 10], [10, 10]], [[20, 20], [20, 101], [20, 20], [20, 20]]
     pair = _pair(points=source, target_xy_px=target)
     answer = _answer(pair, [[0, 0], [1, 0], [2, 0], [99, 0]])
-    every = _scores(_own(), pair, answer)
+    every = _errors(_own(), pair, answer)
     assert (every.n_points.tolist(), every.error_px.tolist()) == ([4], [0.0, 1.0, 2.0, 99.0])
-    inside = _scores(_own(points="inside"), pair, answer)
+    inside = _errors(_own(points="inside"), pair, answer)
     assert (inside.n_points.tolist(), inside.error_px.tolist()) == ([2], [0.0, 99.0])
     assert inside.n_correct(0.1).tolist() == [1]
 
@@ -182,23 +182,23 @@ def test_points_inside_leaves_out_keypoints_beyond_either_image():
 def test_the_edge_of_an_image_is_half_a_pixel_beyond_the_centres_of_its_last_pixels():
     points = [[-0.5, -0.5], [199.5, 99.5], [-0.625, 50], [50, -0.625], [199.625, 50], [50, 99.625]]
     pair = _pair(points=points)
-    inside = _scores(_own(points="inside"), pair, _answer(pair, [[index, 0] for index in range(6)]))
+    inside = _errors(_own(points="inside"), pair, _answer(pair, [[index, 0] for index in range(6)]))
     assert inside.error_px.tolist() == [0.0, 1.0]
 
 
 def test_a_pair_of_which_no_keypoint_is_inside_has_none_and_has_not_failed():
     beyond, fine = _pair("a", points=[[500.0, 5.0]]), _pair("b")
     matches = match_rows(_answer(beyond), _answer(fine, (3, 4)))
-    scores = score(matches, _table(beyond, fine), _own(points="inside"), FORTH)
-    assert (scores.n_points.tolist(), scores.failed.tolist()) == ([0, 1], [False, False])
-    assert scores.error_px.tolist() == [5.0]
+    errors = keypoint_errors(matches, _table(beyond, fine), _own(points="inside"), FORTH)
+    assert (errors.n_points.tolist(), errors.failed.tolist()) == ([0, 1], [False, False])
+    assert errors.error_px.tolist() == [5.0]
 
 
 def test_all_keypoints_of_a_failed_pair_count_as_its_images_have_no_size():
     missing, fine = _pair("a", points=[[5.0, 5.0], [500.0, 5.0]]), _pair("b")
-    scores = score(match_rows(_answer(fine)), _table(missing, fine), _own(points="inside"), FORTH)
-    assert (scores.n_points.tolist(), scores.failed.tolist()) == ([2, 1], [True, False])
-    assert scores.n_correct(10.0).tolist() == [0, 1]
+    errors = keypoint_errors(match_rows(_answer(fine)), _table(missing, fine), _own(points="inside"), FORTH)
+    assert (errors.n_points.tolist(), errors.failed.tolist()) == ([2, 1], [True, False])
+    assert errors.n_correct(10.0).tolist() == [0, 1]
 
 
 def test_each_average_weighs_keypoints_pairs_and_categories_in_its_own_way():
@@ -220,22 +220,22 @@ def test_a_protocol_that_needs_image_sizes_names_the_pair_that_lacks_one(role: s
     fine, bad = _pair("fine"), _pair("bad")
     matches = match_rows(_answer(fine), _answer(bad, **{f"{role}_hw": None}))
     with pytest.raises(ValueError, match=f"pair bad has no {role}_hw in the matches"):
-        score(matches, _table(fine, bad), _own(**choices), FORTH)
+        keypoint_errors(matches, _table(fine, bad), _own(**choices), FORTH)
 
 
 def test_original_pixels_need_no_size_but_the_one_that_is_t():
     pair = _pair()
     sizeless = _answer(pair, (3, 4), query_hw=None, reference_hw=None)
-    assert _scores(protocol("spair"), pair, sizeless).error_px.tolist() == [5.0]
-    assert _scores(protocol("pf-pascal"), pair, _answer(pair, query_hw=None)).base_px.tolist() == [200.0]
+    assert _errors(protocol("spair"), pair, sizeless).error_px.tolist() == [5.0]
+    assert _errors(protocol("pf-pascal"), pair, _answer(pair, query_hw=None)).base_px.tolist() == [200.0]
     with pytest.raises(ValueError, match="pair a has no reference_hw"):
-        _scores(protocol("pf-pascal"), pair, _answer(pair, reference_hw=None))
+        _errors(protocol("pf-pascal"), pair, _answer(pair, reference_hw=None))
 
 
 def test_the_scores_of_some_pairs_are_those_pairs_alone():
     pairs = [_pair("a", points=[[1.0, 1.0], [2.0, 2.0]]), _pair("b"), _pair("c", points=[[3.0, 3.0]])]
     matches = match_rows(_answer(pairs[0], (3, 4)), _answer(pairs[2], (6, 8)))
-    chosen = score(matches, _table(*pairs), _own(), FORTH).of(np.array([False, True, True]))
+    chosen = keypoint_errors(matches, _table(*pairs), _own(), FORTH).select(np.array([False, True, True]))
     assert (chosen.n_points.tolist(), chosen.failed.tolist()) == ([1, 1], [True, False])
     assert (chosen.error_px.tolist(), chosen.base_px.tolist()) == ([np.inf, 10.0], [0.0, 100.0])
     assert chosen.n_counted("wrong").tolist() == [1, 1]

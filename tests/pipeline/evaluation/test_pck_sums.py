@@ -9,9 +9,9 @@ import pytest
 from make import match_rows, pair_row
 
 from pipeline.evaluation import pck_sums
-from pipeline.evaluation.bootstrap import Draws
+from pipeline.evaluation.bootstrap import BootstrapWeights
 from pipeline.evaluation.evaluate import evaluate
-from pipeline.evaluation.keypoint_errors import Scores
+from pipeline.evaluation.keypoint_errors import KeypointErrors
 from pipeline.evaluation.protocols import protocol
 from schemas.pairs import PAIRS
 
@@ -20,13 +20,13 @@ N_COUNTS = 3
 ENDS = [f"pck_{average}_{end}" for average in ("image", "point", "class_mean") for end in ("low", "high")]
 
 
-def _of_all(sums: np.ndarray, drawn: Draws) -> pck_sums.Tally:
-    """The tally of all of the pairs."""
-    (found,) = pck_sums.tally(sums, drawn, [np.arange(len(sums))])
+def _of_all(sums: np.ndarray, weights: BootstrapWeights) -> pck_sums.PCKSums:
+    """The sums of all of the pairs."""
+    (found,) = pck_sums.group_sums(sums, weights, [np.arange(len(sums))])
     return found
 
 
-def _scores(count: int = 90) -> Scores:
+def _errors(count: int = 90) -> KeypointErrors:
     """Random pairs over a few images: some without keypoints, some failed."""
     rng = np.random.default_rng(5)
     n_points = rng.integers(0, 8, count)
@@ -34,12 +34,14 @@ def _scores(count: int = 90) -> Scores:
     of_failed = np.repeat(failed, n_points)
     error_px = np.where(of_failed, np.inf, rng.exponential(10, n_points.sum()))
     base_px = np.where(of_failed, 0.0, 100.0)
-    return Scores(protocol=protocol("spair"), n_points=n_points, failed=failed, error_px=error_px, base_px=base_px)
+    return KeypointErrors(
+        protocol=protocol("spair"), n_points=n_points, failed=failed, error_px=error_px, base_px=base_px
+    )
 
 
-def _draws(count: int = 90, n_replicates: int = 40) -> Draws:
+def _weights(count: int = 90, n_replicates: int = 40) -> BootstrapWeights:
     source, target = np.random.default_rng(6).integers(0, 12, (2, count)).astype(np.uint64)
-    return Draws(source=source, target=target, seed=0, n_replicates=n_replicates)
+    return BootstrapWeights(source=source, target=target, seed=0, n_replicates=n_replicates)
 
 
 def _tables(pairs: list[dict[str, Any]]) -> tuple[pa.Table, pa.Table]:
@@ -83,25 +85,25 @@ def _clustered() -> list[dict[str, Any]]:
 
 
 def test_a_pair_adds_its_counts_its_share_and_its_correct_keypoints():
-    scores = Scores(
+    errors = KeypointErrors(
         protocol=protocol("spair"),
         n_points=np.array([4, 0, 2]),
         failed=np.array([False, False, True]),
         error_px=np.array([1, 8, 20, 90, np.inf, np.inf]),
         base_px=np.array([100.0] * 4 + [0.0] * 2),
     )
-    wrong = pck_sums.pair_sums(scores, (0.05, 0.1), "wrong")
+    wrong = pck_sums.pair_sums(errors, (0.05, 0.1), "wrong")
     assert wrong.tolist() == [[1, 4, 0, 0.25, 0.5, 1, 2], [0] * 7, [1, 2, 1, 0, 0, 0, 0]]
-    exclude = pck_sums.pair_sums(scores, (0.05, 0.1), "exclude")
+    exclude = pck_sums.pair_sums(errors, (0.05, 0.1), "exclude")
     assert exclude.tolist() == [[1, 4, 0, 0.25, 0.5, 1, 2], [0] * 7, [0, 0, 1, 0, 0, 0, 0]]
 
 
 @pytest.mark.parametrize("failed", ["wrong", "exclude"])
-def test_the_tallies_of_two_halves_add_up_to_that_of_the_whole(failed: Any):
-    sums, drawn = pck_sums.pair_sums(_scores(), ALPHAS, failed), _draws()
+def test_the_sums_of_two_halves_add_up_to_those_of_the_whole(failed: Any):
+    sums, weights = pck_sums.pair_sums(_errors(), ALPHAS, failed), _weights()
     first = np.arange(90) % 3 == 0
-    halves = sum(_of_all(sums[half], drawn.of(half)) for half in (first, ~first))
-    whole = _of_all(sums, drawn)
+    halves = sum(_of_all(sums[half], weights.select(half)) for half in (first, ~first))
+    whole = _of_all(sums, weights)
     assert whole.shape == halves.shape == (41, 9)
     shares = slice(N_COUNTS, N_COUNTS + len(ALPHAS))
     assert np.array_equal(np.delete(halves, shares, axis=1), np.delete(whole, shares, axis=1))
@@ -109,31 +111,31 @@ def test_the_tallies_of_two_halves_add_up_to_that_of_the_whole(failed: Any):
 
 
 def test_each_row_counts_the_pairs_as_often_as_the_replicate_has_them():
-    sums, drawn = pck_sums.pair_sums(_scores(), ALPHAS, "wrong"), _draws(n_replicates=3)
-    whole = _of_all(sums, drawn)
-    for row, often in enumerate([np.ones(90), *drawn.weights(0, 3)]):
+    sums, weights = pck_sums.pair_sums(_errors(), ALPHAS, "wrong"), _weights(n_replicates=3)
+    whole = _of_all(sums, weights)
+    for row, often in enumerate([np.ones(90), *weights.replicates(0, 3)]):
         assert whole[row] == pytest.approx(np.repeat(sums, often.astype(int), axis=0).sum(axis=0))
 
 
 def test_replicates_that_do_not_fit_into_memory_at_once_come_out_the_same(monkeypatch: pytest.MonkeyPatch):
-    sums, drawn = pck_sums.pair_sums(_scores(), ALPHAS, "wrong"), _draws()
-    whole = _of_all(sums, drawn)
+    sums, weights = pck_sums.pair_sums(_errors(), ALPHAS, "wrong"), _weights()
+    whole = _of_all(sums, weights)
     for at_once in (1, 90 * 7):
-        monkeypatch.setattr(pck_sums, "_VALUES_AT_ONCE", at_once)
-        assert _of_all(sums, drawn) == pytest.approx(whole)
+        monkeypatch.setattr(pck_sums, "_MAX_VALUES", at_once)
+        assert _of_all(sums, weights) == pytest.approx(whole)
 
 
 def test_the_first_row_holds_the_plain_averages():
-    scores = _scores()
-    of = _of_all(pck_sums.pair_sums(scores, ALPHAS, "wrong"), _draws())
-    ends = np.cumsum(scores.n_points)
+    errors = _errors()
+    of = _of_all(pck_sums.pair_sums(errors, ALPHAS, "wrong"), _weights())
+    ends = np.cumsum(errors.n_points)
     for number, alpha in enumerate(ALPHAS):
-        is_right = np.split(scores.error_px <= alpha * scores.base_px, ends[:-1])
+        is_right = np.split(errors.error_px <= alpha * errors.base_px, ends[:-1])
         assert pck_sums.image_average(of)[0, number] == pytest.approx(
             100 * np.mean([x.mean() for x in is_right if len(x)])
         )
         assert pck_sums.point_average(of)[0, number] == pytest.approx(100 * np.concatenate(is_right).mean())
-    assert pck_sums.counts(of) == (np.count_nonzero(scores.n_points), scores.n_points.sum(), scores.failed.sum())
+    assert pck_sums.counts(of) == (np.count_nonzero(errors.n_points), errors.n_points.sum(), errors.failed.sum())
 
 
 def test_the_class_mean_is_over_the_categories_that_have_pairs_in_each_replicate_on_its_own():
@@ -189,15 +191,17 @@ def test_the_interval_of_shared_images_holds_what_other_images_give():
     """
     rng = np.random.default_rng(1)
     source, target = np.array(_all_with_all(20)).T
-    shared = Draws(source=source.astype(np.uint64), target=target.astype(np.uint64), seed=0, n_replicates=200)
+    shared = BootstrapWeights(
+        source=source.astype(np.uint64), target=target.astype(np.uint64), seed=0, n_replicates=200
+    )
     each = np.arange(len(source)).astype(np.uint64)
-    alone = Draws(source=each, target=each, seed=0, n_replicates=200)
+    alone = BootstrapWeights(source=each, target=each, seed=0, n_replicates=200)
     held = np.zeros(2, int)
     for _ in range(100):
         is_right = (rng.uniform(size=20) < 0.6)[source].astype(float)
         sums = np.stack([np.ones_like(is_right), np.ones_like(is_right), 0 * is_right, is_right, is_right], axis=1)
-        for kind, drawn in enumerate((shared, alone)):
-            (low,), (high,) = pck_sums.interval(pck_sums.image_average(_of_all(sums, drawn)))
+        for kind, weights in enumerate((shared, alone)):
+            (low,), (high,) = pck_sums.interval(pck_sums.image_average(_of_all(sums, weights)))
             held[kind] += low <= 60 <= high
     assert held[0] >= 85
     assert held[1] < 60
@@ -255,9 +259,9 @@ def test_nothing_is_nan_and_single_pairs_have_no_interval():
 
 
 def test_without_replicates_there_are_no_intervals_and_the_same_numbers():
-    plain, drawn = _metrics(_clustered(), replicates=0), _metrics(_clustered(), replicates=50)
+    plain, weights = _metrics(_clustered(), replicates=0), _metrics(_clustered(), replicates=50)
     assert all(plain[end].null_count == plain.num_rows for end in ENDS)
-    assert plain.drop_columns(ENDS).equals(drawn.drop_columns(ENDS))
+    assert plain.drop_columns(ENDS).equals(weights.drop_columns(ENDS))
 
 
 def test_the_same_seed_gives_the_same_metrics_and_another_only_other_intervals():

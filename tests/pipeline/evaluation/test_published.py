@@ -3,7 +3,7 @@ import pyarrow as pa
 import pytest
 
 from pipeline.evaluation.protocols import PROTOCOLS
-from pipeline.evaluation.published import COLUMNS, beside, published
+from pipeline.evaluation.published import COLUMNS, published, with_published
 from schemas.metrics import METRICS
 
 
@@ -44,7 +44,7 @@ def test_every_number_says_where_it_is_from_and_under_which_protocol():
     ],
 )
 def test_only_like_is_comparable(run: pd.DataFrame, comparable: bool):
-    rows = beside(run, "mine")
+    rows = with_published(run, "mine")
     own, papers = rows[rows["source"] == "this run"], rows[rows["method"] == "NeMF"]
     assert own[["method", "pck", "comparable"]].to_numpy().tolist() == [["mine", 40.0, True]]
     assert papers["comparable"].tolist() == [comparable]
@@ -52,5 +52,5 @@ def test_only_like_is_comparable(run: pd.DataFrame, comparable: bool):
 
 
 def test_other_alphas_and_groups_are_not_set_beside():
-    assert set(beside(_run("nemf", 12234, alpha=0.2), "mine")["method"]) == {"mine"}
-    assert set(beside(_run("nemf", 5, "wolf"), "mine")["method"]) == {"mine"}
+    assert set(with_published(_run("nemf", 12234, alpha=0.2), "mine")["method"]) == {"mine"}
+    assert set(with_published(_run("nemf", 5, "wolf"), "mine")["method"]) == {"mine"}

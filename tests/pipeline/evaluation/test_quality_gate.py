@@ -4,7 +4,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from pipeline.evaluation.quality_gate import requirement
+from pipeline.evaluation.quality_gate import parse_threshold
 from schemas.metrics import METRICS
 
 
@@ -33,26 +33,26 @@ def metrics() -> pd.DataFrame:
     ],
 )
 def test_what_is_reached_is_met(metrics: pd.DataFrame, text: str):
-    assert requirement(text).unmet(metrics) == []
+    assert parse_threshold(text).shortfalls(metrics) == []
 
 
 def test_what_is_not_reached_is_told_with_what_there_is(metrics: pd.DataFrame):
-    assert requirement("spair image .1 all > 50").unmet(metrics) == [
+    assert parse_threshold("spair image .1 all > 50").shortfalls(metrics) == [
         "spair image .1 all > 50: toy, source to target, has 50.00"
     ]
-    (line,) = requirement("spair image .1 wolf >= 0").unmet(metrics)
+    (line,) = parse_threshold("spair image .1 wolf >= 0").shortfalls(metrics)
     assert line.endswith("has nothing to average over")
 
 
 def test_a_class_average_of_nothing_is_not_met(metrics: pd.DataFrame):
     nothing = metrics.assign(n_pairs=0, pck_class_mean=float("nan"))
-    (line,) = requirement("spair class .1 all >= 50").unmet(nothing)
+    (line,) = parse_threshold("spair class .1 all >= 50").shortfalls(nothing)
     assert line.endswith("has nothing to average over")
 
 
 def test_a_category_that_is_called_all_is_not_the_average(metrics: pd.DataFrame):
     named = pd.concat([metrics, metrics[metrics["group"] == "big cat"].assign(group="all")])
-    assert requirement("spair image .1 all >= 50").unmet(named) == []
+    assert parse_threshold("spair image .1 all >= 50").shortfalls(named) == []
 
 
 @pytest.mark.parametrize(
@@ -63,14 +63,14 @@ def test_a_category_that_is_called_all_is_not_the_average(metrics: pd.DataFrame)
     ],
 )
 def test_what_will_not_be_measured_is_refused_before(text: str, message: str):
-    requirement("nemf image .05 all >= 50").check(["spair", "nemf"], [0.1, 0.05])
+    parse_threshold("nemf image .05 all >= 50").check_evaluated(["spair", "nemf"], [0.1, 0.05])
     with pytest.raises(ValueError, match=message):
-        requirement(text).check(["spair", "nemf"], [0.1, 0.05])
+        parse_threshold(text).check_evaluated(["spair", "nemf"], [0.1, 0.05])
 
 
 def test_every_data_set_must_reach_it(metrics: pd.DataFrame):
     other = pd.concat([metrics, metrics.assign(dataset="other", pck_image=10.0)])
-    (line,) = requirement("spair image .1 all >= 50").unmet(other)
+    (line,) = parse_threshold("spair image .1 all >= 50").shortfalls(other)
     assert ": other, " in line
 
 
@@ -83,7 +83,7 @@ def test_every_data_set_must_reach_it(metrics: pd.DataFrame):
 )
 def test_a_number_that_is_not_there_is_refused(metrics: pd.DataFrame, text: str, message: str):
     with pytest.raises(ValueError, match=message):
-        requirement(text).unmet(metrics)
+        parse_threshold(text).shortfalls(metrics)
 
 
 @pytest.mark.parametrize(
@@ -91,4 +91,4 @@ def test_a_number_that_is_not_there_is_refused(metrics: pd.DataFrame, text: str,
 )
 def test_another_form_is_answered_with_the_right_one(text: str):
     with pytest.raises(ValueError, match="expected PROTOCOL AVERAGE ALPHA GROUP >= PERCENT, such as"):
-        requirement(text)
+        parse_threshold(text)

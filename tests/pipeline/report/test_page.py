@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from pipeline.evaluation.evaluate import evaluate
-from pipeline.evaluation.keypoint_errors import MATCH_COLUMNS, Failed, score
+from pipeline.evaluation.keypoint_errors import MATCH_COLUMNS, Failed, keypoint_errors
 from pipeline.evaluation.metrics import read_metrics, write_metrics
 from pipeline.evaluation.protocols import Protocol, protocol
 from pipeline.io.manifest import read_pairs
@@ -258,11 +258,11 @@ def test_a_long_table_ends_with_what_it_left_out(tmp_path: Path):
 def test_points_are_compared_once_per_protocol_and_direction(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     asked = []
 
-    def counted(*what: Any) -> Any:
+    def counting(*what: Any) -> Any:
         asked.append((what[2].name, what[3]))
-        return score(*what)
+        return keypoint_errors(*what)
 
-    monkeypatch.setattr("pipeline.report.page.score", counted)
+    monkeypatch.setattr("pipeline.report.page.keypoint_errors", counting)
     pairs = [_pair(f"p{index}", dataset=f"toy{index % 3}") for index in range(6)]
     page = _page(tmp_path, pairs, [_answer(pair) for pair in pairs], "spair", "pf-pascal")
     assert asked == [("spair", "source_to_target"), ("pf-pascal", "source_to_target")]

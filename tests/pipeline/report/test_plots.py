@@ -4,17 +4,17 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipeline.evaluation.keypoint_errors import Scores
+from pipeline.evaluation.keypoint_errors import KeypointErrors
 from pipeline.evaluation.protocols import protocol
 from pipeline.report import plots
 from pipeline.report.svg import Plot
 
 
-def _scores(errors_px: Any, n_points: Any, failed: Any = None) -> Scores:
+def _errors(errors_px: Any, n_points: Any, failed: Any = None) -> KeypointErrors:
     """T is 100 px."""
     n_points = np.array(n_points)
     failed = np.zeros(len(n_points), bool) if failed is None else np.array(failed)
-    return Scores(
+    return KeypointErrors(
         protocol=protocol("spair"),
         n_points=n_points,
         failed=failed,
@@ -29,8 +29,8 @@ def _line(plot: Plot, name: str) -> dict[float, float]:
 
 
 def test_the_curve_has_both_averages_and_every_category():
-    scores = _scores([5, 15, 5, 5, 5], [2, 3])
-    plot = plots.curve(scores, pa.chunked_array([["cat", "dog"]]), "wrong")
+    errors = _errors([5, 15, 5, 5, 5], [2, 3])
+    plot = plots.curve(errors, pa.chunked_array([["cat", "dog"]]), "wrong")
     assert plot is not None
     assert _line(plot, "all images")[0.1] == 75.0
     assert _line(plot, "all keypoints")[0.1] == 80.0
@@ -40,15 +40,15 @@ def test_the_curve_has_both_averages_and_every_category():
 
 
 def test_many_categories_have_no_lines_of_their_own():
-    scores = _scores([5] * 30, [1] * 30)
-    plot = plots.curve(scores, pa.chunked_array([[f"kind{index}" for index in range(30)]]), "wrong")
+    errors = _errors([5] * 30, [1] * 30)
+    plot = plots.curve(errors, pa.chunked_array([[f"kind{index}" for index in range(30)]]), "wrong")
     assert plot is not None
     assert [line.name for line in plot.lines] == ["all keypoints", "all images"]
 
 
 def test_errors_are_counted_by_bin_below_and_beyond():
-    scores = _scores([0.5, 5, 5, 50, 150, np.inf, np.inf, np.inf], [6, 2], [False, True])
-    found = plots.errors(scores, 0.1)
+    errors = _errors([0.5, 5, 5, 50, 150, np.inf, np.inf, np.inf], [6, 2], [False, True])
+    found = plots.errors(errors, 0.1)
     assert found is not None
     assert found.n_points == 6  # not those of the failed pair
     assert found.percent_nearer == pytest.approx(100 / 6)
@@ -61,15 +61,15 @@ def test_errors_are_counted_by_bin_below_and_beyond():
 
 
 def test_without_an_answer_there_is_nothing_to_plot():
-    failed = _scores([np.inf] * 2, [2], [True])
+    failed = _errors([np.inf] * 2, [2], [True])
     assert plots.errors(failed, 0.1) is None
     assert plots.confidence(failed, np.full(2, np.nan), 0.1) is None
     assert plots.curve(failed, pa.chunked_array([["cat"]]), "exclude") is None
 
 
 def test_confidence_is_compared_where_it_is_known():
-    scores = _scores([5, 50, 5, 5, np.inf], [4, 1], [False, True])
-    found = plots.confidence(scores, np.array([0.9, 0.8, 0.7, np.nan, np.nan]), 0.1)
+    errors = _errors([5, 50, 5, 5, np.inf], [4, 1], [False, True])
+    found = plots.confidence(errors, np.array([0.9, 0.8, 0.7, np.nan, np.nan]), 0.1)
     assert isinstance(found, plots.Confidence)
     assert (found.n_points, found.n_without) == (3, 1)
     assert found.wrong == pytest.approx(1 / 3)
@@ -81,15 +81,15 @@ def test_confidence_is_compared_where_it_is_known():
 
 
 def test_confidence_that_tells_nothing_says_so():
-    scores = _scores([5, 50], [2])
-    assert plots.confidence(scores, np.full(2, np.nan), 0.1) == "The matches hold no confidence of these keypoints."
-    assert "Every confidence is 1," in str(plots.confidence(scores, np.ones(2), 0.1))
+    errors = _errors([5, 50], [2])
+    assert plots.confidence(errors, np.full(2, np.nan), 0.1) == "The matches hold no confidence of these keypoints."
+    assert "Every confidence is 1," in str(plots.confidence(errors, np.ones(2), 0.1))
 
 
 def test_a_curve_of_many_keypoints_has_few_points():
     rng = np.random.default_rng(0)
-    scores = _scores(rng.uniform(0, 50, 20_000), [20_000])
-    found = plots.confidence(scores, rng.uniform(0, 1, 20_000), 0.1)
+    errors = _errors(rng.uniform(0, 50, 20_000), [20_000])
+    found = plots.confidence(errors, rng.uniform(0, 1, 20_000), 0.1)
     assert isinstance(found, plots.Confidence)
     assert max(len(line.x) for line in found.risk.lines) == 100
     assert found.risk.lines[-1].x[[0, -1]].tolist() == [1.0, 100.0]
@@ -97,7 +97,7 @@ def test_a_curve_of_many_keypoints_has_few_points():
 
 
 def test_confidence_outside_0_and_1_widens_the_plot():
-    scores = _scores([5, 50], [2])
-    found = plots.confidence(scores, np.array([-1.0, 3.0]), 0.1)
+    errors = _errors([5, 50], [2])
+    found = plots.confidence(errors, np.array([-1.0, 3.0]), 0.1)
     assert isinstance(found, plots.Confidence)
     assert (found.reliability.x.low, found.reliability.x.high) == (-1.0, 3.0)
