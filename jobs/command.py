@@ -7,7 +7,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Annotated, Any, TypeVar, get_origin, get_type_hints
+from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
 import tyro
 
@@ -15,7 +15,7 @@ from nemf.io.redact import redacted
 from nemf.matchers.table import FIXED_NAMES, FOLDER_PREFIX
 from pipeline.cluster.errors import ClusterError
 from pipeline.io.storage_options import use_options
-from pipeline.io.uri_field import UriField, check_uris
+from pipeline.io.uri_field import UriField, uris_of
 
 OK, CLUSTER_FAILED, BAD_INPUT, OVER_BUDGET, NOT_GOOD_ENOUGH, INTERRUPTED = 0, 1, 2, 3, 4, 130
 """Exit codes: done; Ray or one of its processes failed, or a fault of ours; bad input or configuration; finished beyond
@@ -44,6 +44,7 @@ Uris = Annotated[Names, UriField()]
 MatcherName = Annotated[str, UriField(names=FIXED_NAMES, prefixes=(FOLDER_PREFIX,))]
 """A matcher's name, as nemf.load_matcher takes it: possibly the path or URI of a checkpoint folder."""
 
+_POSITIONAL = get_args(tyro.conf.Positional[str])[1]
 _StorageOptions = Annotated[
     str | None,
     tyro.conf.arg(
@@ -67,14 +68,10 @@ def run_command(config_type: type[Config], run: Callable[[Config], Any], argv: S
     ValueError and OSError are the user's to mend and end as BAD_INPUT; NEMF_TRACEBACK=1 shows where they were raised.
     """
     module = sys.modules[run.__module__]
-    name = "nemf " + (module.__spec__.name if module.__spec__ else module.__name__).removeprefix("jobs.")
-    if repeated := _repeated_lists(config_type, sys.argv[1:] if argv is None else argv):
-        print(f"error: {repeated} is given more than once: give all its values to one", file=sys.stderr)
-        return BAD_INPUT
-    config, storage_options = _parse(config_type, argv, name, module.__doc__)
+    name = (module.__spec__.name if module.__spec__ else module.__name__).removeprefix("jobs.").replace("_", "-")
     try:
+        config, storage_options = parse(config_type, sys.argv[1:] if argv is None else argv, name, module.__doc__)
         use_options(storage_options)
-        check_uris(config)
         with _sigterm_as_ctrl_c():
             run(config)
     except KeyboardInterrupt as interrupt:
@@ -91,10 +88,14 @@ def run_command(config_type: type[Config], run: Callable[[Config], Any], argv: S
     return OK
 
 
-def _parse(
-    config_type: type[Config], argv: Sequence[str] | None, name: str, about: str | None
+def parse(
+    config_type: type[Config], argv: Sequence[str], name: str, description: str | None = None
 ) -> tuple[Config, str | None]:
-    """The Config, and beside it the options of file systems: they are the process' own, and stored nowhere."""
+    """The Config that the words behind `nemf NAME` give, and the file systems' options, which no Config stores.
+
+    Raises ValueError for a list that is given twice and for an empty path; SystemExit where tyro prints help or errors.
+    """
+    _refuse_repeated_lists(config_type, argv)
     line_type = dataclasses.make_dataclass(
         "CommandLine",
         [("storage_options", _StorageOptions, dataclasses.field(default=None))],
@@ -102,16 +103,29 @@ def _parse(
         frozen=True,
         kw_only=True,
     )
-    line: Any = tyro.cli(line_type, args=argv, prog=name, description=about)
+    line: Any = tyro.cli(line_type, args=argv, prog=f"nemf {name}", description=description)
     given = {field.name: getattr(line, field.name) for field in dataclasses.fields(config_type)}  # type: ignore[arg-type]
-    return config_type(**given), line.storage_options
+    config = config_type(**given)
+    for field_name, uri in uris_of(config):
+        if not uri:
+            raise ValueError(f"{flag_of(config_type, field_name)}: expected a path or URI, got nothing")
+    return config, line.storage_options
 
 
-def _repeated_lists(config_type: type[Any], argv: Sequence[str]) -> str | None:
-    """A flag of several values that occurs more than once: the last would silently replace the others."""
+def flag_of(config_type: type[Any], field_name: str) -> str:
+    """What stands for a field on the command line: --image-root, or OUT for one without a flag."""
+    hint = get_type_hints(config_type, include_extras=True)[field_name]
+    if _POSITIONAL in getattr(hint, "__metadata__", ()):
+        return field_name.upper()
+    return f"--{field_name.replace('_', '-')}"
+
+
+def _refuse_repeated_lists(config_type: type[Any], argv: Sequence[str]) -> None:
+    """ValueError for a flag of several values that occurs more than once: the last would replace the others."""
     flags = [word.partition("=")[0] for word in argv]
-    lists = (name for name, kind in get_type_hints(config_type).items() if get_origin(kind) is tuple)
-    return next((flag for name in lists if flags.count(flag := f"--{name.replace('_', '-')}") > 1), None)
+    for name, kind in get_type_hints(config_type).items():
+        if get_origin(kind) is tuple and flags.count(flag := f"--{name.replace('_', '-')}") > 1:
+            raise ValueError(f"{flag} is given more than once: give all its values to one")
 
 
 @contextmanager

@@ -8,6 +8,7 @@ flight. Cost: some seconds before the job starts. See docs/cluster.md.
 """
 
 import asyncio
+import importlib
 import json
 import logging
 import os
@@ -32,11 +33,13 @@ from jobs.command import (
     Names,
     OverBudgetError,
     RequirementError,
+    flag_of,
+    parse,
     run_command,
 )
 from nemf.io.redact import redacted, secrets_of
 from pipeline.cluster.errors import ClusterError
-from pipeline.io.uri_field import Uri
+from pipeline.io.uri_field import Uri, is_relative, uris_of
 
 if TYPE_CHECKING:
     from ray.dashboard.modules.job.pydantic_models import JobDetails
@@ -56,11 +59,6 @@ _ERRORS = {
     INTERRUPTED: KeyboardInterrupt,
 }
 """By exit code of the job: what ends this command with the same one; ClusterError for all others."""
-_PATHS = frozenset(
-    f"--{name}"
-    for name in ("pairs", "out", "root", "image-root", "backbone-weights", "matches", "metrics", "validation")
-)
-"""Flags of the jobs whose values are paths or URIs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,8 +91,8 @@ class Config:
                 "the command holds a secret, and Ray shows the commands of jobs to all its users; it is "
                 f"{redacted(self.entrypoint)!r}: let the cluster's machines know the secret, see docs/cluster.md"
             )
-        for flag, path in _paths(self.job[1:]):
-            if "://" not in path and not Path(path).is_absolute():
+        for flag, path in _paths(self.job[0], self.job[1:]):
+            if is_relative(path.removeprefix("@")):
                 raise ValueError(
                     f"{flag} {path} is relative to this machine's folder, and the job runs on others: give a URI such "
                     "as s3://bucket/..., or an absolute path that all machines of the cluster share"
@@ -135,14 +133,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run_command(Config, run, argv)
 
 
-def _paths(words: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """(flag, path) for every value of a flag that takes paths."""
-    flag = ""
-    for word in words:
-        if word.startswith("--"):
-            flag, _, word = word.partition("=")
-        if flag in _PATHS:
-            yield from ((flag, path) for path in word.split(",") if path)
+def _paths(command: str, words: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """(flag, path or URI) for each that the words behind a command give; @path for a file of storage options.
+
+    Raises as `parse` does.
+    """
+    module = importlib.import_module(f"jobs.{cli.module_of(command)}")
+    config, storage_options = parse(module.Config, words, command, module.__doc__)
+    for name, uri in uris_of(config):
+        yield flag_of(module.Config, name), uri
+    if storage_options is not None and storage_options.startswith("@"):
+        yield "--storage-options", storage_options
 
 
 def _client(address: str) -> "JobSubmissionClient":

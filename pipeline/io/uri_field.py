@@ -1,7 +1,7 @@
 """Fields of configurations that are paths or URIs: `Uri` for one, `UriField` to annotate other types.
 
-From the annotation follow absolute paths for workers, which run in folders of their own, the check that none is empty,
-and what jobs.submit must refuse: paths that mean something on one machine only.
+From the annotation follow absolute paths for workers, which run in folders of their own, jobs.command's check that none
+is empty, and what jobs.submit must refuse: paths that mean something on one machine only.
 """
 
 import dataclasses
@@ -54,25 +54,17 @@ def uri_fields(config_type: type[Any]) -> dict[str, UriField]:
     return {name: field for name, field in fields if field is not None}
 
 
-def locations(config: Any) -> Iterator[tuple[str, str]]:
+def uris_of(config: Any) -> Iterator[tuple[str, str]]:
     """(field name, path or URI) for each that a configuration holds; names and what is not given are left out."""
     for name, field in uri_fields(type(config)).items():
         for value in _values(getattr(config, name)):
-            location = field.split(value)[1]
-            if location or field.names is None:
-                yield name, location
-
-
-def check_uris(config: Any) -> None:
-    """Raises ValueError, naming the flag, if a path or URI of a configuration is empty."""
-    for name, location in locations(config):
-        if not location:
-            raise ValueError(f"--{name.replace('_', '-')}: expected a path or URI, got nothing")
+            uri = field.split(value)[1]
+            if uri or field.names is None:
+                yield name, uri
 
 
 def with_absolute_uris(config: Config) -> Config:
     """`config` with every path in it absolute. Raises ValueError if a path or URI is empty."""
-    check_uris(config)
     absolute: dict[str, Any] = {}
     for name, field in uri_fields(type(config)).items():
         value = getattr(config, name)

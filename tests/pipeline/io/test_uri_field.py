@@ -7,10 +7,9 @@ import pytest
 from pipeline.io.uri_field import (
     Uri,
     UriField,
-    check_uris,
     is_relative,
-    locations,
     uri_fields,
+    uris_of,
     with_absolute_uris,
 )
 
@@ -70,16 +69,16 @@ def test_a_name_is_told_from_a_path(folder: Path, matcher: str, absolute: str) -
     assert with_absolute_uris(_Config(matcher=matcher)).matcher == absolute.format(folder=folder)
 
 
-def test_locations_are_the_paths_and_uris_that_are_given(folder: Path) -> None:
+def test_uris_are_the_paths_and_uris_that_are_given(folder: Path) -> None:
     (folder / "mine").mkdir()
     config = _Config(pairs=("a", "s3://b"), matcher="descriptors:mine")
 
-    assert list(locations(config)) == [("out", "runs/x"), ("pairs", "a"), ("pairs", "s3://b"), ("matcher", "mine")]
+    assert list(uris_of(config)) == [("out", "runs/x"), ("pairs", "a"), ("pairs", "s3://b"), ("matcher", "mine")]
 
 
-def test_an_empty_path_is_refused_by_the_name_of_its_flag() -> None:
-    with pytest.raises(ValueError, match="--weights: expected a path or URI, got nothing"):
-        check_uris(_Config(weights=""))
+def test_an_empty_path_is_refused() -> None:
+    with pytest.raises(ValueError, match="expected a path or URI, got nothing"):
+        with_absolute_uris(_Config(weights=""))
 
 
 @pytest.mark.parametrize("location", ["runs/x", "./x", "~/x", "x"])

@@ -1,0 +1,111 @@
+"""Every path of every command is known to be one, and nemf submit refuses it where it is relative."""
+
+import ast
+import dataclasses
+import importlib
+import inspect
+import re
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs import cli
+from jobs.command import flag_of
+from jobs.submit import main
+from pipeline.io.uri_field import uri_fields
+
+NO_URIS = {
+    ("pack", "name"): "a name, by default the last part of a path",
+    ("pack", "commands"): "text of the model card",
+    ("evaluate", "protocol"): "package.module:NAME",
+    ("prepare", "dataset"): "a name or package.module:function",
+    ("train", "search"): "settings",
+}
+REQUIRED = {
+    ("field", "point"): "1,2",
+    ("evaluate", "protocol"): "spair",
+    ("prepare", "dataset"): "table",
+    ("recipe", "name"): "nemf-small",
+}
+"""Values of required flags that are no path."""
+
+
+def config_of(command: str) -> type[Any]:
+    return importlib.import_module(f"jobs.{cli.module_of(command)}").Config
+
+
+def docstrings(config: type[Any]) -> dict[str, str]:
+    """The string below each field, by the field's name."""
+    texts = {}
+    for base in reversed(config.__mro__[:-1]):
+        body = ast.parse(inspect.getsource(base)).body[0].body
+        for field, text in pairwise(body):
+            if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
+                texts[field.target.id] = text.value.value
+    return texts
+
+
+@pytest.mark.parametrize("command", cli.names())
+def test_every_field_that_speaks_of_files_is_a_uri(command: str) -> None:
+    config = config_of(command)
+    speaks = re.compile(r"\b(paths?|folders?|files?|URIs?|manifests?|checkpoint)\b", re.IGNORECASE)
+    texts = docstrings(config)
+    names = {
+        field.name
+        for field in dataclasses.fields(config)
+        if "str" in str(field.type) or "Uri" in str(field.type) or "Names" in str(field.type)
+        if speaks.search(field.name.replace("_", " ")) or speaks.search(texts.get(field.name, ""))
+    }
+
+    assert names - {name for job, name in NO_URIS if job == command} <= uri_fields(config).keys()
+
+
+FLAGS = [(command, name) for command in cli.names() if command != "submit" for name in uri_fields(config_of(command))]
+
+
+@pytest.mark.parametrize("joined", [False, True])
+@pytest.mark.parametrize(("command", "relative"), FLAGS)
+def test_a_relative_path_is_refused(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    command: str,
+    relative: str,
+    joined: bool,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    config = config_of(command)
+    words = []
+    for field in dataclasses.fields(config):
+        if field.name == relative:
+            value = "mine"
+        elif field.default is dataclasses.MISSING:
+            value = REQUIRED.get((command, field.name), f"/shared/{field.name}")
+        else:
+            continue
+        flag = flag_of(config, field.name)
+        words += ([f"{flag}={value}"] if joined else [flag, value]) if flag.startswith("--") else [value]
+
+    assert main(["--", command, *words]) == 2
+
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {flag_of(config, relative)} mine is relative to this machine's folder"), error
+
+
+def test_a_file_of_storage_options_is_refused_as_well(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--", "status", "/shared/run", "--storage-options", "@options.json"]) == 2
+
+    assert capsys.readouterr().err.startswith("error: --storage-options @options.json is relative")
+
+
+def test_absolute_paths_uris_and_names_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "nemf-small").mkdir()
+    monkeypatch.delenv("RAY_API_SERVER_ADDRESS", raising=False)
+    words = ["match", "--pairs", "s3://b/p.parquet", "--out", "/shared/run", "--matcher", "nemf-small"]
+
+    with pytest.raises(ValueError, match="which cluster"):
+        importlib.import_module("jobs.submit").run(config_of("submit")(job=(*words, "--allow-prefix", "s3://,/images")))
