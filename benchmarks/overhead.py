@@ -30,7 +30,7 @@ from pipeline.matching.decode import decode_rows
 from pipeline.matching.match import match_chunk
 from pipeline.matching.options import MatchOptions
 from pipeline.matching.stream import THREADS
-from pipeline.runs.folder import read_success
+from pipeline.runs.folder import read_run
 from schemas.pairs import PAIRS
 
 
@@ -78,7 +78,7 @@ def _measure(folder: Path, n_rows: int, config: Config) -> Measured:
     out = folder / str(n_rows) / "run"
     command = [sys.executable, "-m", "jobs.match", "--pairs", pairs, "--out", str(out), "--matcher", config.matcher]
     taken = run_and_measure([*command, "--slice-pairs", str(config.slice_pairs), "--workers", "1", "--device", "cpu"])
-    success = read_success(str(out))
+    success = read_run(str(out)).success()
     if success is None or success["reasons"] != {"ok": n_rows}:
         raise RuntimeError(f"the run of {n_rows} rows did not finish: {' '.join(command)}")
     return Measured(rows=n_rows, bare_seconds=bare_seconds, **asdict(taken))

@@ -17,7 +17,7 @@ from benchmarks import harness
 from benchmarks.memory_use import ResourceUse, run_and_measure
 from benchmarks.synthetic_manifest import KEYPOINTS, write_manifest
 from jobs.command import run_command
-from pipeline.runs.folder import read_success
+from pipeline.runs.folder import read_run
 from pipeline.runs.parts import list_parts
 
 
@@ -69,7 +69,7 @@ def _measure(folder: Path, n_rows: int, config: Config) -> Measured:
     first_half, second_half, nothing_left = (
         run_and_measure([*match, *limit]) for limit in (["--limit", str(n_rows // 2)], [], [])
     )
-    success = read_success(out)
+    success = read_run(out).success()
     if success is None or success["reasons"] != {"ok": n_rows}:
         raise RuntimeError(f"the run of {n_rows} rows did not finish: {' '.join(match)}")
     parts = [Path(part) for part in list_parts(out)]

@@ -39,14 +39,14 @@ def run(config: Config) -> int:
     if not 1 <= config.target_mb <= 1024:
         raise ValueError(f"--target-mb must be 1 to 1024; got {config.target_mb}")
     out = storage.absolute(config.out)
-    recorded = read_run(out)
+    run_folder = read_run(out)
     lease = acquire(out, job="compact")
     try:
-        plan = plan_compaction(out, recorded["fingerprint"], config.target_mb * 2**20)
+        plan = plan_compaction(run_folder, config.target_mb * 2**20)
         if not plan.is_needed:
             print(f"{out}: {len(plan.sizes)} parts, sorted and large enough: nothing to compact")
             return len(plan.sizes)
-        parts = compact(out, plan, run_id=recorded["run_id"])
+        parts = compact(run_folder, plan)
         lease.events.record("compacted", parts_before=len(plan.sizes), parts=len(parts), superseded=plan.n_superseded)
     finally:
         lease.release()

@@ -33,7 +33,7 @@ from pipeline.evaluation.quality_gate import parse_threshold
 from pipeline.io import storage
 from pipeline.io.uri_field import Uri
 from pipeline.runs.parts import read_matches
-from pipeline.runs.selection import planned_count, planned_pairs
+from pipeline.runs.selection import planned_count, planned_limit, planned_pairs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +52,8 @@ class Config:
     failed: Failed = "wrong"
     """Pairs that failed or are missing: count their keypoints as wrong, or exclude them from the averages."""
     compare: Uris = ()
-    """Other runs over the same manifest: how much better or worse each is, with an interval of the difference."""
+    """Other runs over the same manifest: how much better or worse each is, with an interval of the difference, on the
+    pairs that both were to match."""
     require: tuple[str, ...] = ()
     """Least values, such as "spair image .1 all >= 50" (protocol, average over image, point or class, alpha, all or a
     category); where one is missed the exit code is 4."""
@@ -112,7 +113,8 @@ def _evaluate(config: Config, protocols: Sequence[Protocol]) -> _Result:
     differences = {}
     for other in config.compare:
         others = read_matches(other, MATCH_COLUMNS)
-        differences[other] = compare(matches, others, pairs, protocols, config.alpha, config.failed, **bootstrap)
+        common = pairs.slice(0, planned_limit(other))
+        differences[other] = compare(matches, others, common, protocols, config.alpha, config.failed, **bootstrap)
     write_metrics(config.out, metrics)
     return _Result(metrics=metrics.to_pandas(), differences=differences, unscored=count_unscored(matches, pairs))
 

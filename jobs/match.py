@@ -10,8 +10,8 @@ then what the matcher costs; see the README for measured rates.
 import importlib.metadata
 import platform
 import sys
+from collections import Counter
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -28,15 +28,8 @@ from pipeline.io.uri_allowlist import check_prefixes
 from pipeline.io.uri_field import Uri, UriField, with_absolute_uris
 from pipeline.matching.options import OUTPUTS, MatchOptions
 from pipeline.matching.plan import Plan, make_plan
-from pipeline.runs.counts import ALL, check_retry, completed_pairs, count_run, max_limit, summary
-from pipeline.runs.folder import (
-    check_run,
-    delete_success,
-    open_run,
-    read_success,
-    run_fingerprint,
-    write_success,
-)
+from pipeline.runs.counts import ALL, NONE, check_retry, max_limit, summary
+from pipeline.runs.folder import Run, open_run, run_fingerprint
 from pipeline.runs.lease import Lease, acquire, remove_stale_files
 from pipeline.runs.quarantine import QuarantineMonitor
 from pipeline.runs.signals import stopping_on_signals
@@ -152,31 +145,28 @@ def run(config: Config) -> str:
     """
     config.check()
     config = with_absolute_uris(config)
-    options = config.options
     ids = read_ids(config.pairs)
-    description = _describe(config)
-    fingerprint = description["fingerprint"]
+    run_folder = open_run(config.out, _describe(config), dry_run=config.dry_run)
     if config.dry_run:
-        with suppress(FileNotFoundError):
-            check_run(config.out, description)
-        print(_intent(config, _plan(config, ids, fingerprint)[0], fingerprint))
+        print(_intent(config, _plan(config, run_folder, ids, config.limit)[0], run_folder.fingerprint))
         return config.out
-    run_id = open_run(config.out, description)
     lease = acquire(config.out, job="match")
     try:
-        plan, kept = _plan(config, ids, fingerprint)
-        n_directions = len(options.directions)
-        lease.plan(plan.n_pairs * n_directions, kept)
-        lease.events.record("planned", rows=plan.n_pairs * n_directions, settled=kept, slices=len(plan.slices))
-        print(_intent(config, plan, fingerprint))
-        finished = read_success(config.out)
-        limit = max_limit(config.limit, finished["limit"]) if finished else config.limit
+        requested = max_limit(config.limit, run_folder.requested_limit())
+        plan, settled = _plan(config, run_folder, ids, requested)
+        n_rows = len(ids.slice(0, requested)) * len(run_folder.directions)
+        lease.plan(n_rows, settled)
+        lease.events.record("planned", rows=n_rows, settled=settled, slices=len(plan.slices))
+        print(_intent(config, plan, run_folder.fingerprint))
+        finished = run_folder.success()
         if plan.slices:
-            delete_success(config.out)
-            _match_all(config, plan, lease, run_id, fingerprint)
-        count = count_run(config.out, ids, options.directions, fingerprint, limit)
+            run_folder.reopen()
+            _match_all(config, plan, lease, run_folder)
+        count = run_folder.count(ids, requested)
+        if count.missing:  # an earlier attempt was asked for more pairs and never finished
+            count = run_folder.count(ids, max_limit(config.limit, finished["limit"]) if finished else config.limit)
         remove_stale_files(config.out)
-        write_success(config.out, count, limit)
+        run_folder.finish(count)
         over_budget = count.error > config.error_budget * count.expected
         lease.events.record("counted", ok=count.ok, errors=count.error, over_error_budget=over_budget)
     finally:
@@ -209,14 +199,17 @@ def _describe(config: Config) -> dict[str, Any]:
     }
 
 
-def _plan(config: Config, ids: pa.ChunkedArray, fingerprint: str) -> tuple[Plan, dict[str, int]]:
-    """What to match, and the rows that need not be, by reason."""
-    asked = ids.slice(0, config.limit)
-    done = completed_pairs(config.out, asked, config.options.directions, fingerprint, config.retry)
-    return make_plan(config.pairs, asked, done.ids, slice_pairs=config.slice_pairs), done.reasons
+def _plan(config: Config, run_folder: Run, ids: pa.ChunkedArray, requested: int | None) -> tuple[Plan, dict[str, int]]:
+    """What to match of the first `config.limit` pairs, and the settled rows of the first `requested`, by reason."""
+    planned, others = ids.slice(0, config.limit), ids.slice(0, requested).slice(len(ids.slice(0, config.limit)))
+    completed = run_folder.completed(planned, config.retry)
+    settled = Counter(completed.reasons)
+    if len(others):  # that only earlier attempts were asked for: no error of theirs is tried again
+        settled.update(run_folder.completed(others, (NONE,)).reasons)
+    return make_plan(config.pairs, planned, completed.ids, slice_pairs=config.slice_pairs), dict(settled)
 
 
-def _match_all(config: Config, plan: Plan, lease: Lease, run_id: str, fingerprint: str) -> None:
+def _match_all(config: Config, plan: Plan, lease: Lease, run_folder: Run) -> None:
     """Run the stream over the plan's slices; the lease counts committed rows as they come.
 
     Raises KeyboardInterrupt if a signal asked to stop, once what was in flight is committed.
@@ -233,10 +226,10 @@ def _match_all(config: Config, plan: Plan, lease: Lease, run_id: str, fingerprin
         device = choose_device(config.device, cluster)
         least, most = choose_workers(config.workers, device, config.gpus_per_worker, cluster)
         stage = MatchStageConfig(
-            out=config.out,
-            run_id=run_id,
+            out=run_folder.out,
+            run_id=run_folder.run_id,
             attempt=lease.attempt.number,
-            fingerprint=fingerprint,
+            fingerprint=run_folder.fingerprint,
             stop_file=lease.stop_file,
             in_progress_folder=lease.in_progress_folder,
             image_root=config.image_root,

@@ -18,12 +18,11 @@ from jobs import match
 from jobs.command import Names, run_command
 from nemf.io.redact import HIDDEN
 from pipeline.io import storage
+from pipeline.io.manifest import read_ids
 from pipeline.io.uri_field import Uri
 from pipeline.runs.counts import ALL, NONE, check_retry, is_retried
-from pipeline.runs.folder import read_run
+from pipeline.runs.folder import Run, read_run
 from pipeline.runs.lease import acquire
-from pipeline.runs.parts import count_reasons, read_matches
-from pipeline.runs.selection import requested_limit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,11 +46,13 @@ def run(config: Config) -> str:
     out = storage.absolute(config.out)
     kinds = (*config.kinds, "worker") if config.quarantine else config.kinds
     check_retry(kinds)
-    recorded = read_run(out)
+    run_folder = read_run(out)
+    settings = _settings({**run_folder.config, **({"pairs": config.pairs} if config.pairs else {})})
     # a pair may be in quarantine whose row the attempt did not live to commit
-    _check_there_are(out, [kind for kind in config.kinds if not (config.quarantine and kind == "worker")])
-    settings = _settings({**recorded["config"], **({"pairs": config.pairs} if config.pairs else {})})
-    limit = requested_limit(out, recorded)
+    named = [kind for kind in config.kinds if kind not in (ALL, NONE) and not (config.quarantine and kind == "worker")]
+    if named:
+        _check_errors_exist(run_folder, settings.pairs, named)
+    limit = run_folder.limit()
     if config.quarantine:
         lease = acquire(out, job="retry-errors")  # not under the hands of an attempt at work
         storage.delete(storage.join(out, "quarantine"))
@@ -59,14 +60,14 @@ def run(config: Config) -> str:
     return match.run(dataclasses.replace(settings, out=out, retry=kinds, limit=limit, address=config.address))
 
 
-def _check_there_are(out: str, kinds: Sequence[str]) -> None:
+def _check_errors_exist(run_folder: Run, pairs: str, kinds: Sequence[str]) -> None:
     """Raises ValueError naming the run's errors if one of `kinds` is not among them: a typing error, most likely."""
-    rows = read_matches(out, ["status", "error_stage", "error_kind"])
-    errors = {reason: n for reason, n in count_reasons(rows).items() if reason != "ok"}
-    absent = [kind for kind in kinds if kind not in (ALL, NONE) and not any(is_retried(e, [kind]) for e in errors)]
+    reasons = run_folder.count(read_ids(pairs), run_folder.limit()).reasons
+    errors = {reason: n for reason, n in reasons.items() if reason != "ok"}
+    absent = [kind for kind in kinds if not any(is_retried(reason, [kind]) for reason in errors)]
     if absent:
-        there = ", ".join(f"{reason.replace(': ', ':')} ({n})" for reason, n in errors.items())
-        raise ValueError(f"{out} has no errors {', '.join(absent)}; it has {there or 'none'}")
+        present = ", ".join(f"{reason.replace(': ', ':')} ({n})" for reason, n in errors.items())
+        raise ValueError(f"{run_folder.out} has no errors {', '.join(absent)}; it has {present or 'none'}")
 
 
 def _settings(recorded: dict[str, Any]) -> match.Config:

@@ -16,10 +16,8 @@ from jobs.command import run_command
 from pipeline.io import storage
 from pipeline.io.manifest import manifest_digest, manifest_files, read_ids
 from pipeline.io.uri_field import Uri
-from pipeline.runs.counts import Count, count_run, summary
-from pipeline.runs.folder import read_run, read_success
-from pipeline.runs.selection import requested_limit
-from schemas.matches import directions_of
+from pipeline.runs.counts import Count, summary
+from pipeline.runs.folder import read_run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,15 +33,13 @@ class Config:
 def run(config: Config) -> Count:
     """The counts. Raises ValueError listing every problem, FileNotFoundError if `out` is no run folder."""
     out = storage.absolute(config.out)
-    recorded = read_run(out)
-    pairs = recorded["config"]["pairs"] if config.pairs is None else config.pairs
-    success = read_success(out)
-    limit = requested_limit(out, recorded)
-    directions = directions_of(recorded["config"]["direction"])
-    count = count_run(out, read_ids(pairs), directions, recorded["fingerprint"], limit)
+    run_folder = read_run(out)
+    pairs = run_folder.config["pairs"] if config.pairs is None else config.pairs
+    success = run_folder.success()
+    count = run_folder.count(read_ids(pairs), run_folder.limit())
     print(summary(out, count))
     problems = []
-    if manifest_digest(manifest_files(pairs)) != recorded["manifest_digest"]:
+    if manifest_digest(manifest_files(pairs)) != run_folder.manifest_digest:
         problems.append(f"{pairs} is not the manifest this run was made from")
     if success is None:
         problems.append("the run is not finished (no _SUCCESS): run the same command again")

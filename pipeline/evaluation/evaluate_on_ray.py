@@ -35,8 +35,8 @@ from pipeline.evaluation.metrics import SUMMARY, write_metrics
 from pipeline.evaluation.protocols import Protocol
 from pipeline.io import storage
 from pipeline.io.manifest import INLINE_COLUMNS, manifest_files, open_parquet, row_group_lengths
-from pipeline.runs.folder import read_success
 from pipeline.runs.parts import KEY_COLUMNS, chosen_rows, list_parts
+from pipeline.runs.selection import planned_limit
 from schemas.check import check_schema, conform
 from schemas.matches import MATCHES
 from schemas.metrics import METRICS
@@ -96,7 +96,7 @@ def evaluate_on_ray(
     directions, fingerprints = (_unique(parts, name) for name in ("direction", "fingerprint"))
     if len(fingerprints) > 1:
         raise ValueError(f"the matches are of {len(fingerprints)} matchers, score one at a time: {fingerprints}")
-    row_groups = _row_groups(pairs_uri, (read_success(matches_uri) or {}).get("limit"))
+    row_groups = _row_groups(pairs_uri, planned_limit(matches_uri))
     if not row_groups:
         raise ValueError(f"{pairs_uri}: the manifest has no rows")
     task = BucketTask(

@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 
 from pipeline.io import storage
 from pipeline.runs.counts import rows_digest
+from pipeline.runs.folder import Run
 from pipeline.runs.parts import KEY_COLUMNS, THREADS, Part, chosen_rows, open_part, part_sizes, read_parts
 from schemas.check import conform
 from schemas.matches import MATCHES
@@ -60,16 +61,16 @@ class Compaction:
         return sum(self.sizes.values()) / max(1, len(self.bucket))
 
 
-def plan_compaction(out: str, fingerprint: str, target_bytes: int) -> Compaction:
+def plan_compaction(run: Run, target_bytes: int) -> Compaction:
     """How to have parts of about `target_bytes`. Reads the key columns of all parts.
 
     Raises ValueError if a part holds rows of another run.
     """
-    sizes = part_sizes(out)
+    sizes = part_sizes(run.out)
     tables = list(read_parts(sizes, [*KEY_COLUMNS, "fingerprint"]))
     for file, table in zip(sizes, tables, strict=True):
-        if not pc.all(pc.equal(table["fingerprint"], fingerprint), min_count=0).as_py():
-            raise ValueError(f"{file} holds rows of another run than {out}; move it away, then compact")
+        if not pc.all(pc.equal(table["fingerprint"], run.fingerprint), min_count=0).as_py():
+            raise ValueError(f"{file} holds rows of another run than {run.out}; move it away, then compact")
     keys = pa.concat_tables([MATCHES.empty_table().select([*KEY_COLUMNS, "fingerprint"]), *tables])
     lengths = [table.num_rows for table in tables]
     rank = np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)
@@ -86,12 +87,12 @@ def plan_compaction(out: str, fingerprint: str, target_bytes: int) -> Compaction
     return Compaction(sizes=sizes, bucket=bucket, is_needed=not (is_sorted and is_few))
 
 
-def compact(out: str, plan: Compaction, *, run_id: str) -> list[Part]:
+def compact(run: Run, plan: Compaction) -> list[Part]:
     """Replace the parts by those of the plan; the caller holds the run folder."""
     with tempfile.TemporaryDirectory(prefix="nemf-compact-") as folder:
         _deal(plan, Path(folder))
-        new = [_write(out, Path(folder, str(number)), plan, run_id) for number in range(plan.n_buckets)]
-    _delete_old(out, plan, {part.name for part in new})
+        new = [_write(run, Path(folder, str(number)), plan) for number in range(plan.n_buckets)]
+    _delete_old(run.out, plan, {part.name for part in new})
     return new
 
 
@@ -116,19 +117,18 @@ def _batches(file: str, n_bytes: int, row_bytes: float) -> Iterator[pa.Table]:
             yield conform(pa.Table.from_batches([batch]), MATCHES, file)
 
 
-def _write(out: str, dealt: Path, plan: Compaction, run_id: str) -> Part:
+def _write(run: Run, dealt: Path, plan: Compaction) -> Part:
     """One new part from the rows dealt to it, whose file is deleted."""
     rows = pa.concat_tables(_streams(dealt))
     rows = rows.take(pc.sort_indices(rows, sort_keys=[(name, "ascending") for name in _SORTED_BY]))
     dealt.unlink()
-    fingerprint = rows["fingerprint"][0].as_py()
-    said = {b"fingerprint": fingerprint.encode(), b"run_id": run_id.encode()}
-    schema = MATCHES.with_metadata({**MATCHES.metadata, **said})
-    key = hashlib.sha256(f"sorted\0{fingerprint}\0{rows_digest(rows)}".encode()).hexdigest()[:20]
+    metadata = {b"fingerprint": run.fingerprint.encode(), b"run_id": run.run_id.encode()}
+    schema = MATCHES.with_metadata({**MATCHES.metadata, **metadata})
+    key = hashlib.sha256(f"sorted\0{run.fingerprint}\0{rows_digest(rows)}".encode()).hexdigest()[:20]
     name = f"part-{key}.parquet"
     group_rows = max(1, min(ROW_GROUP_ROWS, int(ROW_GROUP_BYTES / max(1, plan.row_bytes))))
     order = [pq.SortingColumn(MATCHES.get_field_index(name)) for name in _SORTED_BY]
-    with storage.atomic_writer(storage.join(out, "parts", name)) as file:
+    with storage.atomic_writer(storage.join(run.out, "parts", name)) as file:
         with pq.ParquetWriter(file, schema, compression="zstd", sorting_columns=order) as writer:
             writer.write_table(rows.replace_schema_metadata(schema.metadata), row_group_size=group_rows)
         return Part(name=name, n_bytes=file.stat().st_size)

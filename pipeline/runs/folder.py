@@ -1,97 +1,176 @@
-"""What a run folder says of itself.
+"""A run and its folder: what it is made of, how many pairs it was asked for, and which of them are done.
 
-    <out>/run.json    created once: what is matched, by what, with which settings. Another run is refused.
-    <out>/_SUCCESS    written last: totals, and a digest of the rows they were counted from
+    <out>/run.json                     created once: what is matched, by what, with which settings
+    <out>/parts/part-<key>.parquet     MATCHES rows; a part that exists is committed (runs/parts.py)
+    <out>/attempts/<n>.json            one start of the job: its process, heartbeat and progress (runs/lease.py)
+    <out>/attempts/<n>.stop            the attempt was asked to stop
+    <out>/attempts/<n>.begun/          work in progress, and processes that died at it (runs/quarantine.py)
+    <out>/attempts/<n>.events/         what happened, as JSON lines (runs/events.py)
+    <out>/quarantine/<key>.json        a pair that killed or hung its process, and is left out
+    <out>/_SUCCESS                     written last: the counts, and a digest of the rows they were counted from
 
-(attempts/ is pipeline.runs.lease, parts/ is pipeline.runs.parts.)
+Resume: the same command again goes on where the last attempt ended. `open_run` refuses another run the folder, and
+`lease.acquire` a second attempt while one is at work. What is done is what the parts hold, nothing else is asked. Three
+functions decide what is done again:
+
+    counts.is_retried         which errors are to be tried again (--retry)
+    counts.completed_pairs    which pairs have, in every direction, a row that is not to be tried again
+    matching.plan.make_plan   all other pairs of the manifest, up to --limit, become the slices of this attempt
+
+Where a pair is done twice (its process died between the commit of a part and the end of its task, or its error was
+tried again), both rows stay, and `parts.chosen_rows` says which one every reader takes.
 """
 
 import hashlib
 import json
 import uuid
+from collections.abc import Collection
+from dataclasses import dataclass
 from typing import Any
 
+import pyarrow as pa
+
 from pipeline.io import storage
-from pipeline.runs.counts import Count
+from pipeline.runs.counts import ALL, COLUMNS, Completed, Count, completed_pairs, count_rows
+from pipeline.runs.lease import read_attempts
+from pipeline.runs.parts import list_parts, read_matches
+from schemas.matches import MATCHES, directions_of
 
 
 class OtherRunError(ValueError):
     """The run folder belongs to a run with another fingerprint or manifest."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A run, as its run.json describes it. Its methods read the rest of the folder at every call."""
+
+    out: str
+    """The run folder, path or URI."""
+    run_id: str
+    fingerprint: str
+    """Of the matcher, the directions and the outputs, see run_fingerprint."""
+    manifest_digest: str
+    image_root: str | None
+    config: dict[str, Any]
+    """The settings of the first attempt, a jobs.match.Config as JSON."""
+    versions: dict[str, str]
+    """Of Python and the packages, at the first attempt."""
+
+    @property
+    def directions(self) -> tuple[str, ...]:
+        """Every pair has a row in each of them."""
+        return directions_of(self.config["direction"])
+
+    def limit(self) -> int | None:
+        """How many pairs, the first of the manifest, belong to the run; None for all.
+
+        Of a finished run those that _SUCCESS counted, else the most that any attempt was asked for.
+        """
+        success = self.success()
+        return success["limit"] if success else self.requested_limit()
+
+    def requested_limit(self) -> int | None:
+        """The largest number of pairs that any attempt was asked for; None for all."""
+        limit = self.config["limit"]
+        rows = [attempt.rows for attempt in read_attempts(self.out) if attempt.rows]
+        return limit and max([limit, *(n // len(self.directions) for n in rows)])
+
+    def completed(self, ids: pa.ChunkedArray, retry: Collection[str] = (ALL,)) -> Completed:
+        """Which of the pairs `ids` need not be matched again, see counts.completed_pairs."""
+        return completed_pairs(self._rows(), ids, self.directions, self.fingerprint, retry)
+
+    def count(self, ids: pa.ChunkedArray, limit: int | None) -> Count:
+        """The committed rows of the first `limit` (None: all) of the manifest's `ids`."""
+        return count_rows(self._rows(), ids, self.directions, self.fingerprint, limit)
+
+    def success(self) -> dict[str, Any] | None:
+        """The content of _SUCCESS: `reasons`, `limit` and `rows_digest` of a Count; None if the run is not finished."""
+        try:
+            return storage.read_json(self._success_file)
+        except FileNotFoundError:
+            return None
+
+    def finish(self, count: Count) -> None:
+        """Write _SUCCESS. Raises RuntimeError if rows are missing."""
+        if count.missing:
+            raise RuntimeError(f"{self.out}: {count.missing} of {count.expected} rows are neither answered nor failed")
+        totals = {"reasons": count.reasons, "limit": count.limit, "rows_digest": count.digest}
+        storage.write_bytes(self._success_file, json.dumps(totals, indent=2).encode())
+
+    def reopen(self) -> None:
+        """Delete _SUCCESS: the run is not finished any more."""
+        storage.delete_file(self._success_file)
+
+    def _rows(self) -> pa.Table:
+        if list_parts(self.out):
+            return read_matches(self.out, COLUMNS)
+        return pa.schema([MATCHES.field(name) for name in COLUMNS]).empty_table()
+
+    @property
+    def _success_file(self) -> str:
+        return storage.join(self.out, "_SUCCESS")
+
+
 def run_fingerprint(matcher_fingerprint: str, options: dict[str, Any]) -> str:
-    """One hash for all that shapes the result: the matcher's fingerprint and the options beside it."""
-    said = json.dumps([matcher_fingerprint, options], sort_keys=True)
-    return hashlib.sha256(said.encode()).hexdigest()[:16]
+    """One hash of everything that shapes the result: the matcher's fingerprint and the options that shape rows."""
+    hashed = json.dumps([matcher_fingerprint, options], sort_keys=True)
+    return hashlib.sha256(hashed.encode()).hexdigest()[:16]
 
 
-def open_run(out: str, description: dict[str, Any]) -> str:
-    """Create `<out>/run.json`, or find there the same run; the run's id.
+def open_run(out: str, description: dict[str, Any], *, dry_run: bool = False) -> Run:
+    """The run in the folder `out`: created, or continued if it is the same.
 
-    description: what check_run compares, and `config`. Raises OtherRunError as check_run does.
+    description: the content of run.json but `run_id`. dry_run: create nothing.
+    Raises OtherRunError, showing both, where `fingerprint`, `manifest_digest` or `image_root` are not as described.
     """
-    mine = {"run_id": uuid.uuid4().hex, **description}
-    if storage.write_if_absent(storage.join(out, "run.json"), json.dumps(mine, indent=2).encode()):
-        return mine["run_id"]
-    return check_run(out, description)["run_id"]
+    file = storage.join(out, "run.json")
+    content = {"run_id": uuid.uuid4().hex, **description}
+    if dry_run:
+        is_new = not storage.exists(file)
+    else:
+        is_new = storage.write_if_absent(file, json.dumps(content, indent=2).encode())
+    if is_new:
+        return _run(out, content)
+    run = read_run(out)
+    _check_same(run, description)
+    return run
 
 
-def check_run(out: str, description: dict[str, Any]) -> dict[str, Any]:
-    """What run.json says. Raises OtherRunError, showing both, where it is not as described.
+def read_run(out: str) -> Run:
+    """The run in the folder `out`.
 
-    Compared are `fingerprint`, `manifest_digest` and `image_root`. Raises FileNotFoundError if `out` is no run folder.
+    Raises FileNotFoundError if `out` is no run folder, ValueError if run.json is damaged.
     """
-    found = read_run(out)
+    file = storage.join(out, "run.json")
+    try:
+        content = storage.read_json(file)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise FileNotFoundError(f"{out} is no run folder: it has no run.json") from error
+    absent = {"run_id", "fingerprint", "manifest_digest", "image_root", "config"} - content.keys()
+    if absent:
+        raise ValueError(f"{file} is damaged: it lacks {', '.join(sorted(absent))}")
+    return _run(out, content)
+
+
+def _run(out: str, content: dict[str, Any]) -> Run:
+    names = ("run_id", "fingerprint", "manifest_digest", "image_root", "config")
+    return Run(out=out, versions=content.get("versions", {}), **{name: content[name] for name in names})
+
+
+def _check_same(run: Run, description: dict[str, Any]) -> None:
+    """Raises OtherRunError where the run is not as described."""
     differences = [
-        f"{key.replace('_', ' ')} is {description[key]}, the folder's is {found[key]}"
+        f"{key.replace('_', ' ')} is {description[key]}, the folder's is {getattr(run, key)}"
         for key in ("fingerprint", "manifest_digest", "image_root")
-        if description[key] != found[key]
+        if description[key] != getattr(run, key)
     ]
     if differences:
-        now, then = json.loads(json.dumps(description["config"])), found["config"]
+        now, then = json.loads(json.dumps(description["config"])), run.config
         shaping = ("matcher", "backbone_weights", "outputs", "direction")
         changed = [f"{key}: {then[key]!r} -> {now[key]!r}" for key in shaping if then[key] != now[key]]
         raise OtherRunError(
-            f"{out} holds another run: {' and '.join(differences)}"
+            f"{run.out} holds another run: {' and '.join(differences)}"
             + (f" (changed: {', '.join(changed)})" if changed else "")
             + "; give a new --out, or the settings and manifest the run began with"
         )
-    return found
-
-
-def read_run(out: str) -> dict[str, Any]:
-    """What run.json says. Raises FileNotFoundError if `out` is no run folder, ValueError if run.json is damaged."""
-    file = storage.join(out, "run.json")
-    try:
-        found = storage.read_json(file)
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"{out} is no run folder: it has no run.json") from error
-    absent = {"run_id", "fingerprint", "manifest_digest", "image_root", "config"} - found.keys()
-    if absent:
-        raise ValueError(f"{file} is damaged: it lacks {', '.join(sorted(absent))}")
-    return found
-
-
-def write_success(out: str, count: Count, limit: int | None) -> None:
-    """Say that the run is finished, up to `limit` pairs. Raises RuntimeError if rows are missing."""
-    if count.missing:
-        raise RuntimeError(f"{out}: {count.missing} of {count.expected} rows are neither answered nor failed")
-    totals = {"reasons": count.reasons, "limit": limit, "rows_digest": count.digest}
-    storage.write_bytes(_success_file(out), json.dumps(totals, indent=2).encode())
-
-
-def read_success(out: str) -> dict[str, Any] | None:
-    """What _SUCCESS says; None if the run is not finished (or `out` is a single MATCHES file)."""
-    try:
-        return storage.read_json(_success_file(out))
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-
-
-def delete_success(out: str) -> None:
-    """Say that the run is not finished any more."""
-    storage.delete_file(_success_file(out))
-
-
-def _success_file(out: str) -> str:
-    return storage.join(out, "_SUCCESS")

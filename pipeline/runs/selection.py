@@ -1,35 +1,29 @@
-"""Which pairs of its manifest a run was asked for."""
-
-from typing import Any
+"""Which pairs of a manifest are to be scored: those that the run which matched them was asked for."""
 
 import pyarrow as pa
 
 from pipeline.io.manifest import n_pairs, read_pairs
-from pipeline.runs.folder import read_success
-from pipeline.runs.lease import read_attempts
-from schemas.matches import directions_of
+from pipeline.runs.folder import read_run
 
 
-def requested_limit(out: str, recorded: dict[str, Any]) -> int | None:
-    """How many pairs of its manifest a run was asked for, by whichever attempt asked for most; None for all.
+def planned_limit(matches_uri: str) -> int | None:
+    """How many pairs, the first of the manifest, the matches are of: the limit of their run; None for all.
 
-    recorded: what run.json says, whose limit is that of the first attempt.
+    matches_uri: a run folder, or anything else that holds MATCHES, which is taken to be of all pairs.
     """
-    if success := read_success(out):
-        return success["limit"]
-    limit = recorded["config"]["limit"]
-    n_directions = len(directions_of(recorded["config"]["direction"]))
-    rows = [attempt.rows for attempt in read_attempts(out) if attempt.rows]
-    return limit and max([limit, *(n // n_directions for n in rows)])
+    try:
+        run = read_run(matches_uri)
+    except FileNotFoundError:
+        return None
+    return run.limit()
 
 
 def planned_pairs(pairs_uri: str, matches_uri: str) -> pa.Table:
-    """The pairs of a manifest that a run was to match: the first `--limit` if it finished with one, else all."""
-    limit = (read_success(matches_uri) or {}).get("limit")
-    return read_pairs(pairs_uri).slice(0, limit)
+    """The PAIRS rows, without inline images, of the first planned_limit pairs of the manifest."""
+    return read_pairs(pairs_uri).slice(0, planned_limit(matches_uri))
 
 
 def planned_count(pairs_uri: str, matches_uri: str) -> int:
-    """How many pairs planned_pairs has."""
-    count = n_pairs(pairs_uri)
-    return min(count, (read_success(matches_uri) or {}).get("limit") or count)
+    """How many rows planned_pairs has; opens no row group."""
+    count, limit = n_pairs(pairs_uri), planned_limit(matches_uri)
+    return count if limit is None else min(count, limit)

@@ -9,10 +9,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from pipeline.io import storage
-from pipeline.runs.folder import read_run, read_success
+from pipeline.runs.folder import read_run
 from pipeline.runs.lease import Attempt, read_attempts
 from pipeline.runs.parts import part_sizes
-from schemas.matches import directions_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +56,7 @@ class Status:
     bytes: int
 
     @property
-    def settled(self) -> int:
+    def completed(self) -> int:
         """Rows that have an answer, or an error."""
         return sum(self.reasons.values())
 
@@ -69,8 +68,8 @@ class Status:
 def read_status(out: str) -> Status:
     """How the run at `out` stands. Raises FileNotFoundError if it is no run folder."""
     now = time.time()
-    recorded = read_run(out)
-    success = read_success(out)
+    run = read_run(out)
+    success = run.success()
     attempts = read_attempts(out)
     sizes = part_sizes(out)
     rows, reasons = _counted(success, attempts)
@@ -81,10 +80,10 @@ def read_status(out: str) -> Status:
     return Status(
         out=out,
         state="finished" if success and state not in ("planning", "running") else state,
-        matcher=recorded["config"]["matcher"],
-        directions=directions_of(recorded["config"]["direction"]),
-        fingerprint=recorded["fingerprint"],
-        versions=recorded["versions"],
+        matcher=run.config["matcher"],
+        directions=run.directions,
+        fingerprint=run.fingerprint,
+        versions=run.versions,
         attempts=[_status_of(attempt, now) for attempt in attempts],
         rows=rows,
         reasons=reasons,
@@ -97,14 +96,14 @@ def read_status(out: str) -> Status:
 
 
 def _counted(success: dict[str, Any] | None, attempts: list[Attempt]) -> tuple[int | None, dict[str, int]]:
-    """(rows asked for, rows settled by reason), from _SUCCESS, else from the last attempt that had planned."""
+    """(rows asked for, completed rows by reason), from _SUCCESS, else from the attempts that had planned."""
     if success:
         return sum(success["reasons"].values()), success["reasons"]
     planned = [attempt for attempt in attempts if attempt.rows is not None]
     if not planned:
         return None, {}
     names = sorted(planned[-1].settled.keys() | planned[-1].counts.keys())
-    return planned[-1].rows, {
+    return max(attempt.rows or 0 for attempt in planned), {
         name: planned[-1].settled.get(name, 0) + planned[-1].counts.get(name, 0) for name in names
     }
 
@@ -135,8 +134,10 @@ def as_text(status: Status) -> str:
     if status.rows is None:
         lines.append("not planned yet")
     else:
-        share = 100 * status.settled / max(1, status.rows)
-        lines.append(f"{status.settled} of {status.rows} {unit} done ({share:.1f} %), {status.reasons.get('ok', 0)} ok")
+        share = 100 * status.completed / max(1, status.rows)
+        lines.append(
+            f"{status.completed} of {status.rows} {unit} done ({share:.1f} %), {status.reasons.get('ok', 0)} ok"
+        )
     lines += [f"  {n:>8}  {reason}" for reason, n in status.reasons.items() if reason != "ok"]
     if status.rows_per_second is not None:
         left = "" if status.seconds_left is None else f", {_duration(status.seconds_left)} left at that rate"

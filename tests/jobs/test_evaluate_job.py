@@ -8,11 +8,11 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from make import run_description
 
 from jobs.evaluate import main
 from pipeline.io.manifest import read_ids
-from pipeline.runs.counts import count_run
-from pipeline.runs.folder import write_success
+from pipeline.runs.folder import open_run
 from pipeline.runs.parts import write_part
 from schemas.matches import MATCHES
 from schemas.pairs import PAIRS
@@ -68,11 +68,30 @@ def test_failed_pairs_are_excluded_by_an_option(tmp_path: Path, capsys: pytest.C
 def test_a_run_with_a_limit_is_scored_on_the_pairs_it_was_to_match(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     flags = _plant(tmp_path, {"cat1": 0, "cat2": 50, "cat3": 50})
     run, pairs = str(tmp_path / "run"), str(tmp_path / "pairs.parquet")
-    write_success(run, count_run(run, read_ids(pairs), ("source_to_target",), "f", 1), 1)
+    run_folder = open_run(run, run_description(limit=1))
+    run_folder.finish(run_folder.count(read_ids(pairs), 1))
     assert main([*flags, "--protocol", "spair", "--alpha", "0.1"]) == 0
     printed = capsys.readouterr().out
     assert ["all", "1", "1", "0", "100.0"] in [line.split() for line in printed.splitlines()]
     assert "2 matches are of pairs that this manifest does not plan" in printed
+
+
+def test_runs_are_compared_on_the_pairs_that_both_were_to_match(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The other run was to match two of four pairs and is right on both; this one is wrong on one of these two."""
+    flags = _plant(tmp_path, {"cat1": 0, "cat2": 50, "cat3": 0, "cat4": 0})
+    (tmp_path / "other").mkdir()
+    _plant(tmp_path / "other", {"cat1": 0, "cat2": 0})
+    other = str(tmp_path / "other" / "run")
+    open_run(other, run_description(limit=2))
+
+    assert main([*flags, "--protocol", "spair", "--alpha", "0.1", "--compare", other, "--format", "json"]) == 0
+
+    rows = pd.DataFrame(json.loads(capsys.readouterr().out))
+    (whole,) = rows[(rows["group_kind"] == "all") & (rows["average"] == "image")].to_dict("records")
+    assert (whole["n_pairs"], whole["n_failed"], whole["n_failed_other"]) == (2, 0, 0)
+    assert (whole["pck"], whole["pck_other"], whole["difference"]) == (50.0, 100.0, 50.0)
 
 
 @pytest.mark.parametrize(

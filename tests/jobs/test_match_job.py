@@ -190,6 +190,38 @@ def test_a_run_with_nothing_left_to_do_ends_without_ray(
     assert attempt.ended is not None
 
 
+def test_a_finished_run_keeps_its_limit_when_fewer_pairs_are_asked_again(pairs: str, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    flags = _answered(pairs, out)
+    assert main(flags) == 0
+    (out / "_SUCCESS").unlink()  # by an attempt with --limit 1 that died
+
+    assert main([*flags, "--limit", "1"]) == 0
+
+    success = json.loads((out / "_SUCCESS").read_text())
+    assert (success["limit"], success["reasons"]) == (None, {"ok": 3})
+    first, second = read_attempts(str(out))
+    assert (first.rows, first.settled) == (second.rows, second.settled) == (3, {"ok": 3})
+
+
+def test_fewer_pairs_than_an_earlier_attempt_was_asked_for_can_be_finished(pairs: str, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    flags = _answered(pairs, out)
+    assert main([*flags, "--limit", "2"]) == 0
+    assert main(flags) == 0
+    (out / "_SUCCESS").unlink()
+    (part,) = (out / "parts").iterdir()
+    kept = pq.read_table(part, partitioning=None).slice(0, 2)
+    part.unlink()
+    write_part(str(out), kept)
+
+    assert main([*flags, "--limit", "2"]) == 0
+
+    success = json.loads((out / "_SUCCESS").read_text())
+    assert (success["limit"], success["reasons"]) == (2, {"ok": 2})
+    assert [attempt.rows for attempt in read_attempts(str(out))] == [2, 3, 3]
+
+
 @pytest.mark.parametrize(
     ("change", "shown"),
     [

@@ -78,3 +78,10 @@ def match_rows(*rows: dict[str, Any]) -> pa.Table:
         "fingerprint": "f",
     }
     return pa.Table.from_pylist([{**defaults, **row} for row in rows], MATCHES)
+
+
+def run_description(**config: Any) -> dict[str, Any]:
+    """What run.json says of a run with fingerprint 'f', for open_run; `config` changes its settings."""
+    settings = {"matcher": "planted", "backbone_weights": None, "outputs": ["keypoints"], "limit": None}
+    settings |= {"direction": "source_to_target", **config}
+    return {"fingerprint": "f", "manifest_digest": "m", "image_root": None, "config": settings, "versions": {}}

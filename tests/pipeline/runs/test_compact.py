@@ -7,11 +7,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from make import match_rows
+from make import match_rows, run_description
 
 from pipeline.io import storage
 from pipeline.runs.compact import compact, plan_compaction
 from pipeline.runs.flow_codec import encode_flow
+from pipeline.runs.folder import open_run, read_run
 from pipeline.runs.parts import list_parts, part_sizes, read_matches, write_part
 
 N_PAIRS = 90
@@ -47,8 +48,9 @@ def _rows(numbers: np.ndarray, attempt: int, failed: range) -> pa.Table:
 
 
 def _compact(out: str, target_bytes: int = 2**14) -> int:
-    plan = plan_compaction(out, "f", target_bytes)
-    return len(compact(out, plan, run_id="r")) if plan.is_needed else 0
+    opened = open_run(out, run_description())
+    plan = plan_compaction(opened, target_bytes)
+    return len(compact(opened, plan)) if plan.is_needed else 0
 
 
 def test_the_table_is_the_same_row_for_row_in_few_sorted_parts(run: str) -> None:
@@ -93,7 +95,7 @@ def test_one_pair_is_looked_up_in_one_row_group(run: str, monkeypatch: pytest.Mo
     assert metadata.num_row_groups == 18
     assert sum(s.min <= "pair-007" <= s.max for s in stored) == 1
     assert [order.column_index for order in metadata.row_group(0).sorting_columns] == [0, 1]
-    assert metadata.metadata[b"run_id"] == b"r"
+    assert metadata.metadata[b"run_id"].decode() == read_run(run).run_id
 
 
 @pytest.mark.parametrize(
@@ -113,11 +115,12 @@ def test_killed_between_the_steps_nothing_is_lost_and_it_is_run_again(
             raise KilledError
         return real(uri)
 
-    plan = plan_compaction(run, "f", target_bytes)
+    opened = open_run(run, run_description())
+    plan = plan_compaction(opened, target_bytes)
     with monkeypatch.context() as patch:
         patch.setattr(storage, step, dying)
         with pytest.raises(KilledError):
-            compact(run, plan, run_id="r")
+            compact(opened, plan)
 
     assert read_matches(run).equals(before)
     _compact(run, target_bytes)
@@ -146,8 +149,8 @@ def test_rows_of_another_run_are_refused(run: str) -> None:
     name = write_part(run, match_rows({"pair_id": "stranger", "fingerprint": "another run's"})).name
 
     with pytest.raises(ValueError, match=f"{name} holds rows of another run"):
-        plan_compaction(run, "f", 2**20)
+        plan_compaction(open_run(run, run_description()), 2**20)
 
 
 def test_an_empty_run_needs_none(tmp_path: Path) -> None:
-    assert not plan_compaction(str(tmp_path), "f", 2**20).is_needed
+    assert not plan_compaction(open_run(str(tmp_path), run_description()), 2**20).is_needed

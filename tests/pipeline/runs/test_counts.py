@@ -4,8 +4,8 @@ import pyarrow as pa
 import pytest
 from make import match_rows
 
-from pipeline.runs.counts import completed_pairs, count_run, max_limit
-from pipeline.runs.parts import list_parts, write_part
+from pipeline.runs.counts import COLUMNS, completed_pairs, count_rows, max_limit
+from pipeline.runs.parts import list_parts, read_matches, write_part
 
 ONE_WAY = ("source_to_target",)
 GONE = {"status": "error", "error_stage": "fetch", "error_kind": "not_found"}
@@ -26,7 +26,7 @@ def test_a_pair_is_done_when_every_direction_is_ok(tmp_path: Path) -> None:
     assert _completed(tmp_path, rows["pair_id"], BOTH) == ({"both"}, {"ok": 2})
     assert _completed(tmp_path, rows["pair_id"], ONE_WAY) == ({"both", "failed", "one"}, {"ok": 3})
     assert _completed(tmp_path, pa.chunked_array([["one", "new"]]), ONE_WAY) == ({"one"}, {"ok": 1})
-    assert completed_pairs(str(tmp_path), rows["pair_id"], ONE_WAY, "another run's").reasons == {}
+    assert completed_pairs(_rows(tmp_path), rows["pair_id"], ONE_WAY, "another run's").reasons == {}
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_errors_that_are_not_asked_again_are_settled(tmp_path: Path, retry: list
     write_part(str(tmp_path), match_rows(*rows))
     ids = pa.chunked_array([["gone", "late", "half", "new"]])
 
-    found = completed_pairs(str(tmp_path), ids, BOTH, "f", retry)
+    found = completed_pairs(_rows(tmp_path), ids, BOTH, "f", retry)
 
     assert set(found.ids.to_pylist()) == {"gone", "late", "half"} - asked_again
     assert sum(found.reasons.values()) == 2 * len(found.ids)
@@ -56,8 +56,12 @@ def test_errors_that_are_not_asked_again_are_settled(tmp_path: Path, retry: list
 
 
 def _completed(out: Path, ids: pa.ChunkedArray, directions: tuple[str, ...]) -> tuple[set[str], dict[str, int]]:
-    found = completed_pairs(str(out), ids, directions, "f")
+    found = completed_pairs(_rows(out), ids, directions, "f")
     return set(found.ids.to_pylist()), found.reasons
+
+
+def _rows(out: Path | str) -> pa.Table:
+    return read_matches(str(out), COLUMNS)
 
 
 IDS = pa.chunked_array([list("abcde")])
@@ -69,11 +73,11 @@ def test_rows_are_counted_against_the_manifest(tmp_path: Path) -> None:
     write_part(out, match_rows({"pair_id": "a"}, {"pair_id": "b", **error}, {"pair_id": "stranger"}))
     write_part(out, match_rows({"pair_id": "c", "fingerprint": "another run's"}))
 
-    count = count_run(out, IDS, ONE_WAY, "f", limit=None)
+    count = count_rows(_rows(out), IDS, ONE_WAY, "f", limit=None)
 
     assert (count.expected, count.ok, count.error, count.missing, count.unexpected) == (5, 1, 1, 3, 2)
     assert count.reasons == {"fetch: not_found": 1, "ok": 1}
-    limited = count_run(out, IDS, ONE_WAY, "f", limit=1)
+    limited = count_rows(_rows(out), IDS, ONE_WAY, "f", limit=1)
     assert (limited.expected, limited.ok, limited.error, limited.missing, limited.unexpected) == (1, 1, 0, 0, 2)
 
 
@@ -81,10 +85,10 @@ def test_the_digest_changes_when_a_part_is_lost(tmp_path: Path) -> None:
     out = str(tmp_path)
     write_part(out, match_rows({"pair_id": "a"}))
     write_part(out, match_rows({"pair_id": "b"}))
-    whole = count_run(out, IDS, ONE_WAY, "f", limit=2)
+    whole = count_rows(_rows(out), IDS, ONE_WAY, "f", limit=2)
     Path(list_parts(out)[0]).unlink()
 
-    assert count_run(out, IDS, ONE_WAY, "f", limit=2).digest != whole.digest
+    assert count_rows(_rows(out), IDS, ONE_WAY, "f", limit=2).digest != whole.digest
 
 
 def test_the_digest_is_of_the_rows_however_they_are_spread_over_parts(tmp_path: Path) -> None:
@@ -95,7 +99,7 @@ def test_the_digest_is_of_the_rows_however_they_are_spread_over_parts(tmp_path: 
         write_part(other, match_rows({"pair_id": name, "attempt": 2}))
     write_part(two, match_rows({"pair_id": "b", "attempt": 2, **GONE}))
 
-    digests = [count_run(out, IDS, ONE_WAY, "f", limit=2).digest for out in (one, two, other)]
+    digests = [count_rows(_rows(out), IDS, ONE_WAY, "f", limit=2).digest for out in (one, two, other)]
 
     assert digests[0] == digests[1] != digests[2]
 

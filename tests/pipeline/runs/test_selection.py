@@ -1,23 +1,26 @@
 from pathlib import Path
 
 import pytest
+from make import match_rows, pair_row, run_description, write_pairs
 
-from pipeline.io import storage
-from pipeline.runs.lease import Attempt, Owner
-from pipeline.runs.selection import requested_limit
-
-CONFIG = {"matcher": "identity", "direction": "both", "limit": None}
+from pipeline.runs.folder import open_run
+from pipeline.runs.parts import write_part
+from pipeline.runs.selection import planned_count, planned_limit, planned_pairs
 
 
-@pytest.mark.parametrize(
-    ("recorded", "rows", "limit"), [(None, [20], None), (10, [], 10), (10, [20], 10), (10, [20, 90, None], 45)]
-)
-def test_the_widest_limit_that_was_asked_for_counts(
-    tmp_path: Path, recorded: int | None, rows: list[int | None], limit: int | None
-) -> None:
-    """The run has two rows for each pair."""
-    for number, asked in enumerate(rows, start=1):
-        attempt = Attempt(number=number, owner=Owner.this_process(), started=0.0, rows=asked)
-        storage.write_bytes(attempt.file(str(tmp_path)), attempt.to_json())
+@pytest.mark.parametrize(("limit", "n_pairs"), [(None, 4), (2, 2), (9, 4)])
+def test_an_unfinished_run_is_of_the_pairs_it_was_asked_for(tmp_path: Path, limit: int | None, n_pairs: int) -> None:
+    pairs = write_pairs(tmp_path / "pairs.parquet", [pair_row(name) for name in "dabc"])
+    run = open_run(str(tmp_path / "run"), run_description(limit=limit))
 
-    assert requested_limit(str(tmp_path), {"config": {**CONFIG, "limit": recorded}}) == limit
+    assert planned_limit(run.out) == limit
+    assert planned_count(pairs, run.out) == n_pairs
+    assert planned_pairs(pairs, run.out)["pair_id"].to_pylist() == list("dabc")[:n_pairs]
+
+
+def test_matches_that_are_no_run_are_of_all_pairs(tmp_path: Path) -> None:
+    write_part(str(tmp_path), match_rows({"pair_id": "a"}))
+    (part,) = (tmp_path / "parts").iterdir()
+
+    assert planned_limit(str(tmp_path)) is None
+    assert planned_limit(str(part)) is None

@@ -39,7 +39,7 @@ def test_a_run_at_work_elsewhere(out: str) -> None:
     status = read_status(out)
 
     assert status.state == "running"
-    assert (status.rows, status.settled) == (1000, 500)
+    assert (status.rows, status.completed) == (1000, 500)
     assert status.reasons == {"decode: corrupt": 1, "fetch: timeout": 1, "ok": 498}
     assert (status.rows_per_second, status.seconds_left) == (5.0, 100.0)
     assert (status.quarantined, status.parts) == (1, 1)

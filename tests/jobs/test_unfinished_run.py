@@ -1,0 +1,80 @@
+"""What the jobs say of a run of ten pairs that was asked for four of them and stopped after three."""
+
+import time
+from pathlib import Path
+
+import pytest
+from make import match_rows, pair_row, run_description, write_pairs
+
+from jobs import compact, evaluate, match, retry_errors, status, verify
+from pipeline.evaluation.metrics import load_metrics
+from pipeline.io import storage
+from pipeline.io.manifest import manifest_digest
+from pipeline.report.run_summary import coverage
+from pipeline.runs.folder import Run, open_run, read_run
+from pipeline.runs.lease import Attempt, Owner
+from pipeline.runs.parts import read_matches, write_part
+from pipeline.runs.selection import planned_pairs
+
+BOXES = {"source_box_xyxy": [0.0, 0.0, 40.0, 30.0], "target_box_xyxy": [0.0, 0.0, 40.0, 30.0]}
+ERROR = {"status": "error", "error_stage": "fetch", "error_kind": "timeout"}
+DIED = Owner(host_id="another-host", pid=1, process_started="1")
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> str:
+    return write_pairs(tmp_path / "pairs.parquet", [pair_row(f"pair-{number}", **BOXES) for number in range(10)])
+
+
+@pytest.fixture
+def run(pairs: str, tmp_path: Path) -> Run:
+    description = run_description(pairs=pairs, out=str(tmp_path / "run"), matcher="identity", limit=4)
+    run = open_run(str(tmp_path / "run"), {**description, "manifest_digest": manifest_digest([pairs])})
+    points = pair_row("")["target_xy_px"]
+    answer = {"query_xy_px": points, "reference_xy_px": points, "query_hw": [30, 40], "reference_hw": [30, 40]}
+    rows = [{"pair_id": "pair-0", **answer}, {"pair_id": "pair-1", **answer}, {"pair_id": "pair-2", **ERROR}]
+    write_part(run.out, match_rows(*rows))
+    counts = {"fetch: timeout": 1, "ok": 2}
+    attempt = Attempt(number=1, owner=DIED, started=0.0, written=time.time(), ended=1.0, rows=4, counts=counts)
+    storage.write_bytes(attempt.file(run.out), attempt.to_json())
+    return run
+
+
+def test_status_and_verify_count_four(run: Run) -> None:
+    found = status.run(status.Config(out=run.out))
+    assert (found.rows, found.completed, found.reasons) == (4, 3, {"fetch: timeout": 1, "ok": 2})
+
+    with pytest.raises(ValueError, match=r"the run is not finished \(no _SUCCESS\).*; 1 rows are missing$"):
+        verify.run(verify.Config(out=run.out))
+
+
+def test_evaluate_and_report_score_four(run: Run, pairs: str, tmp_path: Path) -> None:
+    metrics = str(tmp_path / "metrics.parquet")
+    flags = {"matches": run.out, "pairs": pairs, "protocol": ("spair",), "out": metrics, "alpha": (0.1,)}
+    evaluate.run(evaluate.Config(**flags))
+
+    (whole,) = load_metrics(metrics).query("group_kind == 'all'").to_dict("records")
+    assert (whole["n_pairs"], whole["n_failed"], whole["pck_image"]) == (4, 2, 50.0)
+    rows = coverage(read_matches(run.out), planned_pairs(pairs, run.out).num_rows)
+    assert rows == [{"direction": "source_to_target", "ok": 2, "failed": 1, "missing": 1}]
+
+
+def test_compaction_changes_nothing_of_that(run: Run, pairs: str) -> None:
+    write_part(run.out, match_rows({"pair_id": "pair-2", "attempt": 2, **ERROR}))
+
+    assert compact.run(compact.Config(out=run.out)) == 1
+
+    assert (read_run(run.out).limit(), planned_pairs(pairs, run.out).num_rows) == (4, 4)
+
+
+def test_errors_are_asked_again_of_the_four(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_part(run.out, match_rows({"pair_id": "pair-7", **ERROR, "error_kind": "not_found"}))
+    configs: list[match.Config] = []
+    monkeypatch.setattr(match, "run", lambda config: configs.append(config) or config.out)
+
+    retry_errors.run(retry_errors.Config(out=run.out, kinds=("fetch:timeout",)))
+    with pytest.raises(ValueError, match=r"has no errors fetch:not_found; it has fetch:timeout \(1\)"):
+        retry_errors.run(retry_errors.Config(out=run.out, kinds=("fetch:not_found",)))
+
+    (config,) = configs
+    assert (config.limit, config.retry) == (4, ("fetch:timeout",))
