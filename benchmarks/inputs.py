@@ -8,8 +8,9 @@ import torch
 from PIL import Image
 
 from nemf.matcher import RGB, ImagePair
+from nemf.model.build import build
 from nemf.model.network import Encoded, NeMF
-from nemf.model.presets import PRESETS, build
+from nemf.model.presets import PRESETS
 
 
 def random_model(preset: str, device: torch.device, seed: int = 0) -> NeMF:

@@ -15,9 +15,11 @@ import torch
 from safetensors.torch import save as as_safetensors
 
 from nemf.io.uri import with_retries
+from nemf.model.backbone_config import BackboneConfig
+from nemf.model.build import build
 from nemf.model.network import NeMF
-from nemf.model.presets import NeMFConfig, build
-from nemf.model.weights_file import FIELDS, BackboneConfig, check_tensors, read_tensors
+from nemf.model.presets import NeMFConfig
+from nemf.model.weights_file import FIELDS, check_tensors, read_tensors
 from nemf.official.names import from_official_state_dict
 from nemf.search.config import settings_from_json
 

@@ -19,7 +19,8 @@ from timm.models.mobilenetv3 import MobileNetV3Features
 from torch import Tensor, nn
 from torchvision.models.feature_extraction import create_feature_extractor
 
-from nemf.model.weights_file import BackboneConfig, load_weights, read_config
+from nemf.model.backbone_config import BackboneConfig
+from nemf.model.weights_file import load_weights, read_config
 
 _Published = Callable[[str, tuple[int, ...] | None], tuple[nn.Module, BackboneConfig]]
 _FromFile = Callable[[str, BackboneConfig], tuple[nn.Module, set[str]]]

@@ -8,7 +8,7 @@ from kornia.feature import DenseSIFTDescriptor
 from torch import Tensor, nn
 
 from nemf.model.backbone import Backbone
-from nemf.model.weights_file import BackboneConfig
+from nemf.model.backbone_config import BackboneConfig
 
 STRIDE_PX = 4
 BIN_SIZES_PX = (8, 16)

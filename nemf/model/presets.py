@@ -1,16 +1,9 @@
-"""The sizes of a NeMF network, and the networks of given sizes."""
+"""The sizes of a NeMF network, and the networks that have a name. Imports no torch."""
 
 from dataclasses import dataclass, replace
 from typing import Literal
 
-import torch
-
-from nemf.model.backbone import Backbone, build_backbone
-from nemf.model.cost_encoder import CostEncoder
-from nemf.model.field import Field
-from nemf.model.neck import Neck
-from nemf.model.network import NeMF
-from nemf.model.weights_file import BackboneConfig
+from nemf.model.backbone_config import BackboneConfig
 
 
 @dataclass(kw_only=True, slots=True)
@@ -127,41 +120,3 @@ def with_image_size(config: NeMFConfig, image_size: int) -> NeMFConfig:
     if image_size < 32 or image_size % 32:
         raise ValueError(f"the side of a network's images must be a multiple of 32 pixels; got {image_size}")
     return replace(config, image_size=image_size, feature_size=config.feature_size * image_size // config.image_size)
-
-
-def build(config: NeMFConfig, backbone: Backbone | None = None) -> NeMF:
-    """The network of these sizes, with random weights, in eval mode.
-
-    backbone: one that is loaded already, as `config` describes it; by default it gets random weights too.
-    Raises ValueError for sizes that do not fit each other.
-    """
-    backbone = backbone or build_backbone(config.backbone, config.backbone_config)
-    neck = None
-    dim = config.feature_size**2 + config.projection_dim
-    if config.depth and (dim % config.heads or dim % 2):
-        raise ValueError(
-            f"feature_size^2 + projection_dim = {dim} must be even and divisible by the number of heads, {config.heads}"
-        )
-    with torch.no_grad():
-        maps = backbone(torch.zeros(1, 3, config.image_size, config.image_size))
-        if config.neck_channels:
-            neck = Neck([features.shape[1] for features in maps], config.neck_channels, config.neck_blocks)
-            maps = neck(maps)
-    cost_encoder = CostEncoder(
-        level_shapes=tuple((features.shape[1], features.shape[2]) for features in maps),
-        feature_size=config.feature_size,
-        embedding_channels=config.embedding_channels,
-        projection_dim=config.projection_dim,
-        depth=config.depth,
-        heads=config.heads,
-        mlp_ratio=config.mlp_ratio,
-    )
-    field = Field(
-        correlation_channels=cost_encoder.n_channels,
-        cost_channels=config.cost_channels or cost_encoder.n_channels,
-        hidden=config.hidden,
-        n_blocks=config.field_blocks,
-        n_frequencies=config.frequencies,
-        keep_correlation=config.keep_correlation,
-    )
-    return NeMF(backbone, cost_encoder, field, neck=neck, image_size=config.image_size).eval()

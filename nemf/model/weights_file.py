@@ -3,7 +3,6 @@
 import json
 import reprlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load as as_tensors
 from torch import Tensor, nn
 
-
-@dataclass(kw_only=True, frozen=True, slots=True)
-class BackboneConfig:
-    """How to build a backbone and what to feed it; the content of the .json file."""
-
-    create_kwargs: dict[str, Any] = field(default_factory=dict)
-    """Arguments of the library's builder beyond the model's name: numbers, strings, true, false, null; `layers` and
-    `channels` are lists of up to eight sizes."""
-    out_indices: tuple[int, ...] | None = None
-    """Which feature maps to give, shallow to deep, counted as the library does; None for its own choice."""
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    """The network takes (rgb / 255 - mean) / std."""
+from nemf.model.backbone_config import BackboneConfig
 
 
 def read_config(weights: Path, model: str) -> BackboneConfig:

@@ -8,8 +8,9 @@ import torch
 import torchvision
 from torch import Tensor
 
+from nemf.model.build import build
 from nemf.model.network import NeMF
-from nemf.model.presets import NeMFConfig, build, paper
+from nemf.model.presets import NeMFConfig, paper
 from nemf.model.weights_file import check_tensors, refuse
 
 RESNETS = {(2, 2, 2, 2): "resnet18", (3, 4, 6, 3): "resnet50", (3, 4, 23, 3): "resnet101", (3, 8, 36, 3): "resnet152"}

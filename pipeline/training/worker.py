@@ -21,6 +21,7 @@ from nemf.matchers.nearest_neighbour import NearestNeighbourMatcher
 from nemf.matchers.nemf import NemfMatcher
 from nemf.model import presets
 from nemf.model.backbone import load_backbone
+from nemf.model.build import build
 from nemf.model.descriptors import Descriptors
 from nemf.model.network import NeMF
 from nemf.model.presets import PRESETS, CostFeatures, NeMFConfig
@@ -127,7 +128,7 @@ def initial_network(
         if wanted == checkpoints.read_config(start):
             return given, wanted
         backbone = given.backbone
-    model = presets.build(wanted, backbone)
+    model = build(wanted, backbone)
     initialize_at_correlation(model)
     if given is not None:
         model.neck = given.neck

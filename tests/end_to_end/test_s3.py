@@ -12,7 +12,8 @@ from s3fs import S3FileSystem
 
 from jobs import compact, evaluate, match, prepare, report, verify
 from nemf import checkpoints, load_matcher
-from nemf.model.presets import build, nemf_small
+from nemf.model.build import build
+from nemf.model.presets import nemf_small
 from pipeline.evaluation.evaluate import load_metrics
 from pipeline.io import storage
 from pipeline.runs.lease import read_attempts

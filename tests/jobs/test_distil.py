@@ -15,7 +15,8 @@ from tiny import TINY
 
 from jobs.distil import main
 from nemf import checkpoints
-from nemf.model.presets import PRESETS, build
+from nemf.model.build import build
+from nemf.model.presets import PRESETS
 from nemf.training.distil import Distiller
 from pipeline.training.folder import read_history
 

@@ -14,7 +14,8 @@ from make import match_rows, pair_row, write_pairs
 from jobs import cli
 from jobs.match import Config, main, run
 from nemf import checkpoints, load_matcher
-from nemf.model.presets import build, nemf_small
+from nemf.model.build import build
+from nemf.model.presets import nemf_small
 from pipeline.runs.folder import run_fingerprint
 from pipeline.runs.lease import read_attempts
 from pipeline.runs.parts import write_part

@@ -8,7 +8,8 @@ import torch
 
 from jobs.pack import main
 from nemf import checkpoints, load_matcher
-from nemf.model.presets import NeMFConfig, build, nemf_small
+from nemf.model.build import build
+from nemf.model.presets import NeMFConfig, nemf_small
 from pipeline.evaluation.metrics import write_metrics
 from schemas.metrics import METRICS
 

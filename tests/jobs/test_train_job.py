@@ -22,7 +22,7 @@ from torch import nn
 from jobs.command import as_json
 from jobs.train import Config, main
 from nemf import checkpoints, load_matcher
-from nemf.model.presets import build
+from nemf.model.build import build
 from nemf.training.initialization import initialize_at_correlation
 from nemf.training.rng import generator_of
 from nemf.training.warps import WarpConfig, warped_pair

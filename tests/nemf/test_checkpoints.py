@@ -15,7 +15,7 @@ from tiny import TINY
 
 from nemf import checkpoints
 from nemf.checkpoints import from_official_state_dict
-from nemf.model.presets import build
+from nemf.model.build import build
 from nemf.official.names import official_config
 
 BACKBONE = {"create_kwargs": {}, "out_indices": [1, 2, 3, 4], "mean": [0.0, 0.0, 0.0], "std": [1.0, 1.0, 1.0]}

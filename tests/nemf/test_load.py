@@ -9,7 +9,8 @@ import torch
 from nemf import checkpoints, load_matcher
 from nemf.load import find_device
 from nemf.matchers.table import is_checkpoint
-from nemf.model.presets import build, nemf_small
+from nemf.model.build import build
+from nemf.model.presets import nemf_small
 from nemf.search.config import SearchConfig
 
 SIFT = "nearest-neighbour:dense-sift"

@@ -15,7 +15,7 @@ from nemf import ImagePair, Match, load_matcher
 from nemf.coordinates import pixel_grid, rescale_px
 from nemf.matchers.nearest_neighbour import NearestNeighbourMatcher
 from nemf.model.backbone import Backbone
-from nemf.model.weights_file import BackboneConfig
+from nemf.model.backbone_config import BackboneConfig
 
 SIFT = "nearest-neighbour:dense-sift"
 MOBILENET = "nearest-neighbour:timm/mobilenetv1_100"

@@ -11,7 +11,7 @@ from timm.layers.format import Format
 from torch import nn
 
 from nemf.model.backbone import Backbone, build_backbone, load_backbone
-from nemf.model.weights_file import BackboneConfig
+from nemf.model.backbone_config import BackboneConfig
 
 IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 

@@ -3,8 +3,8 @@ from dataclasses import replace
 import torch
 from tiny import TINY
 
+from nemf.model.build import build
 from nemf.model.descriptors import Descriptors
-from nemf.model.presets import build
 
 IMAGE = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 

@@ -7,8 +7,9 @@ from official_nemf import SMALL, official_shapes, official_state_dict
 from tiny import TINY
 
 from nemf.checkpoints import from_official_state_dict
+from nemf.model.build import build
 from nemf.model.network import Encoded, NeMF, initial_field
-from nemf.model.presets import build, nemf_small, paper
+from nemf.model.presets import nemf_small, paper
 from nemf.search.counter_rng import pair_key
 from nemf.search.patchmatch import patchmatch
 from nemf.search.sample import sample_field

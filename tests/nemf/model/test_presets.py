@@ -7,7 +7,8 @@ from tiny import TINY
 
 from nemf import checkpoints
 from nemf.model.backbone import build_backbone
-from nemf.model.presets import PRESETS, CostFeatures, build, nemf_small, paper, with_cost_features, with_image_size
+from nemf.model.build import build
+from nemf.model.presets import PRESETS, CostFeatures, nemf_small, paper, with_cost_features, with_image_size
 
 
 def images(size: int) -> torch.Tensor:

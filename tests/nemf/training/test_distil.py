@@ -7,8 +7,9 @@ from tiny import TINY
 from torch import nn
 
 from nemf.model.backbone import Backbone, build_backbone
+from nemf.model.build import build
 from nemf.model.network import NeMF
-from nemf.model.presets import NeMFConfig, build
+from nemf.model.presets import NeMFConfig
 from nemf.training.distil import Distiller
 from nemf.training.loop import TrainerConfig
 from nemf.training.rng import generator_of

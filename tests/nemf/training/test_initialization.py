@@ -5,8 +5,8 @@ import torch
 from tiny import TINY
 
 from nemf.coordinates import pixel_grid, px_to_norm
+from nemf.model.build import build
 from nemf.model.network import Encoded
-from nemf.model.presets import build
 from nemf.model.quadrilinear import sample_quadrilinear
 from nemf.training.descriptor_loss import TEMPERATURE
 from nemf.training.initialization import initialize_at_correlation

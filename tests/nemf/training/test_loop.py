@@ -9,9 +9,10 @@ from torch import nn
 
 from nemf.matcher import ImagePair
 from nemf.matchers.nemf import NemfMatcher
+from nemf.model.backbone_config import BackboneConfig
+from nemf.model.build import build
 from nemf.model.network import NeMF
-from nemf.model.presets import NeMFConfig, build
-from nemf.model.weights_file import BackboneConfig
+from nemf.model.presets import NeMFConfig
 from nemf.search.config import SearchConfig
 from nemf.training.batch import Batch, ImageFormat, collate
 from nemf.training.example import Example

@@ -4,8 +4,9 @@ import pytest
 import torch
 from tiny import TINY
 
+from nemf.model.build import build
 from nemf.model.network import NeMF
-from nemf.model.presets import NeMFConfig, build
+from nemf.model.presets import NeMFConfig
 from nemf.training.batch import Batch
 from nemf.training.losses import LossConfig, TrainingLoss
 from nemf.training.parameter_groups import parameter_groups

@@ -17,8 +17,9 @@ from jobs.command import as_json
 from jobs.train import Config
 from nemf import checkpoints
 from nemf.model.backbone import build_backbone
+from nemf.model.build import build
 from nemf.model.network import NeMF
-from nemf.model.presets import PRESETS, NeMFConfig, build, with_cost_features
+from nemf.model.presets import PRESETS, NeMFConfig, with_cost_features
 from nemf.training.example import Example
 from nemf.training.losses import LossConfig
 from nemf.training.sampler import Pick

@@ -1,0 +1,18 @@
+"""How a backbone is built and fed. Imports no torch."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(kw_only=True, frozen=True, slots=True)
+class BackboneConfig:
+    """How to build a backbone and what to feed it; the content of the .json file."""
+
+    create_kwargs: dict[str, Any] = field(default_factory=dict)
+    """Arguments of the library's builder beyond the model's name: numbers, strings, true, false, null; `layers` and
+    `channels` are lists of up to eight sizes."""
+    out_indices: tuple[int, ...] | None = None
+    """Which feature maps to give, shallow to deep, counted as the library does; None for its own choice."""
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    """The network takes (rgb / 255 - mean) / std."""
