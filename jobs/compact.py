@@ -2,8 +2,8 @@
 
     python -m jobs.compact runs/x
 
-Rows that a later answer superseded are dropped. The run may be finished or not, but not at work: compaction holds the
-run folder as an attempt does. Killed at any point, run it again. Cost: reads and writes the run once; the temporary
+Superseded rows are dropped. The run may be finished or not, but no attempt may be at work: compaction holds the run
+folder as an attempt does. Killed at any point, run it again. Cost: reads and writes the run once; the temporary
 folder (TMPDIR) needs as much room as the run, memory some four times --target-mb and the keys of all rows.
 """
 
@@ -23,16 +23,16 @@ from pipeline.runs.lease import acquire
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Which run, and how large its parts are to be."""
+    """Which run, and the size of its parts."""
 
     out: tyro.conf.Positional[Uri]
     """Run folder, path or URI."""
     target_mb: int = 128
-    """About how many megabytes a part is to have."""
+    """About how many megabytes a part gets."""
 
 
 def run(config: Config) -> int:
-    """How many parts there are now.
+    """Compact; the number of parts after it.
 
     Raises ValueError for what the caller can mend, an attempt at work included; FileNotFoundError if `out` is no run.
     """

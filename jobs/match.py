@@ -148,7 +148,7 @@ def run(config: Config) -> str:
     ids = read_ids(config.pairs)
     run_folder = open_run(config.out, _describe(config), dry_run=config.dry_run)
     if config.dry_run:
-        print(_intent(config, _plan(config, run_folder, ids, config.limit)[0], run_folder.fingerprint))
+        print(_plan_text(config, _plan(config, run_folder, ids, config.limit)[0], run_folder.fingerprint))
         return config.out
     lease = acquire(config.out, job="match")
     try:
@@ -157,7 +157,7 @@ def run(config: Config) -> str:
         n_rows = len(ids.slice(0, requested)) * len(run_folder.directions)
         lease.plan(n_rows, settled)
         lease.events.record("planned", rows=n_rows, settled=settled, slices=len(plan.slices))
-        print(_intent(config, plan, run_folder.fingerprint))
+        print(_plan_text(config, plan, run_folder.fingerprint))
         finished = run_folder.success()
         if plan.slices:
             run_folder.reopen()
@@ -186,7 +186,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _describe(config: Config) -> dict[str, Any]:
-    """What run.json is to say; loads the matcher for its fingerprint."""
+    """The content of run.json but the run's id; loads the matcher for its fingerprint."""
     matcher = load_matcher(config.matcher, backbone_weights=config.backbone_weights, device="cpu")
     shaping = {"directions": config.options.directions, "outputs": config.options.outputs}
     return {
@@ -247,14 +247,14 @@ def _match_all(config: Config, plan: Plan, lease: Lease, run_folder: Run) -> Non
         unit = "pair" if total == plan.n_left else "row"
         with stopping_on_signals(lease) as stopped, tqdm(total=total, unit=unit, mininterval=interval) as progress:
             for part in build_stream(plan.slices, stage).iter_rows():
-                progress.update(_note(part, lease))
+                progress.update(_record_commit(part, lease))
                 progress.set_postfix(errors=lease.counts.total() - lease.counts["ok"], refresh=False)
     if stopped.is_set():
         raise KeyboardInterrupt("what was in flight is committed: run the same command again to go on")
 
 
-def _note(part: dict[str, Any], lease: Lease) -> int:
-    """Tell the lease, its event log and Prometheus what was committed; how many rows."""
+def _record_commit(part: dict[str, Any], lease: Lease) -> int:
+    """Add a committed part to the lease, its event log and Prometheus; the number of its rows."""
     from pipeline.matching.prometheus import count_committed
 
     reasons = {entry["reason"]: entry["rows"] for entry in part["reasons"]}
@@ -268,7 +268,7 @@ def _note(part: dict[str, Any], lease: Lease) -> int:
     return rows
 
 
-def _intent(config: Config, plan: Plan, fingerprint: str) -> str:
+def _plan_text(config: Config, plan: Plan, fingerprint: str) -> str:
     return redacted(
         f"{config.pairs} -> {config.out}\n"
         f"matcher {config.matcher}, run fingerprint {fingerprint}, {', '.join(config.options.directions)}, "

@@ -30,7 +30,7 @@ class Config:
 
 
 def run(config: Config) -> Status:
-    """What is printed. Raises FileNotFoundError if `out` is no run folder."""
+    """Print the status, and return it. Raises FileNotFoundError if `out` is no run folder."""
     status = read_status(storage.absolute(config.out))
     print(json.dumps(status.to_json(), indent=2) if config.json else as_text(status))
     return status

@@ -1,1 +1,1 @@
-"""What each table is. Every table is readable with pandas alone; see one file per table."""
+"""The schemas of the tables, one file per table. Every table is readable with pandas alone."""

@@ -1,4 +1,4 @@
-"""Does a table have its schema? One error lists every difference."""
+"""Checks that a table has its schema; one error lists every difference."""
 
 import pyarrow as pa
 
@@ -8,17 +8,17 @@ class SchemaError(ValueError):
 
 
 def check_schema(actual: pa.Schema, expected: pa.Schema, where: str) -> None:
-    """Raise SchemaError, naming `where` and every difference, unless `actual` holds what `expected` says.
+    """Raise SchemaError, naming `where` and every difference, unless `actual` has the columns of `expected`.
 
     Column order is free. A nullable column may be absent (it then counts as all null). Arrow's `large_` and view
     variants of a type, and the names of nested list items, hold the same values and are accepted.
     """
     table = (expected.metadata or {}).get(b"table", b"").decode()
     differences = []
-    found_version, version = ((schema.metadata or {}).get(b"schema_version") for schema in (actual, expected))
-    if found_version and version and found_version != version:
+    actual_version, version = ((schema.metadata or {}).get(b"schema_version") for schema in (actual, expected))
+    if actual_version and version and actual_version != version:
         differences.append(
-            f"it was written as version {found_version.decode(errors='replace')}, and version {version.decode()} is "
+            f"it was written as version {actual_version.decode(errors='replace')}, and version {version.decode()} is "
             "what is read now: make it again"
         )
     for field in expected:
@@ -29,9 +29,9 @@ def check_schema(actual: pa.Schema, expected: pa.Schema, where: str) -> None:
         if actual.names.count(field.name) > 1:
             differences.append(f"column {field.name} occurs {actual.names.count(field.name)} times")
             continue
-        found = actual.field(field.name).type
-        if _plain(found) != _plain(field.type) and not (pa.types.is_null(found) and field.nullable):
-            differences.append(f"column {field.name} is {found}, schema says {field.type}")
+        kind = actual.field(field.name).type
+        if _plain(kind) != _plain(field.type) and not (pa.types.is_null(kind) and field.nullable):
+            differences.append(f"column {field.name} is {kind}, schema says {field.type}")
     unknown = [name for name in actual.names if name not in expected.names]
     differences += [f"column {name} is not in the schema" for name in unknown]
     if differences:

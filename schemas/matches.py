@@ -1,6 +1,6 @@
-"""MATCHES: what a matcher answered. One row is one pair in one direction, answered or failed with a reason.
+"""MATCHES: the predictions of a matcher. One row is one pair in one direction, matched or failed with a reason.
 
-`query` holds the points and the flow's grid, `reference` is searched: for direction `source_to_target` the query is
+`query` has the points and the grid of the flow, `reference` is searched: for direction `source_to_target` the query is
 the pair's source image, for `target_to_source` its target image.
 
 A row with status `error` has a failure instead (schemas.failures): its stage, kind and message.
@@ -12,7 +12,7 @@ Flow is fixed point, each row as its difference from the one above, so that it i
     rises = numpy.frombuffer(raw, row.flow_dtype).reshape(shape)
     flow_px = rises.cumsum(axis=0, dtype=row.flow_dtype) * row.flow_scale
 
-`flow_px[y, x]` is the displacement (dx, dy) from query pixel (x, y) to its place in the reference image, exact to
+`flow_px[y, x]` is the displacement (dx, dy) from query pixel (x, y) to its match in the reference image, exact to
 half of `flow_scale`. `flow_confidence` is zstd-compressed uint8 of shape `flow_hw`, 0..255 for 0..1.
 """
 
@@ -56,5 +56,5 @@ RESULT_COLUMNS = tuple(name for name in MATCHES.names if name not in ("attempt",
 
 
 def directions_of(direction: str) -> tuple[str, ...]:
-    """The directions that 'source_to_target', 'target_to_source' or 'both' asks for."""
+    """The members of DIRECTIONS that the option value 'source_to_target', 'target_to_source' or 'both' names."""
     return DIRECTIONS if direction == "both" else (direction,)

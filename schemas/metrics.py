@@ -1,10 +1,10 @@
-"""METRICS: what the matches are worth, under a named protocol. One row is one group at one alpha.
+"""METRICS: PCK of the matches under a named protocol. One row is one group at one alpha.
 
-`group_kind` says what the group is (all, category, pair, a SPair-71k nuisance), `group` which one. Exactly one row
+`group_kind` is all, category, pair or a SPair-71k nuisance, `group` the name of the group. Exactly one row
 per dataset, protocol, direction, subset and alpha has `group_kind = group = 'all'`. PCK values are percent, 0..100:
 `pck_image` averages the pairs' own percentages, `pck_point` averages over all keypoints, `pck_class_mean` is the
 unweighted mean of the categories' `pck_image`. `_low` and `_high` are the ends of a 95 % bootstrap interval (see
-pipeline.evaluation.bootstrap), null for single pairs and where intervals were not asked for.
+pipeline.evaluation.bootstrap), null for single pairs and without a bootstrap.
 """
 
 import pyarrow as pa

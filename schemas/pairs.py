@@ -1,4 +1,4 @@
-"""PAIRS: the manifest. One row is one pair of images, with whatever is known about it.
+"""PAIRS: the manifest. One row is one pair of images with its annotations.
 
 An image is either a URI (absolute, or relative to the image root given to the job) or inline encoded bytes.
 `source_xy_px[k]` and `target_xy_px[k]` are the same keypoint; data sets whose annotations are 1-based stay as

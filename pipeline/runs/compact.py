@@ -1,10 +1,10 @@
-"""Many small parts become few large ones: the same table, sorted by pair_id and direction, without superseded rows.
+"""Compaction: many small parts become few large ones, sorted by pair_id and direction, without superseded rows.
 
-New parts are written beside the old ones, which are deleted when all new ones are there. Both hold the same rows of the
-same attempts, and readers take one row per pair and direction, so at no moment is a pair there twice or not at all;
-killed anywhere, compaction is run again from the start.
+All new parts are written before an old one is deleted. Both hold the same rows of the same attempts, and readers take
+one row per pair and direction, so a reader gets the same table at every moment; killed anywhere, compaction is run
+again from the start.
 
-Of all rows only the keys are in memory at once. The rest goes through files in the temporary folder (TMPDIR), one for
+Only the keys of all rows are in memory at once. The rows go through files in the temporary folder (TMPDIR), one for
 each new part, which take about as much room as the run.
 """
 
@@ -29,40 +29,40 @@ from schemas.matches import MATCHES
 
 ROW_GROUP_BYTES = 2**23
 ROW_GROUP_ROWS = 4096
-"""A row group has at most so many bytes and rows: what it costs to look up one pair."""
+"""The most bytes and rows of a row group, which has to be read to look up one pair."""
 _SORTED_BY = ("pair_id", "direction")
 _BATCH_BYTES = 2**25
 
 
 @dataclass(frozen=True, kw_only=True)
 class Compaction:
-    """Where every row of the present parts is to go."""
+    """The new part of every row of the present parts."""
 
     sizes: dict[str, int]
     """The parts, as pipeline.runs.parts.part_sizes lists them."""
     bucket: np.ndarray
-    """int32, for every row of every part in turn: the number of its new part, -1 if it is superseded."""
+    """(N,) int32 over the rows of all parts in turn: the number of the new part, -1 for a superseded row."""
     is_needed: bool
-    """Whether there are superseded or unsorted rows, or twice as many parts as need be."""
+    """Whether there are superseded or unsorted rows, or at least twice as many parts as necessary."""
 
     @property
     def n_buckets(self) -> int:
-        """How many parts there will be."""
+        """The number of new parts."""
         return int(self.bucket.max(initial=-1)) + 1
 
     @property
     def n_superseded(self) -> int:
-        """Rows that a later answer made superfluous."""
+        """The number of rows that a later row of the same pair and direction replaces."""
         return int((self.bucket < 0).sum())
 
     @property
     def row_bytes(self) -> float:
-        """Bytes of a row, on average."""
+        """Mean bytes of a row."""
         return sum(self.sizes.values()) / max(1, len(self.bucket))
 
 
 def plan_compaction(run: Run, target_bytes: int) -> Compaction:
-    """How to have parts of about `target_bytes`. Reads the key columns of all parts.
+    """The compaction of a run into parts of about `target_bytes`. Reads the key columns of all parts.
 
     Raises ValueError if a part holds rows of another run.
     """
@@ -76,28 +76,28 @@ def plan_compaction(run: Run, target_bytes: int) -> Compaction:
     rank = np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)
     chosen = chosen_rows(keys, pa.chunked_array([rank])).to_numpy()
     row_bytes = np.repeat([size / max(1, n) for size, n in zip(sizes.values(), lengths, strict=True)], lengths)
-    before = np.cumsum(row_bytes[chosen]) - row_bytes[chosen]
+    first_byte = np.cumsum(row_bytes[chosen]) - row_bytes[chosen]
     bucket = np.full(len(rank), -1, np.int32)
-    bucket[chosen] = np.unique(before // target_bytes, return_inverse=True)[1]
-    place = np.full(len(rank), -1)
-    place[chosen] = np.arange(len(chosen))
-    within = rank[1:] == rank[:-1]
-    is_sorted = len(chosen) == len(rank) and bool((np.diff(place)[within] == 1).all())
+    bucket[chosen] = np.unique(first_byte // target_bytes, return_inverse=True)[1]
+    position = np.full(len(rank), -1)
+    position[chosen] = np.arange(len(chosen))
+    in_same_part = rank[1:] == rank[:-1]
+    is_sorted = len(chosen) == len(rank) and bool((np.diff(position)[in_same_part] == 1).all())
     is_few = len(sizes) < 2 or len(sizes) < 2 * (int(bucket.max()) + 1)
     return Compaction(sizes=sizes, bucket=bucket, is_needed=not (is_sorted and is_few))
 
 
 def compact(run: Run, plan: Compaction) -> list[Part]:
-    """Replace the parts by those of the plan; the caller holds the run folder."""
+    """Replace the parts by those of the plan, which are returned. The caller holds the lease of the run folder."""
     with tempfile.TemporaryDirectory(prefix="nemf-compact-") as folder:
-        _deal(plan, Path(folder))
+        _distribute(plan, Path(folder))
         new = [_write(run, Path(folder, str(number)), plan) for number in range(plan.n_buckets)]
     _delete_old(run.out, plan, {part.name for part in new})
     return new
 
 
-def _deal(plan: Compaction, folder: Path) -> None:
-    """Append every row that stays to the file of its new part, as Arrow streams one after the other."""
+def _distribute(plan: Compaction, folder: Path) -> None:
+    """Append every row that is not superseded to `<folder>/<number of its new part>`, as successive Arrow streams."""
     start = 0
     for file, n_bytes in plan.sizes.items():
         for batch in _batches(file, n_bytes, plan.row_bytes):
@@ -111,17 +111,17 @@ def _deal(plan: Compaction, folder: Path) -> None:
 
 
 def _batches(file: str, n_bytes: int, row_bytes: float) -> Iterator[pa.Table]:
-    """The rows of a part, some of them at a time."""
+    """The rows of a part, in batches of about _BATCH_BYTES."""
     with open_part(file, n_bytes) as parquet:
         for batch in parquet.iter_batches(max(1, int(_BATCH_BYTES / max(1, row_bytes)))):
             yield conform(pa.Table.from_batches([batch]), MATCHES, file)
 
 
-def _write(run: Run, dealt: Path, plan: Compaction) -> Part:
-    """One new part from the rows dealt to it, whose file is deleted."""
-    rows = pa.concat_tables(_streams(dealt))
+def _write(run: Run, streams: Path, plan: Compaction) -> Part:
+    """Write one new part from the file that _distribute made for it, and delete that file."""
+    rows = pa.concat_tables(_read_streams(streams))
     rows = rows.take(pc.sort_indices(rows, sort_keys=[(name, "ascending") for name in _SORTED_BY]))
-    dealt.unlink()
+    streams.unlink()
     metadata = {b"fingerprint": run.fingerprint.encode(), b"run_id": run.run_id.encode()}
     schema = MATCHES.with_metadata({**MATCHES.metadata, **metadata})
     key = hashlib.sha256(f"sorted\0{run.fingerprint}\0{rows_digest(rows)}".encode()).hexdigest()[:20]
@@ -134,7 +134,7 @@ def _write(run: Run, dealt: Path, plan: Compaction) -> Part:
         return Part(name=name, n_bytes=file.stat().st_size)
 
 
-def _streams(file: Path) -> Iterator[pa.Table]:
+def _read_streams(file: Path) -> Iterator[pa.Table]:
     with file.open("rb") as source:
         while source.peek(1):
             yield pa.ipc.open_stream(source).read_all()

@@ -10,7 +10,7 @@ Every event has `timestamp` (UTC; pandas parses a column of that name as a date)
 
     started             host, pid
     took_over           earlier (the number of an attempt that never ended), its host and pid
-    planned             rows, settled (rows completed before, by reason), slices
+    planned             rows (that the run was asked for), settled (those completed before, by reason), slices
     committed           part, bytes, rows, reasons, seconds (of matching, of committing)
     worker_died         work (its stage, and a hash of its pairs)
     quarantined         pair_id, reason

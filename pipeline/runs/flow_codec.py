@@ -1,6 +1,6 @@
-"""Flow as compressed fixed point: small, exact to half a step, read back in a few lines (see schemas.matches).
+"""Dense flow as compressed fixed point, exact to half a step; schemas.matches shows how to decode it without this code.
 
-What is compressed is how each row differs from the one above it, which takes half the space: a flow is smooth.
+Each row is stored as its difference from the row above, which halves the size, since a flow is smooth.
 """
 
 from typing import Any

@@ -1,14 +1,14 @@
-"""One writer at a time: the lease an attempt holds on its run folder.
+"""The lease: one attempt at a time holds a run folder and writes to it.
 
-    <out>/attempts/<n>.json      owner, started, heartbeat (advances every few seconds), ended, how far it has come
-    <out>/attempts/<n>.stop      the attempt was asked to stop: nothing new is begun, what is in flight commits
-    <out>/attempts/<n>.begun/    what its workers have in hand, see pipeline.runs.quarantine
+    <out>/attempts/<n>.json      owner, started, heartbeat (advances every few seconds), end, progress
+    <out>/attempts/<n>.stop      the attempt is to stop: nothing new is started, what is in flight is committed
+    <out>/attempts/<n>.begun/    what its workers are at, see pipeline.runs.quarantine
     <out>/attempts/<n>.events/   what happened, see pipeline.runs.events
 
-An attempt begins by creating its file, which only one process can. An attempt whose owner died on this host is taken
-over at once. Of an owner elsewhere only the heartbeat can be seen: when it stands still for STALE_SECONDS the attempt
-counts as dead, when it advances the new one is refused. The file also says how far the attempt has come, so that this
-can be told from anywhere without opening a part.
+An attempt starts by creating its file, which only one process can. An attempt whose owner died on this host is taken
+over at once. Of an owner on another host only the heartbeat is known: when it stands still for STALE_SECONDS the
+attempt counts as dead, when it advances the new attempt is refused. The file also holds the progress of the attempt, so
+that it is known from anywhere without opening a part.
 """
 
 import json
@@ -31,7 +31,7 @@ from pipeline.runs.events import EventLog
 HEARTBEAT_SECONDS = 5.0
 STALE_SECONDS = 30.0
 RATE_SECONDS = 300.0
-"""Over how long the rate is taken that an attempt says it commits at."""
+"""The window over which rows_per_second is taken."""
 
 
 class RunInUseError(ValueError):
@@ -40,58 +40,58 @@ class RunInUseError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class Owner:
-    """A process, told apart from every other: process ids are reused, so its start time and its host count too."""
+    """A process, identified among all: process ids are reused, so its start time and its host count too."""
 
     host_id: str
-    """Changes with every boot, and from container to container: where the process id means something."""
+    """Identifies the boot and the container in which the process id is valid."""
     pid: int
     process_started: str
 
     @classmethod
     def this_process(cls) -> "Owner":
-        """The owner that this process is."""
+        """This process."""
         return cls(host_id=_host_id(), pid=os.getpid(), process_started=_process_started(os.getpid()))
 
     def is_here(self) -> bool:
-        """Whether the owner runs, or ran, on this host since it booted: then is_alive is known."""
+        """Whether the process was started on this host since it booted; is_alive is known only then."""
         return self.host_id == _host_id()
 
     def is_alive(self) -> bool:
-        """Whether the owner's process still runs; only where is_here."""
+        """Whether the process still runs; only where is_here."""
         return self.process_started == _process_started(self.pid)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Attempt:
-    """What one attempt's file says."""
+    """The content of one attempt's file."""
 
     number: int
     owner: Owner
     started: float
-    """Seconds since 1970 by the owner's clock, as are the others."""
+    """Seconds since 1970 by the owner's clock, as are `written` and `ended`."""
     host: str = ""
-    """The name of the owner's machine, for people."""
+    """Name of the owner's machine."""
     job: str = ""
-    """The command that is at work."""
+    """Name of the command."""
     heartbeat: int = 0
     written: float = 0.0
     ended: float | None = None
     rows: int | None = None
-    """Rows (pairs x directions) that it was asked for; None while it plans."""
+    """Rows (pairs x directions) that the run was asked for, by this attempt or an earlier one; None while it plans."""
     settled: dict[str, int] = field(default_factory=dict)
-    """Those of them that earlier attempts had settled, by reason ('ok', or 'stage: kind' of an error)."""
+    """Those of them that earlier attempts completed, by reason ('ok', or 'stage: kind' of an error)."""
     counts: dict[str, int] = field(default_factory=dict)
-    """Those that it committed itself, by reason, up to its last heartbeat."""
+    """Rows that it committed itself, by reason, up to its last heartbeat."""
     rows_per_second: float | None = None
-    """Committed over the last RATE_SECONDS; None while there is nothing to tell it from."""
+    """Committed over the last RATE_SECONDS; None before the first."""
 
     @property
     def is_dead(self) -> bool:
-        """Whether it ended, or its process is known to have."""
+        """Whether it ended, or its process is known to be dead."""
         return self.ended is not None or (self.owner.is_here() and not self.owner.is_alive())
 
     def state(self, now: float) -> Literal["ended", "died", "silent", "planning", "running"]:
-        """What can be told of it at the time `now`.
+        """What is known of it at the time `now`.
 
         silent: it is on another machine and has not written for STALE_SECONDS: the next attempt may take over.
         """
@@ -128,21 +128,21 @@ class Lease:
         self._heartbeat = 0
         self.counts: Counter[str] = Counter()
         """Rows committed so far, by reason."""
-        self._beats = deque([(time.monotonic(), 0)], maxlen=round(RATE_SECONDS / HEARTBEAT_SECONDS) + 1)
+        self._totals = deque([(time.monotonic(), 0)], maxlen=round(RATE_SECONDS / HEARTBEAT_SECONDS) + 1)
         self._released = threading.Event()
-        self._thread = threading.Thread(target=self._beat, name="lease", daemon=True)
+        self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
         self._thread.start()
 
     def plan(self, rows: int, settled: Mapping[str, int]) -> None:
-        """Say how many rows the attempt is asked for, and how many of them are settled, by reason."""
+        """Record how many rows the run is asked for, and how many of them earlier attempts completed, by reason."""
         self.attempt = replace(self.attempt, rows=rows, settled=dict(settled))
 
     def count(self, reasons: Mapping[str, int]) -> None:
-        """Say that rows are committed, how many of each reason."""
+        """Add to the committed rows, by reason."""
         self.counts.update(reasons)
 
     def request_stop(self) -> None:
-        """Have the workers begin nothing new."""
+        """Have the workers start nothing new."""
         self.events.record("stop_requested")
         storage.write_bytes(self.stop_file, b"")
 
@@ -155,12 +155,12 @@ class Lease:
         try:
             self._run_callbacks()
             storage.delete(self.in_progress_folder)
-        except OSError as error:  # what ended the attempt is what its caller must hear of
-            print(f"warning: notes of work in hand are left: {error}")
+        except OSError as error:  # must not hide the error that ended the attempt
+            print(f"warning: {self.in_progress_folder} was not removed: {error}")
         self.events.record("ended", counts=dict(self.counts))
         self._write(ended=time.time())
 
-    def _beat(self) -> None:
+    def _renew(self) -> None:
         while not self._released.wait(HEARTBEAT_SECONDS):
             try:
                 self._write()
@@ -176,9 +176,9 @@ class Lease:
         self._heartbeat += 1
         counts = dict(self.counts)
         now, n_rows = time.monotonic(), sum(counts.values())
-        then, n_before = self._beats[0]
-        self._beats.append((now, n_rows))
-        says = replace(
+        then, n_before = self._totals[0]
+        self._totals.append((now, n_rows))
+        current = replace(
             self.attempt,
             heartbeat=self._heartbeat,
             written=time.time(),
@@ -186,14 +186,15 @@ class Lease:
             counts=counts,
             rows_per_second=(n_rows - n_before) / (now - then) if n_rows else None,
         )
-        storage.write_bytes(says.file(self._out), says.to_json())
+        storage.write_bytes(current.file(self._out), current.to_json())
         self.events.flush()
 
 
 def acquire(out: str, *, job: str = "", stale_seconds: float = STALE_SECONDS) -> Lease:
-    """Begin the next attempt on a run folder, for the job of that name.
+    """Start the next attempt on a run folder, for the job of that name.
 
-    Waits, saying so, while it cannot tell whether an earlier attempt is alive. Raises RunInUseError if one is.
+    Waits up to `stale_seconds`, and prints that it does, to learn whether an earlier attempt on another host is alive.
+    Raises RunInUseError if one is.
     """
     while True:
         earlier = read_attempts(out)
@@ -221,7 +222,7 @@ def read_attempts(out: str) -> list[Attempt]:
 
 
 def remove_stale_files(out: str) -> None:
-    """Remove unfinished files, and the notes of what earlier attempts had in hand. The caller holds the run folder."""
+    """Remove what killed processes left: unfinished files, and claims of work. The caller holds the lease."""
     for folder in (out, *(storage.join(out, name) for name in ("parts", "attempts", "quarantine"))):
         storage.remove_temporary_files(folder)
     for attempt in read_attempts(out):
@@ -234,7 +235,7 @@ def _read(file: str) -> Attempt:
 
 
 def _wait_until_dead(out: str, attempt: Attempt, stale_seconds: float) -> Attempt:
-    """What a dead attempt's file says in the end. Raises RunInUseError if it is alive."""
+    """The last content of a dead attempt's file. Raises RunInUseError if it is alive."""
     if attempt.is_dead:
         return attempt
     in_use = RunInUseError(
@@ -260,7 +261,7 @@ def _on(host: str) -> str:
 
 
 def _host_id() -> str:
-    """The host's current boot and, within it, the container; where the system tells neither, the network card."""
+    """The host's current boot and container; the address of the network card where the system has neither."""
     boot, container = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
     if not (boot.exists() and container.is_symlink()):
         return f"{uuid.getnode():012x}"
@@ -268,7 +269,7 @@ def _host_id() -> str:
 
 
 def _process_started(pid: int) -> str:
-    """When a process started, in the system's own terms; empty if there is no such process."""
+    """When a process started, as text to compare; empty if there is no such process."""
     try:
         process = psutil.Process(pid)
         return "" if process.status() == psutil.STATUS_ZOMBIE else f"{process.create_time():.2f}"

@@ -1,13 +1,13 @@
-"""The run folder's parts: how match rows become durable, and how they are read back.
+"""The parts of a run folder: how MATCHES rows are committed, and how they are read.
 
-    <out>/parts/part-<key>.parquet    MATCHES rows; a part that is there is committed, whole and never changed
+    <out>/parts/part-<key>.parquet    MATCHES rows; a part that exists is committed, whole and never changed
 
 The key is a hash of the fingerprint, the attempt and the rows' pairs, so a part written twice (a worker killed after
 its commit) is one part. Two attempts may both answer a pair; readers take one row per pair and direction: ok beats
 error, then the later attempt, then the lower part name.
 
 Parts are read in threads, in order of name. On object storage a small part is one GET; of a large one the footer and
-the columns asked for are.
+the columns that are needed.
 """
 
 import hashlib
@@ -27,16 +27,16 @@ from schemas.check import check_schema, conform
 from schemas.matches import MATCHES
 
 KEY_COLUMNS = ("pair_id", "direction", "status", "attempt")
-"""What decides which of several rows of a pair is believed, beside the name of its part."""
+"""The columns that, with the name of its part, decide which of several rows of a pair readers take."""
 WHOLE_BYTES = 2**20
-"""A part up to this size is read in one piece, whatever is asked of it: the footer alone takes a request."""
+"""A part up to this size is read in one piece, whatever columns are read: the footer alone takes a request."""
 THREADS = 16
-"""Parts read at once: what takes long is waiting."""
+"""Parts read at once; most of the time is spent waiting for the store."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """A part as it was committed."""
+    """A committed part."""
 
     name: str
     n_bytes: int
@@ -55,8 +55,8 @@ def write_part(out: str, rows: pa.Table, *, run_id: str = "") -> Part:
     key = hashlib.sha256("\0\0".join([fingerprint, str(attempt), *ids]).encode()).hexdigest()[:20]
     name = f"part-{key}.parquet"
     buffer = io.BytesIO()
-    said = {b"fingerprint": fingerprint.encode(), b"run_id": run_id.encode()}
-    table = rows.replace_schema_metadata({**MATCHES.metadata, **said})
+    metadata = {b"fingerprint": fingerprint.encode(), b"run_id": run_id.encode()}
+    table = rows.replace_schema_metadata({**MATCHES.metadata, **metadata})
     pq.write_table(table, buffer, compression="zstd")
     storage.write_if_absent(storage.join(out, "parts", name), buffer.getvalue())
     return Part(name=name, n_bytes=buffer.tell())
@@ -73,10 +73,10 @@ def part_sizes(out: str) -> dict[str, int]:
     """URIs and bytes of the committed parts of a run folder, by name, from one listing."""
     folder = storage.join(out, "parts")
     try:
-        found = with_retries(folder, lambda fs, path: fs.ls(path, detail=True))
+        entries = with_retries(folder, lambda fs, path: fs.ls(path, detail=True))
     except FileNotFoundError:
         return {}
-    sizes = {PurePosixPath(entry["name"]).name: entry["size"] for entry in found}
+    sizes = {PurePosixPath(entry["name"]).name: entry["size"] for entry in entries}
     names = sorted(name for name in sizes if name.endswith(".parquet") and not name.startswith("."))
     return {storage.join(folder, name): sizes[name] for name in names}
 
@@ -120,10 +120,10 @@ def open_part(uri: str, n_bytes: int) -> pq.ParquetFile:
 def read_matches(out: str, columns: Sequence[str] | None = None) -> pa.Table:
     """MATCHES rows of a run folder, one per pair and direction, ordered by pair_id and direction.
 
-    columns: what to load (default all). Raises FileNotFoundError if nothing is committed at `out`.
+    columns: their names; default: all. Raises FileNotFoundError if nothing is committed at `out`.
     """
-    wanted = list(columns) if columns is not None else MATCHES.names
-    load = list(dict.fromkeys([*wanted, *KEY_COLUMNS]))
+    names = list(columns) if columns is not None else MATCHES.names
+    with_keys = list(dict.fromkeys([*names, *KEY_COLUMNS]))
     while True:
         sizes = _sizes(out)
         if not sizes:
@@ -131,17 +131,17 @@ def read_matches(out: str, columns: Sequence[str] | None = None) -> pa.Table:
                 f"no matches at {out}: expected a run folder with parts/*.parquet, or one MATCHES file"
             )
         try:
-            tables = list(read_parts(sizes, load))
+            tables = list(read_parts(sizes, with_keys))
         except FileNotFoundError:
             if sizes.keys() <= _sizes(out).keys():
                 raise
             continue
-        # where a part is gone it was compacted while it was listed or read: the same rows are in other parts now
+        # a part that is gone was compacted after it was listed: its rows are in other parts now
         if sizes.keys() <= _sizes(out).keys():
             break
     rows = pa.concat_tables(tables)
     ranks = [pa.array([rank] * table.num_rows, pa.int32()) for rank, table in enumerate(tables)]
-    return rows.take(chosen_rows(rows, pa.chunked_array(ranks))).select(wanted)
+    return rows.take(chosen_rows(rows, pa.chunked_array(ranks))).select(names)
 
 
 def _sizes(out: str) -> dict[str, int]:
@@ -168,9 +168,10 @@ def count_each(reasons: pa.ChunkedArray) -> dict[str, int]:
 
 
 def chosen_rows(rows: pa.Table, part_rank: pa.ChunkedArray) -> pa.Array:
-    """Indices of the row to believe for every pair and direction, ordered by these two.
+    """Indices of the row to take for every pair and direction, ordered by these two: the rule of all readers.
 
-    rows: with KEY_COLUMNS. part_rank: the place of each row's part among all in order of name.
+    rows: with KEY_COLUMNS. part_rank: for each row the index of its part among all parts in order of name.
+    Ok comes before error, then the later attempt, then the lower rank.
     """
     keys = pa.table(
         {

@@ -1,4 +1,4 @@
-"""A signal asks an attempt to stop: what is in flight is finished and kept."""
+"""A signal stops an attempt gracefully: what is in flight is finished and committed."""
 
 import signal
 import sys

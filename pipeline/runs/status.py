@@ -1,6 +1,6 @@
-"""Where a run stands, from what its attempts say of themselves: no part is opened, and Ray is not needed.
+"""The status of a run, from the files of its attempts: no part is opened, and Ray is not needed.
 
-What is read are run.json, _SUCCESS, the attempts' files, the quarantine, and one listing of the parts: some dozens of
+Reads run.json, _SUCCESS, the attempts' files, the quarantine, and one listing of the parts: some dozens of
 requests whatever the number of pairs. The numbers of an attempt are as old as its last heartbeat.
 """
 
@@ -45,9 +45,9 @@ class Status:
     versions: dict[str, str]
     attempts: list[AttemptStatus] = field(default_factory=list)
     rows: int | None
-    """How many are asked for; None if no attempt came so far as to know."""
+    """How many the run was asked for; None if no attempt has planned yet."""
     reasons: dict[str, int]
-    """How many have an answer, by reason: 'ok', or 'stage: kind' of an error."""
+    """How many are completed, by reason: 'ok', or 'stage: kind' of an error."""
     rows_per_second: float | None
     """Over the last minutes, while an attempt is running."""
     seconds_left: float | None
@@ -57,7 +57,7 @@ class Status:
 
     @property
     def completed(self) -> int:
-        """Rows that have an answer, or an error."""
+        """How many rows are completed, ok or error."""
         return sum(self.reasons.values())
 
     def to_json(self) -> dict[str, Any]:
@@ -66,7 +66,7 @@ class Status:
 
 
 def read_status(out: str) -> Status:
-    """How the run at `out` stands. Raises FileNotFoundError if it is no run folder."""
+    """The status of the run in the folder `out`. Raises FileNotFoundError if it is no run folder."""
     now = time.time()
     run = read_run(out)
     success = run.success()
@@ -123,7 +123,7 @@ def _status_of(attempt: Attempt, now: float) -> AttemptStatus:
 
 
 def as_text(status: Status) -> str:
-    """For people."""
+    """A status as lines of text."""
     unit = "pairs" if len(status.directions) == 1 else "rows"
     lines = [
         f"{status.out}: {_STATES.get(status.state, status.state)}",
@@ -157,14 +157,14 @@ _STATES = {
 
 
 def _attempt_line(attempt: AttemptStatus) -> str:
-    where = f"process {attempt.pid}" + (f" on {attempt.host}" if attempt.host else "")
-    begun = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(attempt.started))
+    process = f"process {attempt.pid}" + (f" on {attempt.host}" if attempt.host else "")
+    started = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(attempt.started))
     if attempt.state == "ended" and attempt.ended is not None:
-        how = f"ended after {_duration(attempt.ended - attempt.started)}"
+        state = f"ended after {_duration(attempt.ended - attempt.started)}"
     else:
-        how = f"{attempt.state}, heartbeat {_duration(attempt.heartbeat_age_seconds)} ago"
-    who = ", ".join(filter(None, (attempt.job, where)))
-    return f"attempt {attempt.number}: {who}, begun {begun}, {how}, {sum(attempt.counts.values())} rows committed"
+        state = f"{attempt.state}, heartbeat {_duration(attempt.heartbeat_age_seconds)} ago"
+    owner = ", ".join(filter(None, (attempt.job, process)))
+    return f"attempt {attempt.number}: {owner}, begun {started}, {state}, {sum(attempt.counts.values())} rows committed"
 
 
 def _duration(seconds: float) -> str:
