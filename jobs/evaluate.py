@@ -113,7 +113,7 @@ def _evaluate(config: Config, protocols: Sequence[Protocol]) -> _Result:
     differences = {}
     for other in config.compare:
         others = read_matches(other, MATCH_COLUMNS)
-        common = pairs.slice(0, planned_limit(other))
+        common = pairs.slice(0, planned_limit(config.pairs, other))
         differences[other] = compare(matches, others, common, protocols, config.alpha, config.failed, **bootstrap)
     write_metrics(config.out, metrics)
     return _Result(metrics=metrics.to_pandas(), differences=differences, unscored=count_unscored(matches, pairs))

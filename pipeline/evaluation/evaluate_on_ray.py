@@ -96,7 +96,7 @@ def evaluate_on_ray(
     directions, fingerprints = (_unique(parts, name) for name in ("direction", "fingerprint"))
     if len(fingerprints) > 1:
         raise ValueError(f"the matches are of {len(fingerprints)} matchers, score one at a time: {fingerprints}")
-    row_groups = _row_groups(pairs_uri, planned_limit(matches_uri))
+    row_groups = _row_groups(pairs_uri, planned_limit(pairs_uri, matches_uri))
     if not row_groups:
         raise ValueError(f"{pairs_uri}: the manifest has no rows")
     task = BucketTask(

@@ -2,28 +2,35 @@
 
 import pyarrow as pa
 
-from pipeline.io.manifest import n_pairs, read_pairs
+from pipeline.io.manifest import manifest_digest, manifest_files, n_pairs, read_pairs
 from pipeline.runs.folder import read_run
 
 
-def planned_limit(matches_uri: str) -> int | None:
+def planned_limit(pairs_uri: str, matches_uri: str) -> int | None:
     """How many pairs, the first of the manifest, the matches are of: the limit of their run; None for all.
 
     matches_uri: a run folder, or anything else that holds MATCHES, which is taken to be of all pairs.
+    Raises ValueError if the run has a limit and was made from another manifest, whose first pairs are others.
     """
     try:
         run = read_run(matches_uri)
     except FileNotFoundError:
         return None
-    return run.limit()
+    limit = run.limit()
+    if limit is not None and manifest_digest(manifest_files(pairs_uri)) != run.manifest_digest:
+        raise ValueError(
+            f"{matches_uri} is of the first {limit} pairs of its manifest, and {pairs_uri} is not that manifest: "
+            f"give {run.config['pairs']}, or match without --limit"
+        )
+    return limit
 
 
 def planned_pairs(pairs_uri: str, matches_uri: str) -> pa.Table:
     """The PAIRS rows, without inline images, of the first planned_limit pairs of the manifest."""
-    return read_pairs(pairs_uri).slice(0, planned_limit(matches_uri))
+    return read_pairs(pairs_uri).slice(0, planned_limit(pairs_uri, matches_uri))
 
 
 def planned_count(pairs_uri: str, matches_uri: str) -> int:
-    """How many rows planned_pairs has; opens no row group."""
-    count, limit = n_pairs(pairs_uri), planned_limit(matches_uri)
+    """How many rows planned_pairs has, without reading them."""
+    count, limit = n_pairs(pairs_uri), planned_limit(pairs_uri, matches_uri)
     return count if limit is None else min(count, limit)

@@ -68,7 +68,7 @@ def test_failed_pairs_are_excluded_by_an_option(tmp_path: Path, capsys: pytest.C
 def test_a_run_with_a_limit_is_scored_on_the_pairs_it_was_to_match(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     flags = _plant(tmp_path, {"cat1": 0, "cat2": 50, "cat3": 50})
     run, pairs = str(tmp_path / "run"), str(tmp_path / "pairs.parquet")
-    run_folder = open_run(run, run_description(limit=1))
+    run_folder = open_run(run, run_description(pairs, limit=1))
     run_folder.finish(run_folder.count(read_ids(pairs), 1))
     assert main([*flags, "--protocol", "spair", "--alpha", "0.1"]) == 0
     printed = capsys.readouterr().out
@@ -84,7 +84,7 @@ def test_runs_are_compared_on_the_pairs_that_both_were_to_match(
     (tmp_path / "other").mkdir()
     _plant(tmp_path / "other", {"cat1": 0, "cat2": 0})
     other = str(tmp_path / "other" / "run")
-    open_run(other, run_description(limit=2))
+    open_run(other, run_description(str(tmp_path / "pairs.parquet"), limit=2))
 
     assert main([*flags, "--protocol", "spair", "--alpha", "0.1", "--compare", other, "--format", "json"]) == 0
 

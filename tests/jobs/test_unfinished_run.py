@@ -9,7 +9,6 @@ from make import match_rows, pair_row, run_description, write_pairs
 from jobs import compact, evaluate, match, retry_errors, status, verify
 from pipeline.evaluation.metrics import load_metrics
 from pipeline.io import storage
-from pipeline.io.manifest import manifest_digest
 from pipeline.report.run_summary import coverage
 from pipeline.runs.folder import Run, open_run, read_run
 from pipeline.runs.lease import Attempt, Owner
@@ -28,8 +27,8 @@ def pairs(tmp_path: Path) -> str:
 
 @pytest.fixture
 def run(pairs: str, tmp_path: Path) -> Run:
-    description = run_description(pairs=pairs, out=str(tmp_path / "run"), matcher="identity", limit=4)
-    run = open_run(str(tmp_path / "run"), {**description, "manifest_digest": manifest_digest([pairs])})
+    out = str(tmp_path / "run")
+    run = open_run(out, run_description(pairs, out=out, matcher="identity", limit=4))
     points = pair_row("")["target_xy_px"]
     answer = {"query_xy_px": points, "reference_xy_px": points, "query_hw": [30, 40], "reference_hw": [30, 40]}
     rows = [{"pair_id": "pair-0", **answer}, {"pair_id": "pair-1", **answer}, {"pair_id": "pair-2", **ERROR}]

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from pipeline.io.manifest import manifest_digest, manifest_files
 from schemas.matches import MATCHES
 from schemas.pairs import PAIRS
 
@@ -80,8 +81,9 @@ def match_rows(*rows: dict[str, Any]) -> pa.Table:
     return pa.Table.from_pylist([{**defaults, **row} for row in rows], MATCHES)
 
 
-def run_description(**config: Any) -> dict[str, Any]:
-    """What run.json says of a run with fingerprint 'f', for open_run; `config` changes its settings."""
+def run_description(pairs: str | None = None, **config: Any) -> dict[str, Any]:
+    """What run.json says of a run of the manifest `pairs`, fingerprint 'f', for open_run; `config` changes settings."""
     settings = {"matcher": "planted", "backbone_weights": None, "outputs": ["keypoints"], "limit": None}
-    settings |= {"direction": "source_to_target", **config}
-    return {"fingerprint": "f", "manifest_digest": "m", "image_root": None, "config": settings, "versions": {}}
+    settings |= {"pairs": pairs, "direction": "source_to_target", **config}
+    digest = "m" if pairs is None else manifest_digest(manifest_files(pairs))
+    return {"fingerprint": "f", "manifest_digest": digest, "image_root": None, "config": settings, "versions": {}}

@@ -80,7 +80,7 @@ def run(tmp_path: Path) -> tuple[str, str]:
 def test_it_has_the_numbers_of_one_process(run: tuple[str, str], tmp_path: Path):
     """Of the first 40 pairs, which an unfinished run was asked for; the same again, in place of an earlier result."""
     matches, pairs = run
-    open_run(matches, run_description(limit=40))
+    open_run(matches, run_description(pairs, limit=40))
     options = {"alphas": (0.1, 0.05), "replicates": 30, "seed": 3}
     whole = evaluate(read_matches(matches, MATCH_COLUMNS), planned_pairs(pairs, matches), PROTOCOLS, **options)
     out = str(tmp_path / "metrics")

@@ -11,9 +11,9 @@ from pipeline.runs.selection import planned_count, planned_limit, planned_pairs
 @pytest.mark.parametrize(("limit", "n_pairs"), [(None, 4), (2, 2), (9, 4)])
 def test_an_unfinished_run_is_of_the_pairs_it_was_asked_for(tmp_path: Path, limit: int | None, n_pairs: int) -> None:
     pairs = write_pairs(tmp_path / "pairs.parquet", [pair_row(name) for name in "dabc"])
-    run = open_run(str(tmp_path / "run"), run_description(limit=limit))
+    run = open_run(str(tmp_path / "run"), run_description(pairs, limit=limit))
 
-    assert planned_limit(run.out) == limit
+    assert planned_limit(pairs, run.out) == limit
     assert planned_count(pairs, run.out) == n_pairs
     assert planned_pairs(pairs, run.out)["pair_id"].to_pylist() == list("dabc")[:n_pairs]
 
@@ -22,5 +22,17 @@ def test_matches_that_are_no_run_are_of_all_pairs(tmp_path: Path) -> None:
     write_part(str(tmp_path), match_rows({"pair_id": "a"}))
     (part,) = (tmp_path / "parts").iterdir()
 
-    assert planned_limit(str(tmp_path)) is None
-    assert planned_limit(str(part)) is None
+    assert planned_limit("pairs.parquet", str(tmp_path)) is None
+    assert planned_limit("pairs.parquet", str(part)) is None
+
+
+def test_the_first_pairs_of_another_manifest_are_not_those_of_the_run(tmp_path: Path) -> None:
+    """A run of all pairs may be scored against another manifest, such as some of its pairs."""
+    pairs = write_pairs(tmp_path / "pairs.parquet", [pair_row(name) for name in "dabc"])
+    other = write_pairs(tmp_path / "other.parquet", [pair_row(name) for name in "abc"])
+    whole = open_run(str(tmp_path / "whole"), run_description(pairs))
+    limited = open_run(str(tmp_path / "limited"), run_description(pairs, limit=2))
+
+    assert planned_pairs(other, whole.out)["pair_id"].to_pylist() == list("abc")
+    with pytest.raises(ValueError, match=r"is of the first 2 pairs of its manifest, and .*other\.parquet is not"):
+        planned_pairs(other, limited.out)
