@@ -14,13 +14,9 @@ from typing import Annotated
 import tyro
 
 from jobs.command import MatcherName, run_command
-from jobs.points import parse_point
-from nemf import load_matcher
-from nemf.matchers.nemf import NemfMatcher
 from pipeline.io.images import read_image
 from pipeline.io.storage import refuse_overwrite, write_bytes
 from pipeline.io.uri_field import Uri
-from pipeline.visualization.field import Place, draw_field, encode_figure, format_of, highest
 
 _RESOLUTION_RANGE = (2, 2048)
 
@@ -47,6 +43,12 @@ class Config:
 
 def run(config: Config) -> None:
     """Score, match, draw, print."""
+    # these import torch and matplotlib, which take two seconds
+    from jobs.points import parse_point
+    from nemf.load import load_matcher
+    from nemf.matchers.nemf import NemfMatcher
+    from pipeline.visualization.field import Place, draw_field, encode_figure, format_of, highest
+
     image_format = format_of(config.out)
     refuse_overwrite(config.out, config.query, config.reference)
     low, high = _RESOLUTION_RANGE

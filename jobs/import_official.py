@@ -15,8 +15,6 @@ from pathlib import Path
 import tyro
 
 from jobs.command import run_command
-from nemf import checkpoints
-from nemf.official.pickles import import_official
 from pipeline.io import storage
 from pipeline.io.uri_field import Uri
 
@@ -33,6 +31,10 @@ class Config:
 
 def run(config: Config) -> Path:
     """Import, write, and return the folder."""
+    # these import torch, which takes more than a second
+    from nemf import checkpoints
+    from nemf.official.pickles import import_official
+
     if "://" in config.out:
         raise ValueError(f"--out must be a local folder, which can be copied anywhere afterwards; got {config.out}")
     out = Path(storage.absolute(config.out))

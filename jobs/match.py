@@ -21,7 +21,6 @@ from tqdm import tqdm
 
 import nemf
 from jobs.command import MatcherName, Names, OverBudgetError, as_json, run_command
-from nemf import load_matcher
 from nemf.io.redact import redacted
 from pipeline.io.manifest import manifest_digest, manifest_files, read_ids
 from pipeline.io.uri_allowlist import check_prefixes
@@ -187,7 +186,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _describe(config: Config) -> dict[str, Any]:
     """The content of run.json but the run's id; loads the matcher for its fingerprint."""
-    matcher = load_matcher(config.matcher, backbone_weights=config.backbone_weights, device="cpu")
+    matcher = nemf.load_matcher(config.matcher, backbone_weights=config.backbone_weights, device="cpu")
     shaping = {"directions": config.options.directions, "outputs": config.options.outputs}
     return {
         "fingerprint": run_fingerprint(matcher.fingerprint, shaping),

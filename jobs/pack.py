@@ -12,15 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-import torch
-
 from jobs.command import Uris, run_command
-from nemf import checkpoints
-from nemf.search.config import search_options
-from pipeline.evaluation.metrics import read_metrics
 from pipeline.io import storage
 from pipeline.io.uri_field import Uri
-from pipeline.training.model_card import CARD, model_card, pck_results
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +41,14 @@ class Config:
 
 def run(config: Config) -> str:
     """Write the folder; its name. Raises ValueError and OSError as reading and writing do."""
+    # these import torch and pandas, which take more than a second
+    import torch
+
+    from nemf import checkpoints
+    from nemf.search.config import search_options
+    from pipeline.evaluation.metrics import read_metrics
+    from pipeline.training.model_card import CARD, model_card, pck_results
+
     model, network = checkpoints.load(config.checkpoint), checkpoints.read_config(config.checkpoint)
     search = checkpoints.read_search(config.checkpoint)
     if config.search:

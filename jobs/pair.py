@@ -17,16 +17,9 @@ import tyro
 from PIL import Image
 
 from jobs.command import MatcherName, run_command
-from jobs.points import parse_point
-from nemf import load_matcher
-from nemf.coordinates import pixel_grid, rescale_px
-from nemf.matcher import RGB, Points, as_points
 from pipeline.io.images import read_image
 from pipeline.io.storage import refuse_overwrite, write_bytes
 from pipeline.io.uri_field import Uri
-from pipeline.visualization.matches import draw_match
-
-GRID_HW = (4, 4)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,12 +46,17 @@ class Config:
 
 def run(config: Config) -> None:
     """Match, draw, print."""
+    # these import torch, which takes more than a second
+    from jobs.points import grid_points, parse_points
+    from nemf.load import load_matcher
+    from pipeline.visualization.matches import draw_match
+
     image_format = None
     if config.out is not None:
         image_format = _format_of(config.out)
         refuse_overwrite(config.out, config.query, config.reference)
     query_rgb, reference_rgb = read_image(config.query), read_image(config.reference)
-    query_xy_px = _parse(config.points, query_rgb) if config.points else _grid(query_rgb)
+    query_xy_px = parse_points(config.points, query_rgb) if config.points else grid_points(query_rgb)
     matcher = load_matcher(config.matcher, backbone_weights=config.backbone_weights, device=config.device)
     match = matcher.match(query_rgb, reference_rgb, query_xy_px)
 
@@ -86,16 +84,6 @@ def run(config: Config) -> None:
         print(f"{query_x:9.1f} {query_y:8.1f}    {x:11.1f} {y:8.1f}   {confidence:10.3f}")
     if config.out is not None:
         print(f"drawn: {config.out}")
-
-
-def _parse(points: Sequence[str], query_rgb: RGB) -> Points:
-    expected = "X,Y pairs such as 10,20 30.5,40"
-    return as_points([parse_point(text, query_rgb, "--points", expected) for text in points])
-
-
-def _grid(query_rgb: RGB) -> Points:
-    """The centres of the image's parts when it is divided into GRID_HW."""
-    return rescale_px(pixel_grid(GRID_HW), GRID_HW, query_rgb.shape[:2]).view(-1, 2).numpy()
 
 
 def _format_of(out: str) -> str:

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from jobs.command import run_command
 from pipeline.io.storage import refuse_overwrite, write_bytes
 from pipeline.io.uri_field import Uri
-from pipeline.report.page import render_report
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +34,9 @@ class Config:
 
 def run(config: Config) -> str:
     """Write the page; where it is."""
+    # it imports torch and scipy, which take more than a second
+    from pipeline.report.page import render_report
+
     if config.pairs_per_category < 0:
         raise ValueError(f"--pairs-per-category must be 0 or more; got {config.pairs_per_category}")
     refuse_overwrite(config.out, config.metrics, config.matches, config.pairs)
