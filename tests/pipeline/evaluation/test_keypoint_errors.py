@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from jaxtyping import TypeCheckError
 from make import match_rows, pair_row
 
 from pipeline.evaluation.evaluate import evaluate
@@ -240,3 +241,15 @@ def test_the_scores_of_some_pairs_are_those_pairs_alone():
     assert (chosen.error_px.tolist(), chosen.base_px.tolist()) == ([np.inf, 10.0], [0.0, 100.0])
     assert chosen.n_counted("wrong").tolist() == [1, 1]
     assert chosen.n_counted("exclude").tolist() == [0, 1]
+
+
+def test_arrays_of_unequal_lengths_are_refused_in_the_tests():
+    """The annotations are checked here, see addopts in pyproject.toml."""
+    with pytest.raises(TypeCheckError, match="base_px"):
+        KeypointErrors(
+            protocol=_own(),
+            n_points=np.array([2, 0]),
+            failed=np.array([False, False]),
+            error_px=np.zeros(2),
+            base_px=np.zeros(3),
+        )
