@@ -20,7 +20,7 @@ from torch import Tensor
 from benchmarks import harness
 from jobs.command import run_command
 from nemf.matcher import RGB
-from nemf.matchers.feature_cache import KeptFeatures
+from nemf.matchers.feature_cache import FeatureCache
 from pipeline.io.images import decode_image, fetch_image
 from pipeline.io.manifest import iter_rows, manifest_files, read_ids, read_rows
 from pipeline.matching.decode import decode_rows
@@ -102,10 +102,10 @@ def _count(order: str, config: Config, slice_pairs: int, slices: Iterator[pa.Tab
             for chunk in decode_rows(rows, config.image_root):
                 counts["pairs"] += len(chunk.pairs)
                 for first in range(0, len(chunk.pairs), batch_pairs):
-                    kept = KeptFeatures(encode)
+                    cache = FeatureCache(encode)
                     for pair in chunk.pairs[first : first + batch_pairs]:
                         images = [chunk.images[pair[f"{side}_key"]].rgb for side in ("source", "target")]
-                        kept.of([rgb for rgb in images if rgb is not None])
+                        cache.encode([rgb for rgb in images if rgb is not None])
         return Measured(
             order=order,
             slice_pairs=slice_pairs,

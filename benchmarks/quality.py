@@ -230,9 +230,9 @@ class _Variant(Matcher):
         field = torch.zeros(2, height, width, device=device)
         places_norm = px_to_norm(pixel_grid((side, side)).view(-1, 2), (side, side)).to(device)
         inside_px = np.clip(pair.query_xy_px, 0, np.array([width - 1, height - 1], np.float32))
-        target_xy_norm = px_to_norm(torch.from_numpy(inside_px), (height, width)).to(device)
+        query_xy_norm = px_to_norm(torch.from_numpy(inside_px), (height, width)).to(device)
         only = torch.zeros(len(inside_px), dtype=torch.int64, device=device)
-        scorer = self._matcher.model.scorer(encoded.pairs(number, number + 1), only, target_xy_norm)
+        scorer = self._matcher.model.scorer(encoded.select(number, number + 1), only, query_xy_norm)
         for point, (column, row) in enumerate(np.rint(inside_px).astype(int)):
             best = scorer(places_norm, torch.full((len(places_norm),), point, device=device)).argmax()
             # a point that is no pixel's centre is read from up to four pixels

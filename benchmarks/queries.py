@@ -13,7 +13,7 @@ from nemf.model.network import NeMF
 
 @dataclass
 class Count:
-    """Queries: source points, each scored at its target point."""
+    """Queries of the field: reference points, each scored at its query point."""
 
     queries: int = 0
 
@@ -26,9 +26,9 @@ def counted(model: NeMF) -> Iterator[Count]:
     def counting_scorer(*args: Any, **options: Any) -> Any:
         score = scorer(*args, **options)
 
-        def counting(source_xy_norm: Tensor, target: Tensor) -> Tensor:
-            count.queries += len(source_xy_norm)
-            return score(source_xy_norm, target)
+        def counting(reference_xy_norm: Tensor, query_index: Tensor) -> Tensor:
+            count.queries += len(reference_xy_norm)
+            return score(reference_xy_norm, query_index)
 
         return counting
 

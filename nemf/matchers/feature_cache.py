@@ -1,4 +1,4 @@
-"""Features of images, made once for the pairs that share them."""
+"""Features of images, encoded once for the pairs that share them."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -14,33 +14,33 @@ MIN_IMAGES = 4
 Features = list[Tensor]
 
 
-class KeptFeatures:
-    """The features of the images that were asked for last, within MAX_BYTES; the longest unused go first.
+class FeatureCache:
+    """The features of the images used last, within MAX_BYTES; the least recently used are dropped first.
 
     encode: gives the features of each of some images, which depend on that image alone.
-    An image is known by its array object; the arrays must stay as long as this does.
+    An image is identified by its array object; the arrays must live as long as the cache.
     """
 
     def __init__(self, encode: Callable[[Sequence[RGB]], list[Features]]) -> None:
         self._encode = encode
-        self._kept: OrderedDict[int, Features] = OrderedDict()
+        self._features: OrderedDict[int, Features] = OrderedDict()
         self._n_bytes = 0
 
-    def of(self, images: Sequence[RGB]) -> list[Features]:
-        """The features of each of the images, in their order; those not at hand are made together."""
-        absent = list({id(image): image for image in images if id(image) not in self._kept}.values())
-        if absent:
-            for image, features in zip(absent, self._encode(absent), strict=True):
-                self._kept[id(image)] = features
+    def encode(self, images: Sequence[RGB]) -> list[Features]:
+        """The features of each of the images, in their order; those not in the cache are encoded together."""
+        missing = list({id(image): image for image in images if id(image) not in self._features}.values())
+        if missing:
+            for image, features in zip(missing, self._encode(missing), strict=True):
+                self._features[id(image)] = features
                 self._n_bytes += _n_bytes(features)
-        found = []
+        encoded = []
         for image in images:
-            self._kept.move_to_end(id(image))
-            found.append(self._kept[id(image)])
-        while self._n_bytes > MAX_BYTES and len(self._kept) > MIN_IMAGES:
-            _, features = self._kept.popitem(last=False)
+            self._features.move_to_end(id(image))
+            encoded.append(self._features[id(image)])
+        while self._n_bytes > MAX_BYTES and len(self._features) > MIN_IMAGES:
+            _, features = self._features.popitem(last=False)
             self._n_bytes -= _n_bytes(features)
-        return found
+        return encoded
 
 
 def _n_bytes(features: Features) -> int:

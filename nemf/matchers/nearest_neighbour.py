@@ -19,7 +19,7 @@ from torch import Tensor
 
 from nemf.coordinates import pixel_grid, px_to_norm, rescale_px
 from nemf.matcher import RGB, ImagePair, Match, Matcher
-from nemf.matchers.feature_cache import KeptFeatures
+from nemf.matchers.feature_cache import FeatureCache
 from nemf.model.backbone import Backbone, load_backbone
 from nemf.model.descriptors import Descriptors
 from nemf.options import parse_options
@@ -64,7 +64,7 @@ class NearestNeighbourMatcher(Matcher):
         (S/8, S/8) cells, made from the backbone's deepest map of at least (S/16, S/16), and matches on four times as
         many a side.
 
-    The confidence of a match is its cosine (0 if negative): how alike the two places look. A query point outside its
+    The confidence of a match is the cosine of the features there (0 if negative). A query point outside its
     image takes the feature nearest to it. The flow has the resolution of the feature cells: each cell's centre is
     matched, and the pixels between are interpolated bilinearly.
     """
@@ -96,9 +96,9 @@ class NearestNeighbourMatcher(Matcher):
         self.level = self._choose_level()
 
     def match_batch(self, pairs: Sequence[ImagePair]) -> Iterator[Match]:
-        kept = KeptFeatures(lambda images: [[self.encode(rgb)] for rgb in images])
+        cache = FeatureCache(lambda images: [[self.encode(rgb)] for rgb in images])
         for pair in pairs:
-            (query,), (reference,) = kept.of([pair.query_rgb, pair.reference_rgb])
+            (query,), (reference,) = cache.encode([pair.query_rgb, pair.reference_rgb])
             yield self._match(pair, query, reference)
 
     @torch.inference_mode()
@@ -116,16 +116,16 @@ class NearestNeighbourMatcher(Matcher):
 
         def search(query_xy_px: Tensor) -> tuple[Tensor, Tensor]:
             cells_xy = rescale_px(query_xy_px.to(self.device), query_hw, self.cells_hw)
-            found_xy, confidence = self._search(query, reference, cells_xy)
-            return rescale_px(found_xy, self.score_hw, reference_hw).cpu(), confidence.cpu()
+            score_xy, confidence = self._search(query, reference, cells_xy)
+            return rescale_px(score_xy, self.score_hw, reference_hw).cpu(), confidence.cpu()
 
         points = np.zeros((0, 2), np.float32) if pair.query_xy_px is None else pair.query_xy_px
         reference_xy_px, point_confidence = search(torch.tensor(points))
         flow_px = flow_confidence = None
         if pair.dense:
             centres_xy_px = rescale_px(pixel_grid(self.cells_hw), self.cells_hw, query_hw).view(-1, 2)
-            found_xy_px, confidence = search(centres_xy_px)
-            by_cell = torch.cat([found_xy_px - centres_xy_px, confidence[:, None]], dim=1).T
+            matched_xy_px, confidence = search(centres_xy_px)
+            by_cell = torch.cat([matched_xy_px - centres_xy_px, confidence[:, None]], dim=1).T
             by_cell = by_cell.reshape(1, 3, *self.cells_hw)
             by_pixel = F.interpolate(by_cell, query_hw, mode="bilinear", align_corners=False)[0]
             flow_px = by_pixel[:2].permute(1, 2, 0).contiguous().numpy()
@@ -140,7 +140,7 @@ class NearestNeighbourMatcher(Matcher):
     def _search(
         self, query: Float[Tensor, "c h w"], reference: Float[Tensor, "c h w"], query_xy: Float[Tensor, "k 2"]
     ) -> tuple[Float[Tensor, "k 2"], Float[Tensor, " k"]]:
-        """Where points of the query cells are in the score cells, and how surely.
+        """The matches of points in query cells, as (x, y) in score cells, and their confidences.
 
         Tiles have one shape, whatever the number of points: kernels round differently for different shapes.
         """
@@ -149,8 +149,8 @@ class NearestNeighbourMatcher(Matcher):
             return query_xy, query_xy[:, 0]
         padded = F.pad(query_xy, (0, 0, 0, -n_points % _POINTS_PER_TILE))
         tiles = [self._search_tile(query, reference, tile) for tile in padded.split(_POINTS_PER_TILE)]
-        found_xy, confidence = (torch.cat(parts)[:n_points] for parts in zip(*tiles, strict=True))
-        return found_xy, confidence
+        score_xy, confidence = (torch.cat(parts)[:n_points] for parts in zip(*tiles, strict=True))
+        return score_xy, confidence
 
     def _search_tile(
         self, query: Float[Tensor, "c h w"], reference: Float[Tensor, "c h w"], query_xy: Float[Tensor, "k 2"]
@@ -176,7 +176,7 @@ class NearestNeighbourMatcher(Matcher):
         return weight @ cell_xy / weight.sum(dim=1, keepdim=True)
 
     def _choose_level(self) -> int:
-        """Which of the backbone's maps the features are made from."""
+        """The index of the backbone's map that the features are made from."""
         blank = torch.zeros(1, 3, self.image_size, self.image_size, device=self.device)
         try:
             with torch.inference_mode():

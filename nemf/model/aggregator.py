@@ -1,4 +1,4 @@
-"""The transformer that refines a correlation by looking at it from both images (after CATs, Cho et al. 2021)."""
+"""The transformer that refines a correlation from the side of each image in turn (after CATs, Cho et al. 2021)."""
 
 import torch
 import torch.nn.functional as F
@@ -61,7 +61,7 @@ class Block(nn.Module):
 
 
 class Aggregator(nn.Module):
-    """Refines M (source cells x target cells) in two passes: its target cells as tokens, then its source cells.
+    """Refines M (reference cells x query cells) in two passes: its query cells as tokens, then its reference cells.
 
     n_levels: feature levels; the channels of M are as many equal groups, one per level.
     """
@@ -81,14 +81,14 @@ class Aggregator(nn.Module):
 
     def forward(
         self,
-        correlation: Float[Tensor, "b channel source target"],
-        features_source: Float[Tensor, "b level source d"],
-        features_target: Float[Tensor, "b level target d"],
-    ) -> Float[Tensor, "b channel source target"]:
+        correlation: Float[Tensor, "b channel reference query"],
+        reference_features: Float[Tensor, "b level reference d"],
+        query_features: Float[Tensor, "b level query d"],
+    ) -> Float[Tensor, "b channel reference query"]:
         """The refined correlation."""
-        seen_from_target = self._refine(correlation.transpose(2, 3), features_target)
-        half_refined = seen_from_target.transpose(2, 3) + correlation
-        return self._refine(half_refined, features_source) + correlation
+        by_query = self._refine(correlation.transpose(2, 3), query_features)
+        half_refined = by_query.transpose(2, 3) + correlation
+        return self._refine(half_refined, reference_features) + correlation
 
     def _refine(
         self, correlation: Float[Tensor, "b channel cell other"], features: Float[Tensor, "b level cell d"]

@@ -1,6 +1,6 @@
-"""Convolution of 4D volumes, made of two 2D ones: one over the source axes, one over the target axes.
+"""Convolution of 4D volumes, made of two 2D ones: one over the reference axes, one over the query axes.
 
-Volumes have the axes (batch, channel, source row, source column, target row, target column).
+Volumes have the axes (batch, channel, reference row, reference column, query row, query column).
 """
 
 from collections.abc import Callable, Iterator
@@ -12,18 +12,18 @@ from torch import Tensor, nn
 
 Volume = Float[Tensor, "b _ _ _ _ _"]
 
-_FEW = 16
-"""Pairs of a channel that goes in and one that comes out."""
+_MAX_DEPTHWISE_PAIRS = 16
+"""Pairs of an input and an output channel, up to which a convolution on a CPU is done depthwise."""
 
 
-def on_source(function: Callable[[Tensor], Tensor], volume: Volume) -> Tensor:
-    """Apply a function of (n, c, h, w) maps to the source axes, for every target cell."""
+def on_reference(function: Callable[[Tensor], Tensor], volume: Volume) -> Tensor:
+    """Apply a function of (n, c, h, w) maps to the reference axes, for every query cell."""
     maps = volume.permute(0, 4, 5, 1, 2, 3)
     return function(maps.flatten(0, 2)).unflatten(0, maps.shape[:3]).permute(0, 3, 4, 5, 1, 2)
 
 
-def on_target(function: Callable[[Tensor], Tensor], volume: Volume) -> Tensor:
-    """Apply a function of (n, c, h, w) maps to the target axes, for every source cell."""
+def on_query(function: Callable[[Tensor], Tensor], volume: Volume) -> Tensor:
+    """Apply a function of (n, c, h, w) maps to the query axes, for every reference cell."""
     maps = volume.permute(0, 2, 3, 1, 4, 5)
     return function(maps.flatten(0, 2)).unflatten(0, maps.shape[:3]).permute(0, 3, 1, 2, 4, 5)
 
@@ -32,7 +32,8 @@ class Conv4d(nn.Module):
     """Separable ("centre-pivot") 4D convolution, 3 cells wide; stride 1 or 2 in all four axes.
 
     The sum of two branches. Each convolves the axes of one image, after the axes of the other were brought to their
-    new size: by max-pooling for stride 2.
+    new size: by max-pooling for stride 2. Checkpoints name the branches by the paper's roles: `over_source` convolves
+    the reference axes, `over_target` the query axes.
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
@@ -42,18 +43,19 @@ class Conv4d(nn.Module):
         self.over_target = nn.Conv2d(in_channels, out_channels, 3, stride, padding=1)
 
     def forward(self, volume: Volume) -> Volume:
-        """(b, c, hs, ws, ht, wt) to (b, c', ...), every size divided by the stride, which it must be a multiple of."""
-        if self.stride == 1 and volume.device.type == "cpu" and self.over_source.weight[:, :, 0, 0].numel() <= _FEW:
+        """(b, c, hr, wr, hq, wq) to (b, c', ...), every size divided by the stride, which it must be a multiple of."""
+        n_pairs = self.over_source.in_channels * self.over_source.out_channels
+        if self.stride == 1 and volume.device.type == "cpu" and n_pairs <= _MAX_DEPTHWISE_PAIRS:
             over_source = _few_channels(self.over_source, volume)
             over_target = _few_channels(self.over_target, volume.permute(0, 1, 4, 5, 2, 3))
             sums = (one.add_(other.permute(0, 3, 4, 1, 2)) for one, other in zip(over_source, over_target, strict=True))
             return torch.stack(list(sums), dim=1)
-        small_target, small_source = (volume if self.stride == 1 else _max_pool(volume, row) for row in (4, 2))
-        return on_source(self.over_source, small_target) + on_target(self.over_target, small_source)
+        small_query, small_reference = (volume if self.stride == 1 else _max_pool(volume, row) for row in (4, 2))
+        return on_reference(self.over_source, small_query) + on_query(self.over_target, small_reference)
 
 
-def _few_channels(conv: nn.Conv2d, volume: Volume) -> Iterator[Float[Tensor, "b hs ws ht wt"]]:
-    """The channels of `on_source(conv, volume)`, with the target cells as channels of depthwise convolutions.
+def _few_channels(conv: nn.Conv2d, volume: Volume) -> Iterator[Float[Tensor, "b hr wr hq wq"]]:
+    """The channels of `on_reference(conv, volume)`, with the query cells as channels of depthwise convolutions.
 
     For few channels this is four times as fast on a CPU, whose vectors so few do not fill.
     """
@@ -79,16 +81,16 @@ class Pool4d(nn.Module):
     """Halves all four sizes, keeping the greatest of every 2 x 2 x 2 x 2 cells."""
 
     def forward(self, volume: Volume) -> Volume:
-        """(b, c, hs, ws, ht, wt) to (b, c, hs / 2, ...); sizes must be even."""
+        """(b, c, hr, wr, hq, wq) to (b, c, hr / 2, ...); sizes must be even."""
         return _max_pool(_max_pool(volume, 4), 2)
 
 
 class Upsample4d(nn.Module):
-    """Doubles all four sizes (bilinear in the source, then in the target; align-corners)."""
+    """Doubles all four sizes (bilinear in the reference, then in the query; align-corners)."""
 
     def forward(self, volume: Volume) -> Volume:
-        """(b, c, hs, ws, ht, wt) to (b, c, 2 hs, ...)."""
-        return on_target(_double, on_source(_double, volume))
+        """(b, c, hr, wr, hq, wq) to (b, c, 2 hr, ...)."""
+        return on_query(_double, on_reference(_double, volume))
 
 
 def _double(maps: Tensor) -> Tensor:
@@ -111,9 +113,9 @@ class ConvTranspose4d(nn.Module):
         self.over_target = nn.ConvTranspose2d(in_channels, out_channels, 3, stride, 1, output_padding=stride - 1)
 
     def forward(self, volume: Volume) -> Volume:
-        """(b, c, hs, ws, ht, wt) to (b, c', ...), every size multiplied by the stride."""
-        over_source = on_source(self.over_source, on_target(self._resize, volume))
-        return over_source + on_target(self.over_target, on_source(self._resize, volume))
+        """(b, c, hr, wr, hq, wq) to (b, c', ...), every size multiplied by the stride."""
+        over_source = on_reference(self.over_source, on_query(self._resize, volume))
+        return over_source + on_query(self.over_target, on_reference(self._resize, volume))
 
     def _resize(self, maps: Tensor) -> Tensor:
         return maps if self.stride == 1 else _double(maps)
@@ -128,5 +130,5 @@ class CostBlock(nn.Module):
         self.norm = nn.GroupNorm(groups, conv.over_source.out_channels)
 
     def forward(self, volume: Volume) -> Volume:
-        """(b, c, hs, ws, ht, wt) to (b, c', ...), of the size the convolution gives."""
+        """(b, c, hr, wr, hq, wq) to (b, c', ...), of the size the convolution gives."""
         return F.relu_(self.norm(self.conv(volume)))

@@ -1,4 +1,4 @@
-"""Correlation of two feature maps: every source cell with every target cell."""
+"""Correlation of two feature maps: every reference cell with every query cell."""
 
 import torch
 from jaxtyping import Float
@@ -11,18 +11,18 @@ def normalise(features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
 
 
 def correlate(
-    source: Float[Tensor, "b c hs ws"], target: Float[Tensor, "b c ht wt"]
-) -> Float[Tensor, "b 1 hs ws ht wt"]:
-    """The cosine of every source cell with every target cell, as a 4D volume of one channel."""
-    return torch.einsum("bcij,bckl->bijkl", normalise(source), normalise(target))[:, None]
+    reference: Float[Tensor, "b c hr wr"], query: Float[Tensor, "b c hq wq"]
+) -> Float[Tensor, "b 1 hr wr hq wq"]:
+    """The cosine of every reference cell with every query cell, as a 4D volume of one channel."""
+    return torch.einsum("bcij,bckl->bijkl", normalise(reference), normalise(query))[:, None]
 
 
 def soft_mutual_nearest_neighbour(
-    correlation: Float[Tensor, "b n source target"],
-) -> Float[Tensor, "b n source target"]:
-    """Each value C lowered to C (C / max_source C) (C / max_target C): kept only where both cells prefer each other."""
-    best_source = correlation.amax(dim=2, keepdim=True)
-    best_target = correlation.amax(dim=3, keepdim=True)
-    to_source = correlation / torch.where(best_source == 0, 1e-30, best_source)
-    to_target = correlation / torch.where(best_target == 0, 1e-30, best_target)
-    return correlation * (to_source * to_target)
+    correlation: Float[Tensor, "b n reference query"],
+) -> Float[Tensor, "b n reference query"]:
+    """C (C / max_reference C) (C / max_query C) for each value C: it stays large only where both cells are best."""
+    best_reference = correlation.amax(dim=2, keepdim=True)
+    best_query = correlation.amax(dim=3, keepdim=True)
+    to_reference = correlation / torch.where(best_reference == 0, 1e-30, best_reference)
+    to_query = correlation / torch.where(best_query == 0, 1e-30, best_query)
+    return correlation * (to_reference * to_query)

@@ -1,4 +1,4 @@
-"""The cost encoder: feature maps of two images in, a refined correlation and a coarse flow out."""
+"""The cost encoder: from the feature maps of two images to a refined correlation and a coarse flow."""
 
 import itertools
 
@@ -18,9 +18,9 @@ class CostEncoder(nn.Module):
     """Embeds the correlation of every level, joins them at one size and refines them.
 
     level_shapes: (channels, cells a side) of each feature map.
-    embedding_channels: channels after each of a level's two 4D convolutions; none for no convolutions, only pooling.
+    embedding_channels: channels after each of a level's two 4D convolutions; empty for pooling without convolutions.
     depth: blocks of the transformer; 0 for none, the refined correlation is then the correlation.
-    (Table 3 of the paper compares these.)
+    Table 3 of the paper compares these choices.
     """
 
     x_normal: Tensor
@@ -53,28 +53,28 @@ class CostEncoder(nn.Module):
                 heads=heads,
                 mlp_ratio=mlp_ratio,
             )
-        # published checkpoints hold these as if they were trained, and read their coarse flow with them
+        # published checkpoints hold these among their weights, and their coarse flow is read with them
         self.register_buffer("x_normal", torch.linspace(-1, 1, feature_size))
         self.register_buffer("y_normal", torch.linspace(-1, 1, feature_size))
 
-    def correlate(self, features_source: list[Tensor], features_target: list[Tensor]) -> Float[Tensor, "b n s t"]:
-        """The embedded correlations of all levels, as channels over (source cell, target cell)."""
-        levels = zip(self.embeddings, features_source, features_target, strict=True)
-        # never in bfloat16: the coarse flow divides by a temperature of 0.02, and roundings with it
-        with torch.autocast(features_source[0].device.type, enabled=False):
-            embedded = [embedding(correlate(source.float(), target.float())) for embedding, source, target in levels]
+    def correlate(self, reference_features: list[Tensor], query_features: list[Tensor]) -> Float[Tensor, "b n r q"]:
+        """The embedded correlations of all levels, as channels over (reference cell, query cell)."""
+        levels = zip(self.embeddings, reference_features, query_features, strict=True)
+        # never in bfloat16: the coarse flow divides by a temperature of 0.02, which magnifies rounding errors
+        with torch.autocast(reference_features[0].device.type, enabled=False):
+            embedded = [embed(correlate(reference.float(), query.float())) for embed, reference, query in levels]
             return soft_mutual_nearest_neighbour(torch.cat(embedded, dim=1).flatten(4, 5).flatten(2, 3))
 
     def refine(
-        self, correlation: Float[Tensor, "b n s t"], features_source: list[Tensor], features_target: list[Tensor]
-    ) -> Float[Tensor, "b n s t"]:
+        self, correlation: Float[Tensor, "b n r q"], reference_features: list[Tensor], query_features: list[Tensor]
+    ) -> Float[Tensor, "b n r q"]:
         """The correlation, refined by the transformer if there is one."""
         if self.aggregator is None:
             return correlation
-        return self.aggregator(correlation, self._project(features_source), self._project(features_target))
+        return self.aggregator(correlation, self._project(reference_features), self._project(query_features))
 
-    def coarse_flow(self, refined_mean: Float[Tensor, "b s t"]) -> Float[Tensor, "b 2 h w"]:
-        """The normalised source (x, y) of every target cell."""
+    def coarse_flow(self, refined_mean: Float[Tensor, "b r q"]) -> Float[Tensor, "b 2 h w"]:
+        """The normalised reference (x, y) of every query cell."""
         return soft_argmax(refined_mean, self.x_normal, self.y_normal)
 
     def _project(self, features: list[Tensor]) -> Float[Tensor, "b level cell d"]:
@@ -85,11 +85,11 @@ class CostEncoder(nn.Module):
 
 
 def soft_argmax(
-    refined_mean: Float[Tensor, "b s t"], x_norm: Float[Tensor, " w"], y_norm: Float[Tensor, " h"]
+    refined_mean: Float[Tensor, "b r q"], x_norm: Float[Tensor, " w"], y_norm: Float[Tensor, " h"]
 ) -> Float[Tensor, "b 2 h w"]:
-    """Where the source cells that suit a target cell lie on average, with softmax(refined_mean / 0.02) as weight.
+    """The mean position (x, y) of the reference cells, weighted by softmax(refined_mean / 0.02), for every query cell.
 
-    x_norm, y_norm: the normalised coordinates of the columns and rows of source cells.
+    x_norm, y_norm: the normalised coordinates of the columns and rows of reference cells.
     """
     with torch.autocast(refined_mean.device.type, enabled=False):
         weight = torch.softmax(refined_mean.float() / TEMPERATURE, dim=1).unflatten(1, (len(y_norm), len(x_norm)))
@@ -99,7 +99,7 @@ def soft_argmax(
 
 
 def _embedding(size: int, feature_size: int, channels: tuple[int, ...]) -> nn.Sequential:
-    """Two 4D convolutions that bring a correlation of `size` cells a side to `feature_size`, or as much pooling."""
+    """Two 4D convolutions that bring a correlation of `size` cells a side to `feature_size`, or pooling alone."""
     sizes = {4 * feature_size: (2, 2), 2 * feature_size: (2, 1), feature_size: (1, 1), feature_size // 2: (2, 1)}
     if size not in sizes:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""The matching field: how well a place in the source suits a place in the target, at any real-valued coordinates."""
+"""The matching field: how well a reference point matches a query point, at any real-valued coordinates."""
 
 import math
 from collections.abc import Iterator
@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from nemf.model.conv4d import Conv4d, CostBlock
 from nemf.model.quadrilinear import sample_quadrilinear
 
-CostFeatures = Float[Tensor, "b c hs ws ht wt"]
+CostFeatures = Float[Tensor, "b c hr wr hq wq"]
 
 
 class Field(nn.Module):
-    """Cost features at both coordinates and the coordinates themselves in, a logit out; its sigmoid is the score.
+    """Maps cost features at a pair of points, and the points themselves, to a logit; its sigmoid is the score.
 
-    keep_correlation: the mean of the refined correlation is the last of the cost features. Published, they are what a
-        convolution makes of it alone, behind a normalisation and a rectifier.
+    keep_correlation: append the mean of the refined correlation to the cost features. As published, they are only what
+        a 4D convolution, a normalisation and a rectifier make of the refined correlation.
     """
 
     def __init__(
@@ -44,61 +44,65 @@ class Field(nn.Module):
         self.blocks = nn.ModuleList(ResidualBlock(hidden) for _ in range(n_blocks))
         self.fc_out = nn.Linear(hidden, 1)
 
-    def cost_features(self, refined: Float[Tensor, "b n s t"], refined_mean: Float[Tensor, "b s t"]) -> CostFeatures:
-        """What the field interpolates; depends on the pair only. Channels are adjacent in memory."""
+    def cost_features(self, refined: Float[Tensor, "b n r q"], refined_mean: Float[Tensor, "b r q"]) -> CostFeatures:
+        """The volume that the field interpolates, one for each pair of images. Channels are adjacent in memory."""
         side = math.isqrt(refined.shape[2])
         # one channel is its own mean
         volume = refined if refined.shape[1] == 1 else torch.cat([refined, refined_mean[:, None]], dim=1)
         volume = volume.unflatten(3, (side, side)).unflatten(2, (side, side))
         features = [self.embedding(volume), *([volume[:, -1:]] if self.keep_correlation else [])]
-        return torch.cat([some.movedim(1, -1) for some in features], dim=-1).movedim(-1, 1)
+        return torch.cat([part.movedim(1, -1) for part in features], dim=-1).movedim(-1, 1)
 
     def forward(
         self,
         cost_features: CostFeatures,
-        source_xy_norm: Float[Tensor, "b n 2"],
-        target_xy_norm: Float[Tensor, "b n 2"],
+        reference_xy_norm: Float[Tensor, "b n 2"],
+        query_xy_norm: Float[Tensor, "b n 2"],
         *,
         positional_gradient: bool,
     ) -> Float[Tensor, "b n"]:
-        """Logits of point pairs.
+        """Logits of pairs of points.
+
+        The definition, which training runs. Matching runs nemf.model.scorer.QueryScorer, which must agree with it.
 
         positional_gradient: whether the gradient with respect to the coordinates flows through their encoding too, or
             only through the interpolation of the cost features.
         """
-        phi = sample_quadrilinear(cost_features, source_xy_norm, target_xy_norm)
+        phi = sample_quadrilinear(cost_features, reference_xy_norm, query_xy_norm)
         if not positional_gradient:
-            source_xy_norm, target_xy_norm = source_xy_norm.detach(), target_xy_norm.detach()
-        source, target = self.encode(source_xy_norm), self.encode(target_xy_norm)
-        h = self.fc_p(torch.cat([source, target], dim=-1))
+            reference_xy_norm, query_xy_norm = reference_xy_norm.detach(), query_xy_norm.detach()
+        reference, query = self.encode(reference_xy_norm), self.encode(query_xy_norm)
+        h = self.fc_p(torch.cat([reference, query], dim=-1))
         for fc_c, block in self.layers():
             h = block(h + fc_c(phi))
         return self.fc_out(F.relu(h))[..., 0]
 
     def layers(self) -> "Iterator[tuple[nn.Linear, ResidualBlock]]":
-        """What takes in the cost features before each block, and the block."""
+        """For each block: the layer that adds the cost features before it, and the block."""
         for fc_c, block in zip(self.fc_c, self.blocks, strict=True):
             assert isinstance(fc_c, nn.Linear)
             assert isinstance(block, ResidualBlock)
             yield fc_c, block
 
     def encode(self, xy_norm: Float[Tensor, "*n 2"]) -> Float[Tensor, "*n d"]:
-        """All sines (x's, then y's), all cosines, and the coordinates themselves, shifted to be positive."""
+        """The encoding of points: all sines (x's, then y's), all cosines, and the coordinates, shifted above 0."""
         z = 2 * xy_norm + 3
         angles = (z[..., None] * self.frequencies(z)).flatten(-2)
         return torch.cat([angles.sin(), angles.cos(), z], dim=-1)
 
-    def encode_backward(self, xy_norm: Float[Tensor, "*n 2"], to_code: Float[Tensor, "*n d"]) -> Float[Tensor, "*n 2"]:
-        """The derivative with respect to the coordinates, from that with respect to their encoding."""
+    def encode_backward(
+        self, xy_norm: Float[Tensor, "*n 2"], grad_encoding: Float[Tensor, "*n d"]
+    ) -> Float[Tensor, "*n 2"]:
+        """The derivative by the points, from that by their encoding."""
         z = 2 * xy_norm + 3
         frequencies = self.frequencies(z)
         angles = z[..., None] * frequencies
-        sines, cosines, itself = to_code.split([angles[0].numel(), angles[0].numel(), 2], dim=-1)
-        to_angles = sines.view_as(angles) * angles.cos() - cosines.view_as(angles) * angles.sin()
-        return 2 * ((to_angles * frequencies).sum(dim=-1) + itself)
+        grad_sine, grad_cosine, grad_z = grad_encoding.split([angles[0].numel(), angles[0].numel(), 2], dim=-1)
+        grad_angles = grad_sine.view_as(angles) * angles.cos() - grad_cosine.view_as(angles) * angles.sin()
+        return 2 * ((grad_angles * frequencies).sum(dim=-1) + grad_z)
 
     def frequencies(self, like: Tensor) -> Float[Tensor, " k"]:
-        """Of the sines and cosines, with the dtype and device of a tensor."""
+        """The frequencies of the sines and cosines, from 1 to 512, with the dtype and device of `like`."""
         return torch.linspace(1, 2**9, self.n_frequencies, dtype=like.dtype, device=like.device)
 
 

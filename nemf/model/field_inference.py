@@ -1,7 +1,7 @@
-"""The layers of the field as bare matrix products, forward and backward: nothing allocated twice, no autograd.
+"""The layers of the field as bare matrix products, forward and backward, without autograd and with few allocations.
 
-The forward pass is that of nemf.model.field.Field, which stays the definition; the backward pass gives the derivatives
-of the logits with respect to what comes in.
+What nemf.model.field.Field defines and training runs; matching runs this. The backward pass gives the derivatives of
+the logits by the encoded reference points and the cost features.
 """
 
 from typing import NamedTuple
@@ -17,73 +17,72 @@ class Block(NamedTuple):
     """One block's weights, transposed for products from the left."""
 
     bias: Float[Tensor, " hidden"]
-    """What is added with the cost features: their layer's bias, and that of the block before."""
+    """Added with the cost features: their layer's bias plus the last bias of the block before."""
     from_phi: Float[Tensor, "channel hidden"]
     weight_0: Float[Tensor, "hidden hidden"]
     bias_0: Float[Tensor, " hidden"]
     weight_1: Float[Tensor, "hidden hidden"]
 
 
-Passed = list[Bool[Tensor, "n hidden"]]
-"""What the rectifiers let through: before and within each block, and before the output."""
+ReluMasks = list[Bool[Tensor, "n hidden"]]
+"""Where the rectifiers' inputs were above 0: before and within each block, and before the output."""
 
 
-class Perceptron:
-    """The layers of a field after the first one's target part.
+class InferenceLayers:
+    """The layers of a field, split so that the query's part of the first one is computed once for each query point.
 
-    field: whose weights are read, in place where they can be.
+    field: its weights are read in place where they can be.
     """
 
     def __init__(self, field: Field) -> None:
-        source_weight, self.target_weight = field.fc_p.weight.T.chunk(2)
-        self.target_bias = field.fc_p.bias
-        self.source_weight = source_weight
+        self.reference_weight, self.query_weight = field.fc_p.weight.T.chunk(2)
+        self.query_bias = field.fc_p.bias
         self.blocks = []
-        before = torch.zeros_like(field.fc_p.bias)
+        last_bias = torch.zeros_like(field.fc_p.bias)
         for fc_c, block in field.layers():
             first, second = block.fc_0, block.fc_1
-            self.blocks.append(Block(fc_c.bias + before, fc_c.weight.T, first.weight.T, first.bias, second.weight.T))
-            before = second.bias
-        self.bias, self.weight_out, self.bias_out = before, field.fc_out.weight[0], field.fc_out.bias
+            self.blocks.append(Block(fc_c.bias + last_bias, fc_c.weight.T, first.weight.T, first.bias, second.weight.T))
+            last_bias = second.bias
+        self.bias, self.weight_out, self.bias_out = last_bias, field.fc_out.weight[0], field.fc_out.bias
 
-    def prepare(self, code: Float[Tensor, "n d"], out: Float[Tensor, "n hidden"]) -> None:
-        """Write the first layer's part of encoded target points to `out`."""
-        torch.addmm(self.target_bias, code, self.target_weight, out=out)
+    def query_part(self, encoding: Float[Tensor, "n d"], out: Float[Tensor, "n hidden"]) -> None:
+        """Write the first layer's part of encoded query points, with its bias, to `out`."""
+        torch.addmm(self.query_bias, encoding, self.query_weight, out=out)
 
     def forward(
         self,
         hidden: Float[Tensor, "n hidden"],
-        code: Float[Tensor, "n d"],
+        encoding: Float[Tensor, "n d"],
         phi: Float[Tensor, "n channel"],
-        passed: Passed | None = None,
+        relu_masks: ReluMasks | None = None,
     ) -> Float[Tensor, " n"]:
         """Logits.
 
-        hidden: the target points' part of the first layer; overwritten.
-        code, phi: the encoded source points and their cost features.
-        passed: a list to note in what the rectifiers let through, for `backward`.
+        hidden: the query points' part of the first layer; overwritten.
+        encoding, phi: the encoded reference points and their cost features.
+        relu_masks: a list that the masks are appended to, for `backward`.
         """
-        hidden.addmm_(code, self.source_weight)
+        hidden.addmm_(encoding, self.reference_weight)
         rectified = torch.empty_like(hidden)
         for block in self.blocks:
             hidden.addmm_(phi, block.from_phi).add_(block.bias)
             torch.clamp_min(hidden, 0, out=rectified)
-            within = torch.addmm(block.bias_0, rectified, block.weight_0).relu_()
-            hidden.addmm_(within, block.weight_1)
-            if passed is not None:
-                passed += [rectified > 0, within > 0]
+            inner = torch.addmm(block.bias_0, rectified, block.weight_0).relu_()
+            hidden.addmm_(inner, block.weight_1)
+            if relu_masks is not None:
+                relu_masks += [rectified > 0, inner > 0]
         hidden.add_(self.bias).relu_()
-        if passed is not None:
-            passed.append(hidden > 0)
-        # a product with a vector would be shared out among threads by place, and round by it
+        if relu_masks is not None:
+            relu_masks.append(hidden > 0)
+        # a product with a vector would be divided among threads by row, and its rounding depend on the row
         return (hidden * self.weight_out).sum(dim=1) + self.bias_out
 
-    def backward(self, passed: Passed) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n channel"]]:
-        """The derivatives of the logits of a forward pass with respect to its `code` and `phi`."""
-        to_hidden = self.weight_out * passed[-1]
-        to_phi = to_hidden.new_zeros(len(to_hidden), len(self.blocks[0].from_phi))
+    def backward(self, relu_masks: ReluMasks) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n channel"]]:
+        """The derivatives of the logits of a forward pass by its `encoding` and `phi`."""
+        grad_hidden = self.weight_out * relu_masks[-1]
+        grad_phi = grad_hidden.new_zeros(len(grad_hidden), len(self.blocks[0].from_phi))
         for i, block in reversed(list(enumerate(self.blocks))):
-            to_within = (to_hidden @ block.weight_1.T).mul_(passed[2 * i + 1])
-            to_hidden = to_hidden.add_((to_within @ block.weight_0.T).mul_(passed[2 * i]))
-            to_phi.addmm_(to_hidden, block.from_phi.T)
-        return to_hidden @ self.source_weight.T, to_phi
+            grad_inner = (grad_hidden @ block.weight_1.T).mul_(relu_masks[2 * i + 1])
+            grad_hidden = grad_hidden.add_((grad_inner @ block.weight_0.T).mul_(relu_masks[2 * i]))
+            grad_phi.addmm_(grad_hidden, block.from_phi.T)
+        return grad_hidden @ self.reference_weight.T, grad_phi

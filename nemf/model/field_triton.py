@@ -1,8 +1,9 @@
-"""The field's scores of point pairs, and their gradient, in one Triton kernel: gather, encoding and layers, fused.
+"""The field's logits of pairs of points, and their gradient, in one Triton kernel: gather, encoding and layers fused.
 
-nemf.model.field.Field stays the definition. A program takes a tile of queries from their coordinates to their logits;
-no activation reaches memory. Operands of matrix products have the dtype of the weights, all else is float32. For the
-gradient a program notes in a buffer of its own what the rectifiers let through, and goes back.
+nemf.model.field.Field is the definition. A program takes a tile of candidates, pairs of a reference point and a query
+point, from their coordinates to their logits; no activation reaches memory. Operands of matrix products have the dtype
+of the weights, all else is float32. For the gradient a program stores the masks of the rectifiers in a buffer of its
+own, and runs the layers backward.
 
 Shaped for Hopper GPUs and the published sizes: compiled for one (sm_90), a program takes 176 KiB of the 227 KiB of
 shared memory, 184 with the gradient, and to score it spills no register in the loop over the weights of a block. It is
@@ -22,24 +23,24 @@ from torch import Tensor
 from nemf.model.field import Field
 
 _TILE = 128
-"""Queries of a program at a time, 64 to a warp group; fixed, so that no answer depends on how many are asked."""
+"""Candidates of a program at a time, 64 to a warp group; fixed, so that no logit depends on how many there are."""
 _CHUNK = 16384
-"""Weights of a layer at a time: of two layers, the chunk in use and the next one are in shared memory."""
+"""Weights of a layer in a chunk: of two layers, the chunk in use and the next one are in shared memory."""
 _INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
 
 
 class KernelWeights(NamedTuple):
-    """What the kernel reads of a field. Matrices are (in, out), filled up with zeros to Triton's powers of two."""
+    """The weights of a field for the kernel. Matrices are (in, out), padded with zeros to Triton's powers of two."""
 
     frequency: Float[Tensor, " wave"]
-    """Of the angles of the encoding, float32: x's in the first half, y's in the second."""
+    """Frequencies of the encoding's angles, float32: x's in the first half, y's in the second."""
     from_sine: Float[Tensor, "wave hidden"]
     from_cosine: Float[Tensor, "wave hidden"]
     from_z: Float[Tensor, "2 hidden"]
-    """From the shifted coordinates themselves, float32: in bfloat16 these would be off by pixels."""
+    """Weights of the shifted coordinates themselves, float32: in bfloat16 these would be off by pixels."""
     from_phi: Float[Tensor, "block channel hidden"]
     bias: Float[Tensor, "layer hidden"]
-    """Added with the cost features of each block, and before the output: their bias and that of the block before."""
+    """Added with the cost features of each block, and before the output: their bias plus that of the block before."""
     weight_0: Float[Tensor, "block hidden hidden"]
     bias_0: Float[Tensor, "block hidden"]
     weight_1: Float[Tensor, "block hidden hidden"]
@@ -48,8 +49,8 @@ class KernelWeights(NamedTuple):
 
     @staticmethod
     @torch.no_grad()
-    def of(field: Field, dtype: torch.dtype = torch.bfloat16) -> "KernelWeights":
-        """The weights of a field, as operands of this dtype in matrix products and float32 elsewhere.
+    def from_field(field: Field, dtype: torch.dtype = torch.bfloat16) -> "KernelWeights":
+        """The weights of a field, of this dtype as operands of matrix products and float32 elsewhere.
 
         Raises ValueError for a width the kernel cannot take.
         """
@@ -80,51 +81,51 @@ class KernelWeights(NamedTuple):
 def score(
     weights: KernelWeights,
     rows: Float[Tensor, "r c"],
-    source_hw: tuple[int, int],
-    target_cells: int,
-    source_xy_norm: Float[Tensor, "n 2"],
-    target: Int64[Tensor, " n"],
-    target_row: Int64[Tensor, "m 4"],
-    target_weight: Float[Tensor, "m 4"],
-    target_hidden: Float[Tensor, "m hidden"],
+    reference_hw: tuple[int, int],
+    query_cells: int,
+    reference_xy_norm: Float[Tensor, "n 2"],
+    query_index: Int64[Tensor, " n"],
+    query_row: Int64[Tensor, "m 4"],
+    query_weight: Float[Tensor, "m 4"],
+    query_hidden: Float[Tensor, "m hidden"],
     *,
     gradient: bool,
     positional_gradient: bool = False,
 ) -> tuple[Float[Tensor, " n"], Float[Tensor, "n 2"] | None]:
-    """Logits of N source points, each at one of M prepared target points, and their derivatives by the source points.
+    """Logits of N reference points, each at one of M prepared query points, and their derivatives by the former.
 
-    All tensors are on one device and contiguous; a point's answer does not depend on the others.
+    All tensors are on one device and contiguous; a point's logit does not depend on the other points.
 
-    rows: cost features of all pairs, float32 or bfloat16, those of a pair's source and target cell in row
-        (pair * source cells + source cell) * target_cells + target cell.
-    source_hw, target_cells: the grid of source cells, and how many cells the target has.
-    target: the number of each source point's target point.
-    target_row: the rows of each target point's four cells with its pair's first source cell.
-    target_weight: the bilinear weights of these cells; 0 for one that is not there.
-    target_hidden: the target points' part of the field's first layer, with its bias.
+    rows: cost features of all pairs of images, float32 or bfloat16, those of a pair's reference and query cell in row
+        (pair * reference cells + reference cell) * query_cells + query cell.
+    reference_hw, query_cells: the grid of reference cells, and the number of query cells.
+    query_index: the index of each reference point's query point.
+    query_row: the rows of each query point's four cells with its pair's first reference cell.
+    query_weight: the bilinear weights of these cells; 0 for one outside the grid.
+    query_hidden: the query points' part of the field's first layer, with its bias.
     gradient: return the derivatives too, (n, 2) float32, otherwise None.
-    positional_gradient: include what flows through the encoding of the source points.
+    positional_gradient: include the derivative through the encoding of the reference points.
     """
-    queries, prepared = (source_xy_norm, target), (target_row, target_weight, target_hidden)
-    assert all(t.is_contiguous() for t in (*weights, rows, *queries, *prepared))
-    n, (blocks, channels_2, hidden) = len(target), weights.from_phi.shape
+    candidates, prepared = (reference_xy_norm, query_index), (query_row, query_weight, query_hidden)
+    assert all(t.is_contiguous() for t in (*weights, rows, *candidates, *prepared))
+    n, (blocks, channels_2, hidden) = len(query_index), weights.from_phi.shape
     programs = min(triton.cdiv(n, _TILE), _programs_at_once(rows.device))
     logits = rows.new_empty(n, dtype=torch.float32)
-    slopes = rows.new_empty((n, 2) if gradient else 0, dtype=torch.float32)
-    passed = rows.new_empty((programs, blocks, 2, _TILE, hidden) if gradient else 0, dtype=torch.int8)
+    gradients = rows.new_empty((n, 2) if gradient else 0, dtype=torch.float32)
+    relu_masks = rows.new_empty((programs, blocks, 2, _TILE, hidden) if gradient else 0, dtype=torch.int8)
     if n:
         with torch.cuda.device_of(rows):
             _score_tiles[(programs,)](
                 weights,
                 rows,
-                *queries,
+                *candidates,
                 *prepared,
                 logits,
-                slopes,
-                passed,
+                gradients,
+                relu_masks,
                 n,
-                *source_hw,
-                target_cells,
+                *reference_hw,
+                query_cells,
                 channels=rows.shape[1],
                 channels_2=channels_2,
                 waves=len(weights.frequency),
@@ -138,7 +139,7 @@ def score(
                 num_stages=2,
                 enable_fp_fusion=True,
             )
-    return logits, slopes if gradient else None
+    return logits, gradients if gradient else None
 
 
 def _stacked(layers: Iterable[Any]) -> tuple[Float[Tensor, "layer in out"], Float[Tensor, "layer out"]]:
@@ -147,13 +148,13 @@ def _stacked(layers: Iterable[Any]) -> tuple[Float[Tensor, "layer in out"], Floa
 
 
 def _filled(matrix: Float[Tensor, "*n in out"]) -> Float[Tensor, "*n size out"]:
-    """With rows of zeros up to a power of two, 16 at least: what a matrix product in Triton takes."""
+    """The matrix with rows of zeros up to a power of two, at least 16, as a matrix product in Triton takes."""
     size = matrix.shape[-2]
     return F.pad(matrix, (0, 0, 0, max(16, triton.next_power_of_2(size)) - size)).contiguous()
 
 
 def _programs_at_once(device: torch.device) -> int:
-    """One per multiprocessor, whose shared memory it takes; two in the interpreter."""
+    """How many programs to run: one per multiprocessor, whose shared memory it takes; two in the interpreter."""
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 2
 
 
@@ -162,18 +163,18 @@ def _programs_at_once(device: torch.device) -> int:
 def _score_tiles(
     weights,
     rows,
-    source_xy_norm,
-    target,
-    target_row,
-    target_weight,
-    target_hidden,
+    reference_xy_norm,
+    query_index,
+    query_row,
+    query_weight,
+    query_hidden,
     logits,
-    slopes,
-    passed,
+    gradients,
+    relu_masks,
     n,
-    source_height,
-    source_width,
-    target_cells,
+    reference_height,
+    reference_width,
+    query_cells,
     channels: tl.constexpr,
     channels_2: tl.constexpr,
     waves: tl.constexpr,
@@ -185,25 +186,25 @@ def _score_tiles(
     step: tl.constexpr,
 ):
     layer_size: tl.constexpr = hidden * hidden
-    noted: tl.constexpr = tile_size * hidden
-    passed += tl.program_id(0).to(tl.int64) * (blocks * 2 * noted)
+    mask_size: tl.constexpr = tile_size * hidden
+    relu_masks += tl.program_id(0).to(tl.int64) * (blocks * 2 * mask_size)
     for tile in range(tl.program_id(0), tl.cdiv(n, tile_size), tl.num_programs(0)):
-        query = tile * tile_size + tl.arange(0, tile_size)
-        there = query < n
-        x = tl.load(source_xy_norm + 2 * query, there, 0.0)
-        y = tl.load(source_xy_norm + 2 * query + 1, there, 0.0)
-        number = tl.load(target + query, there, 0)
+        candidate = tile * tile_size + tl.arange(0, tile_size)
+        valid = candidate < n
+        x = tl.load(reference_xy_norm + 2 * candidate, valid, 0.0)
+        y = tl.load(reference_xy_norm + 2 * candidate + 1, valid, 0.0)
+        index = tl.load(query_index + candidate, valid, 0)
 
-        at = (target_row + 4 * number, target_weight + 4 * number)
+        query_corners = (query_row + 4 * index, query_weight + 4 * index)
         phi, phi_by_x, phi_by_y = _gather(
-            rows, x, y, at, source_height, source_width, target_cells, channels, channels_2, tile_size
+            rows, x, y, query_corners, reference_height, reference_width, query_cells, channels, channels_2, tile_size
         )
         phi = phi.to(weights.from_phi.dtype.element_ty)
         angle = _angle(x, y, weights.frequency, waves)
         sine = tl.sin(angle).to(weights.from_sine.dtype.element_ty)
         cosine = tl.cos(angle).to(weights.from_cosine.dtype.element_ty)
 
-        h = tl.load(target_hidden + number[:, None] * hidden + tl.arange(0, hidden)[None, :]).to(tl.float32)
+        h = tl.load(query_hidden + index[:, None] * hidden + tl.arange(0, hidden)[None, :]).to(tl.float32)
         h += (2 * x + 3)[:, None] * _row(weights.from_z, hidden)
         h += (2 * y + 3)[:, None] * _row(weights.from_z + hidden, hidden)
         h = _dot(sine, _load(weights.from_sine, waves, hidden, hidden), h)
@@ -216,7 +217,7 @@ def _score_tiles(
                 weights.weight_0 + i * layer_size,
                 weights.bias_0 + i * hidden,
                 weights.weight_1 + i * layer_size,
-                passed + i * 2 * noted,
+                relu_masks + i * 2 * mask_size,
                 with_gradient,
                 tile_size,
                 hidden,
@@ -224,42 +225,42 @@ def _score_tiles(
             )
         h += _row(weights.bias + blocks * hidden, hidden)
         out = _row(weights.weight_out, hidden)
-        tl.store(logits + query, tl.sum(_relu(h) * out, axis=1) + tl.load(weights.bias_out), there)
+        tl.store(logits + candidate, tl.sum(_relu(h) * out, axis=1) + tl.load(weights.bias_out), valid)
 
         if with_gradient:
-            # one thread's notes are read by others
+            # one thread's masks are read by others
             tl.debug_barrier()
-            to_h = tl.where(h > 0, out, 0.0)
-            to_phi = tl.zeros((tile_size, channels_2), tl.float32)
-            for already in range(blocks):
-                i = blocks - 1 - already
-                to_h = _back_through_block(
-                    to_h,
+            grad_h = tl.where(h > 0, out, 0.0)
+            grad_phi = tl.zeros((tile_size, channels_2), tl.float32)
+            for done in range(blocks):
+                i = blocks - 1 - done
+                grad_h = _back_through_block(
+                    grad_h,
                     weights.weight_0 + i * layer_size,
                     weights.weight_1 + i * layer_size,
-                    passed + i * 2 * noted,
+                    relu_masks + i * 2 * mask_size,
                     tile_size,
                     hidden,
                     step,
                 )
                 from_phi = _load(weights.from_phi + i * channels_2 * hidden, channels_2, hidden, hidden)
-                to_phi = _dot(to_h, tl.trans(from_phi), to_phi)
-            by_x = tl.sum(to_phi * phi_by_x, axis=1)
-            by_y = tl.sum(to_phi * phi_by_y, axis=1)
+                grad_phi = _dot(grad_h, tl.trans(from_phi), grad_phi)
+            by_x = tl.sum(grad_phi * phi_by_x, axis=1)
+            by_y = tl.sum(grad_phi * phi_by_y, axis=1)
             if positional:
                 angle = _angle(x, y, weights.frequency, waves)
                 zeros = tl.zeros((tile_size, waves), tl.float32)
-                to_sine = _dot(to_h, tl.trans(_load(weights.from_sine, waves, hidden, hidden)), zeros)
-                to_cosine = _dot(to_h, tl.trans(_load(weights.from_cosine, waves, hidden, hidden)), zeros)
+                grad_sine = _dot(grad_h, tl.trans(_load(weights.from_sine, waves, hidden, hidden)), zeros)
+                grad_cosine = _dot(grad_h, tl.trans(_load(weights.from_cosine, waves, hidden, hidden)), zeros)
                 of_x = tl.arange(0, waves)[None, :] < waves // 2
-                to_z = (to_sine * tl.cos(angle) - to_cosine * tl.sin(angle)) * _row(weights.frequency, waves)
-                by_x += 2 * tl.sum(tl.where(of_x, to_z, 0.0), axis=1)
-                by_y += 2 * tl.sum(tl.where(of_x, 0.0, to_z), axis=1)
-                by_x += 2 * tl.sum(to_h * _row(weights.from_z, hidden), axis=1)
-                by_y += 2 * tl.sum(to_h * _row(weights.from_z + hidden, hidden), axis=1)
-            tl.store(slopes + 2 * query, by_x, there)
-            tl.store(slopes + 2 * query + 1, by_y, there)
-            # and overwritten in the next tile
+                grad_z = (grad_sine * tl.cos(angle) - grad_cosine * tl.sin(angle)) * _row(weights.frequency, waves)
+                by_x += 2 * tl.sum(tl.where(of_x, grad_z, 0.0), axis=1)
+                by_y += 2 * tl.sum(tl.where(of_x, 0.0, grad_z), axis=1)
+                by_x += 2 * tl.sum(grad_h * _row(weights.from_z, hidden), axis=1)
+                by_y += 2 * tl.sum(grad_h * _row(weights.from_z + hidden, hidden), axis=1)
+            tl.store(gradients + 2 * candidate, by_x, valid)
+            tl.store(gradients + 2 * candidate + 1, by_y, valid)
+            # the masks are overwritten in the next tile
             tl.debug_barrier()
 
 
@@ -269,28 +270,28 @@ def _gather(
     rows,
     x,
     y,
-    at,
-    source_height,
-    source_width,
-    target_cells,
+    query_corners,
+    reference_height,
+    reference_width,
+    query_cells,
     channels: tl.constexpr,
     channels_2: tl.constexpr,
     tile_size: tl.constexpr,
 ):
-    """Cost features at the source points and the target points `at`, and their derivatives by normalised x and y."""
-    target_row, target_weight = at
+    """Cost features at the reference and query points, and their derivatives by the reference's normalised x and y."""
+    query_row, query_weight = query_corners
     channel = tl.arange(0, channels_2)[None, :]
     phi = tl.zeros((tile_size, channels_2), tl.float32)
     by_x = tl.zeros((tile_size, channels_2), tl.float32)
     by_y = tl.zeros((tile_size, channels_2), tl.float32)
     for corner in tl.static_range(4):
-        column, weight_x, slope_x = _cell(x, source_width, corner % 2)
-        line, weight_y, slope_y = _cell(y, source_height, corner // 2)
+        column, weight_x, slope_x = _cell(x, reference_width, corner % 2)
+        line, weight_y, slope_y = _cell(y, reference_height, corner // 2)
         at_corner = tl.zeros((tile_size, channels_2), tl.float32)
-        for target_corner in tl.static_range(4):
-            row = tl.load(target_row + target_corner) + (line * source_width + column) * target_cells
+        for query_corner in tl.static_range(4):
+            row = tl.load(query_row + query_corner) + (line * reference_width + column) * query_cells
             values = tl.load(rows + row[:, None] * channels + channel, channel < channels, 0.0).to(tl.float32)
-            at_corner += tl.load(target_weight + target_corner)[:, None] * values
+            at_corner += tl.load(query_weight + query_corner)[:, None] * values
         phi += (weight_y * weight_x)[:, None] * at_corner
         by_x += (weight_y * slope_x)[:, None] * at_corner
         by_y += (slope_y * weight_x)[:, None] * at_corner
@@ -300,23 +301,23 @@ def _gather(
 @triton.jit
 @no_type_check
 def _cell(position_norm, size, after: tl.constexpr):
-    """Along an axis, the cell before or after a position: index, weight, and its derivative by the position.
+    """Along an axis, the cell before or after a position: index, weight, and the weight's derivative by the position.
 
-    One that is not there has weight 0 and the index of the nearest.
+    A cell outside the grid has weight 0 and the index of the nearest.
     """
     position = (position_norm + 1) / 2 * (size - 1)
     low = tl.floor(position)
     cell = low + after
-    there = (cell >= 0) & (cell < size)
-    weight = tl.where(there, position - low if after else 1 - (position - low), 0.0)
-    slope = tl.where(there, (size - 1) * (after - 0.5), 0.0)
+    valid = (cell >= 0) & (cell < size)
+    weight = tl.where(valid, position - low if after else 1 - (position - low), 0.0)
+    slope = tl.where(valid, (size - 1) * (after - 0.5), 0.0)
     return tl.minimum(tl.maximum(cell, 0), size - 1).to(tl.int32), weight, slope
 
 
 @triton.jit
 @no_type_check
 def _angle(x, y, frequency, waves: tl.constexpr):
-    """Angles of the encoding, in float32 up to thousands of radians: tl.sin and tl.cos reduce these accurately."""
+    """Angles of the encoding, up to thousands of radians: tl.sin and tl.cos reduce these accurately in float32."""
     of_x = tl.arange(0, waves)[None, :] < waves // 2
     return (2 * tl.where(of_x, x[:, None], y[:, None]) + 3) * _row(frequency, waves)
 
@@ -328,54 +329,54 @@ def _through_block(
     weight_0,
     bias_0,
     weight_1,
-    passed,
-    note: tl.constexpr,
+    relu_masks,
+    store_masks: tl.constexpr,
     tile_size: tl.constexpr,
     hidden: tl.constexpr,
     step: tl.constexpr,
 ):
     """h + fc_1(relu(fc_0(relu(h)))), without the bias of fc_1, some inner units at a time."""
-    if note:
-        tl.store(_places(passed, tile_size, hidden, hidden), (h > 0).to(tl.int8))
+    if store_masks:
+        tl.store(_pointers(relu_masks, tile_size, hidden, hidden), (h > 0).to(tl.int8))
     rectified = _relu(h).to(weight_0.dtype.element_ty)
     for first in range(0, hidden, step):
-        within = _dot(rectified, _load(weight_0 + first, hidden, step, hidden), tl.zeros((tile_size, step), tl.float32))
-        within += _row(bias_0 + first, step)
-        if note:
-            inner = passed + tile_size * hidden + first
-            tl.store(_places(inner, tile_size, step, hidden), (within > 0).to(tl.int8))
-        h = _dot(_relu(within), _load(weight_1 + first * hidden, step, hidden, hidden), h)
+        inner = _dot(rectified, _load(weight_0 + first, hidden, step, hidden), tl.zeros((tile_size, step), tl.float32))
+        inner += _row(bias_0 + first, step)
+        if store_masks:
+            inner_masks = relu_masks + tile_size * hidden + first
+            tl.store(_pointers(inner_masks, tile_size, step, hidden), (inner > 0).to(tl.int8))
+        h = _dot(_relu(inner), _load(weight_1 + first * hidden, step, hidden, hidden), h)
     return h
 
 
 @triton.jit
 @no_type_check
 def _back_through_block(
-    to_h, weight_0, weight_1, passed, tile_size: tl.constexpr, hidden: tl.constexpr, step: tl.constexpr
+    grad_h, weight_0, weight_1, relu_masks, tile_size: tl.constexpr, hidden: tl.constexpr, step: tl.constexpr
 ):
-    """The derivative by what came into a block, from that by what came out."""
-    to_out = to_h.to(weight_0.dtype.element_ty)
-    to_rectified = tl.zeros((tile_size, hidden), tl.float32)
+    """The derivative by the input of a block, from that by its output."""
+    grad_out = grad_h.to(weight_0.dtype.element_ty)
+    grad_rectified = tl.zeros((tile_size, hidden), tl.float32)
     for first in range(0, hidden, step):
         chunk_1 = tl.trans(_load(weight_1 + first * hidden, step, hidden, hidden))
-        to_within = _dot(to_out, chunk_1, tl.zeros((tile_size, step), tl.float32))
-        inner = _load(passed + tile_size * hidden + first, tile_size, step, hidden)
+        grad_inner = _dot(grad_out, chunk_1, tl.zeros((tile_size, step), tl.float32))
+        inner_mask = _load(relu_masks + tile_size * hidden + first, tile_size, step, hidden)
         chunk_0 = tl.trans(_load(weight_0 + first, hidden, step, hidden))
-        to_rectified = _dot(tl.where(inner != 0, to_within, 0.0), chunk_0, to_rectified)
-    return to_h + tl.where(_load(passed, tile_size, hidden, hidden) != 0, to_rectified, 0.0)
+        grad_rectified = _dot(tl.where(inner_mask != 0, grad_inner, 0.0), chunk_0, grad_rectified)
+    return grad_h + tl.where(_load(relu_masks, tile_size, hidden, hidden) != 0, grad_rectified, 0.0)
 
 
 @triton.jit
 @no_type_check
 def _relu(h):
-    """What is not a number stays so, as in PyTorch."""
+    """max(h, 0); NaN stays NaN, as in PyTorch."""
     return tl.maximum(h, 0.0, propagate_nan=tl.PropagateNan.ALL)
 
 
 @triton.jit
 @no_type_check
 def _dot(a, b, added):
-    """a @ b + added; a is converted to what b is."""
+    """a @ b + added; a is converted to the dtype of b."""
     a = a.to(b.dtype)
     if _INTERPRETED:
         # the interpreter multiplies bfloat16 as if it were integers
@@ -393,10 +394,10 @@ def _row(first, width: tl.constexpr):
 @no_type_check
 def _load(first, height: tl.constexpr, width: tl.constexpr, stride: tl.constexpr):
     """A part of a matrix."""
-    return tl.load(_places(first, height, width, stride))
+    return tl.load(_pointers(first, height, width, stride))
 
 
 @triton.jit
 @no_type_check
-def _places(first, height: tl.constexpr, width: tl.constexpr, stride: tl.constexpr):
+def _pointers(first, height: tl.constexpr, width: tl.constexpr, stride: tl.constexpr):
     return first + tl.arange(0, height)[:, None] * stride + tl.arange(0, width)[None, :]

@@ -1,7 +1,11 @@
-"""The NeMF network: `encode` once per pair of images, then `score` pairs of points as often as the search wants.
+"""The NeMF network: `encode` once per pair of images, then `score` pairs of points as often as the search needs.
 
-Neural Matching Fields for Semantic Correspondence, Hong et al., NeurIPS 2022. The names are the paper's: the field
-lives on the *target* and answers with places in the *source*.
+Neural Matching Fields for Semantic Correspondence, Hong et al., NeurIPS 2022.
+
+Roles: the field lives on the *query* image, whose points are given, and answers with points in the *reference* image,
+which is searched. The paper calls the query *target* and the reference *source*. Its words stay in NeMF.encode,
+NeMF.score and Encoded, which other code calls by these names, and in the names of two branches of nemf.model.conv4d,
+which checkpoints hold; nemf.official translates the authors' checkpoints.
 """
 
 import math
@@ -17,24 +21,24 @@ from nemf.model.backbone import Backbone
 from nemf.model.cost_encoder import CostEncoder, soft_argmax
 from nemf.model.field import Field
 from nemf.model.neck import Neck
-from nemf.model.scorer import FusedScore, TargetScorer
+from nemf.model.scorer import FusedScore, QueryScorer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class EncodedField:
-    """What the search needs to know of a batch of pairs. Cells are numbered row by row."""
+    """What the search reads of a batch of encoded pairs. Cells are numbered row by row."""
 
-    refined_mean: Float[Tensor, "b source target"]
-    """How well source cells suit target cells: the refined correlation's mean over its channels."""
-    cost_features: Float[Tensor, "b channel hs ws ht wt"]
-    """What the field interpolates."""
+    refined_mean: Float[Tensor, "b reference query"]
+    """How well reference cells match query cells: the refined correlation's mean over its channels."""
+    cost_features: Float[Tensor, "b channel hr wr hq wq"]
+    """The volumes that the field interpolates."""
 
-    def pairs(self, first: int, last: int) -> "EncodedField":
-        """Those from `first` up to, not including, `last`."""
+    def select(self, first: int, last: int) -> "EncodedField":
+        """The pairs from `first` up to, not including, `last`."""
         return EncodedField(refined_mean=self.refined_mean[first:last], cost_features=self.cost_features[first:last])
 
     @staticmethod
-    def joined(batches: Sequence["EncodedField"]) -> "EncodedField":
+    def concatenate(batches: Sequence["EncodedField"]) -> "EncodedField":
         """One batch of all pairs. The channels of its cost features are adjacent in memory, for fast interpolation."""
         return EncodedField(
             refined_mean=torch.cat([batch.refined_mean for batch in batches]),
@@ -44,24 +48,24 @@ class EncodedField:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Encoded(EncodedField):
-    """All that the network knows of a batch of pairs."""
+    """Everything that the network computes of a batch of pairs."""
 
     features_source: list[Tensor]
-    """Feature maps (B, c_l, h_l, w_l) of the source images."""
+    """Feature maps (B, c_l, h_l, w_l) of the reference images."""
     features_target: list[Tensor]
-    """Feature maps of the target images."""
-    correlation: Float[Tensor, "b embedding source target"]
-    """Embedded correlation after soft mutual nearest neighbour: source cells x target cells."""
-    refined: Float[Tensor, "b embedding source target"]
+    """Feature maps of the query images."""
+    correlation: Float[Tensor, "b embedding reference query"]
+    """Embedded correlation after soft mutual nearest neighbour: reference cells x query cells."""
+    refined: Float[Tensor, "b embedding reference query"]
     """The correlation refined by the transformer."""
     coarse_flow: Float[Tensor, "b 2 h w"]
-    """Normalised source (x, y) of every target cell, as trained by the flow loss."""
+    """Normalised reference (x, y) of every query cell, as trained by the flow loss."""
 
 
 class NeMF(nn.Module):
     """A backbone, a cost encoder and a field that fit together; nemf.model.presets builds them from a configuration.
 
-    neck: makes the maps that are correlated out of the backbone's; without one, as published, those are correlated.
+    neck: turns the backbone's maps into those that are correlated; without one, as published, they are the same.
     image_size: side of the square images the network takes, in pixels.
     """
 
@@ -84,7 +88,8 @@ class NeMF(nn.Module):
     def encode(self, source: Float[Tensor, "_ _ _ _"], target: Float[Tensor, "_ _ _ _"]) -> Encoded:
         """Everything that depends on the images only.
 
-        source, target: (B, 3, image_size, image_size), normalised as the backbone wants, finite.
+        source, target: reference and query images, (B, 3, image_size, image_size), normalised as the backbone wants,
+            finite. Matching calls `features` once per image and `encode_features` once per pair instead.
         Raises ValueError for other sizes, batches that differ, and values that are not finite.
         """
         for role, image in (("source", source), ("target", target)):
@@ -100,14 +105,14 @@ class NeMF(nn.Module):
         maps = self.backbone(image)
         return maps if self.neck is None else self.neck(maps)
 
-    def encode_features(self, features_source: list[Tensor], features_target: list[Tensor]) -> Encoded:
-        """What `encode` gives, from the feature maps of both images."""
-        correlation = self.cost_encoder.correlate(features_source, features_target)
-        refined = self.cost_encoder.refine(correlation, features_source, features_target)
+    def encode_features(self, reference_features: list[Tensor], query_features: list[Tensor]) -> Encoded:
+        """What `encode` returns, from the feature maps of both images."""
+        correlation = self.cost_encoder.correlate(reference_features, query_features)
+        refined = self.cost_encoder.refine(correlation, reference_features, query_features)
         refined_mean = refined.mean(dim=1)
         return Encoded(
-            features_source=features_source,
-            features_target=features_target,
+            features_source=reference_features,
+            features_target=query_features,
             correlation=correlation,
             refined=refined,
             refined_mean=refined_mean,
@@ -123,12 +128,14 @@ class NeMF(nn.Module):
         *,
         positional_gradient: bool = False,
     ) -> Float[Tensor, "b n"]:
-        """The logit of how well each source point suits its target point; its sigmoid is the matching score.
+        """The logit of how well each reference point matches its query point; its sigmoid is the matching score.
 
-        source_xy_norm, target_xy_norm: (B, N, 2). A point's logit does not depend on the other points nor on the batch.
-        positional_gradient: let the gradient with respect to the source points flow through their encoding too. As
-            published it flows only through the interpolation of the cost features.
-        No gradient flows to the target points and the weights: to train, call `field`.
+        source_xy_norm, target_xy_norm: reference and query points, (B, N, 2). A point's logit depends neither on the
+            other points nor on the batch.
+        positional_gradient: let the gradient by the reference points flow through their encoding too. As published it
+            flows only through the interpolation of the cost features.
+        No gradient flows to the query points and the weights: to train, call `field`. The search keeps a `scorer`
+        instead, so that its query points are prepared once.
         Raises ValueError where batches or numbers of points differ.
         """
         expected = (len(encoded.cost_features), source_xy_norm.shape[1], 2)
@@ -139,23 +146,23 @@ class NeMF(nn.Module):
             )
         pair = torch.arange(expected[0], device=source_xy_norm.device).repeat_interleave(expected[1])
         scorer = self.scorer(encoded, pair, target_xy_norm.flatten(0, 1), positional_gradient=positional_gradient)
-        number = torch.arange(len(pair), device=pair.device)
-        return scorer(source_xy_norm.flatten(0, 1), number).view(expected[:2])
+        query_index = torch.arange(len(pair), device=pair.device)
+        return scorer(source_xy_norm.flatten(0, 1), query_index).view(expected[:2])
 
     def scorer(
         self,
         encoded: EncodedField,
         pair: Int64[Tensor, " m"],
-        target_xy_norm: Float[Tensor, "m 2"],
+        query_xy_norm: Float[Tensor, "m 2"],
         positional_gradient: bool = False,
         fused: FusedScore | None = None,
-    ) -> TargetScorer:
-        """`score` at target points of the encoded pairs that are prepared once, see TargetScorer."""
-        return TargetScorer(
+    ) -> QueryScorer:
+        """`score` with M query points of the encoded pairs prepared once, see QueryScorer."""
+        return QueryScorer(
             self.field,
             encoded.cost_features,
             pair,
-            target_xy_norm,
+            query_xy_norm,
             positional_gradient=positional_gradient,
             fused=fused,
         )
@@ -164,14 +171,14 @@ class NeMF(nn.Module):
 def squash(
     rgb: UInt8[Tensor, "_ _ 3"], mean: Float[Tensor, "3 1 1"], std: Float[Tensor, "3 1 1"], image_size: int
 ) -> Float[Tensor, "3 s s"]:
-    """An image as a network takes it: normalised first, then brought to its square (bicubic, align-corners)."""
+    """An image as a network takes it: normalised first, then resized to a square (bicubic, align-corners)."""
     normalised = (rgb.permute(2, 0, 1)[None] / 255 - mean) / std
     return F.interpolate(normalised, (image_size, image_size), mode="bicubic", align_corners=True)[0]
 
 
-def initial_field(encoded: EncodedField, target_hw: tuple[int, int]) -> Float[Tensor, "b 2 h w"]:
-    """Where the search starts: the normalised source (x, y) of every pixel of targets of size `target_hw`."""
+def initial_field(encoded: EncodedField, query_hw: tuple[int, int]) -> Float[Tensor, "b 2 h w"]:
+    """Where the search starts: the normalised reference (x, y) of every pixel of query images of size `query_hw`."""
     mean = encoded.refined_mean
     centres = torch.linspace(-1, 1, math.isqrt(mean.shape[-1]), device=mean.device, dtype=mean.dtype)
     coarse = soft_argmax(mean, centres, centres)
-    return F.interpolate(coarse, target_hw, mode="bilinear", align_corners=True)
+    return F.interpolate(coarse, query_hw, mode="bilinear", align_corners=True)

@@ -76,9 +76,14 @@ class SearchConfig:
     positions have nearly equal scores."""
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            if fault := setting_fault(field.name, getattr(self, field.name)):
-                raise ValueError(f"{field.name} {fault}")
+        check_settings(**{field.name: getattr(self, field.name) for field in fields(self)})
+
+
+def check_settings(**settings: Any) -> None:
+    """Raises ValueError naming the first of some fields of SearchConfig that cannot be."""
+    for name, value in settings.items():
+        if fault := setting_fault(name, value):
+            raise ValueError(f"{name} {fault}")
 
 
 def setting_fault(name: str, value: Any) -> str | None:
@@ -114,7 +119,7 @@ def search_options(name: str, query: str) -> dict[str, Any]:
     """
     options = parse_options(name, query, get_type_hints(SearchConfig))
     try:
-        SearchConfig(**options)
+        check_settings(**options)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
     return options
@@ -122,7 +127,6 @@ def search_options(name: str, query: str) -> dict[str, Any]:
 
 def as_options(settings: dict[str, Any]) -> tuple[str, ...]:
     """Settings as 'name=value' texts, which search_options reads back when joined by '&'."""
-    SearchConfig(**settings)
     return tuple(f"{name}={_as_text(value)}" for name, value in settings.items())
 
 

@@ -1,6 +1,6 @@
-"""Random draws without a state: each a pure function of (seed, pair, iteration, pixel).
+"""A counter-based random number generator: each number is a pure function of (seed, pair, iteration, pixel).
 
-So a pixel's draw does not depend on which other pixels, pairs or iterations are computed, nor in which order.
+So a pixel's numbers do not depend on which other pixels, pairs or iterations are computed, nor in which order.
 """
 
 import hashlib
@@ -12,16 +12,16 @@ _BITS = 24  # what a float32 in [0, 1) holds exactly
 
 
 def pair_key(seed: int, pair_id: str) -> int:
-    """The 64 bits that stand for a pair in `uniform`."""
+    """The 64-bit key of a pair in `uniform`."""
     digest = hashlib.sha256(f"{seed} {pair_id}".encode(errors="surrogatepass")).digest()
     return int.from_bytes(digest[:8], "big", signed=True)
 
 
 def uniform(pair_keys: Int64[Tensor, " b"], iteration: int, pixel: Int64[Tensor, "b n"]) -> Float[Tensor, "b n 2"]:
-    """Two numbers in [0, 1) for each pixel of each pair, pixels being numbered row by row."""
+    """Two numbers in [0, 1) for each pixel of each pair; `pixel` is its index in the image, row by row."""
     iteration_keys = _mix(pair_keys + _as_signed(iteration * 0x9E3779B97F4A7C15))[:, None]
-    draws = [_mix(_mix(pixel * 2 + axis) ^ iteration_keys) for axis in (0, 1)]
-    return stack([_shift(draw, 64 - _BITS).float() / 2**_BITS for draw in draws], dim=-1)
+    bits = [_mix(_mix(pixel * 2 + axis) ^ iteration_keys) for axis in (0, 1)]
+    return stack([_shift(word, 64 - _BITS).float() / 2**_BITS for word in bits], dim=-1)
 
 
 def _mix(state: Int64[Tensor, "*n"]) -> Int64[Tensor, "*n"]:

@@ -20,66 +20,67 @@ class Pixels:
     sizes: list[Size]
     """(height, width) of each image."""
     counts: list[int]
-    """How many there are of each image."""
+    """Number of pixels in the list of each image."""
     image: Int64[Tensor, " p"]
+    """Index of the pixel's image."""
     index: Int64[Tensor, " p"]
-    """Number within the image, row by row."""
+    """Index of the pixel in its image, row by row."""
     neighbours: Int64[Tensor, "p 4"]
-    """Numbers within this list of the left, right, upper and lower neighbour, mirrored at the border."""
+    """Indices in this list of the left, right, upper and lower neighbour, mirrored at the border."""
     steps: Int64[Tensor, " p"]
-    """How many iterations before the last one the pixel is needed at the latest; 0 for the result itself."""
+    """How many iterations before the last one the pixel is last needed; 0 for the result itself."""
 
     def __len__(self) -> int:
         return len(self.image)
 
     @property
     def xy_px(self) -> Float[Tensor, "p 2"]:
-        """Where they are in their images."""
+        """The pixels' (x, y) in their images."""
         width = torch.tensor([w for _, w in self.sizes], device=self.image.device)[self.image]
         return torch.stack([self.index % width, self.index // width], dim=-1).float()
 
     def xy_norm(self, dtype: torch.dtype = torch.float32) -> Float[Tensor, "p 2"]:
-        """The same in normalised coordinates."""
+        """The pixels' (x, y) in normalised coordinates."""
         parts = self.xy_px.to(dtype).split(self.counts)
         return torch.cat([px_to_norm(xy_px, hw) for xy_px, hw in zip(parts, self.sizes, strict=True)])
 
-    def pick(self, fields: Sequence[Float[Tensor, "2 _ _"]]) -> Float[Tensor, "p 2"]:
-        """The values of one field per image, of its size, at the pixels."""
+    def gather(self, fields: Sequence[Float[Tensor, "2 _ _"]]) -> Float[Tensor, "p 2"]:
+        """The values at the pixels of one field per image, each of the image's size."""
         per_image = zip(fields, self.index.split(self.counts), strict=True)
         return torch.cat([field.flatten(1)[:, index].T for field, index in per_image])
 
-    def put(self, values: Float[Tensor, "p 2"], fields: Sequence[Float[Tensor, "2 _ _"]]) -> list[Tensor]:
-        """The fields with these values at the pixels."""
-        changed = []
+    def scatter(self, values: Float[Tensor, "p 2"], fields: Sequence[Float[Tensor, "2 _ _"]]) -> list[Tensor]:
+        """Copies of the fields with these values at the pixels."""
+        copies = []
         parts = zip(fields, self.index.split(self.counts), values.split(self.counts), strict=True)
         for field, index, value in parts:
             flat = field.flatten(1).clone()
             flat[:, index] = value.T
-            changed.append(flat.view_as(field))
-        return changed
+            copies.append(flat.view_as(field))
+        return copies
 
 
 def pixels_around(
     sizes: Sequence[Size], points_px: Sequence[Float[Tensor, "_ 2"] | None], iterations: int, device: torch.device
 ) -> Pixels:
-    """The pixels that a search of so many iterations needs for its result at the points of each image.
+    """The pixels that a search of `iterations` iterations needs for its result at the points of each image.
 
-    points_px: a point is read from the (up to four) pixels around it; None for all pixels of an image.
+    points_px: (K, 2) for each image; a point is read from the (up to four) pixels around it. None for all pixels.
     """
     images, indices, neighbours, steps = [], [], [], []
-    n_before = 0
+    n_listed = 0
     for image, (hw, xy_px) in enumerate(zip(sizes, points_px, strict=True)):
         if xy_px is None:
             image_steps = torch.zeros(hw[0] * hw[1], dtype=torch.int64, device=device)
         else:
             image_steps = steps_to_points(xy_px[None], hw, iterations).flatten()
         kept = (image_steps <= iterations).nonzero()[:, 0]
-        number = torch.zeros_like(image_steps)  # any for those not kept: their values are never used
-        number[kept] = torch.arange(n_before, n_before + len(kept), device=device)
-        n_before += len(kept)
+        list_index = torch.zeros_like(image_steps)  # arbitrary for pixels not kept: their values are never used
+        list_index[kept] = torch.arange(n_listed, n_listed + len(kept), device=device)
+        n_listed += len(kept)
         images.append(torch.full_like(kept, image))
         indices.append(kept)
-        neighbours.append(number[_neighbours(kept, hw)])
+        neighbours.append(list_index[_neighbours(kept, hw)])
         steps.append(image_steps[kept])
     return Pixels(
         sizes=list(sizes),

@@ -1,4 +1,4 @@
-"""Coordinate optimisation: from where the search ended, uphill along the score's gradient (eq. 8 of the paper)."""
+"""Coordinate optimisation: gradient ascent on the score from the result of PatchMatch (equation 8 of the paper)."""
 
 import math
 
@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from nemf.search.config import check_settings
 from nemf.search.score import BoundScoreFn
 
 _FINAL_LR = 1e-6
@@ -19,30 +20,24 @@ def refine(
     steps: int = 20,  # the paper says 10; 20 is what the published code runs
     lr: float = 3e-4,
     radius_norm: float = 0.1,
-    *,
-    mean_over_points: bool = False,
 ) -> Float[Tensor, "b n 2"]:
-    """Source points after some steps of AdamW on -log sigmoid(score), at most `radius_norm` from the start in x and y.
+    """Reference points after `steps` steps of AdamW on -log sigmoid(score), at most `radius_norm` from the start.
 
-    The rate falls from `lr` to 1e-6 along half a cosine, the first rate being used twice. Every point is optimised as
-    if it were alone, so the answer does not depend on the others.
+    The rate falls from `lr` to 1e-6 along half a cosine; the first two steps use the first rate. The radius bounds x
+    and y each. The loss is the sum over all points, so that each is optimised independently; the published code takes
+    the mean, which lets Adam's epsilon shorten the steps the more points there are.
 
-    score: logits of source points whose target points are bound, see BoundScoreFn. What autograd keeps for all points
-        of the call is its own business: TargetScorer keeps nothing.
-    mean_over_points: minimise the mean over all points, as published. Adam's epsilon then makes the steps shorter
-        the more points there are; for parity with published results only.
-    Raises ValueError for numbers out of range.
+    score: logits of reference points at fixed query points, differentiable.
+    Raises ValueError for numbers that nemf.search.config.SearchConfig does not allow.
     """
-    if steps < 0 or not lr > 0 or not radius_norm > 0:
-        raise ValueError(f"steps must be at least 0, lr and radius_norm above 0; got {steps}, {lr}, {radius_norm}")
+    check_settings(refine_steps=steps, refine_lr=lr, radius_norm=radius_norm)
     low, high = start_xy_norm - radius_norm, start_xy_norm + radius_norm
     xy_norm = start_xy_norm.detach().clone().requires_grad_()
     optimiser = torch.optim.AdamW([xy_norm], lr=lr)
     for step in range(steps):
         optimiser.param_groups[0]["lr"] = rate(max(step - 1, 0), steps, lr)
         with torch.enable_grad():
-            losses = -F.logsigmoid(score(xy_norm))
-            loss = losses.mean() if mean_over_points else losses.sum()
+            loss = -F.logsigmoid(score(xy_norm)).sum()
         (xy_norm.grad,) = torch.autograd.grad(loss, xy_norm)
         optimiser.step()
         with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Reading a field between its pixels."""
+"""Bilinear sampling of a field."""
 
 import torch
 from jaxtyping import Float
@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 def sample_field(field_norm: Float[Tensor, "b 2 h w"], xy_px: Float[Tensor, "b n 2"]) -> Float[Tensor, "b n 2"]:
-    """Bilinear interpolation of a field at pixels of its grid; exactly the field's value at a pixel's centre.
+    """Bilinear interpolation of a field at pixels of its grid; exactly the field's value at a pixel.
 
     A point outside the grid reads the nearest point inside.
     """

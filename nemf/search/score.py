@@ -1,4 +1,4 @@
-"""What the search maximises."""
+"""What the search maximises: functions from pairs of points to logits."""
 
 from typing import Protocol, runtime_checkable
 
@@ -8,32 +8,34 @@ from torch import Tensor
 
 @runtime_checkable
 class ScoreFn(Protocol):
-    """How well each source point suits its target point: a logit, the greater the better.
+    """How well each reference point matches its query point: a logit, the greater the better.
 
-    For each point by itself: its logit may depend neither on the other points of the call nor on their number. The
-    coordinate optimisation needs it to be differentiable in the source points.
+    A point's logit may depend neither on the other points of the call nor on their number. The coordinate optimisation
+    differentiates it by the reference points.
     """
 
     def __call__(
-        self, source_xy_norm: Float[Tensor, "b n 2"], target_xy_norm: Float[Tensor, "b n 2"]
+        self, reference_xy_norm: Float[Tensor, "b n 2"], query_xy_norm: Float[Tensor, "b n 2"], /
     ) -> Float[Tensor, "b n"]:
         """Logits of b pairs of images with n pairs of points each."""
         ...
 
 
 @runtime_checkable
-class TargetScoreFn(Protocol):
-    """A ScoreFn whose target points are known beforehand, and called by number."""
+class IndexedScoreFn(Protocol):
+    """A ScoreFn that holds its query points, one list for all pairs of images, and takes their indices."""
 
-    def __call__(self, source_xy_norm: Float[Tensor, "n 2"], target: Int64[Tensor, " n"]) -> Float[Tensor, " n"]:
-        """Logits of source points, each at the target point of that number."""
+    def __call__(
+        self, reference_xy_norm: Float[Tensor, "n 2"], query_index: Int64[Tensor, " n"], /
+    ) -> Float[Tensor, " n"]:
+        """Logits of n reference points, each at the query point of that index."""
         ...
 
 
 @runtime_checkable
 class BoundScoreFn(Protocol):
-    """A ScoreFn whose target points are given: `functools.partial(score, target_xy_norm=target_xy_norm)`."""
+    """A ScoreFn whose query points are fixed, such as `functools.partial(model.score, encoded, target_xy_norm=...)`."""
 
-    def __call__(self, source_xy_norm: Float[Tensor, "b n 2"]) -> Float[Tensor, "b n"]:
-        """Logits of source points, one for each of the target points."""
+    def __call__(self, reference_xy_norm: Float[Tensor, "b n 2"], /) -> Float[Tensor, "b n"]:
+        """Logits of b x n reference points, one for each of the query points."""
         ...

@@ -157,9 +157,9 @@ def test_the_published_optimisation_finds_what_ours_does(model: NeMF, encoded: E
 def test_queries_are_counted(model: NeMF, encoded: Encoded):
     asked = []
 
-    def score(source_xy_norm: torch.Tensor, target_xy_norm: torch.Tensor) -> torch.Tensor:
-        asked.append(source_xy_norm.shape[1])
-        return source_xy_norm[..., 0]
+    def score(reference_xy_norm: torch.Tensor, query_xy_norm: torch.Tensor) -> torch.Tensor:
+        asked.append(reference_xy_norm.shape[1])
+        return reference_xy_norm[..., 0]
 
     patchmatch(score, torch.zeros(1, 2, 7, 9), torch.rand(3, 1, 7, 9, 2))
     assert sum(asked) == 6 * 7 * 9 * 3

@@ -52,7 +52,7 @@ def optimise(
     """The coordinate optimisation as published, from a field sampled at target points; (2, k) source pixels."""
     target_xy_norm = px_to_norm(xy_px.T, tuple(target_hw.tolist()))[None]
     start = F.grid_sample(field_norm, target_xy_norm[None], align_corners=True)[0].permute(1, 2, 0)
-    found = refine(partial(score, target_xy_norm=target_xy_norm), start, mean_over_points=True)
+    found = refine(partial(score, target_xy_norm=target_xy_norm), start)
     return norm_to_px(found[0], tuple(source_hw.tolist())).T
 
 

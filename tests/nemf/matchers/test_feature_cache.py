@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from nemf.matchers.feature_cache import Features, KeptFeatures
+from nemf.matchers.feature_cache import FeatureCache, Features
 
 
 class _Encoder:
@@ -26,17 +26,17 @@ def _values(found: list[Features]) -> list[float]:
 
 def test_each_image_is_encoded_once_and_answers_come_in_order() -> None:
     encoder, (a, b, c) = _Encoder(), _images(3)
-    kept = KeptFeatures(encoder)
+    cache = FeatureCache(encoder)
 
-    assert _values(kept.of([b, a, b])) == [1, 0, 1]
-    assert _values(kept.of([a, c])) == [0, 2]
+    assert _values(cache.encode([b, a, b])) == [1, 0, 1]
+    assert _values(cache.encode([a, c])) == [0, 2]
     assert encoder.shown == [[1, 0], [2]]
 
 
 def test_equal_images_in_two_arrays_are_two_images() -> None:
     encoder, (a,), (again,) = _Encoder(), _images(1), _images(1)
 
-    assert _values(KeptFeatures(encoder).of([a, again])) == [0, 0]
+    assert _values(FeatureCache(encoder).encode([a, again])) == [0, 0]
     assert encoder.shown == [[0, 0]]
 
 
@@ -44,12 +44,12 @@ def test_the_longest_unused_go_when_there_are_too_many_bytes(monkeypatch: pytest
     monkeypatch.setattr("nemf.matchers.feature_cache.MAX_BYTES", 3 * 16)
     monkeypatch.setattr("nemf.matchers.feature_cache.MIN_IMAGES", 2)
     encoder, images = _Encoder(), _images(5)
-    kept = KeptFeatures(encoder)
+    cache = FeatureCache(encoder)
 
-    kept.of(images[:3])
-    kept.of([images[0]])
-    kept.of([images[3]])  # 1 is the longest unused
-    kept.of([images[0], images[1]])
+    cache.encode(images[:3])
+    cache.encode([images[0]])
+    cache.encode([images[3]])  # 1 is the longest unused
+    cache.encode([images[0], images[1]])
 
     assert encoder.shown == [[0, 1, 2], [3], [1]]
 
@@ -57,10 +57,10 @@ def test_the_longest_unused_go_when_there_are_too_many_bytes(monkeypatch: pytest
 def test_a_pair_and_more_are_kept_however_large(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nemf.matchers.feature_cache.MAX_BYTES", 0)
     encoder, images = _Encoder(), _images(6)
-    kept = KeptFeatures(encoder)
+    cache = FeatureCache(encoder)
 
-    assert _values(kept.of(images)) == [0, 1, 2, 3, 4, 5]
-    kept.of(images[2:])
-    kept.of(images[:1])
+    assert _values(cache.encode(images)) == [0, 1, 2, 3, 4, 5]
+    cache.encode(images[2:])
+    cache.encode(images[:1])
 
     assert encoder.shown == [[0, 1, 2, 3, 4, 5], [0]]

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from nemf.model.conv4d import Conv4d, Pool4d, Upsample4d, on_source, on_target
+from nemf.model.conv4d import Conv4d, Pool4d, Upsample4d, on_query, on_reference
 
 
 def volume(*shape: int) -> np.ndarray:
@@ -27,14 +27,14 @@ def test_upsampling_is_linear_along_each_axis_and_keeps_the_corners():
 
 
 @pytest.mark.parametrize("channels", [(2, 4), (1, 16), (3, 6)])  # 8, 16 and 18 pairs of channels
-def test_the_convolution_is_the_sum_of_one_over_the_source_and_one_over_the_target(channels: tuple[int, int]):
+def test_the_convolution_is_the_sum_of_one_over_the_reference_and_one_over_the_query(channels: tuple[int, int]):
     torch.manual_seed(0)
     conv = Conv4d(*channels, stride=1)
     given = torch.randn(2, channels[0], 5, 4, 3, 6, requires_grad=True)
     weight = torch.randn(2, channels[1], 5, 4, 3, 6)
 
     found = conv(given)
-    expected = on_source(conv.over_source, given) + on_target(conv.over_target, given)
+    expected = on_reference(conv.over_source, given) + on_query(conv.over_target, given)
 
     assert torch.allclose(found, expected, atol=1e-5)
     variables = [given, *conv.parameters()]

@@ -23,35 +23,35 @@ def field() -> Field:
 
 
 def test_interpolation_agrees_with_two_bilinear_samplings():
-    """Over all source axes for every target cell first, then over the target axes; points outside included."""
+    """Over all reference axes for every query cell first, then over the query axes; points outside included."""
     volume = random(2, 3, 4, 5, 6, 7)
-    source, target = 1.3 * random(2, 9, 2, seed=1), 1.3 * random(2, 9, 2, seed=2)
+    reference, query = 1.3 * random(2, 9, 2, seed=1), 1.3 * random(2, 9, 2, seed=2)
     for point in range(9):
-        by_target = F.grid_sample(
-            volume.flatten(4).permute(0, 1, 4, 2, 3).flatten(1, 2), source[:, point, None, None], align_corners=True
+        by_query = F.grid_sample(
+            volume.flatten(4).permute(0, 1, 4, 2, 3).flatten(1, 2), reference[:, point, None, None], align_corners=True
         ).view(2, 3, 6, 7)
-        expected = F.grid_sample(by_target, target[:, point, None, None], align_corners=True)[..., 0, 0]
-        assert torch.allclose(sample_quadrilinear(volume, source, target)[:, point], expected)
+        expected = F.grid_sample(by_query, query[:, point, None, None], align_corners=True)[..., 0, 0]
+        assert torch.allclose(sample_quadrilinear(volume, reference, query)[:, point], expected)
 
 
 def test_a_multilinear_volume_is_interpolated_exactly():
     axes = torch.meshgrid(*(torch.arange(4.0) for _ in range(4)), indexing="ij")
     volume = (axes[0] + 10 * axes[1] + 100 * axes[2] + 1000 * axes[3])[None, None]
-    source, target = torch.tensor([[[0.0, -1 / 3]]]), torch.tensor([[[1.0, -1.0]]])
-    # source x = 1.5, y = 1; target x = 3, y = 0
-    assert sample_quadrilinear(volume, source, target).item() == pytest.approx(1 + 15 + 0 + 3000)
+    reference, query = torch.tensor([[[0.0, -1 / 3]]]), torch.tensor([[[1.0, -1.0]]])
+    # reference x = 1.5, y = 1; query x = 3, y = 0
+    assert sample_quadrilinear(volume, reference, query).item() == pytest.approx(1 + 15 + 0 + 3000)
 
 
 def test_gradients_by_finite_differences(field: Field):
     volume = random(1, 4, 3, 3, 3, 3).requires_grad_()
-    source, target = 0.9 * random(1, 5, 2, seed=3).requires_grad_(), 0.9 * random(1, 5, 2, seed=4).requires_grad_()
-    source, target = (points.detach().requires_grad_() for points in (source, target))
-    assert torch.autograd.gradcheck(sample_quadrilinear, (volume, source, target))
+    reference, query = 0.9 * random(1, 5, 2, seed=3).requires_grad_(), 0.9 * random(1, 5, 2, seed=4).requires_grad_()
+    reference, query = (points.detach().requires_grad_() for points in (reference, query))
+    assert torch.autograd.gradcheck(sample_quadrilinear, (volume, reference, query))
 
-    def score(volume: torch.Tensor, source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        return field(volume, source, target, positional_gradient=True)
+    def score(volume: torch.Tensor, reference: torch.Tensor, query: torch.Tensor) -> torch.Tensor:
+        return field(volume, reference, query, positional_gradient=True)
 
-    assert torch.autograd.gradcheck(score, (volume, source, target))
+    assert torch.autograd.gradcheck(score, (volume, reference, query))
 
 
 def test_one_channel_of_correlation_is_its_own_mean_and_can_be_kept():
@@ -67,11 +67,11 @@ def test_one_channel_of_correlation_is_its_own_mean_and_can_be_kept():
 
 
 def test_without_positional_gradient_only_the_cost_features_pull(field: Field):
-    source, target = 0.9 * random(1, 5, 2, seed=3).requires_grad_(), 0.9 * random(1, 5, 2, seed=4)
+    reference, query = 0.9 * random(1, 5, 2, seed=3).requires_grad_(), 0.9 * random(1, 5, 2, seed=4)
     flat = torch.ones(1, 4, 3, 3, 3, 3, dtype=torch.float64)
-    logits = {way: field(flat, source, target, positional_gradient=way) for way in (True, False)}
+    logits = {way: field(flat, reference, query, positional_gradient=way) for way in (True, False)}
     assert torch.equal(logits[True], logits[False])
-    gradients = {way: torch.autograd.grad(logits[way].sum(), source)[0] for way in (True, False)}
+    gradients = {way: torch.autograd.grad(logits[way].sum(), reference)[0] for way in (True, False)}
     assert gradients[False].abs().max() < 1e-12  # there is no slope in a flat volume
     assert gradients[True].abs().min() > 0
 

@@ -19,7 +19,7 @@ from nemf.model import field_triton  # noqa: E402
 from nemf.model.field import Field  # noqa: E402
 from nemf.model.field_triton import KernelWeights, score  # noqa: E402
 from nemf.model.quadrilinear import corners  # noqa: E402
-from nemf.model.scorer import TargetScorer  # noqa: E402
+from nemf.model.scorer import QueryScorer  # noqa: E402
 
 HAS_GPU = torch.cuda.is_available()
 Score = Callable[..., tuple[torch.Tensor, torch.Tensor | None]]
@@ -48,23 +48,23 @@ def run(device: str, request: pytest.FixtureRequest) -> Score:
 
 @dataclass
 class Case:
-    """Random source points, inside and outside, each at one of a few target points of two pairs."""
+    """Random reference points, inside and outside, each at one of a few query points of two pairs."""
 
     field: Field
     volume: torch.Tensor
     pair: torch.Tensor
-    target_xy_norm: torch.Tensor
-    source_xy_norm: torch.Tensor
-    target: torch.Tensor
+    query_xy_norm: torch.Tensor
+    reference_xy_norm: torch.Tensor
+    query_index: torch.Tensor
 
     @staticmethod
-    def of(
+    def random(
         *,
         channels: int,
         hidden: int,
         n_blocks: int,
         n_frequencies: int = 10,
-        source_hw: tuple[int, int] = (5, 6),
+        reference_hw: tuple[int, int] = (5, 6),
         n: int = 150,
     ) -> "Case":
         torch.manual_seed(0)
@@ -76,7 +76,7 @@ class Case:
                 n_blocks=n_blocks,
                 n_frequencies=n_frequencies,
             ),
-            torch.randn(2, channels, *source_hw, 7, 4),
+            torch.randn(2, channels, *reference_hw, 7, 4),
             torch.randint(2, (7,)),
             2.4 * torch.rand(7, 2) - 1.2,
             2.4 * torch.rand(n, 2) - 1.2,
@@ -88,31 +88,31 @@ class Case:
 
     def expected(self, *, positional_gradient: bool) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits and gradient by the field itself: of all points in both pairs, one of which is a point's own."""
-        source = self.source_xy_norm.clone().requires_grad_()
-        both = (2, len(source), 2)
+        reference = self.reference_xy_norm.clone().requires_grad_()
+        both = (2, len(reference), 2)
         logits = self.field(
             self.volume,
-            source.expand(both),
-            self.target_xy_norm[self.target].expand(both),
+            reference.expand(both),
+            self.query_xy_norm[self.query_index].expand(both),
             positional_gradient=positional_gradient,
-        )[self.pair[self.target], torch.arange(len(source))]
-        return logits.detach(), torch.autograd.grad(logits.sum(), source)[0]
+        )[self.pair[self.query_index], torch.arange(len(reference))]
+        return logits.detach(), torch.autograd.grad(logits.sum(), reference)[0]
 
     @torch.no_grad()
     def arguments(self, dtype: torch.dtype) -> tuple[Any, ...]:
         """What the kernel is given."""
         channels, *sizes = self.volume.shape[1:]
-        cell, weight = corners(self.target_xy_norm, (sizes[2], sizes[3]))
+        cell, weight = corners(self.query_xy_norm, (sizes[2], sizes[3]))
         return (
-            KernelWeights.of(self.field, dtype),
+            KernelWeights.from_field(self.field, dtype),
             self.volume.movedim(1, -1).reshape(-1, channels).to(dtype),
             (sizes[0], sizes[1]),
             sizes[2] * sizes[3],
-            self.source_xy_norm,
-            self.target,
+            self.reference_xy_norm,
+            self.query_index,
             self.pair[:, None] * (sizes[0] * sizes[1] * sizes[2] * sizes[3]) + cell,
             weight,
-            self.field.fc_p.bias + self.field.encode(self.target_xy_norm) @ self.field.fc_p.weight.T.chunk(2)[1],
+            self.field.fc_p.bias + self.field.encode(self.query_xy_norm) @ self.field.fc_p.weight.T.chunk(2)[1],
         )
 
 
@@ -124,14 +124,14 @@ def error(found: torch.Tensor | None, expected: torch.Tensor) -> torch.Tensor:
 
 SMALL = {"channels": 12, "hidden": 128, "n_blocks": 2}
 PUBLISHED = {"channels": 64, "hidden": 256, "n_blocks": 3}
-ODD = {"channels": 20, "hidden": 16, "n_blocks": 1, "n_frequencies": 16, "source_hw": (1, 6)}
+ODD = {"channels": 20, "hidden": 16, "n_blocks": 1, "n_frequencies": 16, "reference_hw": (1, 6)}
 
 
 @pytest.mark.parametrize(
     ("sizes", "positional_gradient"), [(SMALL, False), (SMALL, True), (PUBLISHED, False), (ODD, True)]
 )
 def test_in_float32_it_is_the_field(interpreted: Score, sizes: dict[str, Any], positional_gradient: bool):
-    case = Case.of(**sizes)
+    case = Case.random(**sizes)
     logits, gradient = interpreted(
         *case.arguments(torch.float32), gradient=True, positional_gradient=positional_gradient
     )
@@ -142,7 +142,7 @@ def test_in_float32_it_is_the_field(interpreted: Score, sizes: dict[str, Any], p
 
 def test_in_bfloat16_it_is_close(run: Score, device: str):
     """A gradient is off where rounding turns a rectifier on or off: by a third of the spread, at the worst points."""
-    case = Case.of(**PUBLISHED)
+    case = Case.random(**PUBLISHED)
     logits, gradient = run(*case.to(device).arguments(torch.bfloat16), gradient=True)
     expected_logits, expected_gradient = case.expected(positional_gradient=False)
     assert error(logits, expected_logits).max() < 2e-2
@@ -152,47 +152,49 @@ def test_in_bfloat16_it_is_close(run: Score, device: str):
 def test_an_answer_does_not_depend_on_the_others(run: Score, device: str):
     """Alone, or of more tiles than there are programs, in another order: equal to the last bit."""
     n = 300 if device == "cpu" else 100_000
-    *prepared, source_xy_norm, target, row, weight, hidden = Case.of(**SMALL, n=n).to(device).arguments(torch.bfloat16)
-    all_logits, all_gradients = run(*prepared, source_xy_norm, target, row, weight, hidden, gradient=True)
+    *prepared, reference_xy_norm, query_index, row, weight, hidden = (
+        Case.random(**SMALL, n=n).to(device).arguments(torch.bfloat16)
+    )
+    all_logits, all_gradients = run(*prepared, reference_xy_norm, query_index, row, weight, hidden, gradient=True)
     some = torch.tensor([n - 1, 3, 128], device=device)
     for chosen in (some, some[:1]):
-        logits, gradient = run(*prepared, source_xy_norm[chosen], target[chosen], row, weight, hidden, gradient=True)
+        logits, gradient = run(*prepared, xy_norm[chosen], query_index[chosen], row, weight, hidden, gradient=True)
         assert torch.equal(logits, all_logits[chosen])
         assert torch.equal(gradient, all_gradients[chosen])
 
 
 def test_without_gradient(interpreted: Score):
-    arguments = Case.of(**SMALL).arguments(torch.float32)
+    arguments = Case.random(**SMALL).arguments(torch.float32)
     logits, gradient = interpreted(*arguments, gradient=False)
     assert gradient is None
     assert torch.equal(logits, interpreted(*arguments, gradient=True)[0])
 
 
 def test_the_search_can_score_by_it(run: Score, device: str):
-    """What TargetScorer hands over is what the kernel wants."""
-    case = Case.of(**SMALL).to(device)
-    fused = partial(run, KernelWeights.of(case.field.requires_grad_(False)))
-    scorer = TargetScorer(case.field, case.volume, case.pair, case.target_xy_norm, fused=fused)
-    source = case.source_xy_norm.clone().requires_grad_()
-    logits = scorer(source, case.target)
-    (gradient,) = torch.autograd.grad(logits.sum(), source)
+    """What QueryScorer hands over is what the kernel wants."""
+    case = Case.random(**SMALL).to(device)
+    fused = partial(run, KernelWeights.from_field(case.field.requires_grad_(False)))
+    scorer = QueryScorer(case.field, case.volume, case.pair, case.query_xy_norm, fused=fused)
+    reference = case.reference_xy_norm.clone().requires_grad_()
+    logits = scorer(reference, case.query_index)
+    (gradient,) = torch.autograd.grad(logits.sum(), reference)
     expected_logits, expected_gradient = case.expected(positional_gradient=False)
     assert error(logits.detach(), expected_logits.cpu()).max() < 2e-2
     assert error(gradient, expected_gradient.cpu()).square().mean().sqrt() < 0.1
     with torch.no_grad():
-        assert torch.equal(scorer(source, case.target), logits)
+        assert torch.equal(scorer(reference, case.query_index), logits)
 
 
 def test_no_points_at_all(interpreted: Score):
-    logits, gradient = interpreted(*Case.of(**SMALL, n=0).arguments(torch.float32), gradient=True)
+    logits, gradient = interpreted(*Case.random(**SMALL, n=0).arguments(torch.float32), gradient=True)
     assert logits.shape == (0,)
     assert gradient is not None
     assert gradient.shape == (0, 2)
 
 
 def test_far_outside_nothing_is_interpolated(interpreted: Score):
-    case = Case.of(**SMALL, n=4)
-    case.source_xy_norm = torch.tensor([[-30.0, 0.1], [30.0, 0.1], [0.1, -30.0], [1e9, 1e9]])
+    case = Case.random(**SMALL, n=4)
+    case.reference_xy_norm = torch.tensor([[-30.0, 0.1], [30.0, 0.1], [0.1, -30.0], [1e9, 1e9]])
     logits, gradient = interpreted(*case.arguments(torch.float32), gradient=True)
     assert error(logits, case.expected(positional_gradient=False)[0]).max() < 1e-4
     assert gradient is not None
@@ -200,8 +202,8 @@ def test_far_outside_nothing_is_interpolated(interpreted: Score):
 
 
 def test_a_point_that_is_not_a_number_has_no_score(interpreted: Score):
-    case = Case.of(**SMALL, n=3)
-    case.source_xy_norm[1, 0] = torch.nan
+    case = Case.random(**SMALL, n=3)
+    case.reference_xy_norm[1, 0] = torch.nan
     logits, _ = interpreted(*case.arguments(torch.float32), gradient=False)
     assert logits.isnan().tolist() == [False, True, False]
 
@@ -209,7 +211,7 @@ def test_a_point_that_is_not_a_number_has_no_score(interpreted: Score):
 def test_a_width_it_cannot_take_is_refused():
     field = Field(correlation_channels=4, cost_channels=4, hidden=48, n_blocks=1, n_frequencies=2)
     with pytest.raises(ValueError, match="power of two from 16 to 512, got 48"):
-        KernelWeights.of(field)
+        KernelWeights.from_field(field)
 
 
 def test_the_largest_program_fits_a_hopper_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
@@ -221,7 +223,7 @@ def test_the_largest_program_fits_a_hopper_gpu(monkeypatch: pytest.MonkeyPatch, 
     )
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(triton.runtime.driver, "_active", Hopper())
-    score(*Case.of(**PUBLISHED, n=1).arguments(torch.bfloat16), gradient=True, positional_gradient=True)
+    score(*Case.random(**PUBLISHED, n=1).arguments(torch.bfloat16), gradient=True, positional_gradient=True)
     assert programs[0].metadata.shared <= 227 * 1024
     assert "wgmma.mma_async" in programs[0].asm["ptx"]
 

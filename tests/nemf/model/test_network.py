@@ -56,14 +56,14 @@ def test_a_logit_depends_on_its_own_pair_of_points_only(model: NeMF, encoded: En
     assert torch.equal(model.score(encoded, source.flip(1), target.flip(1)).flip(1), logits)
 
 
-def test_the_cone_gives_exactly_what_the_whole_grid_gives(model: NeMF, encoded: Encoded):
+def test_the_receptive_field_gives_exactly_what_the_whole_grid_gives(model: NeMF, encoded: Encoded):
     score, hw = partial(model.score, encoded), (23, 31)
     keys = torch.tensor([pair_key(0, "a"), pair_key(0, "b")])
     points_px = torch.tensor([[[3.0, 4.5], [30.0, 0.0]], [[11.25, 22.0], [12.5, 20.0]]])
     dense = patchmatch(score, initial_field(encoded, hw), 4, pair_keys=keys)
-    cone = patchmatch(score, initial_field(encoded, hw), 4, pair_keys=keys, points_px=points_px)
-    assert not torch.equal(cone, dense)
-    assert torch.equal(sample_field(cone, points_px), sample_field(dense, points_px))
+    sparse = patchmatch(score, initial_field(encoded, hw), 4, pair_keys=keys, points_px=points_px)
+    assert not torch.equal(sparse, dense)
+    assert torch.equal(sample_field(sparse, points_px), sample_field(dense, points_px))
 
 
 def test_reading_a_field_between_its_pixels():

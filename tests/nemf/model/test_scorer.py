@@ -4,18 +4,18 @@ import pytest
 import torch
 
 from nemf.model.field import Field
-from nemf.model.scorer import TILE, TargetScorer
+from nemf.model.scorer import TILE, QueryScorer
 
 N_POINTS = 700  # more than a tile
 PAIR = torch.arange(2).repeat_interleave(N_POINTS)
-NUMBER = torch.arange(2 * N_POINTS)
+INDEX = torch.arange(2 * N_POINTS)
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.rand(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)) * 2 - 1
 
 
-SOURCE, TARGET = 1.2 * random(2, N_POINTS, 2, seed=2), 1.2 * random(2, N_POINTS, 2, seed=3)
+REFERENCE, QUERY = 1.2 * random(2, N_POINTS, 2, seed=2), 1.2 * random(2, N_POINTS, 2, seed=3)
 """Points of two pairs, some of them outside."""
 
 
@@ -36,31 +36,31 @@ def volume() -> torch.Tensor:
 
 @pytest.mark.parametrize("positional_gradient", [False, True])
 def test_logits_and_gradients_are_those_of_the_field(field: Field, volume: torch.Tensor, positional_gradient: bool):
-    scorer = TargetScorer(field, volume, PAIR, TARGET.flatten(0, 1), positional_gradient=positional_gradient)
-    source = SOURCE.clone().requires_grad_()
-    expected = field(volume, source, TARGET, positional_gradient=positional_gradient)
-    found = scorer(source.flatten(0, 1), NUMBER).view(2, N_POINTS)
+    scorer = QueryScorer(field, volume, PAIR, QUERY.flatten(0, 1), positional_gradient=positional_gradient)
+    reference = REFERENCE.clone().requires_grad_()
+    expected = field(volume, reference, QUERY, positional_gradient=positional_gradient)
+    found = scorer(reference.flatten(0, 1), INDEX).view(2, N_POINTS)
     assert torch.allclose(found, expected)
     weight = random(2, N_POINTS, seed=4)
-    gradients = [torch.autograd.grad((logits * weight).sum(), source)[0] for logits in (found, expected)]
+    gradients = [torch.autograd.grad((logits * weight).sum(), reference)[0] for logits in (found, expected)]
     assert gradients[1].abs().max() > 0.01
     assert torch.allclose(*gradients)
     with torch.no_grad():
-        assert torch.allclose(scorer(source.flatten(0, 1), NUMBER).view(2, N_POINTS), expected)
+        assert torch.allclose(scorer(reference.flatten(0, 1), INDEX).view(2, N_POINTS), expected)
 
 
-def test_targets_are_known_by_number(field: Field, volume: torch.Tensor):
-    scorer = TargetScorer(field, volume, PAIR, TARGET.flatten(0, 1))
-    number, source_xy = torch.tensor([1399, 3, 3, 700]), SOURCE[0, :4]
+def test_query_points_are_given_by_index(field: Field, volume: torch.Tensor):
+    scorer = QueryScorer(field, volume, PAIR, QUERY.flatten(0, 1))
+    index, reference_xy = torch.tensor([1399, 3, 3, 700]), REFERENCE[0, :4]
     expected = field(
-        volume[PAIR[number]], source_xy[:, None], TARGET.flatten(0, 1)[number][:, None], positional_gradient=False
+        volume[PAIR[index]], reference_xy[:, None], QUERY.flatten(0, 1)[index][:, None], positional_gradient=False
     )
-    assert torch.allclose(scorer(source_xy, number), expected[:, 0])
+    assert torch.allclose(scorer(reference_xy, index), expected[:, 0])
 
 
 @pytest.fixture(params=[1, 2, 3])
 def threads(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Whose number decides how matrix products are shared out."""
+    """Whose index decides how matrix products are shared out."""
     before = torch.get_num_threads()
     torch.set_num_threads(request.param)
     yield
@@ -75,37 +75,37 @@ def test_a_logit_depends_on_nothing_beside_it(n_points: int):
     field = Field(correlation_channels=12, cost_channels=12, hidden=256, n_blocks=1, n_frequencies=10).requires_grad_(
         False
     )
-    volume, source, target = (
+    volume, reference, query = (
         random(2, 12, 4, 4, 4, 4).float(),
-        SOURCE.float().flatten(0, 1),
-        TARGET.float().flatten(0, 1),
+        REFERENCE.float().flatten(0, 1),
+        QUERY.float().flatten(0, 1),
     )
-    scorer = TargetScorer(field, volume, PAIR, target)
-    logits, gradients = scorer.with_gradient(source, NUMBER)
-    assert torch.equal(scorer(source, NUMBER), scorer(source.flip(0), NUMBER.flip(0)).flip(0))
+    scorer = QueryScorer(field, volume, PAIR, query)
+    logits, gradients = scorer.with_gradient(reference, INDEX)
+    assert torch.equal(scorer(reference, INDEX), scorer(reference.flip(0), INDEX.flip(0)).flip(0))
 
     chosen = N_POINTS + torch.randperm(N_POINTS)[:n_points]
-    alone = TargetScorer(field, volume[1:], torch.zeros_like(chosen), target[chosen])
-    some_logits, some_gradients = alone.with_gradient(source[chosen], torch.arange(len(chosen)))
+    alone = QueryScorer(field, volume[1:], torch.zeros_like(chosen), query[chosen])
+    some_logits, some_gradients = alone.with_gradient(reference[chosen], torch.arange(len(chosen)))
     assert torch.equal(some_logits, logits[chosen])
     assert torch.equal(some_gradients, gradients[chosen])
 
 
 def test_no_points_have_no_logits(field: Field, volume: torch.Tensor):
-    scorer = TargetScorer(field, volume, PAIR[:0], TARGET[0, :0])
-    assert scorer(SOURCE[0, :0], NUMBER[:0]).shape == (0,)
-    assert scorer.with_gradient(SOURCE[0, :0], NUMBER[:0])[1].shape == (0, 2)
+    scorer = QueryScorer(field, volume, PAIR[:0], QUERY[0, :0])
+    assert scorer(REFERENCE[0, :0], INDEX[:0]).shape == (0,)
+    assert scorer.with_gradient(REFERENCE[0, :0], INDEX[:0])[1].shape == (0, 2)
 
 
-def test_what_is_no_number_has_no_score_and_reads_nothing(field: Field, volume: torch.Tensor):
-    scorer = TargetScorer(field, volume, PAIR[:2], torch.tensor([[0.1, 0.2], [0.1, torch.nan]], dtype=torch.float64))
-    source = torch.tensor([[0.3, 0.4], [torch.inf, 0.4], [0.3, 0.4]], dtype=torch.float64)
-    assert scorer(source, torch.tensor([0, 0, 1])).isnan().tolist() == [False, True, True]
+def test_what_is_no_index_has_no_score_and_reads_nothing(field: Field, volume: torch.Tensor):
+    scorer = QueryScorer(field, volume, PAIR[:2], torch.tensor([[0.1, 0.2], [0.1, torch.nan]], dtype=torch.float64))
+    reference = torch.tensor([[0.3, 0.4], [torch.inf, 0.4], [0.3, 0.4]], dtype=torch.float64)
+    assert scorer(reference, torch.tensor([0, 0, 1])).isnan().tolist() == [False, True, True]
 
 
 def test_second_derivatives_are_refused(field: Field, volume: torch.Tensor):
-    scorer = TargetScorer(field, volume, PAIR[:1], TARGET[0, :1])
-    source = SOURCE[0, :1].clone().requires_grad_()
-    (gradient,) = torch.autograd.grad(scorer(source, NUMBER[:1]).sum(), source, create_graph=True)
+    scorer = QueryScorer(field, volume, PAIR[:1], QUERY[0, :1])
+    reference = REFERENCE[0, :1].clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(scorer(reference, INDEX[:1]).sum(), reference, create_graph=True)
     with pytest.raises(RuntimeError, match="does not require grad"):
-        torch.autograd.grad(gradient.sum(), source)
+        torch.autograd.grad(gradient.sum(), reference)

@@ -7,30 +7,30 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nemf.coordinates import pixel_grid, px_to_norm
-from nemf.search.coarse_to_fine import grids, start_from
+from nemf.search.coarse_to_fine import pixel_grids, sample_coarse
 from nemf.search.counter_rng import pair_key, uniform
-from nemf.search.patchmatch import counter_based, patchmatch, search_pixels
+from nemf.search.patchmatch import counter_uniform, patchmatch, search_pixels
 from nemf.search.pixel_list import Pixels, pixels_around
 from nemf.search.receptive_field import steps_to_points
 
 HW = (9, 13)
 
 
-def affine(target_xy_norm: torch.Tensor) -> torch.Tensor:
-    """Where a target point truly is in the source."""
+def affine(query_xy_norm: torch.Tensor) -> torch.Tensor:
+    """The true reference point of a query point."""
     turn = torch.tensor([[0.8, 0.1], [-0.2, 0.7]])
-    return target_xy_norm @ turn.T.to(target_xy_norm) + torch.tensor([0.05, -0.1])
+    return query_xy_norm @ turn.T.to(query_xy_norm) + torch.tensor([0.05, -0.1])
 
 
 class Paraboloid:
-    """Greatest where the source point is where the affine map puts the target point; counts what it is asked."""
+    """Greatest where the reference point is the affine map's of the query point; counts the points it scores."""
 
     def __init__(self) -> None:
         self.n_queries = 0
 
-    def __call__(self, source_xy_norm: torch.Tensor, target_xy_norm: torch.Tensor) -> torch.Tensor:
-        self.n_queries += source_xy_norm.numel() // 2
-        return -(source_xy_norm - affine(target_xy_norm)).square().sum(dim=-1)
+    def __call__(self, reference_xy_norm: torch.Tensor, query_xy_norm: torch.Tensor) -> torch.Tensor:
+        self.n_queries += reference_xy_norm.numel() // 2
+        return -(reference_xy_norm - affine(query_xy_norm)).square().sum(dim=-1)
 
 
 def true_field(hw: tuple[int, int]) -> torch.Tensor:
@@ -54,8 +54,8 @@ def test_an_affine_field_is_recovered():
 def test_one_iteration_by_hand():
     """Three pixels in a row; all want to be at 1. The middle one starts best, the steps are given."""
 
-    def score(source_xy_norm: torch.Tensor, target_xy_norm: torch.Tensor) -> torch.Tensor:
-        return -(source_xy_norm - 1).abs().sum(dim=-1)
+    def score(reference_xy_norm: torch.Tensor, query_xy_norm: torch.Tensor) -> torch.Tensor:
+        return -(reference_xy_norm - 1).abs().sum(dim=-1)
 
     start = torch.tensor([[[[0.0, 0.5, 0.45]], [[0.0, 0.5, 0.45]]]])
     noise = torch.tensor([[[[[0.75, 0.75], [0.75, 0.25], [0.0, 0.0]]]]])
@@ -68,8 +68,8 @@ def test_one_iteration_by_hand():
 def test_a_clamped_place_is_scored_again():
     """After the clamp the old score is too good; a neighbour that beats the clamped place must win."""
 
-    def score(source_xy_norm: torch.Tensor, target_xy_norm: torch.Tensor) -> torch.Tensor:
-        return -(source_xy_norm - 1).abs().sum(dim=-1)
+    def score(reference_xy_norm: torch.Tensor, query_xy_norm: torch.Tensor) -> torch.Tensor:
+        return -(reference_xy_norm - 1).abs().sum(dim=-1)
 
     start = torch.tensor([[[[0.0, 0.5]], [[0.0, 0.5]]]])
     noise = torch.full((2, 1, 1, 2, 2), 0.5)
@@ -90,8 +90,8 @@ def test_nothing_leaves_its_radius():
 def test_grids_with_hardly_a_neighbour(hw: tuple[int, int]):
     score = Paraboloid()
     found = patchmatch(score, rough(hw), iterations=4)
-    target = px_to_norm(pixel_grid(hw), hw).view(1, -1, 2)
-    before, after = (score(field.flatten(2).transpose(1, 2), target) for field in (rough(hw), found))
+    query = px_to_norm(pixel_grid(hw), hw).view(1, -1, 2)
+    before, after = (score(field.flatten(2).transpose(1, 2), query) for field in (rough(hw), found))
     assert (after >= before).all()
 
 
@@ -100,18 +100,20 @@ def test_grids_with_hardly_a_neighbour(hw: tuple[int, int]):
     st.integers(0, 6),
     st.lists(st.tuples(st.floats(-3, 16, width=32), st.floats(-3, 12, width=32)), min_size=1, max_size=4),
 )
-def test_the_cone_gives_exactly_what_the_whole_grid_gives(iterations: int, points: list[tuple[float, float]]):
+def test_the_receptive_field_gives_exactly_what_the_whole_grid_gives(
+    iterations: int, points: list[tuple[float, float]]
+):
     points_px = torch.tensor([points, points[::-1]])
     score, start = Paraboloid(), rough(HW, batch=2)
     keys = torch.tensor([3, 4])
     dense = patchmatch(score, start, iterations, pair_keys=keys)
-    cone = patchmatch(score, start, iterations, pair_keys=keys, points_px=points_px)
+    sparse = patchmatch(score, start, iterations, pair_keys=keys, points_px=points_px)
     read = (steps_to_points(points_px, HW, 0) == 0)[:, None].expand(-1, 2, -1, -1)
     assert read.any()
-    assert torch.equal(cone[read], dense[read])
+    assert torch.equal(sparse[read], dense[read])
 
 
-def test_the_cone_asks_for_the_diamonds_only():
+def test_only_the_diamonds_of_the_receptive_field_are_scored():
     """One pixel far from the border: iteration i of 3 computes the 1 + 4 + 8 .. pixels within 2 - i steps."""
     hw = (21, 21)
     score = Paraboloid()
@@ -127,8 +129,8 @@ def test_steps_to_points_are_the_distances_by_hand():
         [2, 1, 2, 1, 1],
         [3, 2, 1, 0, 0],
     ]
-    assert steps_to_points(points_px, (3, 5), most=3)[0].tolist() == expected
-    assert steps_to_points(points_px, (3, 5), most=1)[0, 2].tolist() == [2, 2, 1, 0, 0]
+    assert steps_to_points(points_px, (3, 5), max_steps=3)[0].tolist() == expected
+    assert steps_to_points(points_px, (3, 5), max_steps=1)[0, 2].tolist() == [2, 2, 1, 0, 0]
 
 
 def test_a_pair_does_not_depend_on_its_batch():
@@ -164,26 +166,26 @@ def test_draws_are_uniform_and_uncorrelated():
 def test_inputs_that_will_not_do():
     with pytest.raises(ValueError, match=r"noise must have shape \(2, 1, 9, 13, 2\), .* got \(3, 1, 9, 13, 2\)"):
         patchmatch(Paraboloid(), true_field(HW), 2, noise=torch.zeros(3, 1, *HW, 2))
-    with pytest.raises(ValueError, match="iterations must be at least 0"):
+    with pytest.raises(ValueError, match="patchmatch_steps must be a whole number from 0 to 1000; got -1"):
         patchmatch(Paraboloid(), true_field(HW), -1)
 
 
 def plain_patchmatch(score: Paraboloid, field: torch.Tensor, noise: torch.Tensor, radius: float) -> torch.Tensor:
     """The text of the algorithm: everything scored, every time."""
     start = field
-    target = px_to_norm(pixel_grid(field.shape[2:]), field.shape[2:])[None]
+    query = px_to_norm(pixel_grid(field.shape[2:]), field.shape[2:])[None]
     for draw in noise:
         padded = F.pad(field, (1, 1, 1, 1), mode="reflect")
         sides = [padded[:, :, 1:-1, :-2], padded[:, :, 1:-1, 2:], padded[:, :, :-2, 1:-1], padded[:, :, 2:, 1:-1]]
         candidates = torch.stack([field, *sides]).permute(0, 1, 3, 4, 2)
-        logits = torch.stack([score(c, target) for c in candidates])
+        logits = torch.stack([score(c, query) for c in candidates])
         best = torch.where(
             logits.max(0).values[..., None] == logits[0][..., None],
             candidates[0],
             candidates.gather(0, logits.argmax(0)[None, ..., None].expand(1, -1, -1, -1, 2))[0],
         )
         step = best + 2 * radius * (draw - 0.5)
-        best = torch.where((score(step, target) > logits.max(0).values)[..., None], step, best)
+        best = torch.where((score(step, query) > logits.max(0).values)[..., None], step, best)
         field = best.permute(0, 3, 1, 2).maximum(start - radius).minimum(start + radius)
     return field
 
@@ -205,17 +207,17 @@ def every_pixel(*sizes: tuple[int, int]) -> Pixels:
 
 def search(pixels: Pixels, start: list[torch.Tensor], iterations: int, **options: float) -> list[torch.Tensor]:
     """Of the affine map, by a list of pixels."""
-    position, score = pixels.xy_norm(), Paraboloid()
+    pixel_xy_norm, score = pixels.xy_norm(), Paraboloid()
     found = search_pixels(
-        lambda source, target: score(source[None], position[target][None])[0],
+        lambda reference, pixel: score(reference[None], pixel_xy_norm[pixel][None])[0],
         pixels,
-        pixels.pick(start),
+        pixels.gather(start),
         iterations,
         0.1,
-        lambda iteration, pixel: counter_based(torch.arange(len(start)), pixels, iteration, pixel),
+        lambda iteration, pixel: counter_uniform(torch.arange(len(start)), pixels, iteration, pixel),
         **options,
     )
-    return pixels.put(found, start)
+    return pixels.scatter(found, start)
 
 
 def test_images_of_any_sizes_are_searched_together_as_if_alone():
@@ -237,15 +239,15 @@ def test_a_neighbour_offset_continues_a_translation():
     start = grid.permute(2, 0, 1).clone()
     start[:, 2, 3] += shift
 
-    def score(source_xy_norm: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        return -(source_xy_norm - position[target] - shift).abs().sum(dim=-1)
+    def score(reference_xy_norm: torch.Tensor, pixel: torch.Tensor) -> torch.Tensor:
+        return -(reference_xy_norm - position[pixel] - shift).abs().sum(dim=-1)
 
     def still(iteration: int, pixel: torch.Tensor) -> torch.Tensor:
         return torch.full((len(pixel), 2), 0.5)
 
-    found = search_pixels(score, pixels, pixels.pick([start]), 5, 0.1, still, neighbour_offset=True)
+    found = search_pixels(score, pixels, pixels.gather([start]), 5, 0.1, still, neighbour_offset=True)
     assert torch.allclose(found, position + shift, atol=1e-6)
-    as_published = search_pixels(score, pixels, pixels.pick([start]), 5, 0.1, still)
+    as_published = search_pixels(score, pixels, pixels.gather([start]), 5, 0.1, still)
     assert not torch.allclose(as_published, position + shift, atol=1e-2)
 
 
@@ -253,7 +255,7 @@ def test_a_shrinking_radius_shortens_the_steps():
     """A score without slope but for x: every step to the right is taken; the draws are 1, so steps are the radius."""
     pixels = every_pixel((1, 1))
     found = search_pixels(
-        lambda source, target: source[:, 0],
+        lambda reference, pixel: reference[:, 0],
         pixels,
         torch.zeros(1, 2),
         3,
@@ -266,23 +268,23 @@ def test_a_shrinking_radius_shortens_the_steps():
 
 
 def test_coarse_grids_lie_on_the_edges_of_the_image():
-    levels = grids([(9, 5), (3, 3)], [None, None], (4, 1), 2, torch.device("cpu"))
+    levels = pixel_grids([(9, 5), (3, 3)], [None, None], (4, 1), 2, torch.device("cpu"))
     assert [pixels.sizes for pixels in levels] == [[(3, 2), (2, 2)], [(9, 5), (3, 3)]]  # both edges, however narrow
     # a ramp on the coarse grid is the ramp on the fine one
     coarse = [px_to_norm(pixel_grid(hw), hw).permute(2, 0, 1) for hw in levels[0].sizes]
-    assert torch.allclose(start_from(coarse, levels[1]), levels[1].xy_norm(), atol=1e-6)
-    assert grids([(1, 9)], [None], (4,), 2, torch.device("cpu"))[0].sizes == [(1, 3)]
+    assert torch.allclose(sample_coarse(coarse, levels[1]), levels[1].xy_norm(), atol=1e-6)
+    assert pixel_grids([(1, 9)], [None], (4,), 2, torch.device("cpu"))[0].sizes == [(1, 3)]
 
 
 @pytest.mark.parametrize("iterations", [0, 1, 3])
 def test_a_coarse_grid_has_what_the_next_one_reads(iterations: int):
     hw, points_px = (60, 80), torch.tensor([[3.0, 4.5], [6.0, 9.0]])
-    dense = grids([hw], [None], (4, 1), iterations, torch.device("cpu"))
-    cone = grids([hw], [points_px], (4, 1), iterations, torch.device("cpu"))
-    assert all(len(few) < len(many) for few, many in zip(cone, dense, strict=True))
+    dense = pixel_grids([hw], [None], (4, 1), iterations, torch.device("cpu"))
+    sparse = pixel_grids([hw], [points_px], (4, 1), iterations, torch.device("cpu"))
+    assert all(len(few) < len(many) for few, many in zip(sparse, dense, strict=True))
     start = [rough(dense[0].sizes[0])[0]]
-    coarse = [search(pixels, start, iterations) for pixels in (dense[0], cone[0])]
-    expected, found = (start_from(fields, cone[1]) for fields in coarse)
+    coarse = [search(pixels, start, iterations) for pixels in (dense[0], sparse[0])]
+    expected, found = (sample_coarse(fields, sparse[1]) for fields in coarse)
     assert torch.equal(found, expected)
 
 
@@ -297,12 +299,12 @@ def test_a_score_of_another_dtype_and_noise_of_numpy_will_do():
 
 
 def test_a_score_that_is_no_number_loses():
-    """Half of the source has none: places there are left for any other, and never taken."""
+    """Half of the reference has none: points there are left for any other, and never taken."""
 
-    def score(source_xy_norm: torch.Tensor, target_xy_norm: torch.Tensor) -> torch.Tensor:
-        assert source_xy_norm.shape[1] > 0
-        score = -source_xy_norm.abs().sum(dim=-1)
-        return torch.where(source_xy_norm[..., 0] < 0, torch.nan, score)
+    def score(reference_xy_norm: torch.Tensor, query_xy_norm: torch.Tensor) -> torch.Tensor:
+        assert reference_xy_norm.shape[1] > 0
+        score = -reference_xy_norm.abs().sum(dim=-1)
+        return torch.where(reference_xy_norm[..., 0] < 0, torch.nan, score)
 
     start = torch.tensor([[[[-0.04, -0.04, 0.05]], [[0.0, 0.0, 0.0]]]])
     found = patchmatch(score, start, 8)

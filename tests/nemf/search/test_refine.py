@@ -8,8 +8,8 @@ from nemf.search.refine import rate, refine
 MAXIMUM = torch.tensor([0.3, -0.2])
 
 
-def paraboloid(source_xy_norm: torch.Tensor) -> torch.Tensor:
-    return -(source_xy_norm - MAXIMUM).square().sum(dim=-1)
+def paraboloid(reference_xy_norm: torch.Tensor) -> torch.Tensor:
+    return -(reference_xy_norm - MAXIMUM).square().sum(dim=-1)
 
 
 def test_the_schedule_by_hand():
@@ -59,14 +59,6 @@ def test_every_point_is_optimised_as_if_it_were_alone():
     assert torch.allclose(together, alone, atol=1e-7, rtol=0)
 
 
-def test_the_published_mean_makes_a_point_depend_on_the_others():
-    """With a gradient near Adam's epsilon, a fraction of it moves a point less far."""
-    weak = MAXIMUM + torch.full((1, 1000, 2), 1e-7)
-    alone = refine(lambda xy: paraboloid(xy.double()).float(), weak, steps=1, mean_over_points=False)
-    mean = refine(lambda xy: paraboloid(xy.double()).float(), weak, steps=1, mean_over_points=True)
-    assert ((alone - weak).abs() > 10 * (mean - weak).abs()).any()
-
-
 def test_callers_need_not_enable_gradients_and_their_tensor_stays():
     start = torch.zeros(1, 1, 2)
     with torch.no_grad():
@@ -77,5 +69,5 @@ def test_callers_need_not_enable_gradients_and_their_tensor_stays():
 
 
 def test_numbers_out_of_range():
-    with pytest.raises(ValueError, match=r"lr and radius_norm above 0; got 20, 0\.0, 0\.1"):
+    with pytest.raises(ValueError, match=r"refine_lr must be a number above 0 and below 1e6; got 0\.0"):
         refine(paraboloid, torch.zeros(1, 1, 2), lr=0.0)
