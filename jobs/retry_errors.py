@@ -3,7 +3,7 @@
     python -m jobs.retry_errors runs/x --kinds fetch:timeout,fetch:unavailable
 
 The same as the run's own `match` command with `--retry`, without having to repeat that command; like it, it goes on
-with pairs that were not asked yet. Cost and exit codes are those of `match`.
+with pairs that were not matched yet. Cost and exit codes are those of `match`.
 """
 
 import dataclasses
@@ -32,9 +32,9 @@ class Config:
     out: tyro.conf.Positional[Uri]
     """Run folder, path or URI."""
     kinds: Names = (ALL,)
-    """Errors to ask again: all, none, stages (fetch), or kinds (fetch:timeout)."""
+    """Errors to try again: all, none, stages (fetch), or kinds (fetch:timeout)."""
     quarantine: bool = False
-    """Also try pairs again that killed or hung their process: empty the quarantine."""
+    """Also try again the pairs that killed or hung their process: empties the quarantine."""
     pairs: Uri | None = None
     """The manifest, if it is no longer where the run found it."""
     address: str | None = None
@@ -42,19 +42,19 @@ class Config:
 
 
 def run(config: Config) -> str:
-    """Ask again; the run folder. Raises as jobs.match.run does, and ValueError for errors that there are none of."""
+    """Match again; the run folder. Raises as jobs.match.run does, and ValueError where the run has no such errors."""
     out = storage.absolute(config.out)
     kinds = (*config.kinds, "worker") if config.quarantine else config.kinds
     check_retry(kinds)
     run_folder = read_run(out)
     settings = _settings({**run_folder.config, **({"pairs": config.pairs} if config.pairs else {})})
-    # a pair may be in quarantine whose row the attempt did not live to commit
+    # a pair in quarantine may have no row yet: its attempt may have died before the commit
     named = [kind for kind in config.kinds if kind not in (ALL, NONE) and not (config.quarantine and kind == "worker")]
     if named:
         _check_errors_exist(run_folder, settings.pairs, named)
     limit = run_folder.limit()
     if config.quarantine:
-        lease = acquire(out, job="retry-errors")  # not under the hands of an attempt at work
+        lease = acquire(out, job="retry-errors")  # refused while an attempt is at work
         storage.delete(storage.join(out, "quarantine"))
         lease.release()
     return match.run(dataclasses.replace(settings, out=out, retry=kinds, limit=limit, address=config.address))

@@ -10,7 +10,7 @@
     <out>/_SUCCESS                     written last: the counts, and a digest of the rows they were counted from
 
 Resume: the same command again goes on where the last attempt ended. `open_run` refuses another run the folder, and
-`lease.acquire` a second attempt while one is at work. What is done is what the parts hold, nothing else is asked. Three
+`lease.acquire` a second attempt while one is at work. Only the parts say what is done. Three
 functions decide what is done again:
 
     counts.is_retried         which errors are to be tried again (--retry)

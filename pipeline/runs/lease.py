@@ -2,7 +2,7 @@
 
     <out>/attempts/<n>.json      owner, started, heartbeat (advances every few seconds), end, progress
     <out>/attempts/<n>.stop      the attempt is to stop: nothing new is started, what is in flight is committed
-    <out>/attempts/<n>.begun/    what its workers are at, see pipeline.runs.quarantine
+    <out>/attempts/<n>.begun/    the work in progress, see pipeline.runs.quarantine
     <out>/attempts/<n>.events/   what happened, see pipeline.runs.events
 
 An attempt starts by creating its file, which only one process can. An attempt whose owner died on this host is taken
@@ -156,7 +156,7 @@ class Lease:
             self._run_callbacks()
             storage.delete(self.in_progress_folder)
         except OSError as error:  # must not hide the error that ended the attempt
-            print(f"warning: {self.in_progress_folder} was not removed: {error}")
+            print(f"warning: claims of work in progress were not removed: {error}")
         self.events.record("ended", counts=dict(self.counts))
         self._write(ended=time.time())
 
@@ -198,7 +198,7 @@ def acquire(out: str, *, job: str = "", stale_seconds: float = STALE_SECONDS) ->
     """
     while True:
         earlier = read_attempts(out)
-        # the last could only begin when those before it were dead
+        # the last could only start when those before it were dead
         before = _wait_until_dead(out, earlier[-1], stale_seconds) if earlier else None
         now = time.time()
         mine = Attempt(

@@ -158,7 +158,7 @@ def reasons_of(rows: pa.Table) -> pa.ChunkedArray:
 
 
 def count_reasons(rows: pa.Table) -> dict[str, int]:
-    """How many MATCHES rows there are of each reason, in order of its name."""
+    """The number of MATCHES rows by reason, in order of its name."""
     return count_each(reasons_of(rows))
 
 

@@ -72,7 +72,7 @@ def read_status(out: str) -> Status:
     success = run.success()
     attempts = read_attempts(out)
     sizes = part_sizes(out)
-    rows, reasons = _counted(success, attempts)
+    rows, reasons = _progress(success, attempts)
     last = attempts[-1] if attempts else None
     state = last.state(now) if last else "planning"
     rate = last.rows_per_second if last and state == "running" else None
@@ -95,8 +95,8 @@ def read_status(out: str) -> Status:
     )
 
 
-def _counted(success: dict[str, Any] | None, attempts: list[Attempt]) -> tuple[int | None, dict[str, int]]:
-    """(rows asked for, completed rows by reason), from _SUCCESS, else from the attempts that had planned."""
+def _progress(success: dict[str, Any] | None, attempts: list[Attempt]) -> tuple[int | None, dict[str, int]]:
+    """(rows the run was asked for, completed rows by reason): from _SUCCESS, else from the attempts that planned."""
     if success:
         return sum(success["reasons"].values()), success["reasons"]
     planned = [attempt for attempt in attempts if attempt.rows is not None]
