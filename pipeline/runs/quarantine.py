@@ -22,7 +22,7 @@ from pipeline.runs.lease import Lease
 from schemas.failures import Failure
 
 DEATHS = 2
-DIED = "died-"
+_DIED = "died-"
 """Prefix of the files that record the death of a process."""
 
 Result = TypeVar("Result")
@@ -67,7 +67,7 @@ class Quarantine:
         self._claim = storage.join(self._in_progress_folder, key)
         n_before = _read_claim(self._claim)["times"]
         if n_before:
-            storage.write_bytes(storage.join(self._in_progress_folder, f"{DIED}{key}-{n_before}"), b"")
+            storage.write_bytes(storage.join(self._in_progress_folder, f"{_DIED}{key}-{n_before}"), b"")
         storage.write_bytes(self._claim, json.dumps({"times": n_before + 1, "hangs": False}).encode())
         yield from work(pair_ids)
         storage.delete_file(self._claim)
@@ -100,8 +100,8 @@ class QuarantineMonitor:
     def record_new(self) -> None:
         """Record what is new since the last call. Costs two listings."""
         for name in self._new_names(self._lease.in_progress_folder):
-            if name.startswith(DIED):
-                self._lease.events.record("worker_died", work=name.removeprefix(DIED))
+            if name.startswith(_DIED):
+                self._lease.events.record("worker_died", work=name.removeprefix(_DIED))
         for name in self._new_names(self._folder):
             if name.endswith(".json"):
                 self._lease.events.record("quarantined", **storage.read_json(storage.join(self._folder, name)))

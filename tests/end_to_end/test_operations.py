@@ -123,9 +123,9 @@ def _scraped() -> dict[str, list[tuple[dict[str, str], float]]]:
 def test_status_says_how_it_ended(out: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert status.main([out]) == 0
 
-    said = capsys.readouterr().out
-    assert f"{out}: finished" in said
-    assert f"{N_PAIRS} of {N_PAIRS} pairs done (100.0 %), {REASONS['ok']} ok" in said
+    printed = capsys.readouterr().out
+    assert f"{out}: finished" in printed
+    assert f"{N_PAIRS} of {N_PAIRS} pairs done (100.0 %), {REASONS['ok']} ok" in printed
     assert status.run(status.Config(out=out)).reasons == REASONS
     assert status.main([f"{out}/nowhere"]) == 2
 
@@ -142,8 +142,8 @@ def test_what_is_left_alone_is_not_asked_again(out: str, pairs: str, capsys: pyt
 
 def test_errors_are_asked_again_with_the_settings_of_the_run(out: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert retry_errors.main([out, "--kinds", "match:ArithmeticEror"]) == 2
-    said = capsys.readouterr().err
-    assert f"has no errors match:ArithmeticEror; it has fetch:not_found (1), match:ArithmeticError ({N_BAD})" in said
+    printed = capsys.readouterr().err
+    assert f"has no errors match:ArithmeticEror; it has fetch:not_found (1), match:ArithmeticError ({N_BAD})" in printed
     storage.write_bytes(storage.join(out, "quarantine", "old.json"), b'{"pair_id": "x", "kind": "died", "reason": ""}')
 
     assert retry_errors.main([out, "--kinds", "match", "--quarantine"]) == 3

@@ -40,8 +40,8 @@ def run(pairs: str, tmp_path: Path) -> Run:
 
 
 def test_status_and_verify_count_four(run: Run) -> None:
-    found = status.run(status.Config(out=run.out))
-    assert (found.rows, found.completed, found.reasons) == (4, 3, {"fetch: timeout": 1, "ok": 2})
+    current = status.run(status.Config(out=run.out))
+    assert (current.rows, current.completed, current.reasons) == (4, 3, {"fetch: timeout": 1, "ok": 2})
 
     with pytest.raises(ValueError, match=r"the run is not finished \(no _SUCCESS\).*; 1 rows are missing$"):
         verify.run(verify.Config(out=run.out))

@@ -30,7 +30,7 @@ def test_a_pair_is_done_when_every_direction_is_ok(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("retry", "asked_again"),
+    ("retry", "tried_again"),
     [
         (["all"], {"gone", "late", "half"}),
         (["none"], set()),
@@ -39,7 +39,7 @@ def test_a_pair_is_done_when_every_direction_is_ok(tmp_path: Path) -> None:
         (["fetch:timeout", "match"], {"late"}),
     ],
 )
-def test_errors_that_are_not_asked_again_are_settled(tmp_path: Path, retry: list[str], asked_again: set[str]) -> None:
+def test_errors_that_are_not_tried_again_are_completed(tmp_path: Path, retry: list[str], tried_again: set[str]) -> None:
     back = {"direction": "target_to_source"}
     late = {**GONE, "error_kind": "timeout"}
     rows = [{"pair_id": "gone", **GONE}, {"pair_id": "gone", **GONE, **back}]
@@ -48,16 +48,16 @@ def test_errors_that_are_not_asked_again_are_settled(tmp_path: Path, retry: list
     write_part(str(tmp_path), match_rows(*rows))
     ids = pa.chunked_array([["gone", "late", "half", "new"]])
 
-    found = completed_pairs(_rows(tmp_path), ids, BOTH, "f", retry)
+    completed = completed_pairs(_rows(tmp_path), ids, BOTH, "f", retry)
 
-    assert set(found.ids.to_pylist()) == {"gone", "late", "half"} - asked_again
-    assert sum(found.reasons.values()) == 2 * len(found.ids)
-    assert found.reasons.get("fetch: timeout", 0) == (0 if "late" in asked_again else 2)
+    assert set(completed.ids.to_pylist()) == {"gone", "late", "half"} - tried_again
+    assert sum(completed.reasons.values()) == 2 * len(completed.ids)
+    assert completed.reasons.get("fetch: timeout", 0) == (0 if "late" in tried_again else 2)
 
 
 def _completed(out: Path, ids: pa.ChunkedArray, directions: tuple[str, ...]) -> tuple[set[str], dict[str, int]]:
-    found = completed_pairs(_rows(out), ids, directions, "f")
-    return set(found.ids.to_pylist()), found.reasons
+    completed = completed_pairs(_rows(out), ids, directions, "f")
+    return set(completed.ids.to_pylist()), completed.reasons
 
 
 def _rows(out: Path | str) -> pa.Table:

@@ -134,11 +134,11 @@ def test_the_heartbeat_advances_and_says_how_far_the_attempt_has_come(
     while read_attempts(str(tmp_path))[0].heartbeat < 3 and time.monotonic() < deadline:
         time.sleep(0.02)
 
-    (said,) = read_attempts(str(tmp_path))
-    assert said.heartbeat >= 3
-    assert (said.rows, said.counts, said.ended) == (10, {"ok": 7}, None)
-    assert said.rows_per_second is not None
-    assert said.rows_per_second > 0
+    (attempt,) = read_attempts(str(tmp_path))
+    assert attempt.heartbeat >= 3
+    assert (attempt.rows, attempt.counts, attempt.ended) == (10, {"ok": 7}, None)
+    assert attempt.rows_per_second is not None
+    assert attempt.rows_per_second > 0
     assert looks
     lease.release()
 

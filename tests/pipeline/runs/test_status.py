@@ -24,9 +24,9 @@ def out(tmp_path: Path) -> str:
     return str(tmp_path)
 
 
-def _attempt(out: str, number: int = 1, **says: Any) -> None:
+def _attempt(out: str, number: int = 1, **fields: Any) -> None:
     defaults = {"owner": ELSEWHERE, "host": "node-7", "job": "match", "started": time.time() - 600}
-    attempt = Attempt(number=number, **{**defaults, "written": time.time(), **says})
+    attempt = Attempt(number=number, **{**defaults, "written": time.time(), **fields})
     storage.write_bytes(attempt.file(out), attempt.to_json())
 
 
@@ -53,7 +53,7 @@ def test_a_run_at_work_elsewhere(out: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("says", "state", "text"),
+    ("fields", "state", "text"),
     [
         ({"ended": 1.0}, "ended", "stopped before it was finished"),
         ({"written": 0.0}, "silent", "the same command, run again, takes over"),
@@ -61,8 +61,8 @@ def test_a_run_at_work_elsewhere(out: str) -> None:
         ({"owner": Owner(**{**vars(Owner.this_process()), "process_started": "x"})}, "died", "its last attempt died"),
     ],
 )
-def test_a_run_that_is_not_at_work_says_why(out: str, says: dict[str, Any], state: str, text: str) -> None:
-    _attempt(out, rows_per_second=5.0, **{"rows": 10, **says})
+def test_a_run_that_is_not_at_work_says_why(out: str, fields: dict[str, Any], state: str, text: str) -> None:
+    _attempt(out, rows_per_second=5.0, **{"rows": 10, **fields})
 
     status = read_status(out)
 
