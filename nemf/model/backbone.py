@@ -1,32 +1,21 @@
 """Backbones: frozen networks of timm and torchvision that turn images into feature maps."""
 
-import difflib
 import hashlib
-import inspect
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
-import torchvision
 from jaxtyping import Float
-from timm.layers.format import Format
-from timm.models.efficientnet import EfficientNetFeatures
-from timm.models.mobilenetv3 import MobileNetV3Features
 from torch import Tensor, nn
-from torchvision.models.feature_extraction import create_feature_extractor
 
 from nemf.model.backbone_config import BackboneConfig
 from nemf.model.weights_file import load_weights, read_config
 
 _Published = Callable[[str, tuple[int, ...] | None], tuple[nn.Module, BackboneConfig]]
 _FromFile = Callable[[str, BackboneConfig], tuple[nn.Module, set[str]]]
-
-_RESERVED = {"weights", "progress", "num_classes"}
-"""Arguments of the builders that no file gives; a classifier would be cut off, but could be of any size."""
 
 
 class Backbone(nn.Module):
@@ -49,7 +38,7 @@ class Backbone(nn.Module):
         maps = self.network(image)
         if isinstance(maps, dict):
             return list(maps.values())
-        if getattr(self.network, "output_fmt", None) == Format.NHWC:
+        if getattr(self.network, "output_fmt", None) == "NHWC":
             return [features.permute(0, 3, 1, 2) for features in maps]
         return list(maps)
 
@@ -124,91 +113,21 @@ def build_backbone(name: str, config: BackboneConfig) -> Backbone:
 
 
 def _find(name: str) -> tuple[str, _Published, _FromFile]:
-    """The model of that name, and how to build it with its library's weights and without."""
+    """The model of that name, and how to build it with its library's weights and without.
+
+    The libraries are imported here: they take seconds, and features such as dense SIFT need neither.
+    """
     library, _, model = name.partition("/")
     if library == "timm":
-        if not timm.is_model(model):
-            near = difflib.get_close_matches(model, timm.list_models(), n=5, cutoff=0.3)
-            raise ValueError(f"timm has no model {model!r} (timm.list_models() lists them; near: {', '.join(near)})")
-        return model, _timm_published, _timm_from_file
+        from nemf.model import timm_backbones
+
+        timm_backbones.check(model)
+        return model, timm_backbones.published, timm_backbones.from_file
     if library in ("torchvision", "torchvision-blocks"):
-        resnets = torchvision.models.list_models(torchvision.models, include=["resnet*", "resnext*", "wide_resnet*"])
-        if model not in resnets:
-            raise ValueError(f"there is no backbone {library}/{model}; of torchvision there are {', '.join(resnets)}")
+        from nemf.model import torchvision_backbones
+
+        torchvision_backbones.check(library, model)
         if library == "torchvision-blocks":
-            return model, _blocks_published, _blocks_from_file
-        return model, _torchvision_published, _torchvision_from_file
+            return model, torchvision_backbones.blocks_published, torchvision_backbones.blocks_from_file
+        return model, torchvision_backbones.stages_published, torchvision_backbones.stages_from_file
     raise ValueError(f"there is no backbone {name!r}; there are timm/MODEL and torchvision/MODEL")
-
-
-def _timm_published(model: str, out_indices: tuple[int, ...] | None) -> tuple[nn.Module, BackboneConfig]:
-    network = timm.create_model(model, pretrained=True, features_only=True, out_indices=out_indices)
-    source: Any = network.pretrained_cfg
-    config = BackboneConfig(mean=tuple(source["mean"]), std=tuple(source["std"]), out_indices=out_indices)
-    return _behind_the_last_map_cut(network), config
-
-
-def _timm_from_file(model: str, config: BackboneConfig) -> tuple[nn.Module, set[str]]:
-    _refuse(config.create_kwargs.keys() & {*inspect.signature(timm.create_model).parameters, *_RESERVED})
-    network = timm.create_model(model, features_only=True, out_indices=config.out_indices, **config.create_kwargs)
-    whole = set(network.state_dict())
-    return _behind_the_last_map_cut(network), whole
-
-
-def _behind_the_last_map_cut(network: nn.Module) -> nn.Module:
-    if isinstance(network, EfficientNetFeatures | MobileNetV3Features):
-        # timm cuts the other families behind their last map itself
-        network.blocks = network.blocks[: network.feature_info.get_dicts()[-1]["stage"]]
-    return network
-
-
-def _torchvision_published(model: str, out_indices: tuple[int, ...] | None) -> tuple[nn.Module, BackboneConfig]:
-    weights = torchvision.models.get_model_weights(model).DEFAULT
-    network = torchvision.models.get_model(model)
-    network.load_state_dict(weights.get_state_dict(check_hash=True, weights_only=True))
-    normalisation = weights.transforms()
-    config = BackboneConfig(
-        mean=tuple(normalisation.mean), std=tuple(normalisation.std), out_indices=out_indices or (1, 2, 3, 4)
-    )
-    return _torchvision_stages(network, config), config
-
-
-def _torchvision_from_file(model: str, config: BackboneConfig) -> tuple[nn.Module, set[str]]:
-    _refuse(config.create_kwargs.keys() & _RESERVED)
-    network = torchvision.models.get_model(model, **config.create_kwargs)
-    return _torchvision_stages(network, config), set(network.state_dict())
-
-
-def _torchvision_stages(network: nn.Module, config: BackboneConfig) -> nn.Module:
-    """The network up to the sums of the last blocks of the layers asked for."""
-    last = {int(block.removeprefix("layer").split(".")[0]): block for block in _residual_blocks(network)}
-    return _sums(network, [last[index] for index in config.out_indices or ()])
-
-
-def _blocks_published(model: str, out_indices: tuple[int, ...] | None) -> tuple[nn.Module, BackboneConfig]:
-    raise ValueError("only a local file's out_indices say which blocks to take")
-
-
-def _blocks_from_file(model: str, config: BackboneConfig) -> tuple[nn.Module, set[str]]:
-    _refuse(config.create_kwargs.keys() & _RESERVED)
-    network = torchvision.models.get_model(model, **config.create_kwargs)
-    blocks = _residual_blocks(network)
-    return _sums(network, [blocks[index - 1] for index in config.out_indices or ()]), set(network.state_dict())
-
-
-def _residual_blocks(network: nn.Module) -> list[str]:
-    """The names of a ResNet's residual blocks, in order."""
-    return [f"layer{i}.{name}" for i in range(1, 5) for name, _ in network.get_submodule(f"layer{i}").named_children()]
-
-
-def _sums(network: nn.Module, blocks: list[str]) -> nn.Module:
-    """The network up to the sums of those residual blocks, before their ReLU."""
-    for module in network.modules():
-        if isinstance(module, nn.ReLU):
-            module.inplace = False  # in place, it would turn the sum just taken into its own output
-    return create_feature_extractor(network, {f"{block}.add": block for block in blocks})
-
-
-def _refuse(reserved: set[str]) -> None:
-    if reserved:
-        raise ValueError(f"{', '.join(sorted(reserved))} may not be among create_kwargs")

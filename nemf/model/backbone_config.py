@@ -1,7 +1,11 @@
 """How a backbone is built and fed. Imports no torch."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
+
+_RESERVED = {"weights", "progress", "num_classes"}
+"""Arguments of the libraries' builders that no file gives; a classifier would be cut off, but could be of any size."""
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
@@ -16,3 +20,9 @@ class BackboneConfig:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     """The network takes (rgb / 255 - mean) / std."""
+
+
+def refuse_reserved(create_kwargs: Iterable[str], further: Iterable[str] = ()) -> None:
+    """Raises ValueError for names of arguments that no file may give, or that are among `further`."""
+    if reserved := {*create_kwargs} & {*_RESERVED, *further}:
+        raise ValueError(f"{', '.join(sorted(reserved))} may not be among create_kwargs")

@@ -1,0 +1,71 @@
+"""Networks of torchvision's ResNet family, up to the sums of residual blocks before their ReLU.
+
+Stages give the sums of the last blocks of layer1..layer4, blocks those of any ("hyperpixels").
+"""
+
+import torchvision
+from torch import nn
+from torchvision.models.feature_extraction import create_feature_extractor
+
+from nemf.model.backbone_config import BackboneConfig, refuse_reserved
+
+
+def check(library: str, model: str) -> None:
+    """Raises ValueError, naming `library` as the user does, if torchvision has no such ResNet."""
+    resnets = torchvision.models.list_models(torchvision.models, include=["resnet*", "resnext*", "wide_resnet*"])
+    if model not in resnets:
+        raise ValueError(f"there is no backbone {library}/{model}; of torchvision there are {', '.join(resnets)}")
+
+
+def stages_published(model: str, out_indices: tuple[int, ...] | None) -> tuple[nn.Module, BackboneConfig]:
+    """The network with torchvision's own weights."""
+    weights = torchvision.models.get_model_weights(model).DEFAULT
+    network = torchvision.models.get_model(model)
+    network.load_state_dict(weights.get_state_dict(check_hash=True, weights_only=True))
+    normalisation = weights.transforms()
+    config = BackboneConfig(
+        mean=tuple(normalisation.mean), std=tuple(normalisation.std), out_indices=out_indices or (1, 2, 3, 4)
+    )
+    return _stages(network, config), config
+
+
+def stages_from_file(model: str, config: BackboneConfig) -> tuple[nn.Module, set[str]]:
+    """The network with random weights, and the names of the tensors of its whole, some of which may be cut off."""
+    network = _with_random_weights(model, config)
+    return _stages(network, config), set(network.state_dict())
+
+
+def blocks_published(model: str, out_indices: tuple[int, ...] | None) -> tuple[nn.Module, BackboneConfig]:
+    """Raises ValueError: nothing says which blocks."""
+    raise ValueError("only a local file's out_indices say which blocks to take")
+
+
+def blocks_from_file(model: str, config: BackboneConfig) -> tuple[nn.Module, set[str]]:
+    """The network with random weights, and the names of the tensors of its whole, some of which may be cut off."""
+    network = _with_random_weights(model, config)
+    blocks = _residual_blocks(network)
+    return _sums(network, [blocks[index - 1] for index in config.out_indices or ()]), set(network.state_dict())
+
+
+def _with_random_weights(model: str, config: BackboneConfig) -> nn.Module:
+    refuse_reserved(config.create_kwargs)
+    return torchvision.models.get_model(model, **config.create_kwargs)
+
+
+def _stages(network: nn.Module, config: BackboneConfig) -> nn.Module:
+    """The network up to the sums of the last blocks of the layers that the configuration names."""
+    last = {int(block.removeprefix("layer").split(".")[0]): block for block in _residual_blocks(network)}
+    return _sums(network, [last[index] for index in config.out_indices or ()])
+
+
+def _residual_blocks(network: nn.Module) -> list[str]:
+    """The names of a ResNet's residual blocks, in order."""
+    return [f"layer{i}.{name}" for i in range(1, 5) for name, _ in network.get_submodule(f"layer{i}").named_children()]
+
+
+def _sums(network: nn.Module, blocks: list[str]) -> nn.Module:
+    """The network up to the sums of those residual blocks, before their ReLU."""
+    for module in network.modules():
+        if isinstance(module, nn.ReLU):
+            module.inplace = False  # in place, it would turn the sum just taken into its own output
+    return create_feature_extractor(network, {f"{block}.add": block for block in blocks})
