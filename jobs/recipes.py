@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 from jobs import distil, prepare, train
 from nemf import pretrained
-from nemf.model.presets import CostFeatures
+from nemf.model.presets import CostFeatureKind
 from nemf.search.config import as_options
 
 Stage: TypeAlias = prepare.Config | distil.Config | train.Config
@@ -106,7 +106,7 @@ def nemf_mobilenet(options: RecipeOptions) -> list[Stage]:
     return [*_manifests(options), descriptors, again, larger, _field(options, larger)]
 
 
-def ablation(kind: CostFeatures) -> Recipe:
+def ablation(kind: CostFeatureKind) -> Recipe:
     """Table 3 of the paper: the field on other cost features, behind the first descriptors of `nemf_mobilenet`.
 
     It goes on from the descriptors in OUT, where that recipe has run before.

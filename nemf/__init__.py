@@ -1,4 +1,4 @@
-"""Semantic matchers and their mathematics. Knows torch; knows neither Ray nor Arrow."""
+"""Semantic matchers and their mathematics, on torch, without Ray and Arrow."""
 
 import importlib
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ _HOMES = {"load_matcher": "nemf.load", "ImagePair": "nemf.matcher", "Match": "ne
 
 
 def __getattr__(name: str) -> Any:
-    """Loads torch when it is first needed: a process that only decodes images (nemf.rgb) has no use for it."""
+    """Imports these names, and with them torch, on first use: a process that only decodes images needs neither."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(_HOMES[name]), name)

@@ -59,7 +59,7 @@ _EXPECTED = FIELDS | {
     "field_blocks": ("a whole number from 1 to 64", lambda value: is_size(value) and value <= 64),
     "out_indices": (f"{_INDICES}, or null", lambda value: value is None or _are_indices(value)),
 }
-"""What each field of config.json must be, in words and as a test; a field not named here is a SIZE."""
+"""What each field of config.json must be, in words and as a test; fields not named here must be a SIZE."""
 
 
 def save(
@@ -109,8 +109,8 @@ def load(folder: str | Path) -> NeMF:
 def check_sizes(config: NeMFConfig) -> dict[str, torch.Tensor]:
     """The tensors of the network of these sizes by name, on the meta device: they take no memory, whatever their size.
 
-    Raises ValueError where no network can be built, and for one whose 4D volumes no machine holds: with no weight that
-    depends on their size, a small file may ask for any.
+    Raises ValueError where no network can be built, and for one whose 4D volumes no machine holds: where no weight
+    depends on their size, a small file may claim any.
     """
     with torch.device("meta"):
         empty = build(config).state_dict()

@@ -1,4 +1,4 @@
-"""What every matcher is: pairs of images in, matches out."""
+"""The interface of every matcher: from pairs of images to matches."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ Points = Float32[np.ndarray, "k 2"]
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ImagePair:
-    """One question to a matcher: where in the reference image is what the query image shows?
+    """A query image and a reference image to find matches in, with the query points to match.
 
     Pairs of one batch that show the same image should hold the same array object: matchers encode an object once.
     Raises ValueError for arrays of another shape or dtype, and points that are not finite.
@@ -28,11 +28,11 @@ class ImagePair:
     reference_rgb: np.ndarray
     """(H, W, 3) uint8."""
     query_xy_px: np.ndarray | None = None
-    """(K, 2) float32 points to find in the reference; they may lie outside the query. None or K = 0 asks for none."""
+    """(K, 2) float32 points to find in the reference; they may lie outside the query image. None means K = 0."""
     dense: bool = False
-    """Ask for the flow of every query pixel too."""
+    """Whether to compute the flow of every query pixel too."""
     pair_id: str = ""
-    """What random draws depend on, so that a pair's answer does not depend on its batch."""
+    """Random numbers depend on it, so that a pair's match does not depend on its batch."""
 
     def __post_init__(self) -> None:
         _check_rgb(self.query_rgb, "query")
@@ -45,31 +45,31 @@ class ImagePair:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Match:
-    """The answer to one ImagePair."""
+    """The result for one ImagePair."""
 
     reference_xy_px: Points
-    """Where each query point is in the reference image; may lie outside it."""
+    """The match of each query point in the reference image, (K, 2); may lie outside it."""
     point_confidence: Float32[np.ndarray, " k"]
     """0..1, higher is surer; comparable within one matcher only."""
     flow_px: Float32[np.ndarray, "h w 2"] | None = None
-    """Displacement (dx, dy) from each query pixel (x, y) to its place in the reference; None unless asked for."""
+    """Displacement (dx, dy) from each query pixel to its match in the reference; None unless the pair is dense."""
     flow_confidence: Float32[np.ndarray, "h w"] | None = None
-    """0..1 per query pixel; None unless the flow was asked for."""
+    """0..1 per query pixel; None unless the pair is dense."""
 
 
 @runtime_checkable
 class Matcher(Protocol):
-    """Anything that matches. Subclass it, set the two attributes and write match_batch."""
+    """The interface of matchers. Subclass it, set the two attributes and write match_batch."""
 
     name: str
-    """The name that load_matcher built it from."""
+    """The name given to load_matcher."""
     fingerprint: str
-    """Changes whenever an answer may change: weights, configuration and the version of the code."""
+    """Changes whenever a match may change: with weights, configuration and the version of the code."""
 
     def match_batch(self, pairs: Sequence[ImagePair]) -> Iterable[Match]:
-        """One Match per pair, in order; a generator is best: answers are taken as they come, and what has come stays.
+        """One Match per pair, in order, independent of the other pairs.
 
-        A pair's answer does not depend on the other pairs.
+        A generator is best: matches are stored as they come, and those that came before an error stay.
         """
         ...
 
@@ -84,7 +84,7 @@ class Matcher(Protocol):
         """Match one pair of images, each (H, W, 3) uint8 RGB as numpy array, torch tensor or PIL image.
 
         query_xy_px: (K, 2) points (x, y) in pixels of the query image.
-        dense: whether to compute the flow as well; by default only when no points are asked for.
+        dense: whether to compute the flow as well; by default only without query_xy_px.
         Raises ValueError when an image or the points have another shape or dtype, or points are not finite.
         """
         points = None if query_xy_px is None else as_points(query_xy_px)

@@ -1,10 +1,10 @@
-"""From a Pillow image of any kind to RGB pixels: the one way images come into this project."""
+"""From a Pillow image of any mode to RGB pixels: every image enters this project here."""
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import ExifTags, Image
 
-_SHOWN_AFTER = {
+_UPRIGHT_BY = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -13,11 +13,11 @@ _SHOWN_AFTER = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What turns an image of an EXIF orientation upright."""
+"""The operation that turns an image of each EXIF orientation upright."""
 
 
 def to_rgb(image: Image.Image) -> UInt8[np.ndarray, "_ _ 3"]:
-    """(H, W, 3) uint8 with the EXIF orientation applied; EXIF that cannot be read is taken for none.
+    """(H, W, 3) uint8 with the EXIF orientation applied; EXIF that cannot be read is ignored.
 
     CMYK and palettes are converted, transparency shows white, 16-bit grey keeps its high 8 bits (rounded). Raises
     ValueError for 32-bit integers and floats, whose range is not known.
@@ -35,10 +35,13 @@ def to_rgb(image: Image.Image) -> UInt8[np.ndarray, "_ _ 3"]:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """Not by ImageOps.exif_transpose, which copies every image and fails where it cannot write the EXIF back."""
+    """The image with its EXIF orientation applied.
+
+    ImageOps.exif_transpose copies every image, and fails where it cannot write the EXIF back.
+    """
     image.load()
     try:
-        turn = _SHOWN_AFTER.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # whatever a broken record makes Pillow meet
+        turn = _UPRIGHT_BY.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # of any kind, from a broken EXIF record
         return image
     return image if turn is None else image.transpose(turn)

@@ -9,7 +9,7 @@ from nemf.matcher import Matcher
 
 
 def build(name: str, *, backbone_weights: str | None, device: torch.device) -> Matcher:
-    """What factory(backbone_weights=..., device=...) returns; ValueError where there is none, or it is no Matcher."""
+    """The Matcher that factory(backbone_weights=..., device=...) returns; ValueError where there is none."""
     module_name, _, factory_name = name.partition(":")
     try:
         module = importlib.import_module(module_name)

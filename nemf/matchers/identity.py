@@ -1,4 +1,4 @@
-"""The identity: every point stays at its relative place. The floor of every comparison, and the cost of no matching."""
+"""The identity: every point keeps its relative position. A lower bound for comparisons of quality and of time."""
 
 from collections.abc import Sequence
 
@@ -10,14 +10,14 @@ from nemf.matcher import ImagePair, Match, Matcher
 
 
 class IdentityMatcher(Matcher):
-    """Answers with the query's own coordinates, rescaled to the reference image."""
+    """Matches every point to its own coordinates, rescaled to the reference image."""
 
     def __init__(self) -> None:
         self.name = "identity"
         self.fingerprint = "identity-1"
 
     def match_batch(self, pairs: Sequence[ImagePair]) -> list[Match]:
-        """One Match per pair, without looking at a pixel; confidence is 1."""
+        """One Match per pair, without reading a pixel; confidence is 1."""
         return [self._match(pair) for pair in pairs]
 
     def _match(self, pair: ImagePair) -> Match:

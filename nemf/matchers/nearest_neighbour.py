@@ -1,4 +1,4 @@
-"""The nearest neighbour in feature space: the zero-training baseline that every report compares with.
+"""The nearest neighbour in feature space: a baseline without training.
 
 Both images are squashed to a square and become cells with unit feature vectors. A query point takes the feature under
 it; its match is where the cosine with the reference's features, interpolated to cells a quarter as wide, is greatest.

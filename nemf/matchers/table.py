@@ -122,6 +122,6 @@ def is_checkpoint(name: str) -> bool:
 
 
 def describe() -> str:
-    """The table for people, a line for each matcher."""
+    """The table as text, one line for each matcher."""
     width = max(len(entry.form) for entry in TABLE)
     return "\n".join(f"{entry.form:{width}}  {entry.about}" for entry in TABLE)

@@ -43,7 +43,7 @@ class Backbone(nn.Module):
         return list(maps)
 
     def train(self, mode: bool = True) -> "Backbone":
-        """Stays in eval mode whatever is asked."""
+        """Stays in eval mode, whatever `mode` is."""
         return super().train(False)
 
     def digest(self) -> str:

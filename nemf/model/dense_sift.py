@@ -12,14 +12,14 @@ from nemf.model.backbone_config import BackboneConfig
 
 STRIDE_PX = 4
 BIN_SIZES_PX = (8, 16)
-"""A descriptor looks at 4 x 4 bins: the small ones place it well, the large ones tell it from its like."""
+"""A descriptor looks at 4 x 4 bins: small bins localise it, large ones distinguish it from similar ones."""
 
 
 class DenseSift(nn.Module):
     """SIFT at two scales for every STRIDE_PX x STRIDE_PX cell of the image.
 
     As in RootSIFT (Arandjelovic & Zisserman, 2012) the entries are square roots of shares; their mean is taken off,
-    so that unrelated places have a cosine near 0. A place without any contrast has a descriptor of zeros.
+    so that unrelated cells have a cosine near 0. A cell without any contrast has a descriptor of zeros.
     """
 
     def __init__(self) -> None:
@@ -29,7 +29,7 @@ class DenseSift(nn.Module):
                 spatial_bin_size=bin_px,
                 stride=STRIDE_PX,
                 padding=3 * bin_px // 2 - STRIDE_PX // 2,  # puts the descriptors on the centres of the cells
-                rootsift=False,  # kornia's adds an epsilon, which makes contrastless places alike
+                rootsift=False,  # kornia's adds an epsilon, which makes cells without contrast alike
             )
             for bin_px in BIN_SIZES_PX
         )

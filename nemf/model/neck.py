@@ -1,7 +1,7 @@
 """A neck: turns a backbone's feature maps into descriptors that are trained to match.
 
-The published network correlates the maps of a frozen ImageNet network as they are. Trained descriptors tell a left leg
-from a right one, for which the maps of a small network see too little of the image.
+The published network correlates the maps of a frozen ImageNet network as they are. Trained descriptors distinguish a
+left leg from a right one, for which the maps of a small network see too little of the image.
 """
 
 import itertools
@@ -14,11 +14,11 @@ _DILATIONS = (1, 2, 4)
 
 
 class Neck(nn.Module):
-    """Context at the deepest map, handed down to the shallower ones (after feature pyramids, Lin et al. 2017).
+    """Context from the deepest map, added to the shallower ones (after feature pyramids, Lin et al. 2017).
 
     level_channels: channels of the backbone's maps, shallow to deep.
     channels: of the map that comes out, which has the size of the shallowest that goes in.
-    n_blocks: residual blocks at the deepest map, whose dilations go round 1, 2, 4.
+    n_blocks: residual blocks at the deepest map, whose dilations cycle through 1, 2, 4.
     """
 
     def __init__(self, level_channels: Sequence[int], channels: int, n_blocks: int) -> None:
@@ -31,11 +31,11 @@ class Neck(nn.Module):
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
         """Maps (b, c_l, h_l, w_l), shallow to deep, to a list of one map (b, channels, h_0, w_0)."""
         *shallower, deepest = [take(level) for take, level in zip(self.inputs, maps, strict=True)]
-        found = self.context(deepest)
+        features = self.context(deepest)
         for level, output in zip(reversed(shallower), self.outputs, strict=True):
-            above = F.interpolate(found, level.shape[2:], mode="bilinear", align_corners=True)
-            found = output(level + above)
-        return [found]
+            above = F.interpolate(features, level.shape[2:], mode="bilinear", align_corners=True)
+            features = output(level + above)
+        return [features]
 
 
 class Bottleneck(nn.Module):

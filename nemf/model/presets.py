@@ -22,9 +22,9 @@ class NeMFConfig:
     neck_blocks: int = 0
     """Residual blocks of the neck at the deepest map."""
     embedding_channels: tuple[int, ...] = (4, 16)
-    """Channels after the first and second 4D convolution of each level's correlation; empty for none of both."""
+    """Channels after the first and second 4D convolution of each level's correlation; empty for no convolutions."""
     projection_dim: int = 128
-    """Features of a cell beside its correlations."""
+    """Projected features of a cell, which its token has in addition to its correlations."""
     depth: int = 4
     """Blocks of the transformer; 0 for no transformer."""
     heads: int = 6
@@ -32,7 +32,7 @@ class NeMFConfig:
     cost_channels: int | None = None
     """Channels of the cost features that the field interpolates; None for as many as the refined correlation has."""
     keep_correlation: bool = False
-    """Whether the mean of the refined correlation is one more of them, as it is."""
+    """Whether the mean of the refined correlation is one more cost feature."""
     hidden: int = 256
     """Width of the field."""
     field_blocks: int = 3
@@ -47,7 +47,7 @@ def paper() -> NeMFConfig:
 
 
 def nemf_small() -> NeMFConfig:
-    """The network that ships: nemf_mobilenet with a residual network that learns to give MobileNetV1's maps.
+    """The network that ships: nemf_mobilenet, whose backbone is a residual network that imitates MobileNetV1's maps.
 
     Bottlenecks of half the usual widths have the maps of MobileNetV1; most of them are at 16 cells a side. It takes
     smaller images, so its cost volumes have 2.4 times fewer values.
@@ -62,10 +62,10 @@ def nemf_small() -> NeMFConfig:
 
 
 def nemf_mobilenet() -> NeMFConfig:
-    """The same head on a MobileNetV1 that knows ImageNet.
+    """The head of nemf_small on a MobileNetV1 pretrained on ImageNet.
 
-    Descriptors that are trained to match need no cost encoder to begin with: their correlation is taken as it is, of 40
-    cells a side instead of 16, and the field sees it as it is, beside what its own 4D convolution makes of it.
+    Trained descriptors need no cost encoder to begin with: their correlation is used unrefined, with 40 cells a side
+    instead of 16, and the field reads it in addition to the output of its own 4D convolution.
     """
     config = BackboneConfig(
         create_kwargs={"pad_type": "same", "bn_eps": 0.001},
@@ -91,14 +91,15 @@ def nemf_mobilenet() -> NeMFConfig:
 
 PRESETS = {"paper": paper, "nemf-small": nemf_small, "nemf-mobilenet": nemf_mobilenet}
 
-CostFeatures = Literal["raw", "convolution", "attention", "both"]
+CostFeatureKind = Literal["raw", "convolution", "attention", "both"]
+"""The rows of Table 3 of the paper."""
 
 
-def with_cost_features(config: NeMFConfig, kind: CostFeatures) -> NeMFConfig:
+def with_cost_features(config: NeMFConfig, kind: CostFeatureKind) -> NeMFConfig:
     """A variant of Table 3 of the paper: without convolutions, transformer, or both, at the published 16 pixels a cell.
 
-    The field sees its own cost features alone, as published. Where `config` has no convolutions or no transformer,
-    those of a small network are taken.
+    The field reads the output of its 4D convolution only, as published. Where `config` lacks the convolutions or the
+    transformer of a variant, those of a small network are used.
     """
     attends = kind in ("attention", "both")
     if attends and not config.depth:

@@ -67,5 +67,5 @@ def _sums(network: nn.Module, blocks: list[str]) -> nn.Module:
     """The network up to the sums of those residual blocks, before their ReLU."""
     for module in network.modules():
         if isinstance(module, nn.ReLU):
-            module.inplace = False  # in place, it would turn the sum just taken into its own output
+            module.inplace = False  # in place, it would overwrite the sum with its own output
     return create_feature_extractor(network, {f"{block}.add": block for block in blocks})

@@ -1,4 +1,4 @@
-"""A network's weights in a local safetensors file, and the .json beside it that says how to build and feed it."""
+"""A network's weights in a local safetensors file, and how to build and feed it in a .json of the same name."""
 
 import json
 import reprlib
@@ -15,9 +15,9 @@ from nemf.model.backbone_config import BackboneConfig
 
 
 def read_config(weights: Path, model: str) -> BackboneConfig:
-    """The configuration beside the weights file of `model`.
+    """The configuration in the .json of the same name as the weights file of `model`.
 
-    Raises FileNotFoundError if either file is not there, ValueError naming the field that is missing or wrong.
+    Raises FileNotFoundError if a file is missing, ValueError naming the field that is missing or wrong.
     """
     path = weights.with_suffix(".json")
     if weights.suffix != ".safetensors":
@@ -52,9 +52,9 @@ def read_config(weights: Path, model: str) -> BackboneConfig:
 def load_weights(network: nn.Module, weights: Path, spare: Iterable[str] = ()) -> None:
     """Fill `network` with the file's tensors; raises as `read_tensors` and `check_tensors` do."""
     what = f"backbone weights {weights}"
-    found = read_tensors(weights.read_bytes(), what)
-    check_tensors(network.state_dict(), found, f"{what} do not fit the network", spare)
-    network.load_state_dict(found, strict=False)
+    tensors = read_tensors(weights.read_bytes(), what)
+    check_tensors(network.state_dict(), tensors, f"{what} do not fit the network", spare)
+    network.load_state_dict(tensors, strict=False)
 
 
 def read_tensors(data: bytes, what: str) -> dict[str, Tensor]:
@@ -68,36 +68,36 @@ def read_tensors(data: bytes, what: str) -> dict[str, Tensor]:
 
 
 def check_tensors(
-    wanted: Mapping[str, Tensor], found: Mapping[str, Tensor], misfit: str, spare: Iterable[str] = ()
+    expected: Mapping[str, Tensor], actual: Mapping[str, Tensor], misfit: str, spare: Iterable[str] = ()
 ) -> None:
     """Raises ValueError naming every tensor that is missing, unexpected, of another shape or type, or not finite.
 
-    wanted: the tensors of a network by name; only shapes and types matter.
+    expected: the tensors of a network by name; only shapes and types matter.
     misfit: what does not fit what, the first line of the error.
-    spare: names that may be found though the network does without them, such as a classifier.
+    spare: names that are allowed though the network does not have them, such as a classifier.
     """
-    shared = [name for name in wanted if name in found]
-    suited = [name for name in shared if found[name].is_floating_point() == wanted[name].is_floating_point()]
+    shared = [name for name in expected if name in actual]
+    typed = [name for name in shared if actual[name].is_floating_point() == expected[name].is_floating_point()]
     refuse(
         misfit,
         {
-            "missing": [name for name in wanted if name not in found and not name.endswith("num_batches_tracked")],
-            "unexpected": sorted(found.keys() - wanted.keys() - set(spare)),
+            "missing": [name for name in expected if name not in actual and not name.endswith("num_batches_tracked")],
+            "unexpected": sorted(actual.keys() - expected.keys() - set(spare)),
             "wrong shape": [
-                f"{name} {list(found[name].shape)} instead of {list(wanted[name].shape)}"
+                f"{name} {list(actual[name].shape)} instead of {list(expected[name].shape)}"
                 for name in shared
-                if found[name].shape != wanted[name].shape
+                if actual[name].shape != expected[name].shape
             ],
             "wrong type": [
-                f"{name} {found[name].dtype} instead of {wanted[name].dtype}" for name in shared if name not in suited
+                f"{name} {actual[name].dtype} instead of {expected[name].dtype}" for name in shared if name not in typed
             ],
-            "not finite": [name for name in suited if not found[name].to(wanted[name].dtype).isfinite().all()],
+            "not finite": [name for name in typed if not actual[name].to(expected[name].dtype).isfinite().all()],
         },
     )
 
 
 def refuse(misfit: str, faults: Mapping[str, Sequence[str]]) -> None:
-    """Raises ValueError naming everything at fault, one line a kind, unless there is nothing."""
+    """Raises ValueError listing the names of each kind of fault, one line a kind, unless all lists are empty."""
     listed = [f"{fault}: {', '.join(names)}" for fault, names in faults.items() if names]
     if listed:
         raise ValueError("\n  ".join([f"{misfit}:", *listed]))

@@ -1,4 +1,4 @@
-"""Official checkpoints: the authors' names and shapes, turned into our network."""
+"""State dicts of the authors' checkpoints: their names and shapes, translated into our network."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -43,7 +43,7 @@ _PREFIXES = {
     "x_normal": "cost_encoder.x_normal",
     "y_normal": "cost_encoder.y_normal",
 }
-"""Their names and ours, longer ones first; {} is a number."""
+"""The authors' prefixes and ours, longer ones first; {} is a number."""
 
 
 def from_official_state_dict(
@@ -51,7 +51,7 @@ def from_official_state_dict(
 ) -> NeMF:
     """The network of an official checkpoint's 'state_dict', in eval mode; all sizes are read off its shapes.
 
-    num_heads: heads of the attention, which no shape tells.
+    num_heads: heads of the attention, which no shape shows.
     hyperpixels: which residual blocks give the feature maps, numbered from 1 through all layers; by default the last
         of each layer.
     Raises ValueError naming every tensor that is missing, unexpected, of another shape or type, or not finite.
@@ -63,16 +63,16 @@ def official_network(state_dict: Mapping[str, Tensor], config: NeMFConfig) -> Ne
     """The network of an official state dict and its official_config; raises as from_official_state_dict does."""
     try:
         with torch.device("meta"):
-            empty = build(config)  # takes no memory: a small tensor can tell any size
+            empty = build(config)  # takes no memory: a small tensor can imply any size
     except RuntimeError as error:
         raise ValueError(f"not an official NeMF checkpoint: no network has the sizes that it tells: {error}") from error
     ours, tensors = _official_names(empty), empty.state_dict()
-    wanted = {name: tensors[ours[name]] for name in ours}
-    found = {name: tensor for name, tensor in state_dict.items() if not _DROPPED.match(name)}
+    expected = {name: tensors[ours[name]] for name in ours}
+    actual = {name: tensor for name, tensor in state_dict.items() if not _DROPPED.match(name)}
     misfit = "the official state dict does not fit the sizes that it tells"
-    check_tensors(wanted, found, misfit, _whole_backbone(empty))
+    check_tensors(expected, actual, misfit, _whole_backbone(empty))
     model = build(config)
-    model.load_state_dict({ours[name]: found[name] for name in ours}, strict=False)
+    model.load_state_dict({ours[name]: actual[name] for name in ours}, strict=False)
     return model
 
 
@@ -85,11 +85,11 @@ def official_config(
         return len({match[1] for name in state_dict if (match := re.match(pattern, name))})
 
     def shape(name: str, n_axes: int) -> tuple[int, ...]:
-        found = tuple(state_dict[name].shape)
-        if len(found) != n_axes or 0 in found:
+        sizes = tuple(state_dict[name].shape)
+        if len(sizes) != n_axes or 0 in sizes:
             expected = f"{n_axes} axes, none of them empty"
-            raise ValueError(f"not an official NeMF checkpoint: {name} must have {expected}; got shape {found}")
-        return found
+            raise ValueError(f"not an official NeMF checkpoint: {name} must have {expected}; got shape {sizes}")
+        return sizes
 
     odd = [f"{name} ({type(tensor).__name__})" for name, tensor in state_dict.items() if not isinstance(tensor, Tensor)]
     refuse("not an official NeMF checkpoint", {"not tensors": odd})
@@ -143,24 +143,24 @@ def _check_names(config: NeMFConfig, state_dict: Mapping[str, Tensor]) -> None:
     """Raises ValueError naming every missing and unexpected tensor: names depend on no size, and sizes need names."""
     with torch.device("meta"):
         model = build(config)
-    wanted, spare = _official_names(model), _whole_backbone(model)
-    found = [name for name in state_dict if not _DROPPED.match(name)]
+    expected, spare = _official_names(model), _whole_backbone(model)
+    actual = [name for name in state_dict if not _DROPPED.match(name)]
     refuse(
         f"not an official NeMF checkpoint with {config.backbone}",
         {
-            "missing": [name for name in wanted if name not in state_dict],
-            "unexpected": [name for name in found if name not in wanted and name not in spare],
+            "missing": [name for name in expected if name not in state_dict],
+            "unexpected": [name for name in actual if name not in expected and name not in spare],
         },
     )
 
 
 def _official_names(model: NeMF) -> dict[str, str]:
-    """What the authors call the model's tensors: their names, and for each of them ours."""
+    """The model's tensors: our name by the authors' name."""
     return {official_name(name): name for name in model.state_dict() if not name.endswith("num_batches_tracked")}
 
 
 def official_name(name: str) -> str:
-    """What the authors call our tensor `name`."""
+    """The authors' name of our tensor `name`."""
     for theirs, ours in _PREFIXES.items():
         match = re.match(re.escape(ours).replace(r"\{\}", r"(\d+)"), name)
         if match:
@@ -169,7 +169,7 @@ def official_name(name: str) -> str:
 
 
 def _whole_backbone(model: NeMF) -> set[str]:
-    """The tensors of the uncut ResNet: a network that ends at an early block does without the rest."""
+    """The authors' names of all tensors of the ResNet; our network ends at the last block that it needs."""
     with torch.device("meta"):
         network = torchvision.models.get_model(model.backbone.name.partition("/")[2])
     return {f"feature_extraction.backbone.{name}" for name in network.state_dict()}

@@ -38,7 +38,7 @@ def patchmatch(
     pair_keys: Int64[Tensor, " _"] | None = None,
     points_px: Float[Tensor, "*_"] | None = None,
 ) -> Float[Tensor, "b 2 h w"]:
-    """The best reference point found for every query pixel, by `search_pixels`.
+    """The best reference point of every query pixel, by `search_pixels`.
 
     Reference form, with the arguments of the published code. Matching runs `search_pixels`, which this calls.
 
@@ -90,7 +90,7 @@ def search_pixels(
     radius_decay: float = 1.0,
     neighbour_offset: bool = False,
 ) -> Float[Tensor, "p 2"]:
-    """The best reference point found for each pixel of the query images, normalised.
+    """The best reference point of each pixel of the query images, normalised.
 
     One iteration, for all pixels at once: take the best of a pixel's own point and those of its left, right, upper and
     lower neighbours (the first of equals); then a uniformly random step of up to `radius_norm` in x and y, if it scores

@@ -24,7 +24,7 @@ from nemf.model.backbone import load_backbone
 from nemf.model.build import build
 from nemf.model.descriptors import Descriptors
 from nemf.model.network import NeMF
-from nemf.model.presets import PRESETS, CostFeatures, NeMFConfig
+from nemf.model.presets import PRESETS, CostFeatureKind, NeMFConfig
 from nemf.search.config import SearchConfig
 from nemf.training.augment import AugmentConfig, augment
 from nemf.training.batch import Batch, ImageFormat, collate
@@ -61,7 +61,7 @@ class TrainingConfig:
     start: str
     """A key of nemf.model.presets.PRESETS, or a checkpoint folder."""
     backbone_weights: str | None
-    cost_features: CostFeatures | None
+    cost_features: CostFeatureKind | None
     image_size: int | None
     """Side of the square images the network takes, in pixels; None for what the start has."""
     trainer: TrainerConfig
@@ -95,7 +95,7 @@ class WorkerContext:
     device: torch.device
 
 
-def network_config(start: str, cost_features: CostFeatures | None, image_size: int | None) -> NeMFConfig:
+def network_config(start: str, cost_features: CostFeatureKind | None, image_size: int | None) -> NeMFConfig:
     """The sizes of the network that training starts from, see `initial_network`.
 
     Raises ValueError for an image size that does not fit, and as nemf.checkpoints.read_config does.
@@ -107,7 +107,7 @@ def network_config(start: str, cost_features: CostFeatures | None, image_size: i
 
 
 def initial_network(
-    start: str, backbone_weights: str | None, cost_features: CostFeatures | None, image_size: int | None, seed: int
+    start: str, backbone_weights: str | None, cost_features: CostFeatureKind | None, image_size: int | None, seed: int
 ) -> tuple[NeMF, NeMFConfig]:
     """The network that training starts from.
 

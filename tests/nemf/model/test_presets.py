@@ -8,7 +8,7 @@ from tiny import TINY
 from nemf import checkpoints
 from nemf.model.backbone import build_backbone
 from nemf.model.build import build
-from nemf.model.presets import PRESETS, CostFeatures, nemf_small, paper, with_cost_features, with_image_size
+from nemf.model.presets import PRESETS, CostFeatureKind, nemf_small, paper, with_cost_features, with_image_size
 
 
 def images(size: int) -> torch.Tensor:
@@ -20,7 +20,7 @@ def images(size: int) -> torch.Tensor:
 @pytest.mark.parametrize("neck_channels", [16, 0])
 @pytest.mark.parametrize(("kind", "channels"), [("raw", 1), ("convolution", 4), ("attention", 1), ("both", 4)])
 def test_each_kind_of_cost_features(
-    kind: CostFeatures, channels: int, neck_channels: int, image_size: int, tmp_path: Path
+    kind: CostFeatureKind, channels: int, neck_channels: int, image_size: int, tmp_path: Path
 ):
     """The backbone's two maps or the neck's one, of 8 or 16 pixels a cell, are brought to 16 pixels a cell."""
     n_maps = 1 if neck_channels else 2
@@ -88,7 +88,7 @@ def test_cost_features_may_have_channels_of_their_own(tmp_path: Path):
 
 
 def test_what_a_kind_leaves_out_has_no_parameters():
-    def parts(kind: CostFeatures) -> set[str]:
+    def parts(kind: CostFeatureKind) -> set[str]:
         names = dict(build(with_cost_features(TINY, kind)).cost_encoder.named_parameters())
         return {name.partition(".")[0] for name in names}
 
@@ -107,7 +107,7 @@ def test_a_network_without_a_cost_encoder_gets_a_small_one():
 
 
 @pytest.mark.parametrize("kind", ["raw", "convolution", "attention", "both"])
-def test_a_network_of_a_kind_stays_as_it_is(kind: CostFeatures):
+def test_a_network_of_a_kind_stays_as_it_is(kind: CostFeatureKind):
     """Training that goes on from its checkpoint would begin anew otherwise."""
     for config in (paper(), nemf_small(), TINY):
         of_kind = with_cost_features(config, kind)
