@@ -1,12 +1,12 @@
-"""PCK, the percentage of correct keypoints: d_k <= alpha T, averaged over images or over keypoints.
+"""Correct keypoints, of which PCK is the percentage: those with an error d_k <= alpha T.
 
 Keypoints of many pairs are stored one after another: `error_px` (N,) holds the errors of pair 0, then of pair 1, ...,
-and `n_points` (P,) says how many belong to each, so that N is its sum. A pair may have none: it is in no average. What
-T is, and which image's keypoints are the query, is a protocol's choice. Percentages are 0..100 and never NaN.
+and `n_points` (P,) is how many belong to each, so that N is its sum. A pair may have none. What T is, and which image's
+keypoints are the query, is a protocol's choice; averages are those of pipeline.evaluation.pck_sums.
 """
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, Num
+from jaxtyping import Bool, Float, Int
 
 
 def errors_px(
@@ -46,31 +46,3 @@ def count_correct(correct: Bool[np.ndarray, " n"], n_points: Int[np.ndarray, " p
     until = np.concatenate([[0], np.cumsum(correct, dtype=np.int64)])
     ends = np.cumsum(n_points)
     return until[ends] - until[ends - n_points]
-
-
-def image_average(
-    n_correct: Int[np.ndarray, " p"],
-    n_points: Int[np.ndarray, " p"],
-    group: Int[np.ndarray, " p"],
-    n_groups: int,
-) -> Float[np.ndarray, " g"]:
-    """Percent: the mean over the pairs of each group of their own share of correct keypoints.
-
-    group: the number of each pair's group, 0..n_groups - 1. A group without keypoints gets 0.
-    """
-    share = n_correct / np.maximum(n_points, 1)
-    return _percent(np.bincount(group, share, minlength=n_groups), np.bincount(group, n_points > 0, minlength=n_groups))
-
-
-def point_average(
-    n_correct: Int[np.ndarray, " p"],
-    n_points: Int[np.ndarray, " p"],
-    group: Int[np.ndarray, " p"],
-    n_groups: int,
-) -> Float[np.ndarray, " g"]:
-    """Percent: the share of correct ones among all keypoints of each group. A group without keypoints gets 0."""
-    return _percent(np.bincount(group, n_correct, minlength=n_groups), np.bincount(group, n_points, minlength=n_groups))
-
-
-def _percent(part: Num[np.ndarray, " g"], whole: Num[np.ndarray, " g"]) -> Float[np.ndarray, " g"]:
-    return 100 * part / np.maximum(whole, 1)

@@ -1,10 +1,11 @@
-"""Does a matcher know when it is right? Confidence against correctness, keypoint by keypoint."""
+"""Confidence against correctness, keypoint by keypoint: reliability, and risk over coverage."""
 
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from jaxtyping import Bool, Float64
 
 from pipeline.evaluation.keypoint_errors import KeypointErrors
 
@@ -13,24 +14,23 @@ N_BINS = 10
 
 @dataclass(frozen=True, kw_only=True)
 class Bin:
-    """Keypoints of similar confidence."""
+    """Keypoints of similar confidence, of which low, high and mean are given."""
 
     low: float
     high: float
-    """Least and greatest confidence in it."""
     mean: float
-    """Mean confidence."""
     n_points: int
     percent_correct: float
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class RiskCoverage:
-    """How much is wrong of what is left when only the most confident keypoints are kept."""
+    """The share of wrong keypoints among the most confident ones, for every number of them that is kept."""
 
-    kept: np.ndarray
-    wrong: np.ndarray
-    """(N,) each, share of all keypoints that is kept, ascending to 1, and share of those that is wrong."""
+    kept: Float64[np.ndarray, " n"]
+    """Share of all keypoints that is kept, ascending to 1."""
+    wrong: Float64[np.ndarray, " n"]
+    """Share of those that is wrong."""
 
     @property
     def area(self) -> float:
@@ -38,13 +38,15 @@ class RiskCoverage:
         return float(self.wrong.mean())
 
 
-def point_confidence(matches: pa.Table, pairs: pa.Table, errors: KeypointErrors, direction: str) -> np.ndarray:
-    """(N,) float64: the confidence of each scored keypoint; NaN where the pair failed or has none.
+def point_confidence(
+    matches: pa.Table, pairs: pa.Table, errors: KeypointErrors, direction: str
+) -> Float64[np.ndarray, " n"]:
+    """The confidence of each keypoint of `errors`; NaN where the pair failed or has no confidence.
 
-    errors: of all annotated keypoints, those of `pairs` in order.
+    errors: of all annotated keypoints of `pairs`, in their order.
     """
-    answers = matches.filter(pc.equal(matches["direction"], direction))
-    given = answers["point_confidence"].take(pc.index_in(pairs["pair_id"], answers["pair_id"]))
+    rows = matches.filter(pc.equal(matches["direction"], direction))
+    given = rows["point_confidence"].take(pc.index_in(pairs["pair_id"], rows["pair_id"]))
     n_given = pc.fill_null(pc.list_value_length(given), 0).to_numpy()
     usable = ~errors.failed & (n_given == errors.n_points)
     confidence = np.full(errors.n_points.sum(), np.nan)
@@ -52,37 +54,36 @@ def point_confidence(matches: pa.Table, pairs: pa.Table, errors: KeypointErrors,
     return confidence
 
 
-def reliability(confidence: np.ndarray, correct: np.ndarray, n_bins: int = N_BINS) -> list[Bin]:
-    """Bins of about equally many keypoints, by rising confidence; equal confidences share a bin.
-
-    confidence, correct: (N,) finite, (N,) bool.
-    """
+def reliability(
+    confidence: Float64[np.ndarray, " n"], correct: Bool[np.ndarray, " n"], n_bins: int = N_BINS
+) -> list[Bin]:
+    """Bins of about equally many keypoints, by rising confidence, which is finite; equal confidences share a bin."""
     _, value_of_point, counts = np.unique(confidence, return_inverse=True, return_counts=True)
     middle_rank = np.cumsum(counts) - counts / 2
     bin_of_point = np.floor(middle_rank * n_bins / max(1, len(confidence)))[value_of_point]
-    found = []
+    bins = []
     for number in np.unique(bin_of_point):
-        here = bin_of_point == number
-        found.append(
+        in_bin = bin_of_point == number
+        bins.append(
             Bin(
-                low=float(confidence[here].min()),
-                high=float(confidence[here].max()),
-                mean=float(confidence[here].mean()),
-                n_points=int(here.sum()),
-                percent_correct=100 * float(correct[here].mean()),
+                low=float(confidence[in_bin].min()),
+                high=float(confidence[in_bin].max()),
+                mean=float(confidence[in_bin].mean()),
+                n_points=int(in_bin.sum()),
+                percent_correct=100 * float(correct[in_bin].mean()),
             )
         )
-    return found
+    return bins
 
 
-def risk_coverage(confidence: np.ndarray, correct: np.ndarray) -> RiskCoverage:
-    """The curve of (N,) finite confidences and (N,) bool, N at least 1.
+def risk_coverage(confidence: Float64[np.ndarray, " n"], correct: Bool[np.ndarray, " n"]) -> RiskCoverage:
+    """The curve of at least one keypoint; confidence is finite.
 
-    Of equally confident keypoints any may be kept first: `wrong` is what to expect of them in random order, so it does
-    not depend on the order they are given in.
+    Of equally confident keypoints any may be kept first: `wrong` is its expectation over their orders, so it does not
+    depend on the order they are given in.
     """
-    _, place, counts = np.unique(-confidence, return_inverse=True, return_counts=True)
+    _, rank, counts = np.unique(-confidence, return_inverse=True, return_counts=True)
     ends = np.concatenate([[0], np.cumsum(counts)])
-    wrong_until = np.concatenate([[0], np.cumsum(np.bincount(place, ~correct))])
+    n_wrong = np.concatenate([[0], np.cumsum(np.bincount(rank, ~correct))])
     n_kept = np.arange(1, len(confidence) + 1)
-    return RiskCoverage(kept=n_kept / len(confidence), wrong=np.interp(n_kept, ends, wrong_until) / n_kept)
+    return RiskCoverage(kept=n_kept / len(confidence), wrong=np.interp(n_kept, ends, n_wrong) / n_kept)

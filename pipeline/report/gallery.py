@@ -1,4 +1,4 @@
-"""Drawn pairs of a run, per category: the best, the worst and some drawn at random, or flow where there is no truth."""
+"""Qualitative examples of a run, per category: the best, the worst and random pairs, or flow without a truth."""
 
 import base64
 import io
@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from jaxtyping import Bool, Float, Float32, Int64
 from PIL import Image
 
 from nemf.matcher import RGB
@@ -25,84 +26,99 @@ from pipeline.visualization.flow import colour_flow, warp_onto_query
 from pipeline.visualization.matches import draw_match
 from schemas.pairs import PAIRS
 
+GALLERY_COLUMNS = ("pair_id", "direction", "status", "query_xy_px", "reference_xy_px", "flow_hw")
+"""The columns of MATCHES that are read for drawing."""
 _WIDTH_PX = 720
 _THUMBNAIL_PX = 240
 _FLOW_GRID_HW = (4, 6)
-_POINTS = ("query_xy_px", "reference_xy_px")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Choice:
-    """A pair to draw, and why this one: best, worst, random or no truth."""
+class QualitativeExample:
+    """A pair to draw."""
 
     dataset: str
     category: str
     kind: str
+    """best, worst, random or no truth."""
     row: int
-    """Which row of the manifest."""
+    """Index into the pairs."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class FlowPictures:
-    """A dense flow, drawn."""
+class DrawnFlow:
+    """A dense flow as two images, data URIs."""
 
     colours_uri: str
-    """Its directions and lengths as colours of the wheel."""
+    """Directions and lengths as colours of the wheel."""
     longest_px: float
     """The length with full colour."""
     warped_uri: str
-    """The reference image as the flow warps it onto the query."""
+    """The reference image warped onto the query by the flow."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Picture:
-    """One drawn pair, or why it could not be drawn."""
+class DrawnExample:
+    """One drawn pair; without an image if it could not be drawn, which the caption then explains."""
 
-    choice: Choice
+    example: QualitativeExample
     pair_id: str
     caption: str
     data_uri: str | None
-    flow: FlowPictures | None
+    flow: DrawnFlow | None
 
 
-def choose(
-    errors: KeypointErrors, pairs: pa.Table, drawable: np.ndarray, alpha: float, per_category: int, max_categories: int
-) -> list[Choice]:
+def has_visible_match(matches: pa.Table, pairs: pa.Table) -> Bool[np.ndarray, " p"]:
+    """Whether a pair has a match with keypoints or flow; matches: MATCHES rows of one direction."""
+    has_points = pc.greater(pc.fill_null(pc.list_value_length(matches["query_xy_px"]), 0), 0)
+    visible = pc.and_(pc.equal(matches["status"], "ok"), pc.or_(has_points, pc.is_valid(matches["flow_hw"])))
+    return pc.is_in(pairs["pair_id"], matches.filter(visible)["pair_id"].combine_chunks()).to_numpy()
+
+
+def choose_examples(
+    errors: KeypointErrors,
+    pairs: pa.Table,
+    drawable: Bool[np.ndarray, " p"],
+    alpha: float,
+    per_category: int,
+    max_categories: int,
+) -> list[QualitativeExample]:
     """Up to `per_category` best, worst and random pairs of each category, none twice; the same every time.
 
-    drawable: (P,) bool, the pairs to choose from; of those, pairs without a known truth are drawn at random.
-    max_categories: of all data sets together, which have equal shares of it; one with fewer leaves room for the next.
-    Best and worst go by the share of keypoints correct at `alpha`, then by their number: more shows more.
+    drawable: the pairs to choose from; of those, pairs without a known truth are drawn at random.
+    max_categories: of all data sets together, which have equal shares of it; what one does not use the next ones do.
+    Best and worst go by the share of keypoints correct at `alpha`, then by their number, the most first.
     """
     rng = np.random.default_rng(0)
     share = errors.n_correct(alpha) / np.maximum(errors.n_points, 1)
     best_first, worst_first = (np.lexsort((-errors.n_points, sign * share)) for sign in (-1, 1))
     dataset, category = (pc.fill_null(pairs[name], "unknown").to_numpy() for name in ("dataset", "category"))
-    choices: list[Choice] = []
+    examples: list[QualitativeExample] = []
     categories = sorted(set(zip(dataset[drawable], category[drawable], strict=True)))
-    for dataset_name, name in _shared_out(categories, max_categories):
-        here = drawable & (dataset == dataset_name) & (category == name)
-        scored, without_truth = here & (errors.n_points > 0), np.flatnonzero(here & (errors.n_points == 0))
+    for dataset_name, category_name in _share_equally(categories, max_categories):
+        in_category = drawable & (dataset == dataset_name) & (category == category_name)
+        scored = in_category & (errors.n_points > 0)
+        without_truth = np.flatnonzero(in_category & (errors.n_points == 0))
         best = best_first[scored[best_first]][:per_category]
         scored[best] = False
         worst = worst_first[scored[worst_first]][:per_category]
         scored[worst] = False
-        groups = {
+        kinds = {
             "best": best,
             "worst": worst,
             "random": _sample(np.flatnonzero(scored), per_category, rng),
             "no truth": _sample(without_truth, per_category, rng),
         }
-        choices += [
-            Choice(dataset=dataset_name, category=name, kind=kind, row=int(row))
-            for kind, rows in groups.items()
+        examples += [
+            QualitativeExample(dataset=dataset_name, category=category_name, kind=kind, row=int(row))
+            for kind, rows in kinds.items()
             for row in rows
         ]
-    return choices
+    return examples
 
 
-def draw(
-    choices: Sequence[Choice],
+def draw_examples(
+    examples: Sequence[QualitativeExample],
     errors: KeypointErrors,
     matches: pa.Table,
     pairs: pa.Table,
@@ -111,70 +127,69 @@ def draw(
     matches_uri: str,
     pairs_uri: str,
     image_root: str | None,
-) -> list[Picture]:
-    """The chosen pairs as small JPEGs, in order; only their own images and flows are read.
+) -> list[DrawnExample]:
+    """The examples as small JPEGs, in order; only their own images and flows are read.
 
-    errors: of all annotated keypoints, those that answers have points for.
-    matches: rows of the scored direction, with pair_id, direction, query_xy_px, reference_xy_px and flow_hw.
+    errors: of all annotated keypoints, which are those of the matches.
+    matches: rows of the evaluated direction, with pair_id, direction, query_xy_px, reference_xy_px and flow_hw.
     """
-    if not choices:
+    if not examples:
         return []
-    ids = pairs["pair_id"].take(pa.array([choice.row for choice in choices])).to_pylist()
-    chosen = dict(zip(ids, choices, strict=True))
-    answers = {row["pair_id"]: row for row in _rows_of(matches, ids).to_pylist()}
-    with_flow = [pair_id for pair_id in ids if answers[pair_id]["flow_hw"]]
+    ids = pairs["pair_id"].take(pa.array([example.row for example in examples])).to_pylist()
+    example_of = dict(zip(ids, examples, strict=True))
+    match_of = {row["pair_id"]: row for row in _rows_of(matches, ids).to_pylist()}
+    with_flow = [pair_id for pair_id in ids if match_of[pair_id]["flow_hw"]]
     flows = _encoded_flows(matches_uri, with_flow, matches["direction"][0].as_py()) if with_flow else {}
-    correct, ends = errors.is_correct(alpha), np.cumsum(errors.n_points)
-    pictures = {}
+    is_correct, ends = errors.is_correct(alpha), np.cumsum(errors.n_points)
+    drawn = {}
     for chunk in decode_rows(_manifest_rows(pairs_uri, ids), image_root):
         for pair in chunk.pairs:
             pair_id = pair["pair_id"]
-            row = chosen[pair_id].row
-            marks = correct[ends[row] - errors.n_points[row] : ends[row]] if errors.n_points[row] else None
+            row = example_of[pair_id].row
+            correct = is_correct[ends[row] - errors.n_points[row] : ends[row]] if errors.n_points[row] else None
             flow_px = decode_flow(flows[pair_id]) if pair_id in flows else None
-            pictures[pair_id] = _draw_pair(chosen[pair_id], pair, chunk.images, answers[pair_id], flow_px, marks)
-    return [pictures[pair_id] for pair_id in ids]
+            drawn[pair_id] = _draw_pair(example_of[pair_id], pair, chunk.images, match_of[pair_id], flow_px, correct)
+    return [drawn[pair_id] for pair_id in ids]
 
 
 def _draw_pair(
-    choice: Choice,
+    example: QualitativeExample,
     pair: dict[str, Any],
     images: dict[str, DecodedImage],
-    answer: dict[str, Any],
-    flow_px: np.ndarray | None,
-    marks: np.ndarray | None,
-) -> Picture:
-    """marks: (K,) bool, which keypoints are correct; None where the truth is not known."""
-    on_flow = flow_px is not None and not answer["query_xy_px"]
-    if flow_px is not None and on_flow:
-        points = _flow_lines(flow_px)
+    match: dict[str, Any],
+    flow_px: Float[np.ndarray, "h w 2"] | None,
+    correct: Bool[np.ndarray, " k"] | None,
+) -> DrawnExample:
+    """pair: a row of Chunk.pairs. match: a MATCHES row. correct: of its keypoints; None where no truth is known."""
+    shows_flow = flow_px is not None and not match["query_xy_px"]
+    if flow_px is not None and shows_flow:
+        points = _flow_points(flow_px)
     else:
-        query_xy_px, reference_xy_px = (np.array(answer[name], np.float32) for name in _POINTS)
-        points = query_xy_px, reference_xy_px
-    sides = ("source", "target") if answer["direction"] == "source_to_target" else ("target", "source")
+        points = np.array(match["query_xy_px"], np.float32), np.array(match["reference_xy_px"], np.float32)
+    sides = ("source", "target") if match["direction"] == "source_to_target" else ("target", "source")
     query, reference = (images[pair[f"{side}_key"]] for side in sides)
-    truth_xy_px, caption = None, f"{len(points[0])} points{' of the flow' * on_flow}, no truth to compare with"
-    if marks is not None:
+    truth_xy_px, caption = None, f"{len(points[0])} points{' of the flow' * shows_flow}, no truth to compare with"
+    if correct is not None:
         truth_xy_px = np.array(pair[f"{sides[1]}_xy_px"], np.float32)
-        caption = f"{marks.sum()} of {len(marks)} correct, PCK {100 * marks.mean():.1f}"
+        caption = f"{correct.sum()} of {len(correct)} correct, PCK {100 * correct.mean():.1f}"
     data_uri = drawn_flow = None
     if query.rgb is not None and reference.rgb is not None:
-        drawn = draw_match(query.rgb, reference.rgb, *points, correct=marks, truth_xy_px=truth_xy_px)
-        data_uri = _jpeg_data_uri(drawn, _WIDTH_PX)
+        picture = draw_match(query.rgb, reference.rgb, *points, correct=correct, truth_xy_px=truth_xy_px)
+        data_uri = _jpeg_data_uri(picture, _WIDTH_PX)
         drawn_flow = None if flow_px is None else _draw_flow(flow_px, reference.rgb)
     elif failure := query.failure or reference.failure:
         caption = f"{caption}; cannot be drawn: {failure.message}"
-    return Picture(choice=choice, pair_id=pair["pair_id"], caption=caption, data_uri=data_uri, flow=drawn_flow)
+    return DrawnExample(example=example, pair_id=pair["pair_id"], caption=caption, data_uri=data_uri, flow=drawn_flow)
 
 
-def _shared_out(categories: Sequence[tuple[str, str]], most: int) -> list[tuple[str, str]]:
-    """At most so many of the sorted (dataset, category), of each data set its first ones."""
+def _share_equally(categories: Sequence[tuple[str, str]], limit: int) -> list[tuple[str, str]]:
+    """At most `limit` of the sorted (dataset, category): of each data set its first ones."""
     by_dataset = [list(group) for _, group in groupby(categories, lambda category: category[0])]
-    chosen: list[tuple[str, str]] = []
+    shared: list[tuple[str, str]] = []
     for index, group in enumerate(by_dataset):
-        share = math.ceil((most - len(chosen)) / (len(by_dataset) - index))
-        chosen += group[:share]
-    return chosen
+        share = math.ceil((limit - len(shared)) / (len(by_dataset) - index))
+        shared += group[:share]
+    return shared
 
 
 def _rows_of(table: pa.Table, ids: Sequence[str]) -> pa.Table:
@@ -189,24 +204,24 @@ def _manifest_rows(pairs_uri: str, ids: Sequence[str]) -> pa.Table:
 
 
 def _encoded_flows(matches_uri: str, ids: Sequence[str], direction: str) -> dict[str, dict[str, Any]]:
-    """The flow columns of those of the pairs that have a flow; part after part, as flows are large.
+    """The flow columns of the pairs that have a flow, by pair_id; read part after part, as flows are large.
 
-    Attempts that answered a pair agree, so any row of it will do.
+    Attempts that matched a pair agree, so any row of it will do.
     """
     columns = ["pair_id", "flow", "flow_hw", "flow_dtype", "flow_scale"]
-    wanted = (pc.field("pair_id").isin(ids)) & (pc.field("direction") == direction) & pc.field("flow").is_valid()
-    found: dict[str, dict[str, Any]] = {}
+    has_flow = (pc.field("pair_id").isin(ids)) & (pc.field("direction") == direction) & pc.field("flow").is_valid()
+    flows: dict[str, dict[str, Any]] = {}
     for part in list_parts(matches_uri):
         fs, path = storage.open_uri(part)
         if not _rows_of(pq.read_table(path, filesystem=fs, columns=["pair_id"], partitioning=None), ids).num_rows:
             continue
-        rows = pq.read_table(path, filesystem=fs, columns=columns, filters=wanted, partitioning=None)
-        found |= {row["pair_id"]: row for row in rows.to_pylist()}
-    return found
+        rows = pq.read_table(path, filesystem=fs, columns=columns, filters=has_flow, partitioning=None)
+        flows |= {row["pair_id"]: row for row in rows.to_pylist()}
+    return flows
 
 
-def _flow_lines(flow_px: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Points (K, 2) on a grid and where the flow takes them, in pixels."""
+def _flow_points(flow_px: Float[np.ndarray, "h w 2"]) -> tuple[Float32[np.ndarray, "k 2"], Float32[np.ndarray, "k 2"]]:
+    """Query points on a grid and the reference points that the flow maps them to, in pixels."""
     y, x = (
         np.linspace(0, size - 1, 2 * count + 1).astype(int)[1::2]
         for size, count in zip(flow_px.shape[:2], _FLOW_GRID_HW, strict=True)
@@ -215,19 +230,19 @@ def _flow_lines(flow_px: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return grid_xy.astype(np.float32), (grid_xy + flow_px[grid_xy[:, 1], grid_xy[:, 0]]).astype(np.float32)
 
 
-def _draw_flow(flow_px: np.ndarray, reference_rgb: RGB) -> FlowPictures:
+def _draw_flow(flow_px: Float[np.ndarray, "h w 2"], reference_rgb: RGB) -> DrawnFlow:
     every = math.ceil(max(flow_px.shape[:2]) / (2 * _THUMBNAIL_PX))  # twice as fine as it is shown
     shown_px = flow_px[::every, ::every]
     longest_px = float(np.hypot(shown_px[..., 0], shown_px[..., 1]).max())
     colours, warped = colour_flow(shown_px, longest_px), warp_onto_query(reference_rgb, flow_px, every)
-    return FlowPictures(
+    return DrawnFlow(
         colours_uri=_jpeg_data_uri(Image.fromarray(colours), _THUMBNAIL_PX),
         longest_px=longest_px,
         warped_uri=_jpeg_data_uri(Image.fromarray(warped), _THUMBNAIL_PX),
     )
 
 
-def _sample(rows: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+def _sample(rows: Int64[np.ndarray, " n"], count: int, rng: np.random.Generator) -> Int64[np.ndarray, " m"]:
     return rng.choice(rows, min(count, len(rows)), replace=False) if len(rows) else rows
 
 

@@ -1,4 +1,4 @@
-"""What a report says of METRICS: groups with their counts, and PCK with its interval."""
+"""METRICS as a report shows them: groups with their counts, and PCK with its interval."""
 
 import json
 from collections.abc import Sequence
@@ -12,9 +12,9 @@ from pipeline.evaluation.groups import NUISANCES
 from pipeline.evaluation.protocols import Protocol, protocol_of
 
 HEADLINE_ALPHA = 0.1
-"""The alpha of the large numbers and of the bars, if it was evaluated, and the one that drawn points are judged at."""
+"""The alpha of the large numbers and of the bars, if it was evaluated, and of the colours of drawn points."""
 AVERAGES = {"pck_image": "image average", "pck_point": "keypoint average", "pck_class_mean": "mean of categories"}
-"""Columns of METRICS, and what they are called."""
+"""Columns of METRICS and their names on the page."""
 _VARIATION = {"0": "easy", "1": "medium", "2": "hard"}
 _WHICH_IMAGE = {"0": "none", "1": "source", "2": "target", "3": "both"}
 _LEVELS = dict(zip(NUISANCES, (_VARIATION, _VARIATION, _WHICH_IMAGE, _WHICH_IMAGE), strict=True))
@@ -30,8 +30,8 @@ class Estimate:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Group:
-    """Pairs that METRICS summarise together."""
+class GroupNumbers:
+    """All that METRICS hold of one group."""
 
     name: str
     n_pairs: int
@@ -43,72 +43,72 @@ class Group:
 
 @dataclass(frozen=True, kw_only=True)
 class Numbers:
-    """All that METRICS say of one data set under one protocol in one direction."""
+    """All that METRICS hold of one data set under one protocol in one direction."""
 
     alphas: list[float]
     headline: int
-    """Which alpha is the headline's."""
-    own: str
-    """The column with the number that the protocol is known by."""
-    overall: Group
-    leak_free: Group | None
-    categories: list[Group]
+    """Index of the headline's alpha."""
+    own_column: str
+    """The column of the protocol's own average."""
+    overall: GroupNumbers
+    leak_free: GroupNumbers | None
+    categories: list[GroupNumbers]
     """By name."""
-    nuisances: list[tuple[str, list[Group]]]
-    """Those of which the manifest knows a level, by name, with their levels."""
+    nuisances: list[tuple[str, list[GroupNumbers]]]
+    """Name and levels of the nuisances of which the manifest has any level."""
 
     @property
     def alpha(self) -> float:
-        """The headline's."""
+        """The headline's alpha."""
         return self.alphas[self.headline]
 
     @property
-    def of_groups(self) -> str:
-        """The column to compare groups by: the protocol's own, or the image average where that is a mean of groups."""
-        return "pck_image" if self.own == "pck_class_mean" else self.own
+    def group_column(self) -> str:
+        """The column that groups are compared by: the protocol's own, or the image average instead of a class mean."""
+        return "pck_image" if self.own_column == "pck_class_mean" else self.own_column
 
-    def by_value(self, groups: Sequence[Group]) -> list[Group]:
+    def by_value(self, groups: Sequence[GroupNumbers]) -> list[GroupNumbers]:
         """The groups by falling PCK, those without any last."""
 
-        def value(group: Group) -> float:
-            known = group.estimates[self.of_groups][self.headline].value
+        def value(group: GroupNumbers) -> float:
+            known = group.estimates[self.group_column][self.headline].value
             return -1.0 if known is None else known
 
         return sorted(groups, key=value, reverse=True)
 
 
 def protocols_of(metrics: pa.Table) -> dict[str, Protocol]:
-    """The protocols that METRICS were made under, by name; a file says which choices each of them is."""
+    """The protocols of METRICS by name, from the metadata of the file."""
     choices = json.loads((metrics.schema.metadata or {}).get(b"protocols", b"[]"))
-    return {found.name: found for found in map(protocol_of, choices)}
+    return {protocol.name: protocol for protocol in map(protocol_of, choices)}
 
 
-def numbers(metrics: pd.DataFrame, protocol: Protocol) -> Numbers:
+def read_numbers(metrics: pd.DataFrame, protocol: Protocol) -> Numbers:
     """The numbers of METRICS rows of one data set, protocol and direction, without those of single pairs."""
-    of_all = metrics[metrics["subset"] == "all"]
-    alphas = sorted(of_all["alpha"].unique())
+    rows = metrics[metrics["subset"] == "all"]
+    alphas = sorted(rows["alpha"].unique())
     leak_free = groups(metrics[metrics["subset"] == "leak_free"], "all")
     nuisances = []
     for kind in NUISANCES:
-        levels = groups(of_all, kind)
+        levels = groups(rows, kind)
         if any(level.name != "unknown" for level in levels):
             named = [replace(level, name=_LEVELS[kind].get(level.name, level.name)) for level in levels]
             nuisances.append((kind.removesuffix("_variation"), named))
     return Numbers(
         alphas=alphas,
         headline=alphas.index(HEADLINE_ALPHA) if HEADLINE_ALPHA in alphas else len(alphas) - 1,
-        own=protocol.column,
-        overall=groups(of_all, "all")[0],
+        own_column=protocol.column,
+        overall=groups(rows, "all")[0],
         leak_free=leak_free[0] if leak_free else None,
-        categories=groups(of_all, "category"),
+        categories=groups(rows, "category"),
         nuisances=nuisances,
     )
 
 
-def groups(metrics: pd.DataFrame, kind: str) -> list[Group]:
-    """The groups of a kind, by name."""
+def groups(metrics: pd.DataFrame, kind: str) -> list[GroupNumbers]:
+    """The groups of a group_kind, by name."""
     return [
-        Group(
+        GroupNumbers(
             name=str(name),
             n_pairs=int(rows["n_pairs"].iloc[0]),
             n_points=int(rows["n_points"].iloc[0]),

@@ -3,10 +3,10 @@
 import base64
 import io
 from dataclasses import dataclass, replace
-from itertools import groupby
 
 import jinja2
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -19,9 +19,10 @@ from pipeline.evaluation.keypoint_errors import (
 )
 from pipeline.evaluation.metrics import read_metrics
 from pipeline.evaluation.protocols import Protocol
-from pipeline.report import gallery, plots, run_summary
+from pipeline.report import plots, run_summary
 from pipeline.report.calibration import point_confidence
-from pipeline.report.numbers import AVERAGES, HEADLINE_ALPHA, Group, Numbers, numbers, protocols_of
+from pipeline.report.gallery import GALLERY_COLUMNS, DrawnExample, choose_examples, draw_examples, has_visible_match
+from pipeline.report.numbers import AVERAGES, HEADLINE_ALPHA, GroupNumbers, Numbers, protocols_of, read_numbers
 from pipeline.report.svg import Plot
 from pipeline.runs.parts import read_matches
 from pipeline.runs.selection import planned_pairs
@@ -31,7 +32,6 @@ MAX_DRAWN_CATEGORIES = 18
 """Of all data sets together: a drawn pair has about 60 kB and its flow 15 kB, six of each category make 8 MB."""
 MAX_TABLE_CATEGORIES = 200
 """Rows of one table."""
-_DRAWING_COLUMNS = ("matcher", "point_confidence", "flow_hw")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -39,53 +39,53 @@ class Section:
     """One data set under one protocol in one direction."""
 
     number: int
-    """Its place on the page, from 0."""
+    """Position on the page, from 0."""
     dataset: str
     protocol: Protocol
     direction: str
     numbers: Numbers
     curve: Plot | None
-    errors: plots.Errors | None
-    confidence: plots.Confidence | str | None
+    errors: plots.ErrorHistogram | None
+    confidence: plots.ConfidencePlots | str | None
 
     @property
     def description(self) -> tuple[str, str]:
-        """The protocol's name, and what it is."""
+        """Name and description of the protocol."""
         return self.protocol.name, self.protocol.describe(self.direction)
 
     @property
-    def listed(self) -> list[Group]:
+    def listed(self) -> list[GroupNumbers]:
         """The categories of its table, by name."""
         return self.numbers.categories[:MAX_TABLE_CATEGORIES]
 
     @property
     def anchors(self) -> dict[str, str]:
-        """Where the page has the row of each listed category."""
+        """The HTML id of each listed category's row."""
         return {group.name: f"category-{self.number}-{row}" for row, group in enumerate(self.listed)}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Album:
+class Gallery:
     """The drawn pairs of one data set."""
 
     number: int
-    """Its place on the page, from 0."""
+    """Position on the page, from 0."""
     section: Section
-    """The numbers they are judged by."""
+    """The section whose protocol and direction the examples were chosen by."""
     n_categories: int
-    """How many could be drawn."""
-    categories: list[tuple[str, list[gallery.Picture]]]
-    """Those that are, by name."""
+    """Categories with a pair that could be drawn."""
+    categories: list[tuple[str, list[DrawnExample]]]
+    """The drawn categories, by name."""
 
     @property
     def anchors(self) -> dict[str, str]:
-        """Where the page has the pairs of each drawn category."""
+        """The HTML id of each drawn category's pairs."""
         return {category: f"pairs-{self.number}-{row}" for row, (category, _) in enumerate(self.categories)}
 
     @property
     def has_flow(self) -> bool:
         """Whether any flow is drawn."""
-        return any(picture.flow for _, pictures in self.categories for picture in pictures)
+        return any(example.flow for _, examples in self.categories for example in examples)
 
 
 def render_report(
@@ -98,78 +98,179 @@ def render_report(
 ) -> str:
     """The HTML of a run that was matched and evaluated; the same run gives the same page.
 
-    image_root: what relative image URIs of the manifest are relative to.
+    image_root: the folder or URI that relative image URIs of the manifest are below.
     pairs_per_category: how many best, worst and random pairs are drawn of each category.
     Raises ValueError if the metrics are of other matches.
     """
+    run = _read_run(metrics_uri, matches_uri, pairs_uri)
+    sections: list[Section] = []
+    galleries: list[Gallery] = []
+    for keys, metrics in run.metrics.groupby(["protocol", "direction"], sort=False):
+        name, direction = map(str, keys)
+        protocol = run.protocol(name)
+        errors = all_errors = keypoint_errors(run.matches, run.pairs, protocol, direction)
+        if protocol.points == "inside":
+            # confidences and drawn points are of all keypoints
+            all_errors = keypoint_errors(run.matches, run.pairs, replace(protocol, points="all"), direction)
+        sections += _sections(run, metrics, protocol, direction, errors, all_errors, len(sections))
+        if not galleries:
+            galleries = _galleries(run, sections, direction, all_errors, image_root, pairs_per_category)
+    return _render(run, sections, galleries)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Run:
+    """What a page is made of."""
+
+    metrics_uri: str
+    matches_uri: str
+    pairs_uri: str
+    metrics: pd.DataFrame
+    """METRICS without single pairs."""
+    protocols: dict[str, Protocol]
+    failed: Failed
+    fingerprint: str
+    matches: pa.Table
+    """Of the planned pairs."""
+    pairs: pa.Table
+    """The planned pairs, without inline images."""
+    dataset: np.ndarray
+    """(P,) str: the data set of each pair, 'unknown' for null."""
+
+    def protocol(self, name: str) -> Protocol:
+        """The protocol that the metrics call by this name. Raises ValueError if they lack its definition."""
+        if name not in self.protocols:
+            raise ValueError(
+                f"{self.metrics_uri} does not say what protocol {name} is; run python -m jobs.evaluate again"
+            )
+        return self.protocols[name]
+
+
+def _read_run(metrics_uri: str, matches_uri: str, pairs_uri: str) -> _Run:
+    """Raises ValueError if the metrics were evaluated from other matches."""
     metrics = read_metrics(metrics_uri)
     pairs = planned_pairs(pairs_uri, matches_uri)
-    columns = dict.fromkeys([*MATCH_COLUMNS, *run_summary.RUN_COLUMNS, *_DRAWING_COLUMNS])
-    matches = read_matches(matches_uri, list(columns))
-    about = metrics.schema.metadata or {}
-    evaluated = about.get(b"fingerprint", b"").decode()
+    columns = [*MATCH_COLUMNS, *run_summary.RUN_COLUMNS, *GALLERY_COLUMNS, "matcher", "point_confidence"]
+    matches = read_matches(matches_uri, list(dict.fromkeys(columns)))
+    metadata = metrics.schema.metadata or {}
+    evaluated = metadata.get(b"fingerprint", b"").decode()
     fingerprint = ", ".join(pc.unique(matches["fingerprint"]).to_pylist())
     if fingerprint != evaluated:
         raise ValueError(
             f"{metrics_uri} was evaluated from other matches than {matches_uri} holds (fingerprint "
             f"{evaluated or 'none'}, here {fingerprint or 'none'}); run python -m jobs.evaluate again"
         )
-    matches = matches.filter(pc.is_in(matches["pair_id"], pairs["pair_id"]))
-    failed: Failed = "exclude" if about.get(b"failed") == b"exclude" else "wrong"
+    return _Run(
+        metrics_uri=metrics_uri,
+        matches_uri=matches_uri,
+        pairs_uri=pairs_uri,
+        metrics=metrics.filter(pc.not_equal(metrics["group_kind"], "pair")).to_pandas(),
+        protocols=protocols_of(metrics),
+        failed="exclude" if metadata.get(b"failed") == b"exclude" else "wrong",
+        fingerprint=fingerprint,
+        matches=matches.filter(pc.is_in(matches["pair_id"], pairs["pair_id"])),
+        pairs=pairs,
+        dataset=pc.fill_null(pairs["dataset"], "unknown").to_numpy(),
+    )
 
-    sections: list[Section] = []
-    albums: list[Album] = []
-    protocols = protocols_of(metrics)
-    summaries = metrics.filter(pc.not_equal(metrics["group_kind"], "pair")).to_pandas()
-    dataset_of_pair = pc.fill_null(pairs["dataset"], "unknown").to_numpy()
-    for (name, direction), measured in summaries.groupby(["protocol", "direction"], sort=False):
-        if name not in protocols:
-            raise ValueError(f"{metrics_uri} does not say what protocol {name} is; run python -m jobs.evaluate again")
-        protocol = protocols[name]
-        errors = every_point = keypoint_errors(matches, pairs, protocol, direction)
-        if protocol.points == "inside":
-            # confidences and drawn points are of all keypoints
-            every_point = keypoint_errors(matches, pairs, replace(protocol, points="all"), direction)
-        confidence = point_confidence(matches, pairs, every_point, direction)
-        if unmeasured := set(dataset_of_pair) - set(measured["dataset"]):
-            raise ValueError(
-                f"{metrics_uri} is of another manifest: it has nothing of {', '.join(sorted(unmeasured))}; "
-                "run python -m jobs.evaluate again"
-            )
-        for dataset, of_dataset in measured.groupby("dataset", sort=False):
-            here = dataset_of_pair == dataset
-            found, scores_here = numbers(of_dataset, protocol), errors.select(here)
-            _refuse_stale(found, scores_here, failed, f"{metrics_uri} is older than {matches_uri}", dataset)
-            confidence_here = confidence[np.repeat(here, every_point.n_points)]
-            sections.append(
-                Section(
-                    number=len(sections),
-                    dataset=dataset,
-                    protocol=protocol,
-                    direction=direction,
-                    numbers=found,
-                    curve=plots.curve(scores_here, pairs["category"].filter(pa.array(here)), failed),
-                    errors=plots.errors(scores_here, found.alpha),
-                    confidence=plots.confidence(every_point.select(here), confidence_here, found.alpha),
-                )
-            )
-        if not albums:
-            answers = matches.filter(pc.equal(matches["direction"], direction))
-            drawable = _drawable(answers, pairs)
-            most = pairs_per_category, MAX_DRAWN_CATEGORIES
-            choices = gallery.choose(every_point, pairs, drawable, HEADLINE_ALPHA, *most)
-            pictures = gallery.draw(
-                choices,
-                every_point,
-                answers,
-                pairs,
-                HEADLINE_ALPHA,
-                matches_uri=matches_uri,
-                pairs_uri=pairs_uri,
-                image_root=image_root,
-            )
-            albums = _albums(pictures, pairs.filter(pa.array(drawable)), sections)
 
+def _sections(
+    run: _Run,
+    metrics: pd.DataFrame,
+    protocol: Protocol,
+    direction: str,
+    errors: KeypointErrors,
+    all_errors: KeypointErrors,
+    first_number: int,
+) -> list[Section]:
+    """One section per data set. Raises ValueError if the metrics are not of this run and manifest.
+
+    metrics: METRICS rows of this protocol and direction. errors: under the protocol. all_errors: of all annotated
+        keypoints, whether the protocol counts them or not.
+    """
+    confidence = point_confidence(run.matches, run.pairs, all_errors, direction)
+    if unmeasured := set(run.dataset) - set(metrics["dataset"]):
+        raise ValueError(
+            f"{run.metrics_uri} is of another manifest: it has nothing of {', '.join(sorted(unmeasured))}; "
+            "run python -m jobs.evaluate again"
+        )
+    sections = []
+    for number, (key, rows) in enumerate(metrics.groupby("dataset", sort=False), first_number):
+        dataset = str(key)
+        mask = run.dataset == dataset
+        numbers, dataset_errors = read_numbers(rows, protocol), errors.select(mask)
+        _refuse_stale(run, numbers, dataset_errors, dataset)
+        dataset_confidence = confidence[np.repeat(mask, all_errors.n_points)]
+        sections.append(
+            Section(
+                number=number,
+                dataset=dataset,
+                protocol=protocol,
+                direction=direction,
+                numbers=numbers,
+                curve=plots.pck_curve(dataset_errors, run.pairs["category"].filter(pa.array(mask)), run.failed),
+                errors=plots.error_histogram(dataset_errors, numbers.alpha),
+                confidence=plots.confidence_plots(all_errors.select(mask), dataset_confidence, numbers.alpha),
+            )
+        )
+    return sections
+
+
+def _refuse_stale(run: _Run, numbers: Numbers, errors: KeypointErrors, dataset: str) -> None:
+    """Raises ValueError if failed pairs or keypoints of a data set are not as many as in the metrics."""
+    n_failed, n_points = int(np.count_nonzero(errors.failed)), int(errors.n_counted(run.failed).sum())
+    if (n_failed, n_points) != (numbers.overall.n_failed, numbers.overall.n_points):
+        raise ValueError(
+            f"{run.metrics_uri} is older than {run.matches_uri} or of another manifest: it counts "
+            f"{numbers.overall.n_failed} failed pairs and {numbers.overall.n_points} keypoints of {dataset}, "
+            f"there are {n_failed} and {n_points}; run python -m jobs.evaluate again"
+        )
+
+
+def _galleries(
+    run: _Run,
+    sections: list[Section],
+    direction: str,
+    errors: KeypointErrors,
+    image_root: str | None,
+    pairs_per_category: int,
+) -> list[Gallery]:
+    """The examples of every data set that has a pair to draw; `sections` has one of each data set.
+
+    errors: of all annotated keypoints.
+    """
+    matches = run.matches.filter(pc.equal(run.matches["direction"], direction))
+    drawable = has_visible_match(matches, run.pairs)
+    limits = pairs_per_category, MAX_DRAWN_CATEGORIES
+    examples = choose_examples(errors, run.pairs, drawable, HEADLINE_ALPHA, *limits)
+    drawn = draw_examples(
+        examples,
+        errors,
+        matches,
+        run.pairs,
+        HEADLINE_ALPHA,
+        matches_uri=run.matches_uri,
+        pairs_uri=run.pairs_uri,
+        image_root=image_root,
+    )
+    by_category: dict[tuple[str, str], list[DrawnExample]] = {}
+    for one in drawn:
+        by_category.setdefault((one.example.dataset, one.example.category), []).append(one)
+    category = pc.fill_null(run.pairs["category"], "unknown").to_numpy()
+    n_categories = pd.Series(category[drawable]).groupby(run.dataset[drawable]).nunique()
+    section_of = {section.dataset: section for section in sections}
+    return [
+        Gallery(
+            number=number,
+            section=section_of[dataset],
+            n_categories=int(n_categories[dataset]),
+            categories=[(category, group) for (other, category), group in by_category.items() if other == dataset],
+        )
+        for number, dataset in enumerate(n_categories.index)
+    ]
+
+
+def _render(run: _Run, sections: list[Section], galleries: list[Gallery]) -> str:
     page = jinja2.Environment(
         loader=jinja2.PackageLoader("pipeline.report", "templates"),
         autoescape=True,
@@ -178,60 +279,24 @@ def render_report(
         lstrip_blocks=True,
     ).get_template("page.html")
     return page.render(
-        matcher=", ".join(pc.unique(matches["matcher"]).to_pylist()),
-        fingerprint=fingerprint,
-        matches_uri=matches_uri,
-        pairs_uri=pairs_uri,
-        n_pairs=pairs.num_rows,
-        n_without_keypoints=count_without_keypoints(pairs),
-        coverage=run_summary.coverage(matches, pairs.num_rows),
-        failed_count=failed,
+        matcher=", ".join(pc.unique(run.matches["matcher"]).to_pylist()),
+        fingerprint=run.fingerprint,
+        matches_uri=run.matches_uri,
+        pairs_uri=run.pairs_uri,
+        n_pairs=run.pairs.num_rows,
+        n_without_keypoints=count_without_keypoints(run.pairs),
+        coverage=run_summary.coverage(run.matches, run.pairs.num_rows),
+        failed_count=run.failed,
         sections=sections,
         averages=AVERAGES,
-        failures=run_summary.failures(matches),
-        timing=run_summary.timing(matches),
-        albums=albums,
-        album_of={found.section.dataset: found for found in albums},
-        wheel=_wheel_uri() if any(found.has_flow for found in albums) else None,
+        failures=run_summary.failures(run.matches),
+        timing=run_summary.timing(run.matches),
+        galleries=galleries,
+        gallery_of={gallery.section.dataset: gallery for gallery in galleries},
+        wheel=_wheel_uri() if any(gallery.has_flow for gallery in galleries) else None,
         alpha=HEADLINE_ALPHA,
         max_drawn_categories=MAX_DRAWN_CATEGORIES,
     )
-
-
-def _refuse_stale(found: Numbers, errors: KeypointErrors, failed: Failed, suspicion: str, dataset: str) -> None:
-    """ValueError if the matches say other counts than the metrics."""
-    counts = int(np.count_nonzero(errors.failed)), int(errors.n_counted(failed).sum())
-    if counts != (found.overall.n_failed, found.overall.n_points):
-        raise ValueError(
-            f"{suspicion} or of another manifest: it counts {found.overall.n_failed} failed pairs and "
-            f"{found.overall.n_points} keypoints of {dataset}, there are {counts[0]} and {counts[1]}; "
-            "run python -m jobs.evaluate again"
-        )
-
-
-def _albums(pictures: list[gallery.Picture], drawable: pa.Table, sections: list[Section]) -> list[Album]:
-    """The pictures by category of every data set that has a pair to draw; `sections` has one of each."""
-    names = pa.table({name: pc.fill_null(drawable[name], "unknown") for name in ("dataset", "category")})
-    n_categories = names.to_pandas().groupby("dataset")["category"].nunique()
-    by_category = groupby(pictures, lambda picture: (picture.choice.dataset, picture.choice.category))
-    drawn = [(*key, list(group)) for key, group in by_category]
-    section_of = {section.dataset: section for section in sections}
-    return [
-        Album(
-            number=number,
-            section=section_of[dataset],
-            n_categories=count,
-            categories=[(category, found) for of, category, found in drawn if of == dataset],
-        )
-        for number, (dataset, count) in enumerate(n_categories.items())
-    ]
-
-
-def _drawable(answers: pa.Table, pairs: pa.Table) -> np.ndarray:
-    """(P,) bool: pairs with an answer that can be seen, keypoints or flow."""
-    has_points = pc.greater(pc.fill_null(pc.list_value_length(answers["query_xy_px"]), 0), 0)
-    visible = pc.and_(pc.equal(answers["status"], "ok"), pc.or_(has_points, pc.is_valid(answers["flow_hw"])))
-    return pc.is_in(pairs["pair_id"], answers.filter(visible)["pair_id"].combine_chunks()).to_numpy()
 
 
 def _wheel_uri() -> str:

@@ -1,90 +1,92 @@
-"""The plots of a report: PCK over alpha, how far off keypoints are, and what their confidence is worth."""
+"""The plots of a report: PCK over alpha, a histogram of errors, and confidence against correctness."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
+from jaxtyping import Float64
 
-from nemf import pck
+from pipeline.evaluation import pck_sums
+from pipeline.evaluation.groups import rows_by_name
 from pipeline.evaluation.keypoint_errors import Failed, KeypointErrors
 from pipeline.report.calibration import Bin, RiskCoverage, reliability, risk_coverage
 from pipeline.report.svg import Axis, Bar, Dot, Line, Plot, round_ticks
 
 _ALPHAS = np.linspace(0, 0.2, 41)
-_MOST_CATEGORY_LINES = 18
+_MAX_CATEGORY_LINES = 18
 _ERROR_EDGES = np.geomspace(0.01, 1, 25)
-_RISK_PLACES = 100
+_RISK_STEPS = 100
 _PERCENT = Axis(label="", low=0, high=100, ticks=(0, 25, 50, 75, 100))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Errors:
-    """How far off the keypoints of answered pairs are, as shares of T."""
+class ErrorHistogram:
+    """The errors of the keypoints of answered pairs, as shares of T."""
 
     n_points: int
     percent_nearer: float
-    """Nearer than the plot begins, in percent of n_points."""
+    """Of n_points, those with an error below the plot's range."""
     percent_beyond: float
-    """Farther than it ends."""
+    """Of n_points, those with an error above it."""
     plot: Plot
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Confidence:
-    """What confidence says of correctness."""
+class ConfidencePlots:
+    """Confidence against correctness: reliability and risk over coverage."""
 
     n_points: int
     n_without: int
-    """Keypoints of answered pairs that have no confidence, and are left out."""
+    """Keypoints of answered pairs that have no confidence, which are excluded."""
     area: float
-    area_of_best: float
-    """AURC of the order by confidence, and of the best order there is: all that are correct first."""
+    """AURC of the order by confidence, 0..1."""
+    best_area: float
+    """AURC of the best order, all correct keypoints first."""
     wrong: float
-    """Share that is wrong of all, which is the AURC of a random order."""
+    """Share of all keypoints that is wrong, which is the AURC of a random order."""
     bins: Sequence[Bin]
     reliability: Plot
     risk: Plot
 
 
-def curve(errors: KeypointErrors, category_of_pair: pa.ChunkedArray, failed: Failed) -> Plot | None:
+def pck_curve(errors: KeypointErrors, categories: pa.ChunkedArray, failed: Failed) -> Plot | None:
     """PCK over alpha: both averages over all pairs, and each category's image average if there are few.
 
-    None if no keypoint counts.
+    categories: of each pair. None if no keypoint counts.
     """
-    n_points = errors.n_counted(failed)
-    counted = n_points > 0
+    counted = errors.n_counted(failed) > 0
     if not counted.any():
         return None
-    n_points = n_points[counted]
-    group, names = pd.factorize(pc.fill_null(category_of_pair, "unknown").to_pandas()[counted], sort=True)
-    everything = np.zeros_like(group)
-    image, point, by_category = [], [], []
-    for alpha in _ALPHAS:
-        n_correct = errors.n_correct(alpha)[counted]
-        image.append(pck.image_average(n_correct, n_points, everything, 1)[0])
-        point.append(pck.point_average(n_correct, n_points, everything, 1)[0])
-        by_category.append(pck.image_average(n_correct, n_points, group, len(names)))
+    names = pc.fill_null(categories, "unknown").to_pandas()[counted]
+    by_category = dict(rows_by_name(names))
+    groups = [np.arange(len(names)), *by_category.values()]
+    image, point = np.empty((len(groups), len(_ALPHAS))), np.empty(len(_ALPHAS))
+    for index, alpha in enumerate(_ALPHAS):
+        overall, *of_categories = pck_sums.group_sums(
+            pck_sums.pair_sums(errors, [alpha], failed)[counted], None, groups
+        )
+        point[index] = pck_sums.point_average(overall)[0, 0]
+        image[:, index] = [pck_sums.image_average(sums)[0, 0] for sums in (overall, *of_categories)]
     lines = []
-    if 1 < len(names) <= _MOST_CATEGORY_LINES:
-        by_name = zip(names, np.transpose(by_category), strict=True)
-        lines = [Line(x=_ALPHAS, y=percent, style="category", name=str(name)) for name, percent in by_name]
-    lines.append(Line(x=_ALPHAS, y=np.array(point), style="point", name="all keypoints"))
-    lines.append(Line(x=_ALPHAS, y=np.array(image), style="image", name="all images"))
+    if 1 < len(by_category) <= _MAX_CATEGORY_LINES:
+        percents = zip(by_category, image[1:], strict=True)
+        lines = [Line(x=_ALPHAS, y=percent, style="category", name=str(name)) for name, percent in percents]
+    lines.append(Line(x=_ALPHAS, y=point, style="point", name="all keypoints"))
+    lines.append(Line(x=_ALPHAS, y=image[0], style="image", name="all images"))
     alphas = Axis(label="alpha", low=0, high=_ALPHAS[-1], ticks=(0, 0.05, 0.1, 0.15, 0.2))
     return Plot(title="PCK over alpha, percent", x=alphas, y=_PERCENT, lines=lines)
 
 
-def errors(errors: KeypointErrors, alpha: float) -> Errors | None:
+def error_histogram(errors: KeypointErrors, alpha: float) -> ErrorHistogram | None:
     """A histogram of error / T with logarithmic bins, coloured by what is correct at alpha; None for no keypoints."""
     answered = np.repeat(~errors.failed, errors.n_points)
     n_points = int(answered.sum())
     if not n_points:
         return None
-    off = errors.error_px[answered] / errors.base_px[answered]
-    counts, _ = np.histogram(off, _ERROR_EDGES)
+    share_of_t = errors.error_px[answered] / errors.base_px[answered]
+    counts, _ = np.histogram(share_of_t, _ERROR_EDGES)
     percent = 100 * counts / n_points
     bars = [
         Bar(
@@ -106,18 +108,20 @@ def errors(errors: KeypointErrors, alpha: float) -> Errors | None:
         bars=bars,
         lines=[Line(x=np.array([alpha, alpha]), y=np.array([0, heights[-1]]), style="mark")],
     )
-    return Errors(
+    return ErrorHistogram(
         n_points=n_points,
-        percent_nearer=100 * float((off < first).mean()),
-        percent_beyond=100 * float((off > last).mean()),
+        percent_nearer=100 * float((share_of_t < first).mean()),
+        percent_beyond=100 * float((share_of_t > last).mean()),
         plot=plot,
     )
 
 
-def confidence(errors: KeypointErrors, confidence: np.ndarray, alpha: float) -> Confidence | str | None:
-    """Reliability and risk-coverage of confidences (N,), NaN where there is none; or why they tell nothing.
+def confidence_plots(
+    errors: KeypointErrors, confidence: Float64[np.ndarray, " n"], alpha: float
+) -> ConfidencePlots | str | None:
+    """Reliability and risk over coverage at alpha, or a sentence why confidence tells nothing.
 
-    None if no pair with keypoints was answered.
+    confidence: of each keypoint, NaN where there is none. None if no pair with keypoints was answered.
     """
     answered = np.repeat(~errors.failed, errors.n_points)
     known = answered & np.isfinite(confidence)
@@ -130,11 +134,11 @@ def confidence(errors: KeypointErrors, confidence: np.ndarray, alpha: float) -> 
         return f"Every confidence is {confidence[0]:g}, so it tells nothing about what is correct."
     bins = reliability(confidence, correct)
     risk, best = risk_coverage(confidence, correct), risk_coverage(correct.astype(np.float64), correct)
-    return Confidence(
+    return ConfidencePlots(
         n_points=len(correct),
         n_without=int((answered & ~known).sum()),
         area=risk.area,
-        area_of_best=best.area,
+        best_area=best.area,
         wrong=1 - float(correct.mean()),
         bins=bins,
         reliability=_reliability_plot(bins),
@@ -145,7 +149,7 @@ def confidence(errors: KeypointErrors, confidence: np.ndarray, alpha: float) -> 
 def _reliability_plot(bins: Sequence[Bin]) -> Plot:
     ends = np.array([min(0.0, bins[0].mean), max(1.0, bins[-1].mean)])
     ticks = [0, 0.25, 0.5, 0.75, 1] if ends.tolist() == [0, 1] else ends.round(3).tolist()
-    mean, percent = np.array([(found.mean, found.percent_correct) for found in bins]).T
+    mean, percent = np.array([(bin_.mean, bin_.percent_correct) for bin_ in bins]).T
     return Plot(
         title="Correct by confidence, percent",
         x=Axis(label="confidence", low=ends[0], high=ends[1], ticks=ticks),
@@ -156,27 +160,27 @@ def _reliability_plot(bins: Sequence[Bin]) -> Plot:
         ],
         dots=[
             Dot(
-                x=found.mean,
-                y=found.percent_correct,
-                title=f"confidence {found.mean:.4g}: {found.percent_correct:.1f} % of {found.n_points:,} correct",
+                x=bin_.mean,
+                y=bin_.percent_correct,
+                title=f"confidence {bin_.mean:.4g}: {bin_.percent_correct:.1f} % of {bin_.n_points:,} correct",
             )
-            for found in bins
+            for bin_ in bins
         ],
     )
 
 
 def _risk_plot(risk: RiskCoverage, best: RiskCoverage) -> Plot:
     n_points = len(risk.kept)
-    places = np.unique(np.ceil(np.linspace(0, n_points, _RISK_PLACES + 1)[1:]).astype(int)) - 1
-    kept = 100 * risk.kept[places]
-    whole = np.full(len(places), 100 * risk.wrong[-1])
+    steps = np.unique(np.ceil(np.linspace(0, n_points, _RISK_STEPS + 1)[1:]).astype(int)) - 1
+    kept = 100 * risk.kept[steps]
+    overall = np.full(len(steps), 100 * risk.wrong[-1])
     return Plot(
         title="Wrong among the most confident, percent",
         x=Axis(label="keypoints kept, percent", low=0, high=100, ticks=_PERCENT.ticks),
         y=_PERCENT,
         lines=[
-            Line(x=kept, y=whole, style="category"),
-            Line(x=kept, y=100 * best.wrong[places], style="ideal"),
-            Line(x=kept, y=100 * risk.wrong[places], style="image"),
+            Line(x=kept, y=overall, style="category"),
+            Line(x=kept, y=100 * best.wrong[steps], style="ideal"),
+            Line(x=kept, y=100 * risk.wrong[steps], style="image"),
         ],
     )

@@ -1,4 +1,4 @@
-"""How a run went: pairs answered, failed and missing, reasons of failures, and time."""
+"""The outcome of a run: pairs answered, failed and missing, reasons of failures, and time."""
 
 from typing import Any
 
@@ -7,18 +7,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 RUN_COLUMNS = ("direction", "status", "error_stage", "error_kind", "error_message", "milliseconds")
-"""The columns of MATCHES that are read for it, beside pair_id."""
+"""The columns of MATCHES that the summary needs in addition to pair_id."""
 
 
 def coverage(matches: pa.Table, n_pairs: int) -> list[dict[str, Any]]:
     """How many pairs were answered, failed and are missing, per direction."""
     rows = matches.select(["direction", "status"]).to_pandas()
-    found = []
+    counts = []
     for direction, status in rows.groupby("direction")["status"]:
         n_ok = int((status == "ok").sum())
         failed, missing = len(status) - n_ok, n_pairs - len(status)
-        found.append({"direction": direction, "ok": n_ok, "failed": failed, "missing": missing})
-    return found
+        counts.append({"direction": direction, "ok": n_ok, "failed": failed, "missing": missing})
+    return counts
 
 
 def failures(matches: pa.Table) -> list[dict[str, Any]]:
@@ -32,12 +32,12 @@ def failures(matches: pa.Table) -> list[dict[str, Any]]:
 
 def timing(matches: pa.Table) -> list[dict[str, Any]]:
     """Milliseconds per pair of each stage that was timed."""
-    found = []
+    stages = []
     for stage in matches.schema.field("milliseconds").type.names:
         values = pc.struct_field(matches["milliseconds"], stage).drop_null().to_numpy()
         if len(values):
             median, slow = np.percentile(values, [50, 95])
-            found.append(
+            stages.append(
                 {"stage": stage, "n": len(values), "median": median, "slow": slow, "total_s": values.sum() / 1000}
             )
-    return found
+    return stages

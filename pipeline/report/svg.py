@@ -1,9 +1,10 @@
-"""Where lines, dots and bars of a small plot lie, in the units of its SVG; templates/macros.html draws them."""
+"""Small plots of lines, dots and bars, and their coordinates in an SVG; templates/macros.html draws them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Float64
 
 WIDTH, HEIGHT = 480, 350
 LEFT, TOP, BOTTOM = 44, 30, 306
@@ -13,7 +14,7 @@ _LABEL_STEP = 13.8
 
 @dataclass(frozen=True, kw_only=True)
 class Axis:
-    """A range of values and where it is labelled."""
+    """A range of values and its ticks."""
 
     label: str
     low: float
@@ -21,8 +22,8 @@ class Axis:
     ticks: Sequence[float]
     log: bool = False
 
-    def along(self, values: np.ndarray) -> np.ndarray:
-        """Where values lie, 0 at `low` and 1 at `high`; those outside go to the nearer end."""
+    def fraction(self, values: np.ndarray) -> np.ndarray:
+        """Positions of values along the axis, 0 at `low` and 1 at `high`; values outside are clipped."""
         values, ends = np.asarray(values, np.float64), np.array([self.low, self.high])
         if self.log:
             values, ends = np.log(values), np.log(ends)
@@ -31,19 +32,19 @@ class Axis:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Line:
-    """A line through (x, y), (L,) each, in the units of the axes."""
+    """A line through points (x, y), in the units of the axes."""
 
-    x: np.ndarray
-    y: np.ndarray
+    x: Float64[np.ndarray, " l"]
+    y: Float64[np.ndarray, " l"]
     style: str
-    """Its class in the style sheet."""
+    """Class in the style sheet."""
     name: str = ""
-    """Written at its right end, unless empty."""
+    """Label at its right end, unless empty."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Dot:
-    """A place on a line, with what it tells when pointed at."""
+    """A dot at (x, y), in the units of the axes, with its tooltip."""
 
     x: float
     y: float
@@ -52,7 +53,7 @@ class Dot:
 
 @dataclass(frozen=True, kw_only=True)
 class Bar:
-    """A bar from the bottom, `low` to `high` wide, in the units of the axes."""
+    """A bar from the bottom up to y, between `low` and `high` on the x axis, in the units of the axes; its tooltip."""
 
     low: float
     high: float
@@ -63,7 +64,7 @@ class Bar:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Plot:
-    """One plot; x and y of what it shows are in the units of its axes, methods give those of the SVG."""
+    """One plot, whose lines, dots and bars are in the units of its axes; methods return units of the SVG."""
 
     title: str
     x: Axis
@@ -74,43 +75,43 @@ class Plot:
 
     @property
     def right(self) -> float:
-        """Where the plot ends and the names of its lines begin."""
+        """The right edge of the plot, where the labels of its lines begin."""
         return _RIGHT_OF_LABELS if any(line.name for line in self.lines) else _RIGHT
 
     def at_x(self, values: np.ndarray) -> np.ndarray:
-        """Places of values of x, to a tenth."""
-        return np.round(LEFT + (self.right - LEFT) * self.x.along(values), 1)
+        """SVG x of values of the x axis, to a tenth."""
+        return np.round(LEFT + (self.right - LEFT) * self.x.fraction(values), 1)
 
     def at_y(self, values: np.ndarray) -> np.ndarray:
-        """Places of values of y, to a tenth."""
-        return np.round(BOTTOM - (BOTTOM - TOP) * self.y.along(values), 1)
+        """SVG y of values of the y axis, to a tenth."""
+        return np.round(BOTTOM - (BOTTOM - TOP) * self.y.fraction(values), 1)
 
     def points(self, line: Line) -> str:
-        """The `points` of a polyline."""
+        """The attribute `points` of an SVG polyline."""
         return " ".join(f"{x:g},{y:g}" for x, y in zip(self.at_x(line.x), self.at_y(line.y), strict=True))
 
     def labels(self) -> list[tuple[Line, float]]:
-        """The lines that have a name, and the height to write it at."""
+        """The lines that have a name, and the SVG y of their labels."""
         named = [line for line in self.lines if line.name]
-        heights = spread(np.array([self.at_y(line.y)[-1] for line in named], np.float64))
+        heights = spread_labels(np.array([self.at_y(line.y)[-1] for line in named], np.float64))
         return [(line, round(float(height), 1)) for line, height in zip(named, heights, strict=True)]
 
 
-def spread(wanted_y: np.ndarray) -> np.ndarray:
-    """Heights near the wanted ones, in their order, far enough apart for labels, none below the plot."""
-    order = np.argsort(wanted_y, kind="stable")
+def spread_labels(y: Float64[np.ndarray, " l"]) -> Float64[np.ndarray, " l"]:
+    """SVG y near the given ones, in their order, far enough apart for labels, none below the plot."""
+    order = np.argsort(y, kind="stable")
     steps = _LABEL_STEP * np.arange(len(order))
-    spread_out = np.maximum.accumulate(wanted_y[order] - steps) + steps
-    room_below = BOTTOM - steps[::-1]
-    placed = np.empty_like(spread_out)
-    placed[order] = np.minimum(spread_out, room_below)
-    return placed
+    apart = np.maximum.accumulate(y[order] - steps) + steps
+    lowest = BOTTOM - steps[::-1]
+    spread = np.empty_like(apart)
+    spread[order] = np.minimum(apart, lowest)
+    return spread
 
 
-def round_ticks(high: float, most: int = 5) -> list[float]:
-    """0 and up to `most` further multiples of 1, 2 or 5 times a power of ten, the last of them at least `high`."""
+def round_ticks(high: float, max_steps: int = 5) -> list[float]:
+    """0 and up to `max_steps` further multiples of 1, 2 or 5 times a power of ten, the last of them at least `high`."""
     if high <= 0:
         return [0.0, 1.0]
-    power = 10.0 ** np.floor(np.log10(high / most))
-    step = next(factor * power for factor in (1, 2, 5, 10, 20) if factor * power * most >= high)
+    power = 10.0 ** np.floor(np.log10(high / max_steps))
+    step = next(factor * power for factor in (1, 2, 5, 10, 20) if factor * power * max_steps >= high)
     return [float(tick) for tick in step * np.arange(np.ceil(high / step - 1e-9) + 1)]

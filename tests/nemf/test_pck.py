@@ -8,18 +8,13 @@ def _xy(*points: tuple[float, float]) -> np.ndarray:
     return np.array(points, np.float64).reshape(-1, 2)
 
 
-def test_one_of_four_points_moved_gives_75_percent():
+def test_one_of_four_points_moved_is_wrong():
     truth = _xy((10, 10), (40, 10), (10, 30), (40, 30))
     predicted = truth.copy()
     predicted[2] += 5
     error_px = pck.errors_px(predicted, truth)
     correct = pck.is_correct(error_px, np.full(4, 70.0), alpha=0.1)  # 7.0 px; the error is 7.07
-    n_points = np.array([4])
-    n_correct = pck.count_correct(correct, n_points)
-    group = np.array([0])
-    assert n_correct.tolist() == [3]
-    assert pck.image_average(n_correct, n_points, group, 1).tolist() == [75.0]
-    assert pck.point_average(n_correct, n_points, group, 1).tolist() == [75.0]
+    assert pck.count_correct(correct, np.array([4])).tolist() == [3]
 
 
 def test_an_error_of_exactly_the_threshold_is_correct():
@@ -47,25 +42,6 @@ def test_tight_boxes_pair_by_pair():
     assert pck.tight_boxes_xyxy(_xy(), np.array([], np.int64)).shape == (0, 4)
 
 
-def test_pairs_without_keypoints_are_in_no_average():
-    n_points = np.array([0, 4, 0, 1, 0])
+def test_correct_keypoints_are_counted_pair_by_pair():
     correct = np.array([True, True, True, False, False])
-    n_correct = pck.count_correct(correct, n_points)
-    group = np.zeros(5, np.int64)
-    assert n_correct.tolist() == [0, 3, 0, 0, 0]
-    assert pck.image_average(n_correct, n_points, group, 1).tolist() == [37.5]  # (75 + 0) / 2
-    assert pck.point_average(n_correct, n_points, group, 1).tolist() == [60.0]  # 3 of 5
-
-
-def test_averages_per_group():
-    n_points, n_correct = np.array([4, 1, 2]), np.array([3, 0, 2])
-    group = np.array([0, 0, 2])
-    image = pck.image_average(n_correct, n_points, group, 3)
-    assert image.tolist() == [37.5, 0.0, 100.0]
-    assert pck.point_average(n_correct, n_points, group, 3).tolist() == [60.0, 0.0, 100.0]
-
-
-def test_nothing_to_average_is_zero_and_never_nan():
-    none = np.array([], np.int64)
-    assert pck.image_average(none, none, none, 2).tolist() == [0.0, 0.0]
-    assert pck.point_average(none, none, none, 2).tolist() == [0.0, 0.0]
+    assert pck.count_correct(correct, np.array([0, 4, 0, 1, 0])).tolist() == [0, 3, 0, 0, 0]

@@ -98,6 +98,42 @@ def test_a_pair_adds_its_counts_its_share_and_its_correct_keypoints():
     assert exclude.tolist() == [[1, 4, 0, 0.25, 0.5, 1, 2], [0] * 7, [0, 0, 1, 0, 0, 0, 0]]
 
 
+def _averages(n_correct: list[int], n_points: list[int], groups: list[list[int]]) -> tuple[list[float], list[float]]:
+    """Image and point averages of groups of pairs with so many correct keypoints; T is 100 px and alpha 0.1."""
+    error_px = [0.0 if k < right else 50.0 for right, of in zip(n_correct, n_points, strict=True) for k in range(of)]
+    errors = KeypointErrors(
+        protocol=protocol("spair"),
+        n_points=np.array(n_points, np.int64),
+        failed=np.zeros(len(n_points), bool),
+        error_px=np.array(error_px, np.float64),
+        base_px=np.full(len(error_px), 100.0),
+    )
+    sums = pck_sums.pair_sums(errors, (0.1,), "wrong")
+    by_group = pck_sums.group_sums(sums, None, [np.array(group, np.int64) for group in groups])
+    assert [of_group.shape for of_group in by_group] == [(1, 5)] * len(groups)
+    image, point = (
+        [average(of_group)[0, 0] for of_group in by_group]
+        for average in (pck_sums.image_average, pck_sums.point_average)
+    )
+    return image, point
+
+
+def test_one_of_four_points_wrong_gives_75_percent():
+    assert _averages([3], [4], [[0]]) == ([75.0], [75.0])
+
+
+def test_pairs_without_keypoints_are_in_no_average():
+    image, point = _averages([0, 3, 0, 0, 0], [0, 4, 0, 1, 0], [[0, 1, 2, 3, 4]])
+    assert image == [37.5]  # (75 + 0) / 2
+    assert point == [60.0]  # 3 of 5
+
+
+def test_averages_per_group_are_nan_for_a_group_of_nothing():
+    image, point = _averages([3, 0, 2, 0], [4, 1, 2, 0], [[0, 1], [], [2], [3]])
+    assert image == pytest.approx([37.5, np.nan, 100.0, np.nan], nan_ok=True)
+    assert point == pytest.approx([60.0, np.nan, 100.0, np.nan], nan_ok=True)
+
+
 @pytest.mark.parametrize("failed", ["wrong", "exclude"])
 def test_the_sums_of_two_halves_add_up_to_those_of_the_whole(failed: Any):
     sums, weights = pck_sums.pair_sums(_errors(), ALPHAS, failed), _weights()

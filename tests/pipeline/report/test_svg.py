@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from pipeline.report.svg import BOTTOM, LEFT, TOP, Axis, Line, Plot, round_ticks, spread
+from pipeline.report.svg import BOTTOM, LEFT, TOP, Axis, Line, Plot, round_ticks, spread_labels
 
 UNIT = Axis(label="", low=0, high=1, ticks=(0, 1))
 
@@ -15,7 +15,7 @@ def test_corners_of_a_plot_are_where_its_axes_end():
 
 def test_a_logarithmic_axis_gives_every_decade_the_same_room():
     axis = Axis(label="", low=0.01, high=1, ticks=(), log=True)
-    assert axis.along(np.array([0.01, 0.1, 1])).tolist() == pytest.approx([0, 0.5, 1])
+    assert axis.fraction(np.array([0.01, 0.1, 1])).tolist() == pytest.approx([0, 0.5, 1])
 
 
 def test_only_named_lines_have_labels_and_take_room_for_them():
@@ -30,7 +30,7 @@ def test_only_named_lines_have_labels_and_take_room_for_them():
 
 def test_labels_keep_their_order_and_distance():
     wanted = np.array([300.0, 20.0, 21.0, 306.0, 305.0])
-    placed = spread(wanted)
+    placed = spread_labels(wanted)
     assert np.argsort(placed).tolist() == np.argsort(wanted).tolist()
     assert np.diff(np.sort(placed)).min() > 13
     assert placed.max() <= BOTTOM
