@@ -103,7 +103,8 @@ def parse(
         frozen=True,
         kw_only=True,
     )
-    line: Any = tyro.cli(line_type, args=argv, prog=f"nemf {name}", description=description)
+    flat = (tyro.conf.OmitArgPrefixes,)  # fields of a nested configuration are flags like all others
+    line: Any = tyro.cli(line_type, args=argv, prog=f"nemf {name}", description=description, config=flat)
     given = {field.name: getattr(line, field.name) for field in dataclasses.fields(config_type)}  # type: ignore[arg-type]
     config = config_type(**given)
     for field_name, uri in uris_of(config):
@@ -141,8 +142,15 @@ def _sigterm_as_ctrl_c() -> Iterator[None]:
 
 
 def as_json(config: Any) -> dict[str, Any]:
-    """A Config as plain JSON values, to be saved beside what the job wrote; without secrets that its URIs hold."""
-    return {name: _redacted(value) for name, value in dataclasses.asdict(config).items()}
+    """The settings of a Config by flag, as plain JSON values, without secrets that its URIs hold.
+
+    Fields of a nested configuration stand beside all others, as on the command line.
+    """
+    settings: dict[str, Any] = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        settings |= as_json(value) if dataclasses.is_dataclass(value) else {field.name: _redacted(value)}
+    return settings
 
 
 def _redacted(value: Any) -> Any:

@@ -2,8 +2,8 @@
 
     nemf import-official CHECKPOINT_DIR --out FOLDER
 
-CHECKPOINT_DIR holds model_best.pth and args.pkl, as the authors publish them. Nothing in them is run: a file that
-tries is refused. FOLDER gets model.safetensors and config.json, and is then the name of a matcher:
+CHECKPOINT_DIR holds model_best.pth and args.pkl, as the authors publish them. No code in them is executed: a
+file that holds any is refused. FOLDER gets model.safetensors and config.json, and is then the name of a matcher:
 `nemf pair a.jpg b.jpg --matcher FOLDER`. Cost: seconds, and 1.6 GB of memory.
 """
 
@@ -21,7 +21,7 @@ from pipeline.io.uri_field import Uri
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Which checkpoint, and where to."""
+    """The checkpoint to convert, and the folder to write."""
 
     checkpoint_dir: tyro.conf.Positional[Uri]
     """Folder with model_best.pth and args.pkl, path or URI."""

@@ -19,28 +19,28 @@ from pipeline.io.uri_field import Uri
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """What to pack, and what to say about it."""
+    """The checkpoint to pack, and the content of its model card."""
 
     checkpoint: Uri
     """Checkpoint folder, path or URI."""
     out: Uri
-    """Folder to write, path or URI; files of a checkpoint that are there are replaced."""
+    """Folder to write, path or URI; checkpoint files in it are replaced."""
     name: str | None = None
-    """What the model card calls it; default: the name of the folder."""
+    """Name in the model card; default: that of the folder."""
     search: tuple[str, ...] = ()
-    """Settings of the search to bring along, name=value, see nemf.search.config.SearchConfig; default: those it has."""
+    """Settings of the search to save, name=value, see nemf.search.config.SearchConfig; default: those it has."""
     half: bool = False
     """Write weights as float16."""
     metrics: Uris = ()
-    """METRICS tables of what it was measured at, paths or URIs."""
+    """METRICS tables of its measured PCK, paths or URIs."""
     training_data: str | None = None
-    """What it was trained on, and on what terms that data may be used."""
+    """Name and terms of use of its training data."""
     commands: tuple[str, ...] = ()
-    """The commands that made it."""
+    """The command lines that made it."""
 
 
 def run(config: Config) -> str:
-    """Write the folder; its name. Raises ValueError and OSError as reading and writing do."""
+    """Write the folder, and return its name. Raises ValueError and OSError as reading and writing do."""
     # these import torch and pandas, which take more than a second
     import torch
 

@@ -2,8 +2,8 @@
 
     python -m jobs.recipe nemf-small --data data --out runs/nemf-small --weights mobilenetv1_100.safetensors
 
-The recipes are functions of jobs/recipes.py, whose docstrings say what they need and cost. Manifests that are there are
-kept, and every training goes on where it was: run the same command again after any interruption.
+The recipes are functions of jobs/recipes.py, whose docstrings state the data they need and the cost. Existing manifests
+are kept, and every training resumes: run the same command again after any interruption.
 """
 
 import sys
@@ -21,7 +21,7 @@ from pipeline.io.uri_field import Uri
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Which recipe, on what, where to."""
+    """Name of the recipe, its folders and hardware."""
 
     name: tyro.conf.Positional[str]
     """nemf-small, nemf-mobilenet, ablation-raw, ablation-convolution, ablation-attention, ablation-both, paper-spair or
@@ -33,15 +33,15 @@ class Config:
     weights: Uri | None = None
     """Local safetensors file of ImageNet weights, with a .json beside it; default: the library's own."""
     threads: int = 1
-    """Threads to compute with."""
+    """Computing threads."""
     workers: int = 1
-    """Processes that share the work of the paper's recipes, one per GPU."""
+    """Processes that share each batch of the paper's recipes, one per GPU."""
     bfloat16: bool = True
     """Mixed precision: faster on GPUs, and on CPUs that multiply bfloat16 (AMX)."""
 
 
 def run(config: Config) -> str:
-    """Run the stages; the folder of the last one's run. Raises as the jobs do."""
+    """Run the stages, and return the run folder of the last. Raises as the jobs do."""
     if config.name not in RECIPES:
         raise ValueError(f"there is no recipe {config.name!r}; there are: {', '.join(RECIPES)}")
     options = RecipeOptions(

@@ -1,6 +1,6 @@
 """Recipes: whole trainings as configurations, stage by stage. `python -m jobs.recipe NAME` runs one.
 
-Each says what it needs, what it costs and what comes out. A stage is the Config of a job.
+Each docstring states the data needed, the cost and the result. A stage is the Config of a job.
 """
 
 from collections.abc import Callable
@@ -12,13 +12,14 @@ from jobs import distil, prepare, train
 from nemf import pretrained
 from nemf.model.presets import CostFeatureKind
 from nemf.search.config import as_options
+from nemf.training.config import DistillerConfig, LossConfig, TrainerConfig
 
 Stage: TypeAlias = prepare.Config | distil.Config | train.Config
 
 
 @dataclass(frozen=True, kw_only=True)
 class RecipeOptions:
-    """Where a recipe finds its data and leaves its folders."""
+    """Folders and hardware of a recipe."""
 
     data: Path
     """Folder of the data sets."""
@@ -27,24 +28,24 @@ class RecipeOptions:
     weights: str | None
     """Local safetensors file of ImageNet weights, with a .json beside it; None for the library's own."""
     threads: int
-    """Threads to compute with."""
+    """Computing threads."""
     bfloat16: bool
-    """Mixed precision; the paper's recipes do without."""
+    """Mixed precision; the paper's recipes do not use it."""
     workers: int = 1
-    """Processes that share the work of the paper's recipes, one per GPU."""
+    """Processes that share each batch of the paper's recipes, one per GPU."""
 
 
 Recipe: TypeAlias = Callable[[RecipeOptions], list[Stage]]
 
 
 def nemf_small(options: RecipeOptions) -> list[Stage]:
-    """The network that ships: nemf_mobilenet, given a backbone from random weights and trained on.
+    """The network that ships: nemf_mobilenet with its backbone distilled into one from random weights, then trained on.
 
-    Its backbone learns twice: from the first descriptors of nemf_mobilenet, then from the second ones and with nearly
-    half its photographs from ImageNet. Its field starts at the correlation of its own descriptors.
+    The backbone is distilled twice: from the first descriptors of nemf_mobilenet, then from the second ones, with
+    nearly half its photographs from ImageNet. The field is initialised at the correlation of its own descriptors.
 
     Needs: data/animal-pose (train.parquet, val.parquet), data/imagenet-1000 (images.parquet), and weights of timm's
-    mobilenetv1_100, of which nothing is in the result. Cost: README.md, Training. Result: its model card.
+    mobilenetv1_100, which are not part of the result. Cost: README.md, Training. Result: its model card.
     """
     of_teacher, out = replace(options, out=options.out / "teacher"), options.out
     *manifests, teacher, better_teacher, _, _ = nemf_mobilenet(of_teacher)
@@ -54,9 +55,7 @@ def nemf_small(options: RecipeOptions) -> list[Stage]:
         out=str(out / "distilled"),
         teacher=f"{teacher.out}/checkpoint",
         student="nemf-small",
-        steps=3000,
-        warmup_steps=100,
-        bfloat16=options.bfloat16,
+        distiller=DistillerConfig(steps=3000, warmup_steps=100, bfloat16=options.bfloat16),
         threads=options.threads,
     )
     again = replace(
@@ -65,14 +64,13 @@ def nemf_small(options: RecipeOptions) -> list[Stage]:
         out=str(out / "distilled-again"),
         teacher=f"{better_teacher.out}/checkpoint",
         student=f"{distilled.out}/checkpoint",
-        steps=2500,
+        distiller=replace(distilled.distiller, steps=2500),
     )
+    descriptors = _descriptors(of_teacher, f"{again.out}/checkpoint")
     descriptors = replace(
-        _descriptors(of_teacher, f"{again.out}/checkpoint"),
+        descriptors,
         out=str(out / "descriptors"),
-        lr=3e-4,
-        backbone_lr=3e-4,
-        steps=1500,
+        trainer=replace(descriptors.trainer, lr=3e-4, backbone_lr=3e-4, steps=1500),
         warp_share=0.4,
         validate_every=500,
     )
@@ -81,10 +79,10 @@ def nemf_small(options: RecipeOptions) -> list[Stage]:
 
 
 def nemf_mobilenet(options: RecipeOptions) -> list[Stage]:
-    """MobileNetV1 with its ImageNet weights, fine-tuned: how good the head is when the backbone is real.
+    """MobileNetV1 with its ImageNet weights, fine-tuned.
 
-    Its descriptors are trained three times, each time from where the last left them: the rate falls along three
-    cosines. The last time is short, on larger images, and on more photographs of no animals.
+    The descriptors are trained three times, each from the result of the last: the rate falls along three cosines. The
+    last training is short, on larger images, with a larger share of warped photographs.
 
     Needs: data/animal-pose, data/imagenet-1000 and weights of timm's mobilenetv1_100.
     """
@@ -95,13 +93,9 @@ def nemf_mobilenet(options: RecipeOptions) -> list[Stage]:
         start=f"{again.out}/checkpoint",
         out=f"{descriptors.out}-larger",
         image_size=320,
-        lr=5e-4,
-        backbone_lr=1e-4,
-        steps=1200,
-        warmup_steps=50,
+        trainer=replace(again.trainer, lr=5e-4, backbone_lr=1e-4, steps=1200, warmup_steps=50, seed=1),
         warp_share=0.4,
         validate_every=400,
-        seed=1,
     )
     return [*_manifests(options), descriptors, again, larger, _field(options, larger)]
 
@@ -109,20 +103,19 @@ def nemf_mobilenet(options: RecipeOptions) -> list[Stage]:
 def ablation(kind: CostFeatureKind) -> Recipe:
     """Table 3 of the paper: the field on other cost features, behind the first descriptors of `nemf_mobilenet`.
 
-    It goes on from the descriptors in OUT, where that recipe has run before.
-
-    Fewer steps than there, the same for all variants: a step with a transformer takes 3 s on one CPU core.
+    It uses the descriptors in OUT if that recipe has run there before. Fewer steps than there, the same for all
+    variants: a step with a transformer takes 3 s on one CPU core.
     """
 
     def recipe(options: RecipeOptions) -> list[Stage]:
         *before, descriptors, _, _, _ = nemf_mobilenet(options)
         assert isinstance(descriptors, train.Config)
+        field = _field(options, descriptors)
         variant = replace(
-            _field(options, descriptors),
+            field,
             out=str(options.out / f"field-{kind}"),
             cost_features=kind,
-            steps=300,
-            warmup_steps=30,
+            trainer=replace(field.trainer, steps=300, warmup_steps=30),
             warp_share=0.2,
             validation_pairs=100,
             validate_every=300,
@@ -136,17 +129,17 @@ def paper_spair(options: RecipeOptions) -> list[Stage]:
     """The published training for SPair-71k: ResNet-101, frozen, both losses, AdamW at 3e-5, negatives all random.
 
     Needs: data/SPair-71k and weights of torchvision's resnet101. Not run here: the paper reports PCK@.1 53.6 (protocol
-    nemf); on the CPU of the README's tables a step of 8 pairs takes minutes, so it wants GPUs (--workers).
-    The paper does not tell steps and batch size; these are ours: about 15 times through the training pairs.
+    nemf); on the CPU of the README's tables a step of 8 pairs takes minutes, so it needs GPUs (--workers).
+    The paper does not give steps and batch size; these are ours: about 15 epochs.
     """
     return _paper(options, dataset="spair", root="SPair-71k", training="trn", protocol="nemf", steps=100_000)
 
 
 def paper_pf_pascal(options: RecipeOptions) -> list[Stage]:
-    """The published training for PF-PASCAL, whose network the paper also measures on PF-WILLOW.
+    """The published training for PF-PASCAL; the paper measures its network on PF-WILLOW too.
 
     Needs: data/PF-PASCAL and weights of torchvision's resnet101. Not run here: the paper reports PCK@.1 93.6 (protocol
-    pf-pascal), on PF-WILLOW 75.0 (pf-willow-bbox-kp). Steps and batch size are ours: about 50 times through.
+    pf-pascal), on PF-WILLOW 75.0 (pf-willow-bbox-kp). Steps and batch size are ours: about 50 epochs.
     """
     return _paper(options, dataset="pf-pascal", root="PF-PASCAL", training="train", protocol="pf-pascal", steps=18_000)
 
@@ -180,7 +173,7 @@ def _manifests(options: RecipeOptions) -> list[Stage]:
 
 
 def _descriptors(options: RecipeOptions, start: str) -> train.Config:
-    """Backbone and neck learn to match by their descriptors alone, on small images, which are fast."""
+    """Training of backbone and neck by the descriptor loss alone, on small images, which are fast."""
     return train.Config(
         pairs=(str(options.out / "train.parquet"),),
         photographs=(str(options.out / "imagenet.parquet"),),
@@ -188,41 +181,36 @@ def _descriptors(options: RecipeOptions, start: str) -> train.Config:
         out=str(options.out / "descriptors"),
         start=start,
         names_across_categories=True,
-        field_weight=0.0,
-        flow_weight=0.0,
-        descriptor_weight=1.0,
         image_size=256,
-        lr=1e-3,
-        backbone_lr=2e-4,
-        steps=4000,
-        warmup_steps=100,
-        final_lr_share=0.02,
-        ema_decay=0.99,
+        trainer=TrainerConfig(
+            steps=4000,
+            lr=1e-3,
+            backbone_lr=2e-4,
+            warmup_steps=100,
+            final_lr_share=0.02,
+            ema_decay=0.99,
+            bfloat16=options.bfloat16,
+            loss=LossConfig(field_weight=0.0, flow_weight=0.0, descriptor_weight=1.0),
+        ),
         warp_share=0.2,
         validation_pairs=500,
         validate_every=1000,
-        bfloat16=options.bfloat16,
         threads=options.threads,
     )
 
 
 def _field(options: RecipeOptions, descriptors: train.Config) -> train.Config:
-    """The field learns, and the cost encoder if it has weights, on descriptors that stay as they are.
+    """Training of the field, and of the cost encoder if it has weights, on frozen descriptors.
 
-    Images, rate and seed are those that the descriptors had last.
+    Images, rate and seed are those of the descriptors' training.
     """
     return replace(
         descriptors,
         start=f"{descriptors.out}/checkpoint",
         backbone_weights=None,
         out=str(options.out / "field"),
-        field_weight=1.0,
-        flow_weight=1.0,
-        descriptor_weight=0.0,
-        backbone_lr=None,
+        trainer=replace(descriptors.trainer, backbone_lr=None, steps=200, warmup_steps=50, loss=LossConfig()),
         batch_size=4,
-        steps=200,
-        warmup_steps=50,
         warp_share=0.5,
         validate_every=200,
         search=as_options(pretrained.search_settings("nemf-small")),
@@ -243,11 +231,7 @@ def _paper(options: RecipeOptions, *, dataset: str, root: str, training: str, pr
         out=str(options.out / "field"),
         start="paper",
         backbone_weights=options.weights,
-        steps=steps,
-        lr=3e-5,
-        hard=0.0,
-        negatives=99,
-        ema_decay=0.0,
+        trainer=TrainerConfig(steps=steps, lr=3e-5, ema_decay=0.0, loss=LossConfig(hard=0.0, negatives=99)),
         validate_every=2000,
         threads=options.threads,
         workers=options.workers,

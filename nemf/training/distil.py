@@ -13,18 +13,20 @@ from torch import Tensor, nn
 from nemf.model.backbone import Backbone
 from nemf.model.correlation import normalise
 from nemf.model.network import NeMF
-from nemf.training.loop import TrainerConfig, rate_share
+from nemf.training.config import DistillerConfig
+from nemf.training.loop import CLIP_NORM, WEIGHT_DECAY, rate_share
 
 
 class Distiller:
     """Trains a student in place, its batch normalisation included.
 
     teacher: not changed.
-    config: the rates, the clipping and bfloat16 of a Trainer's; its losses and its averaging mean nothing here.
-    Raises ValueError where the student's maps have not the shapes of those of the teacher's backbone.
+    Raises ValueError for a configuration out of range, and where the student's maps do not have the shapes of those of
+    the teacher's backbone.
     """
 
-    def __init__(self, student: Backbone, teacher: NeMF, config: TrainerConfig, device: torch.device) -> None:
+    def __init__(self, student: Backbone, teacher: NeMF, config: DistillerConfig, device: torch.device) -> None:
+        config.check()
         self.config = config
         self.device = device
         self.student = student.to(device).to(memory_format=torch.channels_last)
@@ -44,7 +46,7 @@ class Distiller:
             )
         self.student.network.requires_grad_(True)
         self._parameters = list(self.student.network.parameters())
-        self._optimiser = torch.optim.AdamW(self._parameters, lr=config.lr, weight_decay=config.weight_decay)
+        self._optimiser = torch.optim.AdamW(self._parameters, lr=config.lr, weight_decay=WEIGHT_DECAY)
         self._schedule = torch.optim.lr_scheduler.LambdaLR(self._optimiser, lambda step: rate_share(step, config))
         self.step_number = 0
 
@@ -68,7 +70,7 @@ class Distiller:
         loss = torch.stack(distances).mean()
         self._optimiser.zero_grad()
         loss.backward()
-        norm = nn.utils.clip_grad_norm_(self._parameters, self.config.clip_norm)
+        norm = nn.utils.clip_grad_norm_(self._parameters, CLIP_NORM)
         if not norm.isfinite():
             raise FloatingPointError(f"step {self.step_number}: the gradient is not finite; loss {loss.item()}")
         metrics = {"distance": loss.item(), "lr": self._optimiser.param_groups[0]["lr"]}

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -11,44 +10,14 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from nemf.model.network import NeMF
 from nemf.training.batch import Batch
-from nemf.training.losses import LossConfig, TrainingLoss
+from nemf.training.config import DistillerConfig, TrainerConfig
+from nemf.training.losses import TrainingLoss
 from nemf.training.parameter_groups import parameter_groups
 from nemf.training.rng import generator_of
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainerConfig:
-    """How a network is trained, by AdamW."""
-
-    steps: int
-    """Number of steps in all; the learning rate's schedule ends with them."""
-    lr: float = 3e-5
-    """Learning rate of all parameters but the backbone's, after the warm-up."""
-    backbone_lr: float | None = None
-    """Learning rate of the backbone; None to freeze it."""
-    warmup_steps: int = 0
-    """Steps in which the rates rise linearly to their full size."""
-    final_lr_share: float = 1.0
-    """Share of the rates at the last step, reached along half a cosine; 1 for constant rates."""
-    weight_decay: float = 0.01
-    clip_norm: float = 1.0
-    """Maximum norm of the gradient of all parameters together; a longer one is scaled down to it."""
-    ema_decay: float = 0.999
-    """Decay of the exponential moving average of the weights; 0 for no averaging."""
-    bfloat16: bool = False
-    """Mixed precision: matrix products and convolutions in bfloat16, weights and reductions in float32."""
-    seed: int = 0
-    loss: LossConfig = field(default_factory=LossConfig)
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.warmup_steps < self.steps:
-            raise ValueError(
-                f"there must be more steps than warm-up steps; got {self.steps} steps, {self.warmup_steps} to warm up"
-            )
-        if not self.clip_norm > 0:
-            raise ValueError(f"clip_norm must be above 0; got {self.clip_norm}")
-        if not 0 <= self.ema_decay < 1:
-            raise ValueError(f"ema_decay must be from 0 to below 1; got {self.ema_decay}")
+WEIGHT_DECAY = 0.01
+CLIP_NORM = 1.0
+"""Maximum norm of the gradient of all parameters together; a longer one is scaled down to it."""
 
 
 class Trainer:
@@ -56,7 +25,7 @@ class Trainer:
 
     rank: number of this worker among several; each draws its own negatives.
     wrap: applied to the module that computes the losses, such as DistributedDataParallel.
-    Raises ValueError where no parameter would be trained.
+    Raises ValueError for a configuration out of range, and where no parameter would be trained.
     """
 
     def __init__(
@@ -68,6 +37,7 @@ class Trainer:
         rank: int = 0,
         wrap: Callable[[nn.Module], nn.Module] | None = None,
     ) -> None:
+        config.check()
         self.config = config
         self.device = device
         self.rank = rank
@@ -77,7 +47,7 @@ class Trainer:
                 part.to(memory_format=torch.channels_last)  # in bfloat16 twice as fast
         groups = parameter_groups(model, config.lr, config.backbone_lr, config.loss)
         self._parameters = [parameter for group in groups for parameter in group["params"]]
-        self._optimiser = torch.optim.AdamW(groups, weight_decay=config.weight_decay)
+        self._optimiser = torch.optim.AdamW(groups, weight_decay=WEIGHT_DECAY)
         self._schedule = torch.optim.lr_scheduler.LambdaLR(self._optimiser, lambda step: rate_share(step, config))
         self._average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
         self._average.requires_grad_(False)
@@ -103,7 +73,7 @@ class Trainer:
             losses = self._loss(batch.to(self.device), generator)
         self._optimiser.zero_grad()
         losses["total"].backward()
-        norm = nn.utils.clip_grad_norm_(self._parameters, self.config.clip_norm)
+        norm = nn.utils.clip_grad_norm_(self._parameters, CLIP_NORM)
         metrics = {name: loss.item() for name, loss in losses.items()}
         if not norm.isfinite():
             raise FloatingPointError(f"step {self.step_number}: the gradient is not finite; losses {metrics}")
@@ -133,7 +103,7 @@ class Trainer:
         self.step_number = state["step_number"]
 
 
-def rate_share(step: int, config: TrainerConfig) -> float:
+def rate_share(step: int, config: TrainerConfig | DistillerConfig) -> float:
     """Share of the full learning rate, 0..1, at a step counted from 0."""
     if step < config.warmup_steps:
         return (step + 1) / config.warmup_steps

@@ -1,7 +1,6 @@
 """The losses of training: of the field (equation 5), of the coarse flow (equation 6) and of the descriptors."""
 
 import math
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -11,41 +10,11 @@ from torch import Generator, Tensor, nn
 from nemf.coordinates import norm_to_px, px_to_norm
 from nemf.model.network import NeMF
 from nemf.training.batch import Batch
+from nemf.training.config import LossConfig
 from nemf.training.descriptor_loss import descriptor_loss
 
-LOSS_NAMES = ("field", "flow", "descriptor")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LossConfig:
-    """How the losses are computed and weighted."""
-
-    field_weight: float = 1.0
-    """Weight of the field's loss, the paper's lambda_f."""
-    flow_weight: float = 1.0
-    """Weight of the coarse flow's loss, the paper's lambda_c."""
-    descriptor_weight: float = 0.0
-    """Weight of the loss in nemf.training.descriptor_loss, which the paper does not have."""
-    negatives: int = 99
-    """Number of wrong candidates for each point and direction."""
-    hard: float = 0.5
-    """Share of the negatives that lie near the true point; the paper has none."""
-    hard_radius_norm: tuple[float, float] = (0.05, 0.3)
-    """Minimum and maximum distance of hard negatives from the true point."""
-
-    def __post_init__(self) -> None:
-        weights = (self.field_weight, self.flow_weight, self.descriptor_weight)
-        if min(weights) < 0 or not sum(weights):
-            raise ValueError(
-                "field_weight, flow_weight and descriptor_weight must be at least 0 and not all 0; "
-                f"got {', '.join(map(str, weights))}"
-            )
-        low, high = self.hard_radius_norm
-        if self.negatives < 1 or not 0 <= self.hard <= 1 or not 0 <= low <= high:
-            raise ValueError(
-                "negatives must be at least 1, hard from 0 to 1, and hard_radius_norm two distances, the lesser first; "
-                f"got {self.negatives}, {self.hard}, {self.hard_radius_norm}"
-            )
+HARD_RADIUS_NORM = (0.05, 0.3)
+"""Minimum and maximum distance of hard negatives from the true point."""
 
 
 class TrainingLoss(nn.Module):
@@ -142,7 +111,7 @@ def _negatives(true_xy_norm: Float[Tensor, "m 2"], generator: Generator, config:
     n_hard = round(config.hard * config.negatives)
     uniform = torch.rand(m, config.negatives - n_hard, 2, generator=generator).to(device) * 2 - 1
     distance, angle = torch.rand(2, m, n_hard, generator=generator).to(device)
-    low, high = config.hard_radius_norm
+    low, high = HARD_RADIUS_NORM
     distance = low + (high - low) * distance
     angle = 2 * math.pi * angle
     hard = true_xy_norm[:, None] + distance[..., None] * torch.stack([angle.cos(), angle.sin()], dim=-1)

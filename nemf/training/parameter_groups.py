@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from nemf.model.network import NeMF
-from nemf.training.losses import LossConfig
+from nemf.training.config import LossConfig
 
 
 def parameter_groups(model: NeMF, lr: float, backbone_lr: float | None, loss: LossConfig) -> list[dict[str, Any]]:

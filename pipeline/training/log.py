@@ -21,7 +21,7 @@ from matplotlib.ticker import MaxNLocator
 from torch.utils.tensorboard import SummaryWriter
 
 from pipeline.io import storage
-from pipeline.training.validation import SELECTION_METRIC
+from pipeline.training.config import SELECTION_METRIC
 
 Row = Mapping[str, Any]
 History = Mapping[str, Sequence[Row]]

@@ -14,8 +14,6 @@ from pipeline.matching.options import MatchOptions
 from schemas.pairs import PAIRS
 
 ALPHAS = (0.05, 0.1)
-SELECTION_METRIC = "pck@0.1"
-"""The metric by which the checkpoint to keep is chosen."""
 
 _READ_ROWS = 64
 

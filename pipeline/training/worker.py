@@ -1,188 +1,107 @@
-"""What each process of a training run does: from the folder's state to its last step. Does not know Ray.
+"""Training in one process: from the folder's last state to the last step. Does not import Ray.
 
-Batches, negatives and validation pairs are functions of (seed, step), so the state need not hold where the data are.
+Batches, negatives and validation pairs are functions of (seed, step), so that the state holds no position in the data.
 """
 
 import copy
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, nullcontext
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.distributed
 from torch import Generator, nn
 
-from nemf import checkpoints
 from nemf.matcher import RGB, Matcher
 from nemf.matchers.nearest_neighbour import NearestNeighbourMatcher
 from nemf.matchers.nemf import NemfMatcher
-from nemf.model import presets
-from nemf.model.backbone import load_backbone
-from nemf.model.build import build
 from nemf.model.descriptors import Descriptors
-from nemf.model.network import NeMF
-from nemf.model.presets import PRESETS, CostFeatureKind, NeMFConfig
+from nemf.model.presets import NeMFConfig
 from nemf.search.config import SearchConfig
 from nemf.training.augment import AugmentConfig, augment
 from nemf.training.batch import Batch, ImageFormat, collate
 from nemf.training.example import Example
-from nemf.training.initialization import initialize_at_correlation
-from nemf.training.loop import Trainer, TrainerConfig
+from nemf.training.loop import Trainer
 from nemf.training.rng import chance, generator_of
 from nemf.training.sampler import Pick, Sampler
 from nemf.training.warps import WarpConfig, warped_pair
 from pipeline.evaluation.protocols import protocol
 from pipeline.io.prefetch import prefetch
+from pipeline.training.config import SELECTION_METRIC, TrainingConfig
 from pipeline.training.dataset import ImageCache, TrainingPairs, draw_photograph
 from pipeline.training.folder import merge_unusable, read_state, write_checkpoint, write_state
 from pipeline.training.log import TrainingLog
 from pipeline.training.model_card import PCKResult
-from pipeline.training.validation import ALPHAS, SELECTION_METRIC, Validation
+from pipeline.training.network import initial_network, search_settings
+from pipeline.training.validation import ALPHAS, Validation
 
 WARP_POINTS = 16
-"""Points of a warped pair: about as many as annotated pairs have."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingConfig:
-    """Everything a process needs to know; plain values, since it travels."""
-
-    out: str
-    pairs: tuple[str, ...]
-    weights: tuple[float, ...]
-    """How often each manifest is drawn from, relative to the others."""
-    photographs: tuple[str, ...]
-    """Manifests whose images are warped; none to warp those of `pairs`."""
-    image_root: str | None
-    names_across_categories: bool
-    start: str
-    """A key of nemf.model.presets.PRESETS, or a checkpoint folder."""
-    backbone_weights: str | None
-    cost_features: CostFeatureKind | None
-    image_size: int | None
-    """Side of the square images the network takes, in pixels; None for what the start has."""
-    trainer: TrainerConfig
-    batch_size: int
-    """Of all workers together."""
-    augment: bool
-    warp_share: float
-    search: dict[str, Any]
-    """Settings of the search that validates, and that the checkpoint brings along."""
-    validation: str | None
-    validation_pairs: int
-    protocol: str
-    log_every: int
-    checkpoint_every: int
-    validate_every: int
-    threads: int
-    loaders: int
-
-    @property
-    def seed(self) -> int:
-        """Of all draws."""
-        return self.trainer.seed
+"""Maximum number of points of a warped pair: about as many as annotated pairs have."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerContext:
-    """Which of the workers this process is, and where it computes."""
+    """One worker of a run: its number, the number of workers, and its device."""
 
     rank: int
     n_workers: int
     device: torch.device
 
 
-def network_config(start: str, cost_features: CostFeatureKind | None, image_size: int | None) -> NeMFConfig:
-    """The sizes of the network that training starts from, see `initial_network`.
-
-    Raises ValueError for an image size that does not fit, and as nemf.checkpoints.read_config does.
-    """
-    config = PRESETS[start]() if start in PRESETS else checkpoints.read_config(start)
-    if image_size is not None:
-        config = presets.with_image_size(config, image_size)
-    return config if cost_features is None else presets.with_cost_features(config, cost_features)
-
-
-def initial_network(
-    start: str, backbone_weights: str | None, cost_features: CostFeatureKind | None, image_size: int | None, seed: int
-) -> tuple[NeMF, NeMFConfig]:
-    """The network that training starts from.
-
-    start: a checkpoint folder, or a key of PRESETS for random weights behind a backbone that is trained already.
-    cost_features, image_size: a variant of the network; from a checkpoint of another variant only backbone and neck
-        are taken.
-    Raises ValueError, FileNotFoundError and OSError as network_config, nemf.checkpoints.load and load_backbone do.
-    """
-    torch.manual_seed(seed)
-    wanted = network_config(start, cost_features, image_size)
-    given = None
-    if start in PRESETS:
-        weights = None if backbone_weights is None else Path(backbone_weights)
-        backbone = load_backbone(wanted.backbone, weights, wanted.backbone_config.out_indices)
-        wanted = replace(wanted, backbone_config=backbone.config)
-    else:
-        given = checkpoints.load(start)
-        if wanted == checkpoints.read_config(start):
-            return given, wanted
-        backbone = given.backbone
-    model = build(wanted, backbone)
-    initialize_at_correlation(model)
-    if given is not None:
-        model.neck = given.neck
-    return model, wanted
-
-
 def train(
-    run: TrainingConfig,
+    config: TrainingConfig,
     worker: WorkerContext,
     report_progress: Callable[[dict[str, Any]], None],
     stop_requested: Callable[[], bool],
 ) -> None:
-    """Train to the last step, from where the folder's state says.
+    """Train from the folder's last state to the last step.
 
-    report_progress: is given each row of the history, and {"step": n} at the start; by the first worker only.
-    stop_requested: called with each row of the history; once it is true the state is saved and nothing more is done.
+    report_progress: called by the first worker with {"step": n} at the start, then with each row of the history.
+    stop_requested: called at each row of the history; once it is true the state is saved and training ends.
     Raises ValueError or OSError for what the caller can mend, FloatingPointError where training diverges.
     """
-    torch.set_num_threads(run.threads)
-    model, config = initial_network(run.start, run.backbone_weights, run.cost_features, run.image_size, run.seed)
-    trainer = Trainer(model, run.trainer, worker.device, rank=worker.rank, wrap=_wrapper(worker))
+    torch.set_num_threads(config.threads)
+    search = search_settings(config)
+    model, network = initial_network(
+        config.start, config.backbone_weights, config.cost_features, config.image_size, config.seed
+    )
+    trainer = Trainer(model, config.trainer, worker.device, rank=worker.rank, wrap=_wrapper(worker))
     history: dict[str, list[dict[str, Any]]] = {"training": [], "validation": [], "unusable": []}
-    if state := read_state(run.out):
+    if state := read_state(config.out):
         trainer.load_state_dict(state["trainer"])
         history = state["history"]
-    with closing(TrainingLog(run.out, trainer.step_number)) if worker.rank == 0 else nullcontext() as log:
-        _train_steps(run, worker, trainer, config, history, log, report_progress, stop_requested)
-    if worker.rank == 0 and run.validation is None and trainer.step_number == run.trainer.steps:
-        write_checkpoint(run.out, trainer.averaged, config, run.search, [])
+    with closing(TrainingLog(config.out, trainer.step_number)) if worker.rank == 0 else nullcontext() as log:
+        _train_steps(config, worker, trainer, network, search, history, log, report_progress, stop_requested)
+    if worker.rank == 0 and config.validation is None and trainer.step_number == config.trainer.steps:
+        write_checkpoint(config.out, trainer.averaged, network, search, [])
 
 
 def _train_steps(
-    run: TrainingConfig,
+    config: TrainingConfig,
     worker: WorkerContext,
     trainer: Trainer,
-    config: NeMFConfig,
+    network: NeMFConfig,
+    search: Mapping[str, Any],
     history: dict[str, list[dict[str, Any]]],
     log: TrainingLog | None,
     report_progress: Callable[[dict[str, Any]], None],
     stop_requested: Callable[[], bool],
 ) -> None:
-    """One step after another; of several workers the first has the log, and validates."""
+    """The steps, with logging, validation and saving when due. Only the first worker has a log, and validates."""
     if log:
         report_progress({"step": trainer.step_number})
-    validation = _validation(run) if log else None
-    examples = Examples(run)
-    batches = _batches(run, examples, ImageFormat.from_model(trainer.model), trainer.step_number, worker)
-    started, counted = time.perf_counter(), trainer.step_number
+    validation = _validation(config) if log else None
+    examples = Examples(config)
+    batches = _batches(config, examples, ImageFormat.from_model(trainer.model), trainer.step_number, worker)
+    row_time, row_step = time.perf_counter(), trainer.step_number
     for batch in batches:
         metrics = trainer.step(batch)
         step = trainer.step_number
-        last, stop = step == run.trainer.steps, False
-        if step % run.log_every == 0 or last:
-            seconds = (time.perf_counter() - started) / (step - counted)
+        last, stop = step == config.trainer.steps, False
+        if step % config.log_every == 0 or last:
+            seconds = (time.perf_counter() - row_time) / (step - row_step)
             metrics = _mean_over_workers({**metrics, "stop": float(stop_requested())}, worker)
             stop = metrics.pop("stop") > 0
             row = {"step": step, **metrics, "seconds_per_step": seconds}
@@ -190,87 +109,83 @@ def _train_steps(
             if log:
                 log.add("training", row)
                 report_progress(row)
-            started, counted = time.perf_counter(), step
-        if validation and (step % run.validate_every == 0 or last):
+            row_time, row_step = time.perf_counter(), step
+        if log and validation and (step % config.validate_every == 0 or last):
             before = time.perf_counter()
-            row = {"step": step, **validation(_matcher(trainer, run.search, worker.device))}
+            row = {"step": step, **validation(_matcher(trainer, search, worker.device))}
             if all(row[SELECTION_METRIC] > earlier[SELECTION_METRIC] for earlier in history["validation"]):
-                how = "" if run.trainer.loss.field_weight else ", without the field, which is not trained"
-                numbers = [
-                    PCKResult(f"validation pairs{how}", int(row["n_pairs"]), run.protocol, alpha, row[f"pck@{alpha:g}"])
-                    for alpha in ALPHAS
-                ]
-                write_checkpoint(run.out, trainer.averaged, config, run.search, numbers)
-            history["validation"].append(row | {"seconds": time.perf_counter() - before})
-            if log:
-                log.add("validation", row)
+                write_checkpoint(config.out, trainer.averaged, network, search, _pck_results(config, row))
+            seconds = time.perf_counter() - before
+            history["validation"].append(row | {"seconds": seconds})
+            log.add("validation", row)
             report_progress(row)
-            started += time.perf_counter() - before
-        if step % run.checkpoint_every == 0 or last or stop:
+            row_time += time.perf_counter() - before
+        if step % config.checkpoint_every == 0 or last or stop:
             history["unusable"] = _unusable(history["unusable"], examples, worker)
             if log:
-                log.save(history)  # before the state: what it shows too much is taken back after an interruption
-                write_state(run.out, {"trainer": trainer.state_dict(), "history": history})
+                log.save(history)  # before the state: a resumed run discards events beyond its state
+                write_state(config.out, {"trainer": trainer.state_dict(), "history": history})
         if stop:
             return
 
 
 class Examples:
-    """The examples of a run, each a function of (seed, step, slot): which, and how they are changed."""
+    """The examples of a run, each a function of (seed, step, slot of the batch)."""
 
-    def __init__(self, run: TrainingConfig) -> None:
+    def __init__(self, config: TrainingConfig) -> None:
         cache = ImageCache()
         self.pairs = [
-            TrainingPairs(uri, run.image_root, cache, names_across_categories=run.names_across_categories)
-            for uri in run.pairs
+            TrainingPairs(uri, config.image_root, cache, names_across_categories=config.names_across_categories)
+            for uri in config.pairs
         ]
-        self.photographs = [TrainingPairs(uri, run.image_root, cache) for uri in run.photographs]
-        self._run = run
+        self.photographs = [TrainingPairs(uri, config.image_root, cache) for uri in config.photographs]
+        self._config = config
 
     def sampler(self) -> Sampler:
-        """Which example a step sees in each of its slots."""
-        run = self._run
-        return Sampler([len(pairs) for pairs in self.pairs], run.weights, run.batch_size, run.seed)
+        """The sampler of the rows that each step takes from the manifests of pairs."""
+        config = self._config
+        weights = config.weights or (1.0,) * len(self.pairs)
+        return Sampler([len(pairs) for pairs in self.pairs], weights, config.batch_size, config.seed)
 
     def example(self, pick: Pick, step: int, slot: int) -> Example:
-        """The example of one slot. Raises ValueError where its manifest has none that can be used."""
-        run = self._run
-        generator = generator_of("warp", run.seed, step, slot)
-        if chance(generator, run.warp_share):
+        """The example of one slot. Raises ValueError where its manifest has no usable row."""
+        config = self._config
+        generator = generator_of("warp", config.seed, step, slot)
+        if chance(generator, config.warp_share):
             example = warped_pair(self._photograph(pick, generator), WARP_POINTS, generator, WarpConfig())
         else:
             example = self.pairs[pick.dataset].example(pick.row)
-        if run.augment:
-            example = augment(example, generator_of("augment", run.seed, step, slot), AugmentConfig())
+        if config.augment:
+            example = augment(example, generator_of("augment", config.seed, step, slot), AugmentConfig())
         return example
 
     def _photograph(self, pick: Pick, generator: Generator) -> RGB:
-        """One of the photographs; one of the pair's images where there are none."""
+        """A random photograph, or without photographs one image of the picked pair."""
         if self.photographs:
             return draw_photograph(self.photographs, generator)
         return self.pairs[pick.dataset].photograph(pick.row, "source" if chance(generator, 0.5) else "target")
 
     def unusable(self) -> list[dict[str, str]]:
-        """The rows met so far that could not be used."""
+        """The rows read so far that could not be used."""
         return [row for pairs in [*self.pairs, *self.photographs] for row in pairs.unusable_rows()]
 
 
 def _batches(
-    run: TrainingConfig, examples: Examples, images: ImageFormat, start: int, worker: WorkerContext
+    config: TrainingConfig, examples: Examples, images: ImageFormat, first_step: int, worker: WorkerContext
 ) -> Iterator[Batch]:
-    """This worker's share of every step's batch, prepared ahead in threads."""
+    """This worker's share of the batch of every step from first_step on, prepared ahead in threads."""
     sampler = examples.sampler()
 
     def prepare(step: int) -> Batch:
-        slots = range(worker.rank, run.batch_size, worker.n_workers)
+        slots = range(worker.rank, config.batch_size, worker.n_workers)
         picks = sampler.picks(step)
         return collate([examples.example(picks[slot], step, slot) for slot in slots], images)
 
-    return prefetch(prepare, range(start, run.trainer.steps), run.loaders)
+    return prefetch(prepare, range(first_step, config.trainer.steps), config.loaders)
 
 
 def _matcher(trainer: Trainer, search: Mapping[str, Any], device: torch.device) -> Matcher:
-    """A copy of the averaged network as a matcher: of its deepest part that is trained."""
+    """A matcher with a copy of the averaged network, which uses its trained parts only."""
     model, loss = copy.deepcopy(trainer.averaged), trainer.config.loss
     if loss.field_weight:
         return NemfMatcher("averaged", model, device, SearchConfig(**search))
@@ -279,13 +194,25 @@ def _matcher(trainer: Trainer, search: Mapping[str, Any], device: torch.device) 
     return NearestNeighbourMatcher("averaged", Descriptors(model).eval(), device, image_size=model.image_size)
 
 
-def _validation(run: TrainingConfig) -> Validation | None:
-    if run.validation is None:
+def _validation(config: TrainingConfig) -> Validation | None:
+    if config.validation is None:
         return None
-    return Validation(run.validation, run.image_root, run.validation_pairs, run.seed, protocol(run.protocol))
+    return Validation(
+        config.validation, config.image_root, config.validation_pairs, config.seed, protocol(config.protocol)
+    )
+
+
+def _pck_results(config: TrainingConfig, row: dict[str, Any]) -> list[PCKResult]:
+    """The results of a validation for the model card."""
+    suffix = "" if config.trainer.loss.field_weight else ", without the field, which is not trained"
+    return [
+        PCKResult(f"validation pairs{suffix}", int(row["n_pairs"]), config.protocol, alpha, row[f"pck@{alpha:g}"])
+        for alpha in ALPHAS
+    ]
 
 
 def _wrapper(worker: WorkerContext) -> Callable[[nn.Module], nn.Module] | None:
+    """DistributedDataParallel for several workers, None for one."""
     if worker.n_workers == 1:
         return None
     devices = [worker.device] if worker.device.type == "cuda" else None
@@ -293,6 +220,7 @@ def _wrapper(worker: WorkerContext) -> Callable[[nn.Module], nn.Module] | None:
 
 
 def _mean_over_workers(metrics: dict[str, float], worker: WorkerContext) -> dict[str, float]:
+    """The metrics averaged over all workers; each must call it with the same names."""
     if worker.n_workers == 1:
         return metrics
     values = torch.tensor(list(metrics.values()), device=worker.device, dtype=torch.float64)
@@ -301,9 +229,9 @@ def _mean_over_workers(metrics: dict[str, float], worker: WorkerContext) -> dict
 
 
 def _unusable(earlier: list[dict[str, str]], examples: Examples, worker: WorkerContext) -> list[dict[str, str]]:
-    """Those known earlier and those that any worker has met since."""
-    met = [examples.unusable()]
+    """The earlier unusable rows and those of all workers."""
+    tables = [examples.unusable()]
     if worker.n_workers > 1:
-        met = [[] for _ in range(worker.n_workers)]
-        torch.distributed.all_gather_object(met, examples.unusable())
-    return merge_unusable(earlier, *met)
+        tables = [[] for _ in range(worker.n_workers)]
+        torch.distributed.all_gather_object(tables, examples.unusable())
+    return merge_unusable(earlier, *tables)

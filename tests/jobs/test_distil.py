@@ -13,7 +13,8 @@ import torch
 from make import encoded, noise_rgb, write_pairs
 from tiny import TINY
 
-from jobs.distil import main
+from jobs.command import as_json, parse
+from jobs.distil import Config, main
 from nemf import checkpoints
 from nemf.model.build import build
 from nemf.model.presets import PRESETS
@@ -24,6 +25,40 @@ STEPS = 6
 SIDES = ("source", "target")
 TEACHER = replace(TINY, backbone_config=replace(TINY.backbone_config, create_kwargs={"replace_stem_pool": True}))
 """Another backbone than the student's, with the same maps."""
+
+
+SETTINGS = {
+    "photographs": ("a", "b"),
+    "out": "run",
+    "teacher": "large",
+    "image_root": None,
+    "student": "nemf-small",
+    "steps": 6000,
+    "batch_size": 16,
+    "lr": 2e-3,
+    "warmup_steps": 200,
+    "bfloat16": False,
+    "seed": 0,
+    "log_every": 10,
+    "checkpoint_every": 200,
+    "device": "auto",
+    "threads": 1,
+    "loaders": 1,
+}
+"""What run.json has recorded since the first runs, for the default flags; other names would refuse to resume them."""
+
+
+def test_each_flag_is_a_setting_of_the_same_name(capsys: pytest.CaptureFixture[str]):
+    required = ["--photographs", "a,b", "--out", "run", "--teacher", "large"]
+    assert as_json(parse(Config, required, "distil")[0]) == SETTINGS
+    changed = {"steps": 7, "lr": 0.5, "seed": 3}
+    other = ["--steps", "7", "--lr", "0.5", "--seed", "3"]
+    assert as_json(parse(Config, [*required, *other], "distil")[0]) == SETTINGS | changed
+
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    flags = set(re.findall(r"^. --(?!no-)([a-z][a-z0-9-]+)", capsys.readouterr().out, re.MULTILINE))
+    assert flags == {name.replace("_", "-") for name in SETTINGS} | {"storage-options"}
 
 
 @pytest.fixture(autouse=True)
@@ -70,10 +105,10 @@ def test_what_was_learnt_is_the_teacher_with_another_backbone(
     checkpoint = straight / "checkpoint"
     assert checkpoints.read_config(checkpoint) == TINY
     assert checkpoints.read_search(checkpoint) == {"refine_steps": 3}
-    found, teacher = checkpoints.load(checkpoint), checkpoints.load(tmp_path / "teacher")
+    distilled, teacher = checkpoints.load(checkpoint), checkpoints.load(tmp_path / "teacher")
     for part in ("neck", "cost_encoder", "field"):
-        wanted = getattr(teacher, part).state_dict()
-        assert all(torch.equal(tensor, wanted[name]) for name, tensor in getattr(found, part).state_dict().items())
+        tensors = getattr(teacher, part).state_dict()
+        assert all(torch.equal(tensor, tensors[name]) for name, tensor in getattr(distilled, part).state_dict().items())
 
     before = {file: file.read_bytes() for file in straight.rglob("*") if file.is_file()}
     assert main([*flags, "--out", str(straight)]) == 0
@@ -91,14 +126,14 @@ def test_a_student_can_go_on_from_where_another_run_left_it(flags: list[str], st
     assert str(student / "model.safetensors") in json.loads((out / "run.json").read_text())["inputs"]
 
 
-@pytest.mark.parametrize(("asked", "saved"), [(signal.SIGTERM, 4), (None, 2)])
+@pytest.mark.parametrize(("sent", "saved"), [(signal.SIGTERM, 4), (None, 2)])
 def test_stopped_or_killed_and_run_again_it_ends_as_if_nothing_had_been(
     flags: list[str],
     straight: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-    asked: signal.Signals | None,
+    sent: signal.Signals | None,
     saved: int,
 ):
     """In the fourth step: a signal lets it save that step too; without one the last state is that of the second."""
@@ -107,9 +142,9 @@ def test_stopped_or_killed_and_run_again_it_ends_as_if_nothing_had_been(
 
     def interrupted(distiller: Distiller, rgb: torch.Tensor) -> dict[str, float]:
         if distiller.step_number == 3:
-            if asked is None:
+            if sent is None:
                 raise KeyboardInterrupt
-            os.kill(os.getpid(), asked)
+            os.kill(os.getpid(), sent)
         return step(distiller, rgb)
 
     with monkeypatch.context() as patch:
@@ -181,8 +216,8 @@ def _without(flags: list[str], name: str) -> list[str]:
     """The flags but for one and its value."""
     if name not in flags:
         return flags
-    place = flags.index(name)
-    return flags[:place] + flags[place + 2 :]
+    index = flags.index(name)
+    return flags[:index] + flags[index + 2 :]
 
 
 def _expect_error(capsys: pytest.CaptureFixture[str], pattern: str) -> None:

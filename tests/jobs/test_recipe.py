@@ -40,14 +40,15 @@ def test_every_recipe_reads_only_what_a_stage_before_it_wrote(name: str, options
 def test_the_paper_recipe_has_the_papers_settings(options: RecipeOptions):
     *_, stage = RECIPES["paper-spair"](options)
     assert isinstance(stage, train.Config)
-    assert (stage.start, stage.lr, stage.backbone_lr, stage.hard, stage.descriptor_weight) == (
+    loss = stage.trainer.loss
+    assert (stage.start, stage.trainer.lr, stage.trainer.backbone_lr, loss.hard, loss.descriptor_weight) == (
         "paper",
         3e-5,
         None,
         0,
         0,
     )
-    assert 1 + stage.negatives == 100
+    assert 1 + loss.negatives == 100
 
 
 def test_an_unknown_recipe_is_answered_with_all(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -19,22 +20,23 @@ from make import encoded, pair_row, write_pairs
 from tiny import TINY
 from torch import nn
 
-from jobs.command import as_json
+from jobs.command import as_json, parse
 from jobs.train import Config, main
 from nemf import checkpoints, load_matcher
 from nemf.model.build import build
+from nemf.training.config import LossConfig, TrainerConfig
 from nemf.training.initialization import initialize_at_correlation
 from nemf.training.rng import generator_of
 from nemf.training.warps import WarpConfig, warped_pair
 from pipeline.training.dataset import ImageCache, TrainingPairs
 from pipeline.training.folder import open_training, read_history, read_state
-from pipeline.training.worker import TrainingConfig, WorkerContext, train
+from pipeline.training.worker import WorkerContext, train
 
 STEPS = 60
 ALONE = WorkerContext(rank=0, n_workers=1, device=torch.device("cpu"))
 
 
-def _planted(folder: Path) -> str:
+def _write_planted(folder: Path) -> str:
     """A manifest of two pictures of smooth colours with their warped copies, and of one row that cannot be used."""
     rows = [pair_row("lost", source_uri="lost.png", target_uri="0-source.png")]
     for number in range(2):
@@ -51,11 +53,66 @@ def _planted(folder: Path) -> str:
     return write_pairs(folder / "pairs.parquet", rows)
 
 
+SETTINGS = {
+    "pairs": ("a", "b"),
+    "out": "run",
+    "weights": (),
+    "photographs": (),
+    "image_root": None,
+    "names_across_categories": False,
+    "start": "nemf-small",
+    "cost_features": None,
+    "image_size": None,
+    "backbone_weights": None,
+    "steps": 10_000,
+    "batch_size": 8,
+    "lr": 3e-5,
+    "backbone_lr": None,
+    "warmup_steps": 0,
+    "final_lr_share": 1.0,
+    "ema_decay": 0.999,
+    "field_weight": 1.0,
+    "flow_weight": 1.0,
+    "descriptor_weight": 0.0,
+    "negatives": 99,
+    "hard": 0.5,
+    "augment": True,
+    "warp_share": 0.0,
+    "bfloat16": False,
+    "seed": 0,
+    "search": (),
+    "validation": None,
+    "validation_pairs": 100,
+    "protocol": "spair",
+    "log_every": 10,
+    "checkpoint_every": 200,
+    "validate_every": 1000,
+    "device": "auto",
+    "workers": 1,
+    "threads": 1,
+    "loaders": 1,
+    "address": None,
+}
+"""What run.json has recorded since the first runs, for the default flags; other names would refuse to resume them."""
+
+
+def test_each_flag_is_a_setting_of_the_same_name(capsys: pytest.CaptureFixture[str]):
+    assert as_json(parse(Config, ["--pairs", "a,b", "--out", "run"], "train")[0]) == SETTINGS
+    other = ["--steps", "7", "--ema-decay", "0.5", "--negatives", "19", "--bfloat16", "--weights", "1", "2"]
+    changed = {"steps": 7, "ema_decay": 0.5, "negatives": 19, "bfloat16": True, "weights": (1.0, 2.0)}
+    assert as_json(parse(Config, ["--pairs", "a", "b", "--out", "run", *other], "train")[0]) == SETTINGS | changed
+
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    flags = set(re.findall(r"^. --(?!no-)([a-z][a-z0-9-]+)", capsys.readouterr().out, re.MULTILINE))
+    assert flags == {name.replace("_", "-") for name in SETTINGS} | {"storage-options"}
+
+
 @pytest.fixture(scope="module")
 def flags(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """A run that begins with a tiny network; all but --out."""
     folder = tmp_path_factory.mktemp("planted")
-    pairs = _planted(folder)
+    pairs = _write_planted(folder)
     torch.manual_seed(0)
     model = build(TINY)
     initialize_at_correlation(model)
@@ -120,12 +177,15 @@ def _history(out: Path) -> dict[str, list[dict[str, Any]]]:
     }
 
 
-def _same_run(finished: Path, out: Path) -> TrainingConfig:
+def _same_run(finished: Path, out: Path) -> Config:
     """The finished run in another folder, saving its state at the end only."""
-    settings = json.loads((finished / "run.json").read_text())["settings"]
     shutil.copy(finished / "run.json", out)
-    lists = {name: tuple(value) for name, value in settings.items() if isinstance(value, list)}
-    return Config(**{**settings, **lists}, out=str(out), checkpoint_every=1000).training
+    settings = json.loads((finished / "run.json").read_text())["settings"]
+    settings = {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
+    loss = LossConfig(**{field.name: settings.pop(field.name) for field in fields(LossConfig)})
+    names = [field.name for field in fields(TrainerConfig) if field.name in settings]
+    trainer = TrainerConfig(**{name: settings.pop(name) for name in names}, loss=loss)
+    return Config(**settings, trainer=trainer, out=str(out), checkpoint_every=1000)
 
 
 def test_killed_and_run_again_the_history_is_that_of_a_run_nobody_touched(finished: Path, tmp_path: Path):
@@ -166,36 +226,32 @@ def test_a_small_run_learns_and_says_how(finished: Path):
     assert len(list((finished / "tensorboard").iterdir())) == 2  # one for each attempt
 
 
-def _stage(flags: list[str], start: Path, out: Path, **settings: Any) -> Path:
-    """The checkpoint of a run in this process, from another checkpoint."""
+def _stage(flags: list[str], start: Path, out: Path, **trainer: Any) -> Path:
+    """The checkpoint of a run in this process, from another checkpoint, with these fields of TrainerConfig."""
     pairs, image_root = (flags[flags.index(name) + 1] for name in ("--pairs", "--image-root"))
     config = Config(
         pairs=(pairs,),
         image_root=image_root,
         start=str(start),
         out=str(out),
+        trainer=TrainerConfig(warmup_steps=5, final_lr_share=0.05, ema_decay=0.8, **trainer),
         batch_size=2,
-        warmup_steps=5,
-        final_lr_share=0.05,
-        ema_decay=0.8,
-        negatives=19,
         augment=False,
         log_every=1,
-        **settings,
     )
     open_training(config.out, {"settings": as_json(config), "inputs": {}})
-    train(config.training, ALONE, lambda _: None, lambda: False)
+    train(config, ALONE, lambda _: None, lambda: False)
     return out / "checkpoint"
 
 
 def _pck(flags: list[str], matcher_name: str) -> float:
-    """How many of the planted points are found within a tenth of the source's longer side, percent."""
+    """How many of the planted points are found within a tenth of the reference's longer side, percent."""
     matcher = load_matcher(matcher_name, device="cpu")
     pairs = TrainingPairs(flags[1], flags[flags.index("--image-root") + 1], ImageCache())
     hits = []
     for example in (pairs.example(1), pairs.example(2)):
-        found = matcher.match(example.query.rgb, example.reference.rgb, example.query.xy_px)
-        distance_px = np.linalg.norm(found.reference_xy_px - example.reference.xy_px, axis=1)
+        match = matcher.match(example.query.rgb, example.reference.rgb, example.query.xy_px)
+        distance_px = np.linalg.norm(match.reference_xy_px - example.reference.xy_px, axis=1)
         hits.append(distance_px <= 0.1 * max(example.reference.hw))
     return 100 * float(np.concatenate(hits).mean())
 
@@ -207,15 +263,15 @@ def test_descriptors_are_learnt_and_then_a_field_behind_them(flags: list[str], t
     assert _pck(flags, f"descriptors:{tiny}") < 80
     assert _pck(flags, f"{tiny}{search}") < 20
 
-    only = {"field_weight": 0.0, "flow_weight": 0.0, "descriptor_weight": 1.0}
-    first = _stage(flags, tiny, tmp_path / "first", steps=40, lr=3e-3, backbone_lr=1e-3, **only)
+    loss = LossConfig(field_weight=0.0, flow_weight=0.0, descriptor_weight=1.0)
+    first = _stage(flags, tiny, tmp_path / "first", steps=40, lr=3e-3, backbone_lr=1e-3, loss=loss)
 
     losses = [row["descriptor"] for row in read_history(str(tmp_path / "first"))["training"]]
     assert losses[0] > 2.5
     assert losses[-1] < 1.5
     assert _pck(flags, f"descriptors:{first}") > 90
 
-    second = _stage(flags, first, tmp_path / "second", steps=60, lr=4e-3)
+    second = _stage(flags, first, tmp_path / "second", steps=60, lr=4e-3, loss=LossConfig(negatives=19))
 
     rows = read_history(str(tmp_path / "second"))["training"]
     assert rows[0]["field"] > 2.7

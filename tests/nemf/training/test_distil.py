@@ -10,12 +10,12 @@ from nemf.model.backbone import Backbone, build_backbone
 from nemf.model.build import build
 from nemf.model.network import NeMF
 from nemf.model.presets import NeMFConfig
+from nemf.training.config import DistillerConfig
 from nemf.training.distil import Distiller
-from nemf.training.loop import TrainerConfig
 from nemf.training.rng import generator_of
 
 CPU = torch.device("cpu")
-CONFIG = TrainerConfig(steps=6, lr=1e-2, warmup_steps=2, final_lr_share=0.0)
+CONFIG = DistillerConfig(steps=6, lr=1e-2, warmup_steps=2)
 OTHER_LIGHT = replace(TINY.backbone_config, mean=(0.2, 0.2, 0.2), std=(0.5, 0.5, 0.5))
 
 
@@ -57,7 +57,7 @@ def test_a_student_learns_what_its_teacher_gives():
     """It sees images normalised in its own way; the teacher stays as it is."""
     network = teacher()
     kept = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    config = TrainerConfig(steps=60, lr=5e-3, warmup_steps=5, final_lr_share=0.0)
+    config = DistillerConfig(steps=60, lr=5e-3, warmup_steps=5)
     distiller = Distiller(student(1), network, config, CPU)
 
     metrics = [distiller.step(images(step)) for step in range(60)]
@@ -70,7 +70,7 @@ def test_a_student_learns_what_its_teacher_gives():
 def test_what_was_learnt_is_there_in_eval_mode_before_the_teachers_neck():
     """Batch normalisation has learnt its statistics: without them the maps would be others."""
     network = teacher()
-    distiller = Distiller(student(1), network, TrainerConfig(steps=100, lr=5e-3), CPU)
+    distiller = Distiller(student(1), network, DistillerConfig(steps=100, lr=5e-3, warmup_steps=0), CPU)
     for _ in range(100):
         distiller.step(images(0))
 

@@ -8,7 +8,8 @@ from nemf.model.build import build
 from nemf.model.network import NeMF
 from nemf.model.presets import NeMFConfig
 from nemf.training.batch import Batch
-from nemf.training.losses import LossConfig, TrainingLoss
+from nemf.training.config import LossConfig
+from nemf.training.losses import TrainingLoss
 from nemf.training.parameter_groups import parameter_groups
 from nemf.training.rng import generator_of
 

@@ -1,8 +1,7 @@
 """What each process of a training run does, beside what tests/jobs/test_train_job.py sees from without."""
 
-import json
 from collections import Counter
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,21 +9,17 @@ import numpy as np
 import pytest
 import torch
 from make import encoded, noise_rgb, pair_row, write_pairs
-from safetensors.torch import save_file
 from tiny import TINY
 
 from jobs.command import as_json
-from jobs.train import Config
 from nemf import checkpoints
-from nemf.model.backbone import build_backbone
 from nemf.model.build import build
-from nemf.model.network import NeMF
-from nemf.model.presets import PRESETS, NeMFConfig, with_cost_features
+from nemf.training.config import LossConfig, TrainerConfig
 from nemf.training.example import Example
-from nemf.training.losses import LossConfig
 from nemf.training.sampler import Pick
+from pipeline.training.config import TrainingConfig
 from pipeline.training.folder import open_training, read_history
-from pipeline.training.worker import Examples, TrainingConfig, WorkerContext, initial_network, train
+from pipeline.training.worker import Examples, WorkerContext, train
 
 HW = (24, 32)
 DESCRIPTOR = LossConfig(field_weight=0.0, flow_weight=0.0, descriptor_weight=1.0)
@@ -40,19 +35,18 @@ def run(tmp_path: Path) -> TrainingConfig:
         write_pairs(tmp_path / f"{shade}.parquet", [{"pair_id": "one", **_images(shade), **keypoints}])
     torch.manual_seed(0)
     checkpoints.save(tmp_path / "start", build(TINY), TINY)
-    config = Config(
+    config = TrainingConfig(
         pairs=(write_pairs(tmp_path / "pairs.parquet", [pairs]),),
         out=str(tmp_path / "run"),
         start=str(tmp_path / "start"),
-        steps=2,
+        trainer=TrainerConfig(steps=2, loss=LossConfig(negatives=3)),
         batch_size=2,
-        negatives=3,
         augment=False,
         log_every=1,
         validate_every=1,
     )
     open_training(config.out, {"settings": as_json(config), "inputs": {}})
-    return config.training
+    return config
 
 
 def _images(shade: int) -> dict[str, bytes]:
@@ -142,70 +136,3 @@ def test_until_a_field_is_trained_descriptors_are_validated(run: TrainingConfig,
     assert set(validation) == {"step", "pck@0.05", "pck@0.1", "n_pairs", "n_failed", "seconds"}
     assert validation["pck@0.1"] > 50
     assert checkpoints.read_config(f"{run.out}/checkpoint") == TINY
-
-
-@pytest.fixture
-def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Those of a preset's backbone, in a file that names other maps than the preset."""
-    monkeypatch.setitem(PRESETS, "tiny", lambda: TINY)
-    torch.manual_seed(1)
-    every_map = replace(TINY.backbone_config, out_indices=(0, 1, 2, 3))
-    network = build_backbone(TINY.backbone, every_map).network
-    file = tmp_path / "weights.safetensors"
-    save_file(network.state_dict(), file)
-    described = {"model": TINY.backbone.removeprefix("timm/"), **asdict(every_map)}
-    file.with_suffix(".json").write_text(json.dumps(described))
-    return str(file)
-
-
-def _same(ours: torch.nn.Module, theirs: torch.nn.Module) -> bool:
-    tensors = theirs.state_dict()
-    return all(torch.equal(tensor, tensors[name]) for name, tensor in ours.state_dict().items())
-
-
-def _gives_maps(model: NeMF, config: NeMFConfig) -> bool:
-    with torch.no_grad():
-        encoded = model.encode(*torch.zeros(2, 1, 3, config.image_size, config.image_size))
-    return bool(encoded.cost_features.isfinite().all())
-
-
-def test_a_preset_starts_with_the_backbone_of_the_file_and_the_maps_of_its_own(weights: str):
-    model, config = initial_network("tiny", weights, None, None, seed=0)
-    again, _ = initial_network("tiny", weights, None, None, seed=0)
-    other, _ = initial_network("tiny", weights, None, None, seed=1)
-
-    assert config == TINY
-    assert _gives_maps(model, config)
-    assert _same(model, again)
-    assert _same(model.backbone, other.backbone)
-    assert not _same(model.field, other.field)
-    assert not model.cost_encoder.aggregator.proj.weight.any()
-
-
-def test_a_checkpoint_of_another_kind_gives_its_backbone_and_neck(run: TrainingConfig, tmp_path: Path):
-    given = checkpoints.load(run.start)
-
-    same, config = initial_network(run.start, None, None, None, seed=5)
-    raw, raw_config = initial_network(run.start, None, "raw", None, seed=5)
-    checkpoints.save(tmp_path / "raw", raw, raw_config)
-    of_its_kind, _ = initial_network(str(tmp_path / "raw"), None, "raw", None, seed=6)
-
-    assert config == TINY
-    assert _same(same, given)
-    assert _same(of_its_kind, raw)
-    assert raw_config == with_cost_features(TINY, "raw")
-    assert _gives_maps(raw, raw_config)
-    assert _same(raw.backbone, given.backbone)
-    assert _same(raw.neck, given.neck)
-    assert not _same(raw.field.blocks, given.field.blocks)
-
-
-def test_a_checkpoint_gives_its_backbone_and_neck_to_a_network_for_larger_images(run: TrainingConfig):
-    given = checkpoints.load(run.start)
-
-    larger, config = initial_network(run.start, None, None, 2 * TINY.image_size, seed=5)
-
-    assert config == replace(TINY, image_size=2 * TINY.image_size, feature_size=2 * TINY.feature_size)
-    assert _gives_maps(larger, config)
-    assert _same(larger.backbone, given.backbone)
-    assert _same(larger.neck, given.neck)

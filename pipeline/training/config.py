@@ -1,0 +1,103 @@
+"""Settings of a training run and of a distillation: what the run folder records, and what the processes need."""
+
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from nemf.model.presets import PRESETS, CostFeatureKind
+from nemf.training.config import DistillerConfig, TrainerConfig
+from pipeline.io.uri_field import Uri, UriField
+
+SHIPPED = "shipped"
+SELECTION_METRIC = "pck@0.1"
+"""The metric by which the checkpoint to keep is chosen."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """What to train, on what, and how."""
+
+    pairs: tuple[Uri, ...]
+    """PAIRS manifests to learn from, paths or URIs."""
+    out: Uri
+    """Folder of the run, path or URI; created, or continued if it holds the same run."""
+    weights: tuple[float, ...] = ()
+    """Relative frequency of each manifest; default: all equal."""
+    photographs: tuple[Uri, ...] = ()
+    """PAIRS manifests whose images are warped, keypoints or not; default: those of --pairs."""
+    image_root: Uri | None = None
+    """Folder, path or URI, of the manifests' relative image URIs."""
+    names_across_categories: bool = False
+    """Keypoints of one name match across categories too (a cat's left eye and a dog's)."""
+    start: Annotated[str, UriField(names=(*PRESETS, SHIPPED))] = "nemf-small"
+    """Network to train: paper, nemf-small or nemf-mobilenet, with random weights behind a pretrained backbone; a
+    checkpoint folder; or shipped, the network of the matcher nemf-small."""
+    cost_features: CostFeatureKind | None = None
+    """Modules between correlation and field (Table 3 of the paper); default: those of the start."""
+    image_size: int | None = None
+    """Side of the network's square images, in pixels; default: that of the start. From a checkpoint of another size,
+    backbone and neck are taken, and the rest is initialised anew."""
+    backbone_weights: Uri | None = None
+    """Local safetensors file of backbone weights, with a .json beside it; default: the library's own."""
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    """Steps, learning rates and averaging."""
+    batch_size: int = 8
+    """Pairs in a step, of all workers together."""
+    augment: bool = True
+    """Transform, crop, mirror and recolour the images at random."""
+    warp_share: float = 0.0
+    """Share of the examples that are a photograph and a warped copy of it, 0..1."""
+    search: tuple[str, ...] = ()
+    """Settings of the search for validation and for the checkpoint, name=value, see nemf.search.config.SearchConfig;
+    default: those of the start, else the published ones."""
+    validation: Uri | None = None
+    """PAIRS manifest by which the checkpoint is chosen; default: the last one is kept."""
+    validation_pairs: int = 100
+    """Number of its pairs to match, chosen at random once."""
+    protocol: str = "spair"
+    """Protocol of the PCK on the validation pairs."""
+    log_every: int = 10
+    """Steps from one row of the history to the next."""
+    checkpoint_every: int = 200
+    """Steps from one saved state to the next: what a crash can cost."""
+    validate_every: int = 1000
+    """Steps from one validation to the next."""
+    threads: int = 1
+    """Computing threads of each worker; losses change with it in their last digits."""
+    loaders: int = 1
+    """Threads of each worker that prepare batches."""
+
+    @property
+    def seed(self) -> int:
+        """Seed of all random numbers."""
+        return self.trainer.seed
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillationConfig:
+    """Teacher and student of a distillation, its photographs, and how it is trained."""
+
+    photographs: tuple[Uri, ...]
+    """PAIRS manifests whose images are used, twice as often where one is named twice; keypoints are not needed."""
+    out: Uri
+    """Folder of the run, path or URI; created, or continued if it holds the same run."""
+    teacher: Uri
+    """Checkpoint folder, path or URI, of the network whose backbone is to be replaced."""
+    image_root: Uri | None = None
+    """Folder, path or URI, of the manifests' relative image URIs."""
+    student: Annotated[str, UriField(names=tuple(PRESETS))] = "nemf-small"
+    """Network whose backbone learns: a name of nemf.model.presets, with random weights, or a checkpoint folder, path or
+    URI."""
+    distiller: DistillerConfig = field(default_factory=DistillerConfig)
+    """Steps and learning rate."""
+    batch_size: int = 16
+    """Images in a step."""
+    log_every: int = 10
+    """Steps from one row of the history to the next."""
+    checkpoint_every: int = 200
+    """Steps from one saved state to the next: what a crash can cost."""
+    device: str = "auto"
+    """cpu, cuda, cuda:N, or auto: a GPU if there is one."""
+    threads: int = 1
+    """Computing threads; losses change with it in their last digits."""
+    loaders: int = 1
+    """Threads that prepare batches."""
