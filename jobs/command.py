@@ -12,7 +12,7 @@ from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 import tyro
 
 from nemf.io.redact import redacted
-from nemf.matchers.table import FIXED_NAMES, FOLDER_PREFIX
+from nemf.matchers.table import FIXED_NAMES, FOLDER_PREFIX, HELP
 from pipeline.cluster.errors import ClusterError
 from pipeline.io.storage_options import use_options
 from pipeline.io.uri_field import UriField, uris_of
@@ -41,7 +41,11 @@ Names = Annotated[
 """Several names in one flag, separated by commas or spaces."""
 Uris = Annotated[Names, UriField()]
 """Several paths or URIs in one flag, separated likewise."""
-MatcherName = Annotated[str, UriField(names=FIXED_NAMES, prefixes=(FOLDER_PREFIX,))]
+MatcherName = Annotated[
+    str,
+    UriField(names=FIXED_NAMES, prefixes=(FOLDER_PREFIX,)),
+    tyro.conf.arg(help=HELP),
+]
 """A matcher's name, as nemf.load_matcher takes it: possibly the path or URI of a checkpoint folder."""
 
 _POSITIONAL = get_args(tyro.conf.Positional[str])[1]

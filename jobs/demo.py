@@ -26,7 +26,6 @@ class Config:
     out: Uri
     """Folder for everything the demo makes; what an earlier demo left there is removed."""
     matcher: MatcherName = "nemf-small"
-    """Any matcher, see jobs.match."""
     warps: int = 6
     """Warped copies of each photograph."""
     seed: int = 0

@@ -19,6 +19,7 @@ from pipeline.io.storage import refuse_overwrite, write_bytes
 from pipeline.io.uri_field import Uri
 
 _RESOLUTION_RANGE = (2, 2048)
+_MATCHER_HELP = "A NeMF network: nemf-small, or the path or URI of a checkpoint folder. Options follow a '?'."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,8 +34,7 @@ class Config:
     """Point in pixels of the query image, 0,0 being the centre of its top-left pixel."""
     out: Uri
     """Image file (.png, .jpg, .svg, ...) to draw into, path or URI."""
-    matcher: MatcherName = "nemf-small"
-    """Name of the matcher, see nemf.load_matcher; it must be a NeMF network."""
+    matcher: Annotated[MatcherName, tyro.conf.arg(help=_MATCHER_HELP)] = "nemf-small"
     resolution: int = 256
     """Scores along the longer side of the reference image."""
     device: str = "auto"

@@ -64,7 +64,6 @@ class Config:
     out: Uri
     """Run folder, path or URI; created, or continued if it holds the same run."""
     matcher: MatcherName = "nemf-small"
-    """Name of the matcher, see nemf.load_matcher."""
     backbone_weights: Uri | None = None
     """Local safetensors file of backbone weights, with a .json beside it; default: the library's own."""
     image_root: Uri | None = None

@@ -37,7 +37,6 @@ class Config:
     json: bool = False
     """Print JSON instead of a table."""
     matcher: MatcherName = "nemf-small"
-    """Name of the matcher, see nemf.load_matcher."""
     backbone_weights: Uri | None = None
     """Local safetensors file of backbone weights, with a .json beside it; default: the library's own."""
     device: str = "auto"

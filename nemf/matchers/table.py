@@ -23,7 +23,7 @@ class MatcherEntry:
     form: str
     """How the name is written, capital letters standing for what varies."""
     about: str
-    """What the matcher is, in one line."""
+    """What the matcher is, for help."""
     fits: Callable[[str], bool]
     """Whether a name, without its options, is written this way."""
     builder: str
@@ -47,51 +47,51 @@ _CHECKPOINT = "nemf.matchers.nemf:build"
 TABLE = (
     MatcherEntry(
         form=", ".join(pretrained.NAMES),
-        about="Neural Matching Fields trained by this project; the weights are in the package",
+        about="Neural Matching Fields, weights in the package",
         fits=lambda base: base in pretrained.NAMES,
         builder=_CHECKPOINT,
     ),
     MatcherEntry(
         form="nearest-neighbour:timm/MODEL",
-        about="nearest neighbours in the features of a frozen network of timm",
+        about="features of a frozen ImageNet network",
         fits=lambda base: base.startswith("nearest-neighbour:timm/"),
         builder=_NEAREST_NEIGHBOUR,
         takes_backbone_weights=True,
     ),
     MatcherEntry(
         form="nearest-neighbour:torchvision/MODEL",
-        about="nearest neighbours in the features of a frozen network of torchvision",
+        about="likewise",
         fits=lambda base: base.startswith("nearest-neighbour:") and "/" in base,
         builder=_NEAREST_NEIGHBOUR,
         takes_backbone_weights=True,
     ),
     MatcherEntry(
         form="nearest-neighbour:dense-sift",
-        about="nearest neighbours of classical descriptors, without weights",
+        about="classical descriptors",
         fits=lambda base: base == "nearest-neighbour:dense-sift",
         builder=_NEAREST_NEIGHBOUR,
     ),
     MatcherEntry(
         form="identity",
-        about="leaves every point at its relative position",
+        about="every point keeps its relative position",
         fits=lambda base: base == "identity",
         builder="nemf.matchers.identity:build",
     ),
     MatcherEntry(
         form="descriptors:FOLDER",
-        about="nearest neighbours of the descriptors of a NeMF checkpoint, without its field",
+        about="those of a NeMF checkpoint, without its field",
         fits=lambda base: base.startswith(FOLDER_PREFIX),
         builder="nemf.matchers.descriptors:build",
     ),
     MatcherEntry(
         form="the path or URI of a NeMF checkpoint folder",
-        about="Neural Matching Fields with the weights of that folder",
+        about="any such network",
         fits=_is_folder,
         builder=_CHECKPOINT,
     ),
     MatcherEntry(
         form="package.module:factory",
-        about="your own: factory(backbone_weights=..., device=...) returns a nemf.Matcher",
+        about="your own nemf.Matcher, from factory(backbone_weights=..., device=...)",
         fits=_is_factory,
         builder="nemf.matchers.factory:build",
         takes_backbone_weights=True,
@@ -100,7 +100,9 @@ TABLE = (
 """Tried in this order: the first entry that fits a name is its matcher."""
 
 FORMS = ", ".join(entry.form for entry in TABLE)
-"""How the names of matchers are written, for errors and help."""
+"""How the names of matchers are written, for errors."""
+HELP = f"The matcher: {', '.join(f'{entry.form} ({entry.about})' for entry in TABLE)}. Options follow a '?'."
+"""The same with what they are, for the help of commands."""
 
 
 def find_entry(name: str) -> MatcherEntry:
@@ -119,9 +121,3 @@ def is_checkpoint(name: str) -> bool:
         return find_entry(name).builder == _CHECKPOINT
     except ValueError:
         return False
-
-
-def describe() -> str:
-    """The table as text, one line for each matcher."""
-    width = max(len(entry.form) for entry in TABLE)
-    return "\n".join(f"{entry.form:{width}}  {entry.about}" for entry in TABLE)
