@@ -22,7 +22,7 @@ from jobs.command import run_command
 from nemf.matcher import RGB
 from nemf.matchers.feature_cache import FeatureCache
 from pipeline.io.images import decode_image, fetch_image
-from pipeline.io.manifest import iter_rows, manifest_files, read_ids, read_rows
+from pipeline.io.manifest import Manifest, read_rows
 from pipeline.matching.decode import decode_rows
 from pipeline.matching.plan import make_plan
 from schemas.pairs import PAIRS
@@ -65,7 +65,8 @@ def run(config: Config) -> list[Measured]:
             _count("manifest, encoded by eight", config, n, _in_manifest_order(config.pairs, n), 8),
             _count("jobs.match", config, n, _planned(config.pairs, n), n),
         ]
-    about = {"manifest": f"{len(read_ids(config.pairs)):,} pairs"}
+    with Manifest(config.pairs) as manifest:
+        about = {"manifest": f"{manifest.n_pairs:,} pairs"}
     harness.write(config.out, "decode_counts", about, _table(measured), [asdict(m) for m in measured])
     return measured
 
@@ -76,14 +77,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _in_manifest_order(pairs: str, slice_pairs: int) -> Iterator[pa.Table]:
-    for file in manifest_files(pairs):
-        for _, _, rows in iter_rows(file, PAIRS.names, slice_pairs):
-            yield rows
+    with Manifest(pairs) as manifest:
+        yield from (window.rows for window in manifest.windows(PAIRS.names, slice_pairs))
 
 
 def _planned(pairs: str, slice_pairs: int) -> Iterator[pa.Table]:
     nothing_done = pa.chunked_array([], pa.string())
-    for piece in make_plan(pairs, read_ids(pairs), nothing_done, slice_pairs=slice_pairs).slices:
+    with Manifest(pairs) as manifest:
+        plan = make_plan(manifest, manifest.ids(), nothing_done, slice_pairs=slice_pairs)
+    for piece in plan.slices:
         yield read_rows(piece.file, piece.row_group, piece.rows)
 
 

@@ -22,7 +22,7 @@ from tqdm import tqdm
 import nemf
 from jobs.command import MatcherName, Names, OverBudgetError, as_json, run_command
 from nemf.io.redact import redacted
-from pipeline.io.manifest import manifest_digest, manifest_files, read_ids
+from pipeline.io.manifest import Manifest
 from pipeline.io.uri_allowlist import check_prefixes
 from pipeline.io.uri_field import Uri, UriField, with_absolute_uris
 from pipeline.matching.options import OUTPUTS, MatchOptions
@@ -143,15 +143,20 @@ def run(config: Config) -> str:
     """
     config.check()
     config = with_absolute_uris(config)
-    ids = read_ids(config.pairs)
-    run_folder = open_run(config.out, _describe(config), dry_run=config.dry_run)
+    with Manifest(config.pairs) as manifest:
+        return _run(config, manifest)
+
+
+def _run(config: Config, manifest: Manifest) -> str:
+    ids = manifest.ids()
+    run_folder = open_run(config.out, _describe(config, manifest), dry_run=config.dry_run)
     if config.dry_run:
-        print(_plan_text(config, _plan(config, run_folder, ids, config.limit)[0], run_folder.fingerprint))
+        print(_plan_text(config, _plan(config, run_folder, manifest, ids, config.limit)[0], run_folder.fingerprint))
         return config.out
     lease = acquire(config.out, job="match")
     try:
         requested = max_limit(config.limit, run_folder.requested_limit())
-        plan, settled = _plan(config, run_folder, ids, requested)
+        plan, settled = _plan(config, run_folder, manifest, ids, requested)
         n_rows = len(ids.slice(0, requested)) * len(run_folder.directions)
         lease.plan(n_rows, settled)
         lease.events.record("planned", rows=n_rows, settled=settled, slices=len(plan.slices))
@@ -183,13 +188,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run_command(Config, run, argv)
 
 
-def _describe(config: Config) -> dict[str, Any]:
+def _describe(config: Config, manifest: Manifest) -> dict[str, Any]:
     """The content of run.json but the run's id; loads the matcher for its fingerprint."""
     matcher = nemf.load_matcher(config.matcher, backbone_weights=config.backbone_weights, device="cpu")
     shaping = {"directions": config.options.directions, "outputs": config.options.outputs}
     return {
         "fingerprint": run_fingerprint(matcher.fingerprint, shaping),
-        "manifest_digest": manifest_digest(manifest_files(config.pairs)),
+        "manifest_digest": manifest.digest(),
         "image_root": config.image_root and redacted(config.image_root),
         "matcher_fingerprint": matcher.fingerprint,
         "config": as_json(config),
@@ -197,14 +202,16 @@ def _describe(config: Config) -> dict[str, Any]:
     }
 
 
-def _plan(config: Config, run_folder: Run, ids: pa.ChunkedArray, requested: int | None) -> tuple[Plan, dict[str, int]]:
+def _plan(
+    config: Config, run_folder: Run, manifest: Manifest, ids: pa.ChunkedArray, requested: int | None
+) -> tuple[Plan, dict[str, int]]:
     """What to match of the first `config.limit` pairs, and the settled rows of the first `requested`, by reason."""
     planned, others = ids.slice(0, config.limit), ids.slice(0, requested).slice(len(ids.slice(0, config.limit)))
     completed = run_folder.completed(planned, config.retry)
     settled = Counter(completed.reasons)
     if len(others):  # that only earlier attempts were asked for: no error of theirs is tried again
         settled.update(run_folder.completed(others, (NONE,)).reasons)
-    return make_plan(config.pairs, planned, completed.ids, slice_pairs=config.slice_pairs), dict(settled)
+    return make_plan(manifest, planned, completed.ids, slice_pairs=config.slice_pairs), dict(settled)
 
 
 def _match_all(config: Config, plan: Plan, lease: Lease, run_folder: Run) -> None:

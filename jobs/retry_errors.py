@@ -18,7 +18,7 @@ from jobs import match
 from jobs.command import Names, run_command
 from nemf.io.redact import HIDDEN
 from pipeline.io import storage
-from pipeline.io.manifest import read_ids
+from pipeline.io.manifest import Manifest
 from pipeline.io.uri_field import Uri
 from pipeline.runs.counts import ALL, NONE, check_retry, is_retried
 from pipeline.runs.folder import Run, read_run
@@ -62,7 +62,8 @@ def run(config: Config) -> str:
 
 def _check_errors_exist(run_folder: Run, pairs: str, kinds: Sequence[str]) -> None:
     """Raises ValueError naming the run's errors if one of `kinds` is not among them: a typing error, most likely."""
-    reasons = run_folder.count(read_ids(pairs), run_folder.limit()).reasons
+    with Manifest(pairs) as manifest:
+        reasons = run_folder.count(manifest.ids(), run_folder.limit()).reasons
     errors = {reason: n for reason, n in reasons.items() if reason != "ok"}
     absent = [kind for kind in kinds if not any(is_retried(reason, [kind]) for reason in errors)]
     if absent:

@@ -14,7 +14,7 @@ import tyro
 
 from jobs.command import run_command
 from pipeline.io import storage
-from pipeline.io.manifest import manifest_digest, manifest_files, read_ids
+from pipeline.io.manifest import Manifest
 from pipeline.io.uri_field import Uri
 from pipeline.runs.counts import Count, summary
 from pipeline.runs.folder import read_run
@@ -36,10 +36,12 @@ def run(config: Config) -> Count:
     run_folder = read_run(out)
     pairs = run_folder.config["pairs"] if config.pairs is None else config.pairs
     success = run_folder.success()
-    count = run_folder.count(read_ids(pairs), run_folder.limit())
+    with Manifest(pairs) as manifest:
+        ids, digest = manifest.ids(), manifest.digest()
+    count = run_folder.count(ids, run_folder.limit())
     print(summary(out, count))
     problems = []
-    if manifest_digest(manifest_files(pairs)) != run_folder.manifest_digest:
+    if digest != run_folder.manifest_digest:
         problems.append(f"{pairs} is not the manifest this run was made from")
     if success is None:
         problems.append("the run is not finished (no _SUCCESS): run the same command again")

@@ -34,7 +34,7 @@ from pipeline.evaluation.keypoint_errors import MATCH_COLUMNS, Failed, direction
 from pipeline.evaluation.metrics import SUMMARY, write_metrics
 from pipeline.evaluation.protocols import Protocol
 from pipeline.io import storage
-from pipeline.io.manifest import INLINE_COLUMNS, manifest_files, open_parquet, row_group_lengths
+from pipeline.io.manifest import INLINE_COLUMNS, Manifest, open_parquet
 from pipeline.runs.parts import KEY_COLUMNS, chosen_rows, list_parts
 from pipeline.runs.selection import planned_limit
 from schemas.check import check_schema, conform
@@ -215,8 +215,8 @@ def _sorted_groups(sums_by_group: SumsByGroup) -> SumsByGroup:
 def _row_groups(pairs_uri: str, limit: int | None) -> list[_RowGroup]:
     """The row groups with the first `limit` pairs of a manifest, or with all for None."""
     row_groups = []
-    for file in manifest_files(pairs_uri):
-        for group, length in enumerate(row_group_lengths(file)):
+    with Manifest(pairs_uri) as manifest:
+        for file, group, length in manifest.row_groups:
             count = length if limit is None else min(length, limit)
             limit = None if limit is None else limit - count
             if count:

@@ -8,11 +8,14 @@ import hashlib
 import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from types import TracebackType
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from fsspec.implementations.local import LocalFileSystem
 
 from pipeline.io import storage
 from schemas.check import SchemaError, check_schema, conform
@@ -23,106 +26,154 @@ INLINE_COLUMNS = ("source_image", "target_image")
 MAX_TEXT_BYTES = 4096
 """Of an id, a URI or another text. A few bytes of Parquet can repeat a text of megabytes in a million rows."""
 MAX_KEYPOINTS = 10_000
-"""Of a pair; where more is wanted there is dense flow. A few bytes of Parquet can repeat a point ten million times."""
+"""Of a pair; for more there is dense flow. A few bytes of Parquet can repeat a point ten million times."""
+MAX_OPEN_FILES = 64
+"""Files of one manifest that stay open at once."""
 _BATCH_ROWS = 1024
+_BLOCK_BYTES = 2**22
 
 
-def manifest_files(pairs_uri: str) -> list[str]:
-    """The Parquet files of a manifest.
+class Window(NamedTuple):
+    """Consecutive rows of a row group of a manifest."""
 
-    Raises FileNotFoundError if there is none, SchemaError if one is no PAIRS, or has far more keypoints than allowed.
+    file: str
+    row_group: int
+    first_row: int
+    """Index of the first row in its row group."""
+    rows: pa.Table
+
+
+class Manifest:
+    """A PAIRS manifest, its files listed, opened and checked once.
+
+    Use it as a context manager. The files stay open until it ends; of a manifest with more than MAX_OPEN_FILES files
+    only the footers are kept, and each pass over the rows opens the files again.
+
+    Raises FileNotFoundError if there is no file, SchemaError if one is no PAIRS or has far more keypoints than allowed,
+    and ValueError if one is not Parquet or is damaged, here and in all methods.
     """
-    files = [pairs_uri] if pairs_uri.endswith(".parquet") else []
-    if not files or not storage.is_file(pairs_uri):
-        files = storage.list_files(pairs_uri, ".parquet")
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri
+        uris = _list_files(uri)
+        self._files = [_File(file, keep_open=len(uris) <= MAX_OPEN_FILES) for file in uris]
+        for file in self._files:
+            file.check()
+
+    def __enter__(self) -> "Manifest":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for file in self._files:
+            file.close()
+
+    @property
+    def row_groups(self) -> list[tuple[str, int, int]]:
+        """(file, index in the file, number of rows) of each row group, in order."""
+        return [
+            (file.uri, group, file.metadata.row_group(group).num_rows)
+            for file in self._files
+            for group in range(file.metadata.num_row_groups)
+        ]
+
+    @property
+    def n_pairs(self) -> int:
+        """The number of rows."""
+        return sum(n_rows for _, _, n_rows in self.row_groups)
+
+    def read(self, columns: Sequence[str] | None = None) -> pa.Table:
+        """These columns of all rows, in order; None for all but the inline images. Absent ones are null."""
+        columns = [name for name in PAIRS.names if name not in INLINE_COLUMNS] if columns is None else columns
+        expected = _schema(columns)
+        tables = []
+        for file in self._files:
+            with file.parquet() as parquet:
+                tables.append(_as_pairs(parquet.read(columns=_present(columns, parquet)), expected, file.uri))
+        return pa.concat_tables(tables)
+
+    def ids(self) -> pa.ChunkedArray:
+        """All pair ids, in order. Raises SchemaError if there is none, or one is null or occurs twice."""
+        ids = self.read(["pair_id"])["pair_id"]
+        if not len(ids):
+            raise SchemaError(f"{self.uri}: the manifest has no rows")
+        if pc.count_distinct(ids).as_py() < len(ids):
+            counts = ids.value_counts()
+            repeated = counts.filter(pc.greater(counts.field("counts"), 1)).field("values")
+            examples = ", ".join(repr(value) for value in repeated[:3].to_pylist())
+            raise SchemaError(f"{self.uri}: {len(repeated)} pair_id occur more than once, for instance {examples}")
+        return ids
+
+    def windows(self, columns: Sequence[str], n_rows: int) -> Iterator[Window]:
+        """These columns of all rows, in order, at most `n_rows` of one row group at a time."""
+        expected = _schema(columns)
+        for file in self._files:
+            with file.parquet() as parquet:
+                present = _present(columns, parquet)
+                for group in range(parquet.num_row_groups):
+                    first_row = 0
+                    for batch in parquet.iter_batches(n_rows, row_groups=[group], columns=present):
+                        rows = _as_pairs(pa.Table.from_batches([batch]), expected, file.uri)
+                        yield Window(file.uri, group, first_row, rows)
+                        first_row += batch.num_rows
+
+    def digest(self) -> str:
+        """A hash of the content: of the bytes of the files, in order."""
+        digest = hashlib.sha256()
+        for file in self._files:
+            with file.source() as source:
+                source.seek(0)
+                while block := source.read(_BLOCK_BYTES):
+                    digest.update(block)
+        return digest.hexdigest()[:16]
+
+
+def _list_files(uri: str) -> list[str]:
+    """URIs of the Parquet files of a manifest, in order. Raises FileNotFoundError if there is none."""
+    files = [uri] if uri.endswith(".parquet") else []
+    if not files or not storage.is_file(uri):
+        files = storage.list_files(uri, ".parquet")
     if not files:
-        raise FileNotFoundError(f"no manifest at {pairs_uri}: neither a .parquet file nor a folder that holds one")
-    for file in files:
-        with _about(f"{file} is damaged"), open_parquet(file) as parquet:
-            _check_columns(parquet.schema_arrow, file)
-            _check_lengths(parquet.metadata, file)
+        raise FileNotFoundError(f"no manifest at {uri}: neither a .parquet file nor a folder that holds one")
     return files
 
 
-def open_parquet(uri: str) -> pq.ParquetFile:
-    """One Parquet file, opened. Raises FileNotFoundError, or ValueError naming it if it is not Parquet."""
-    fs, path = storage.open_uri(uri)
-    with _about(f"{uri} is not a Parquet file"):
-        return pq.ParquetFile(path, filesystem=fs)
-
-
-def row_group_lengths(file: str) -> list[int]:
-    """How many rows each row group of a Parquet file has; raises as open_parquet does."""
-    with open_parquet(file) as parquet:
-        return [parquet.metadata.row_group(group).num_rows for group in range(parquet.num_row_groups)]
-
-
-def n_pairs(pairs_uri: str) -> int:
-    """How many rows a manifest has; raises as manifest_files does."""
-    return sum(sum(row_group_lengths(file)) for file in manifest_files(pairs_uri))
-
-
-def read_pairs(pairs_uri: str, columns: Sequence[str] | None = None) -> pa.Table:
-    """PAIRS rows in manifest order; all columns but the inline images unless `columns` names them."""
-    names = [name for name in PAIRS.names if name not in INLINE_COLUMNS] if columns is None else list(columns)
-    expected = pa.schema([PAIRS.field(name) for name in names], metadata=PAIRS.metadata)
-    tables = []
-    for file in manifest_files(pairs_uri):
-        with _open_pairs(file) as parquet:
-            present = [name for name in names if name in parquet.schema_arrow.names]
-            tables.append(_as_pairs(parquet.read(columns=present), expected, file))
-    return pa.concat_tables(tables)
-
-
-def read_ids(pairs_uri: str) -> pa.ChunkedArray:
-    """All pair ids of a manifest, in order.
-
-    Raises SchemaError if there is none, or one is null or occurs twice; and as manifest_files does.
-    """
-    ids = read_pairs(pairs_uri, ["pair_id"])["pair_id"]
-    if not len(ids):
-        raise SchemaError(f"{pairs_uri}: the manifest has no rows")
-    if pc.count_distinct(ids).as_py() < len(ids):
-        counts = ids.value_counts()
-        repeated = counts.filter(pc.greater(counts.field("counts"), 1)).field("values")
-        examples = ", ".join(repr(value) for value in repeated[:3].to_pylist())
-        raise SchemaError(f"{pairs_uri}: {len(repeated)} pair_id occur more than once, for instance {examples}")
-    return ids
-
-
-def iter_rows(file: str, columns: Sequence[str], batch_rows: int) -> Iterator[tuple[int, int, pa.Table]]:
-    """(row group, offset in the row group, rows) over one manifest file, at most `batch_rows` rows in memory."""
-    expected = pa.schema([PAIRS.field(name) for name in columns], metadata=PAIRS.metadata)
-    with _open_pairs(file) as parquet:
-        present = [name for name in columns if name in parquet.schema_arrow.names]
-        for group in range(parquet.num_row_groups):
-            offset = 0
-            for batch in parquet.iter_batches(batch_rows, row_groups=[group], columns=present):
-                yield group, offset, _as_pairs(pa.Table.from_batches([batch]), expected, file)
-                offset += batch.num_rows
+def read_pairs(uri: str, columns: Sequence[str] | None = None) -> pa.Table:
+    """The rows of a manifest, as Manifest.read gives them."""
+    with Manifest(uri) as manifest:
+        return manifest.read(columns)
 
 
 def read_rows(file: str, row_group: int, rows: np.ndarray) -> pa.Table:
     """The given rows (indices into one row group, any order), all columns, in that order.
 
-    The row group is streamed: memory is that of the rows taken and one batch, however large the row group is.
+    The row group is streamed up to the last of them: memory is that of the rows taken and one batch, however large the
+    row group is.
     """
     order = np.argsort(rows)
-    wanted = rows[order]
+    ascending = rows[order]
     taken, offset = [], 0
-    with _open_pairs(file) as parquet:
+    with _File(file, keep_open=False).parquet([row_group]) as parquet:
         for batch in parquet.iter_batches(_BATCH_ROWS, row_groups=[row_group]):
-            first, last = np.searchsorted(wanted, [offset, offset + batch.num_rows])
+            first, last = np.searchsorted(ascending, [offset, offset + batch.num_rows])
             if last > first:
-                taken.append(batch.take(pa.array(wanted[first:last] - offset)))
+                taken.append(batch.take(pa.array(ascending[first:last] - offset)))
             offset += batch.num_rows
-            if last == len(wanted):
+            if last == len(ascending):
                 break
-    if offset <= wanted[-1]:
-        raise ValueError(f"{file}: row group {row_group} has {offset} rows, and row {wanted[-1]} was to be read")
+    if offset <= ascending[-1]:
+        raise ValueError(f"{file}: row group {row_group} has {offset} rows, and row {ascending[-1]} was to be read")
     in_order = np.empty_like(order)
     in_order[order] = np.arange(len(order))
     return _as_pairs(pa.Table.from_batches(taken).take(pa.array(in_order)), PAIRS, file)
+
+
+def open_parquet(uri: str) -> pq.ParquetFile:
+    """One Parquet file, opened. Raises FileNotFoundError, or ValueError naming it if it is not Parquet."""
+    fs, path = storage.open_uri(uri)
+    with _value_errors(f"{uri} is not a Parquet file"):
+        return pq.ParquetFile(path, filesystem=fs)
 
 
 def drop_oversized_keypoints(rows: pa.Table) -> tuple[pa.Table, dict[str, Failure]]:
@@ -140,27 +191,67 @@ def drop_oversized_keypoints(rows: pa.Table) -> tuple[pa.Table, dict[str, Failur
     return rows, failures
 
 
-def manifest_digest(files: Sequence[str]) -> str:
-    """A hash of everything the manifest says: the bytes of its files, in order."""
-    digest = hashlib.sha256()
-    for file in files:
-        fs, path = storage.open_uri(file)
-        with fs.open(path, "rb") as stream:
-            while block := stream.read(2**22):
-                digest.update(block)
-    return digest.hexdigest()[:16]
+class _File:
+    """One Parquet file of a manifest. Its footer is read once; its bytes are opened once if they are kept open."""
+
+    def __init__(self, uri: str, *, keep_open: bool) -> None:
+        self.uri = uri
+        self._keep_open = keep_open
+        self._source: pa.NativeFile | None = None
+        with self.source() as source, _value_errors(f"{uri} is not a Parquet file"):
+            footer = pq.ParquetFile(source)
+            self.metadata, self._schema = footer.metadata, footer.schema_arrow
+
+    @contextmanager
+    def source(self) -> Iterator[pa.NativeFile]:
+        """The file's bytes."""
+        source = self._source or open_source(self.uri)
+        if self._keep_open:
+            self._source = source
+        try:
+            yield source
+        finally:
+            if not self._keep_open:
+                source.close()
+
+    def close(self) -> None:
+        if self._source:
+            self._source.close()
+
+    def check(self) -> None:
+        """Raises SchemaError if the columns are not those of PAIRS, or there are far more keypoints than allowed."""
+        with _value_errors(f"{self.uri} is damaged"):
+            _check_columns(self._schema, self.uri)
+            _check_lengths(self.metadata, self.uri)
+
+    @contextmanager
+    def parquet(self, row_groups: Sequence[int] | None = None) -> Iterator[pq.ParquetFile]:
+        """The file as Parquet. Texts of dictionaries stay so: each is held, and its length checked, once.
+
+        row_groups: those that will be read; None for all.
+        """
+        groups = range(self.metadata.num_row_groups) if row_groups is None else row_groups
+        with self.source() as source, _value_errors(f"{self.uri} is damaged"):
+            texts = [field.name for field in self._schema if _is_text(field.type)]
+            once = [name for name in texts if _is_dictionary(self.metadata, groups, name)]
+            yield pq.ParquetFile(source, metadata=self.metadata, read_dictionary=once)
 
 
-@contextmanager
-def _open_pairs(file: str) -> Iterator[pq.ParquetFile]:
-    """A file of a manifest; texts that it holds once each come so, and their lengths are known before they are many."""
-    fs, path = storage.open_uri(file)
-    with _about(f"{file} is damaged"):
-        with open_parquet(file) as parquet:
-            metadata, texts = parquet.metadata, [field.name for field in parquet.schema_arrow if _is_text(field.type)]
-        once = [name for name in texts if _is_dictionary(metadata, name)]
-        with pq.ParquetFile(path, filesystem=fs, metadata=metadata, read_dictionary=once) as parquet:
-            yield parquet
+def open_source(uri: str) -> pa.NativeFile:
+    """The bytes of a file anywhere. Raises FileNotFoundError."""
+    fs, path = storage.open_uri(uri)
+    if isinstance(fs, LocalFileSystem):
+        return pa.OSFile(path)
+    # fsspec's default cache would read megabytes ahead of every column
+    return pa.PythonFile(fs.open(path, "rb", cache_type="none"), "r")
+
+
+def _schema(columns: Sequence[str]) -> pa.Schema:
+    return pa.schema([PAIRS.field(name) for name in columns], metadata=PAIRS.metadata)
+
+
+def _present(columns: Sequence[str], parquet: pq.ParquetFile) -> list[str]:
+    return [name for name in columns if name in parquet.schema_arrow.names]
 
 
 def _as_pairs(rows: pa.Table, expected: pa.Schema, file: str) -> pa.Table:
@@ -198,10 +289,10 @@ def _check_lengths(metadata: pq.FileMetaData, file: str) -> None:
                 )
 
 
-def _is_dictionary(metadata: pq.FileMetaData, name: str) -> bool:
+def _is_dictionary(metadata: pq.FileMetaData, row_groups: Sequence[int], name: str) -> bool:
     """Whether a column is written as a dictionary, and in no encoding that pyarrow 26 cannot read as one."""
     paths = [metadata.schema.column(number).path for number in range(metadata.num_columns)]
-    chunks = (metadata.row_group(index).column(paths.index(name)) for index in range(metadata.num_row_groups))
+    chunks = (metadata.row_group(index).column(paths.index(name)) for index in row_groups)
     encodings = {encoding for chunk in chunks for encoding in chunk.encodings}
     return any("DICTIONARY" in encoding for encoding in encodings) and not any("DELTA" in other for other in encodings)
 
@@ -211,11 +302,11 @@ def _is_text(kind: pa.DataType) -> bool:
 
 
 @contextmanager
-def _about(what: str) -> Iterator[None]:
-    """What Arrow raises becomes a ValueError that begins with `what`; what a store raises stays as it is."""
+def _value_errors(prefix: str) -> Iterator[None]:
+    """Turn what Arrow raises into a ValueError that begins with `prefix`; errors of a store are left as they are."""
     try:
         yield
     except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
         if isinstance(error, OSError) and (error.errno or type(error) is not OSError):
             raise
-        raise ValueError(f"{what}: {' '.join(str(error).split())[:300]}") from error
+        raise ValueError(f"{prefix}: {' '.join(str(error).split())[:300]}") from error

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.io.manifest import iter_rows, manifest_files
+from pipeline.io.manifest import Manifest
 
 WINDOW_ROWS = 65_536
 """Rows of the manifest looked at together when pairs that share images are brought together."""
@@ -49,26 +49,25 @@ class Plan:
         return self.n_pairs - self.n_done
 
 
-def make_plan(pairs_uri: str, ids: pa.ChunkedArray, done_ids: pa.ChunkedArray, *, slice_pairs: int) -> Plan:
+def make_plan(manifest: Manifest, ids: pa.ChunkedArray, done_ids: pa.ChunkedArray, *, slice_pairs: int) -> Plan:
     """Plan the pairs `ids`, the first of a manifest, without those in `done_ids`.
 
-    slice_pairs: pairs per slice, at most. Within a window pairs are ordered by their images, so that a slice reads
-    few of them.
+    slice_pairs: pairs per slice, at most. Within a window pairs are ordered by their images, so that a slice shows few
+    different images.
     """
     left = ~pc.is_in(ids, value_set=done_ids).to_numpy()
     slices: list[Slice] = []
     position = 0
-    for file in manifest_files(pairs_uri):
-        for row_group, first_row, window in iter_rows(file, ["source_uri", "target_uri"], WINDOW_ROWS):
-            rows = np.flatnonzero(left[position : position + window.num_rows])
-            position += window.num_rows
-            rows = (rows[_by_images(window.take(pa.array(rows)))] + first_row).astype(np.int32)
-            slices += [
-                Slice(file=file, row_group=row_group, rows=rows[start : start + slice_pairs])
-                for start in range(0, len(rows), slice_pairs)
-            ]
-            if position >= len(left):
-                return Plan(n_pairs=len(ids), n_done=len(ids) - int(left.sum()), slices=slices)
+    for file, row_group, first_row, window in manifest.windows(["source_uri", "target_uri"], WINDOW_ROWS):
+        rows = np.flatnonzero(left[position : position + window.num_rows])
+        position += window.num_rows
+        rows = (rows[_by_images(window.take(pa.array(rows)))] + first_row).astype(np.int32)
+        slices += [
+            Slice(file=file, row_group=row_group, rows=rows[start : start + slice_pairs])
+            for start in range(0, len(rows), slice_pairs)
+        ]
+        if position >= len(left):
+            return Plan(n_pairs=len(ids), n_done=len(ids) - int(left.sum()), slices=slices)
     raise AssertionError("the manifest has fewer rows than ids")
 
 

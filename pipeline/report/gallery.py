@@ -18,7 +18,7 @@ from PIL import Image
 from nemf.matcher import RGB
 from pipeline.evaluation.keypoint_errors import KeypointErrors
 from pipeline.io import storage
-from pipeline.io.manifest import iter_rows, manifest_files
+from pipeline.io.manifest import Manifest
 from pipeline.matching.decode import DecodedImage, decode_rows
 from pipeline.runs.flow_codec import decode_flow
 from pipeline.runs.parts import list_parts
@@ -198,9 +198,8 @@ def _rows_of(table: pa.Table, ids: Sequence[str]) -> pa.Table:
 
 def _manifest_rows(pairs_uri: str, ids: Sequence[str]) -> pa.Table:
     """The PAIRS rows of these pairs, with inline images."""
-    return pa.concat_tables(
-        _rows_of(rows, ids) for file in manifest_files(pairs_uri) for _, _, rows in iter_rows(file, PAIRS.names, 1024)
-    )
+    with Manifest(pairs_uri) as manifest:
+        return pa.concat_tables(_rows_of(window.rows, ids) for window in manifest.windows(PAIRS.names, 1024))
 
 
 def _encoded_flows(matches_uri: str, ids: Sequence[str], direction: str) -> dict[str, dict[str, Any]]:

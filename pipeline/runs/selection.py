@@ -2,7 +2,7 @@
 
 import pyarrow as pa
 
-from pipeline.io.manifest import manifest_digest, manifest_files, n_pairs, read_pairs
+from pipeline.io.manifest import Manifest, read_pairs
 from pipeline.runs.folder import read_run
 
 
@@ -17,11 +17,14 @@ def planned_limit(pairs_uri: str, matches_uri: str) -> int | None:
     except FileNotFoundError:
         return None
     limit = run.limit()
-    if limit is not None and manifest_digest(manifest_files(pairs_uri)) != run.manifest_digest:
-        raise ValueError(
-            f"{matches_uri} is of the first {limit} pairs of its manifest, and {pairs_uri} is not that manifest: "
-            f"give {run.config['pairs']}, or match without --limit"
-        )
+    if limit is None:
+        return None
+    with Manifest(pairs_uri) as manifest:
+        if manifest.digest() != run.manifest_digest:
+            raise ValueError(
+                f"{matches_uri} is of the first {limit} pairs of its manifest, and {pairs_uri} is not that manifest: "
+                f"give {run.config['pairs']}, or match without --limit"
+            )
     return limit
 
 
@@ -32,5 +35,7 @@ def planned_pairs(pairs_uri: str, matches_uri: str) -> pa.Table:
 
 def planned_count(pairs_uri: str, matches_uri: str) -> int:
     """How many rows planned_pairs has, without reading them."""
-    count, limit = n_pairs(pairs_uri), planned_limit(pairs_uri, matches_uri)
+    limit = planned_limit(pairs_uri, matches_uri)
+    with Manifest(pairs_uri) as manifest:
+        count = manifest.n_pairs
     return count if limit is None else min(count, limit)

@@ -20,7 +20,7 @@ from nemf.training.example import Box, Example, View
 from nemf.training.rng import chance, uniform
 from pipeline.io import storage
 from pipeline.io.images import ImageError, decode_image, fetch_image
-from pipeline.io.manifest import INLINE_COLUMNS, iter_rows, manifest_files, read_pairs
+from pipeline.io.manifest import INLINE_COLUMNS, Manifest, read_pairs
 
 CACHE_BYTES = 512 * 2**20
 MAX_UNUSABLE_ROWS = 1000
@@ -63,7 +63,7 @@ class ImageCache:
 class TrainingPairs:
     """The examples of one manifest.
 
-    pairs_uri: a manifest as manifest_files takes it. Inline images are held in memory, encoded, each once.
+    pairs_uri: a manifest, one Parquet file or a folder of them. Inline images are held in memory, encoded, each once.
     image_root: folder of relative image URIs.
     names_across_categories: whether keypoints of one name match across categories too.
     Raises FileNotFoundError and ValueError as read_pairs does, and ValueError for a manifest without rows.
@@ -175,15 +175,15 @@ class TrainingPairs:
         """Holds the inline images by digest, and gives their digests by row number and side."""
         digests: dict[tuple[int, Side], str] = {}
         position = 0
-        for file in manifest_files(self.uri):
-            for _, _, rows in iter_rows(file, ["pair_id", *INLINE_COLUMNS], _READ_ROWS):
+        with Manifest(self.uri) as manifest:
+            for window in manifest.windows(["pair_id", *INLINE_COLUMNS], _READ_ROWS):
                 for side in _SIDES:
-                    for number, data in enumerate(rows[f"{side}_image"].to_pylist()):
+                    for number, data in enumerate(window.rows[f"{side}_image"].to_pylist()):
                         if data is not None:
                             digest = hashlib.sha256(data).hexdigest()
                             self._inline.setdefault(digest, data)
                             digests[position + number, side] = digest
-                position += rows.num_rows
+                position += window.rows.num_rows
         return digests
 
 

@@ -28,7 +28,7 @@ from nemf import checkpoints
 from nemf.model.network import NeMF
 from nemf.model.presets import NeMFConfig
 from pipeline.io import storage
-from pipeline.io.manifest import manifest_digest, manifest_files, read_ids
+from pipeline.io.manifest import Manifest
 from pipeline.runs.folder import OtherRunError
 from pipeline.training.model_card import CARD, PCKResult, model_card
 
@@ -39,9 +39,11 @@ def describe_run(settings: dict[str, Any], manifests: Sequence[str], files: Sequ
     manifests: PAIRS manifests. files: weights and configurations. Reads every input, so that a bad one is an error
     before training starts; raises as reading them does.
     """
+    inputs = {}
     for uri in manifests:
-        read_ids(uri)
-    inputs = {uri: manifest_digest(manifest_files(uri)) for uri in manifests}
+        with Manifest(uri) as manifest:
+            manifest.ids()
+            inputs[uri] = manifest.digest()
     inputs |= {file: hashlib.sha256(storage.read_bytes(file)).hexdigest()[:16] for file in files}
     packages = ("torch", "torchvision", "timm", "numpy", "pillow", "pyarrow", "ray")
     versions = {"python": platform.python_version(), "nemf": nemf.__version__}

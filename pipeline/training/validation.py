@@ -7,7 +7,7 @@ import pyarrow.compute as pc
 from nemf.matcher import Matcher
 from pipeline.evaluation.evaluate import evaluate
 from pipeline.evaluation.protocols import Protocol
-from pipeline.io.manifest import INLINE_COLUMNS, iter_rows, manifest_files, read_pairs
+from pipeline.io.manifest import INLINE_COLUMNS, Manifest, read_pairs
 from pipeline.matching.decode import decode_rows
 from pipeline.matching.match import match_chunk
 from pipeline.matching.options import MatchOptions
@@ -58,9 +58,9 @@ class Validation:
 def _read(pairs_uri: str, rows: np.ndarray) -> pa.Table:
     """The rows of these numbers, which must be sorted, with their inline images."""
     taken, position = [], 0
-    for file in manifest_files(pairs_uri):
-        for _, _, batch in iter_rows(file, PAIRS.names, _READ_ROWS):
-            first, last = np.searchsorted(rows, [position, position + batch.num_rows])
-            taken.append(batch.take(pa.array(rows[first:last] - position)))
-            position += batch.num_rows
+    with Manifest(pairs_uri) as manifest:
+        for window in manifest.windows(PAIRS.names, _READ_ROWS):
+            first, last = np.searchsorted(rows, [position, position + window.rows.num_rows])
+            taken.append(window.rows.take(pa.array(rows[first:last] - position)))
+            position += window.rows.num_rows
     return pa.concat_tables(taken)

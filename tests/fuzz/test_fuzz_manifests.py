@@ -12,7 +12,7 @@ from damaged import damaged
 from hypothesis import given
 from make import pair_row
 
-from pipeline.io.manifest import iter_rows, manifest_files, read_ids, read_rows
+from pipeline.io.manifest import Manifest, read_rows
 from schemas.pairs import PAIRS
 
 
@@ -63,14 +63,14 @@ def damaged_manifests_are_rows_or_an_error(file: tuple[str, bytes]) -> None:
 
 def read(file: str) -> None:
     """All that a job reads of it."""
-    manifest_files(file)
-    n_ids = len(read_ids(file))
-    n_rows = 0
-    for group, offset, window in iter_rows(file, ["source_uri", "target_uri"], 8):
-        rows = read_rows(file, group, np.arange(offset, offset + window.num_rows, dtype=np.int32)[::-1])
-        assert rows.schema.equals(PAIRS)
-        assert len(rows.to_pylist()) == window.num_rows
-        n_rows += window.num_rows
+    with Manifest(file) as manifest:
+        n_ids = len(manifest.ids())
+        n_rows = 0
+        for _, group, first, window in manifest.windows(["source_uri", "target_uri"], 8):
+            rows = read_rows(file, group, np.arange(first, first + window.num_rows, dtype=np.int32)[::-1])
+            assert rows.schema.equals(PAIRS)
+            assert len(rows.to_pylist()) == window.num_rows
+            n_rows += window.num_rows
     assert n_rows == n_ids
 
 

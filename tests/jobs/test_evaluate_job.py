@@ -11,7 +11,7 @@ import pytest
 from make import run_description
 
 from jobs.evaluate import main
-from pipeline.io.manifest import read_ids
+from pipeline.io.manifest import Manifest
 from pipeline.runs.folder import open_run
 from pipeline.runs.parts import write_part
 from schemas.matches import MATCHES
@@ -69,7 +69,7 @@ def test_a_run_with_a_limit_is_scored_on_the_pairs_it_was_to_match(tmp_path: Pat
     flags = _plant(tmp_path, {"cat1": 0, "cat2": 50, "cat3": 50})
     run, pairs = str(tmp_path / "run"), str(tmp_path / "pairs.parquet")
     run_folder = open_run(run, run_description(pairs, limit=1))
-    run_folder.finish(run_folder.count(read_ids(pairs), 1))
+    run_folder.finish(run_folder.count(Manifest(pairs).ids(), 1))
     assert main([*flags, "--protocol", "spair", "--alpha", "0.1"]) == 0
     printed = capsys.readouterr().out
     assert ["all", "1", "1", "0", "100.0"] in [line.split() for line in printed.splitlines()]

@@ -3,12 +3,14 @@
 import json
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 from make import match_rows, pair_row, write_pairs
 
 from jobs import cli
@@ -16,6 +18,7 @@ from jobs.match import Config, main, run
 from nemf import checkpoints, load_matcher
 from nemf.model.build import build
 from nemf.model.presets import nemf_small
+from pipeline.io import storage
 from pipeline.runs.folder import run_fingerprint
 from pipeline.runs.lease import read_attempts
 from pipeline.runs.parts import write_part
@@ -164,6 +167,34 @@ def test_a_manifest_that_will_not_do_claims_no_run_folder(
 
     _expect_one_line(capsys, message, str(file))
     assert not out.exists()
+
+
+def test_planning_opens_each_file_of_the_manifest_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    requests: Counter[tuple[str, str]] = Counter()
+
+    def count(name: str) -> None:
+        method = getattr(MemoryFileSystem, name)
+
+        def counting(self: MemoryFileSystem, path: str, *arguments: object, **options: object) -> object:
+            requests[name, path] += 1
+            return method(self, path, *arguments, **options)
+
+        monkeypatch.setattr(MemoryFileSystem, name, counting)
+
+    for name in ("a", "b"):
+        file = write_pairs(tmp_path / f"{name}.parquet", [pair_row(f"{name}{n}") for n in range(5)])
+        storage.write_bytes(f"memory://planned/{name}.parquet", Path(file).read_bytes())
+    for name in ("open", "ls", "cat_file"):
+        count(name)
+
+    flags = ["--pairs", "memory://planned", "--out", str(tmp_path / "run"), "--matcher", "identity", "--dry-run"]
+    assert main(flags) == 0
+
+    assert requests == {
+        ("ls", "/planned"): 1,
+        ("open", "/planned/a.parquet"): 1,
+        ("open", "/planned/b.parquet"): 1,
+    }
 
 
 def test_a_dry_run_says_what_is_left_and_writes_nothing(

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from pipeline.io.manifest import manifest_digest, manifest_files
+from pipeline.io.manifest import Manifest
 from schemas.matches import MATCHES
 from schemas.pairs import PAIRS
 
@@ -85,5 +85,5 @@ def run_description(pairs: str | None = None, **config: Any) -> dict[str, Any]:
     """What run.json says of a run of the manifest `pairs`, fingerprint 'f', for open_run; `config` changes settings."""
     settings = {"matcher": "planted", "backbone_weights": None, "outputs": ["keypoints"], "limit": None}
     settings |= {"pairs": pairs, "direction": "source_to_target", **config}
-    digest = "m" if pairs is None else manifest_digest(manifest_files(pairs))
+    digest = "m" if pairs is None else Manifest(pairs).digest()
     return {"fingerprint": "f", "manifest_digest": digest, "image_root": None, "config": settings, "versions": {}}

@@ -1,6 +1,7 @@
 import pickle
 import re
 import shlex
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -12,14 +13,12 @@ from make import pair_row, write_pairs
 from PIL import Image
 
 from jobs import prepare
+from pipeline.io import manifest as manifest_module
 from pipeline.io.manifest import (
     MAX_KEYPOINTS,
     MAX_TEXT_BYTES,
+    Manifest,
     drop_oversized_keypoints,
-    iter_rows,
-    manifest_digest,
-    manifest_files,
-    read_ids,
     read_pairs,
     read_rows,
 )
@@ -55,10 +54,10 @@ def test_rows_of_a_row_group_come_in_the_order_asked_for(tmp_path: Path) -> None
 
 def test_the_digest_changes_with_any_value(tmp_path: Path) -> None:
     first = write_pairs(tmp_path / "a.parquet", [pair_row("1")])
-    digest = manifest_digest([first])
+    digest = Manifest(first).digest()
     write_pairs(tmp_path / "a.parquet", [pair_row("1", source_xy_px=[[1.0, 2.0], [10.0, 5.0], [30.0, 20.5]])])
 
-    assert manifest_digest([first]) != digest
+    assert Manifest(first).digest() != digest
 
 
 def test_a_table_that_pandas_wrote_is_told_how_to_become_a_manifest(tmp_path: Path) -> None:
@@ -76,7 +75,7 @@ def test_a_table_that_pandas_wrote_is_told_how_to_become_a_manifest(tmp_path: Pa
     ).to_parquet(written)
 
     with pytest.raises(SchemaError, match="occlusion is int64, schema says int8") as refused:
-        manifest_files(str(written))
+        Manifest(str(written))
     command = re.findall("`nemf prepare (.*)`", str(refused.value))[0]
     meant = {"IMAGES": str(tmp_path), "PAIRS.parquet": f"{tmp_path}/pairs.parquet"}
     assert prepare.main([meant.get(word, word) for word in shlex.split(command)]) == 0
@@ -87,20 +86,20 @@ def test_a_table_that_pandas_wrote_is_told_how_to_become_a_manifest(tmp_path: Pa
 
 def test_a_manifest_that_is_none(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no manifest at"):
-        manifest_files(str(tmp_path))
+        Manifest(str(tmp_path))
     (tmp_path / "a.parquet").write_bytes(b"not parquet at all")
     with pytest.raises(ValueError, match=r"a\.parquet is not a Parquet file"):
-        manifest_files(str(tmp_path))
+        Manifest(str(tmp_path))
     pq.write_table(pa.table({"id": ["1"]}), tmp_path / "a.parquet")
     with pytest.raises(SchemaError, match="column pair_id is missing"):
-        manifest_files(str(tmp_path / "a.parquet"))
+        Manifest(str(tmp_path / "a.parquet"))
 
 
 def test_ids_come_in_the_order_of_the_manifest(tmp_path: Path) -> None:
     write_pairs(tmp_path / "a.parquet", [pair_row("2"), pair_row("1")])
     write_pairs(tmp_path / "b.parquet", [pair_row("0")])
 
-    assert read_ids(str(tmp_path)).to_pylist() == ["2", "1", "0"]
+    assert Manifest(str(tmp_path)).ids().to_pylist() == ["2", "1", "0"]
 
 
 def test_repeated_ids_are_refused_across_files(tmp_path: Path) -> None:
@@ -108,12 +107,39 @@ def test_repeated_ids_are_refused_across_files(tmp_path: Path) -> None:
     write_pairs(tmp_path / "b.parquet", [pair_row("twice")])
 
     with pytest.raises(SchemaError, match="1 pair_id occur more than once, for instance 'twice'"):
-        read_ids(str(tmp_path))
+        Manifest(str(tmp_path)).ids()
 
 
 def test_an_empty_manifest_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SchemaError, match="the manifest has no rows"):
-        read_ids(write_pairs(tmp_path / "a.parquet", []))
+        Manifest(write_pairs(tmp_path / "a.parquet", [])).ids()
+
+
+@pytest.mark.parametrize(("most", "opened"), [(2, 1), (1, 5)])
+def test_files_stay_open_unless_there_are_many(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int, opened: int
+) -> None:
+    for name in ("a", "b"):
+        write_pairs(tmp_path / f"{name}.parquet", [pair_row(f"{name}{n}") for n in range(3)], row_group_size=2)
+    opens: Counter[str] = Counter()
+    open_file = manifest_module.open_source
+
+    def counting(uri: str) -> pa.NativeFile:
+        opens[uri] += 1
+        return open_file(uri)
+
+    monkeypatch.setattr(manifest_module, "open_source", counting)
+    monkeypatch.setattr(manifest_module, "MAX_OPEN_FILES", most)
+    with Manifest(str(tmp_path)) as manifest:
+        assert manifest.ids().to_pylist() == ["a0", "a1", "a2", "b0", "b1", "b2"]
+        assert manifest.n_pairs == 6
+        assert manifest.row_groups == [
+            (f"{tmp_path}/{name}.parquet", *group) for name in "ab" for group in ((0, 2), (1, 1))
+        ]
+        assert manifest.digest() == manifest.digest()
+        assert [window.rows.num_rows for window in manifest.windows(["source_uri"], 9)] == [2, 1, 2, 1]
+
+    assert opens == {f"{tmp_path}/a.parquet": opened, f"{tmp_path}/b.parquet": opened}
 
 
 def _with_column(name: str, values: pa.Array) -> pa.Table:
@@ -124,10 +150,10 @@ def _with_column(name: str, values: pa.Array) -> pa.Table:
 
 def _read_all(file: str) -> None:
     """What a job reads, in its order."""
-    manifest_files(file)
-    read_ids(file)
-    for group, offset, rows in iter_rows(file, ["source_uri", "target_uri"], 100):
-        read_rows(file, group, np.arange(offset, offset + rows.num_rows, dtype=np.int32))
+    with Manifest(file) as manifest:
+        manifest.ids()
+        for _, group, first, rows in manifest.windows(["source_uri", "target_uri"], 100):
+            read_rows(file, group, np.arange(first, first + rows.num_rows, dtype=np.int32))
 
 
 @pytest.mark.parametrize(
@@ -222,7 +248,7 @@ def test_a_long_text_that_a_dictionary_repeats_is_refused_before_it_is_many(tmp_
     file = str(tmp_path / "a.parquet")
 
     with pytest.raises(SchemaError, match=f"column source_uri has a text of {2**20} bytes"):
-        list(iter_rows(file, ["source_uri"], 65_536))
+        list(Manifest(file).windows(["source_uri"], 65_536))
 
 
 @pytest.mark.parametrize(
@@ -240,14 +266,14 @@ def test_every_encoding_of_parquet_is_read(tmp_path: Path, options: dict[str, ob
     file = write_pairs(tmp_path / "a.parquet", rows, **options)
 
     assert read_pairs(file)["source_uri"].to_pylist() == [row["source_uri"] for row in rows]
-    assert read_ids(file).to_pylist() == [row["pair_id"] for row in rows]
+    assert Manifest(file).ids().to_pylist() == [row["pair_id"] for row in rows]
 
 
 def test_ids_may_hold_any_characters(tmp_path: Path) -> None:
     ids = ["a\nb", "a\0b", "../../etc/passwd", "C:\\x", "\u202egpj.exe", "a\u0301", "\u00e1", "", " "]
     file = write_pairs(tmp_path / "a.parquet", [pair_row(pair_id) for pair_id in ids])
 
-    assert read_ids(file).to_pylist() == ids
+    assert Manifest(file).ids().to_pylist() == ids
 
 
 class _Planted:
@@ -307,4 +333,4 @@ def test_a_file_of_nothing_but_too_many_keypoints_is_refused_unread(tmp_path: Pa
     file = write_pairs(tmp_path / "a.parquet", [pair_row("1", source_xy_px=_points(10**5))])
 
     with pytest.raises(SchemaError, match=r"a\.parquet: column source_xy_px\..* has 200000 numbers in the 1 rows"):
-        manifest_files(file)
+        Manifest(file)

@@ -6,13 +6,14 @@ import pyarrow as pa
 import pytest
 from make import pair_row, write_pairs
 
-from pipeline.io.manifest import read_ids, read_rows
+from pipeline.io.manifest import Manifest, read_rows
 from pipeline.matching.plan import Plan, make_plan
 
 
 def _plan(pairs: str, slice_pairs: int, limit: int | None = None, done: tuple[str, ...] = ()) -> Plan:
     done_ids = pa.chunked_array([pa.array(done, pa.string())])
-    return make_plan(pairs, read_ids(pairs).slice(0, limit), done_ids, slice_pairs=slice_pairs)
+    with Manifest(pairs) as manifest:
+        return make_plan(manifest, manifest.ids().slice(0, limit), done_ids, slice_pairs=slice_pairs)
 
 
 def _planned_ids(plan: Plan) -> list[list[str]]:
