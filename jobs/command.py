@@ -1,12 +1,16 @@
 """A command line from a job's Config: one flag per field, help from the docstrings, errors for people."""
 
+import ast
 import dataclasses
+import inspect
 import os
 import signal
 import sys
+import textwrap
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
 import tyro
@@ -15,7 +19,7 @@ from nemf.io.redact import redacted
 from nemf.matchers.table import FIXED_NAMES, FOLDER_PREFIX, HELP
 from pipeline.cluster.errors import ClusterError
 from pipeline.io.storage_options import use_options
-from pipeline.io.uri_field import UriField, uris_of
+from pipeline.io.uri_field import UriField, uri_fields, uris_of
 
 OK, CLUSTER_FAILED, BAD_INPUT, OVER_BUDGET, NOT_GOOD_ENOUGH, INTERRUPTED = 0, 1, 2, 3, 4, 130
 """Exit codes: done; Ray or one of its processes failed, or a fault of ours; bad input or configuration; finished beyond
@@ -100,15 +104,10 @@ def parse(
     Raises ValueError for a list that is given twice and for an empty path; SystemExit where tyro prints help or errors.
     """
     _refuse_repeated_lists(config_type, argv)
-    line_type = dataclasses.make_dataclass(
-        "CommandLine",
-        [("storage_options", _StorageOptions, dataclasses.field(default=None))],
-        bases=(config_type,),
-        frozen=True,
-        kw_only=True,
-    )
     flat = (tyro.conf.OmitArgPrefixes,)  # fields of a nested configuration are flags like all others
-    line: Any = tyro.cli(line_type, args=argv, prog=f"nemf {name}", description=description, config=flat)
+    line: Any = tyro.cli(
+        _command_line(config_type), args=argv, prog=f"nemf {name}", description=description, config=flat
+    )
     given = {field.name: getattr(line, field.name) for field in dataclasses.fields(config_type)}  # type: ignore[arg-type]
     config = config_type(**given)
     for field_name, uri in uris_of(config):
@@ -123,6 +122,42 @@ def flag_of(config_type: type[Any], field_name: str) -> str:
     if _POSITIONAL in getattr(hint, "__metadata__", ()):
         return field_name.upper()
     return f"--{field_name.replace('_', '-')}"
+
+
+def _command_line(config_type: type[Any]) -> type[Any]:
+    """The Config with --storage-options, and with help texts and names of values that tyro does not find by itself."""
+    hints, texts = get_type_hints(config_type, include_extras=True), _docstrings(config_type)
+    fields: list[Any] = [("storage_options", _StorageOptions, dataclasses.field(default=None))]
+    for field in dataclasses.fields(config_type):
+        hint: Any = hints[field.name]
+        shown = tyro.conf.arg(help=texts.get(field.name), metavar=_metavar(config_type, field.name))
+        default = dataclasses.field(default=field.default, default_factory=field.default_factory)
+        fields.append((field.name, Annotated[hint, shown], default))
+    return dataclasses.make_dataclass("CommandLine", fields, bases=(config_type,), frozen=True, kw_only=True)
+
+
+def _metavar(config_type: type[Any], field_name: str) -> str | None:
+    """What stands for a field's value in the help: of positional arguments and of paths; None where tyro names it."""
+    if not (flag := flag_of(config_type, field_name)).startswith("--"):
+        return flag
+    uri_field = uri_fields(config_type).get(field_name)
+    if uri_field is None:
+        return None
+    several = "[,...]" if get_origin(get_type_hints(config_type)[field_name]) is tuple else ""
+    return ("PATH|URI" if uri_field.names is None else "NAME|PATH|URI") + several
+
+
+def _docstrings(config_type: type[Any]) -> dict[str, str]:
+    """The text below each field of a dataclass and of those it inherits from, as one line, by the field's name."""
+    texts = {}
+    for base in filter(dataclasses.is_dataclass, reversed(config_type.__mro__)):
+        (definition,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
+        assert isinstance(definition, ast.ClassDef)
+        for field, below in pairwise(definition.body):
+            match field, below:
+                case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
+                    texts[name] = " ".join(text.split())
+    return texts
 
 
 def _refuse_repeated_lists(config_type: type[Any], argv: Sequence[str]) -> None:

@@ -1,18 +1,15 @@
 """Every path of every command is known to be one, and nemf submit refuses it where it is relative."""
 
-import ast
 import dataclasses
 import importlib
-import inspect
 import re
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from jobs import cli
-from jobs.command import flag_of
+from jobs.command import _docstrings, flag_of
 from jobs.submit import main
 from pipeline.io.uri_field import uri_fields
 
@@ -36,22 +33,11 @@ def config_of(command: str) -> type[Any]:
     return importlib.import_module(f"jobs.{cli.module_of(command)}").Config
 
 
-def docstrings(config: type[Any]) -> dict[str, str]:
-    """The string below each field, by the field's name."""
-    texts = {}
-    for base in reversed(config.__mro__[:-1]):
-        body = ast.parse(inspect.getsource(base)).body[0].body
-        for field, text in pairwise(body):
-            if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
-                texts[field.target.id] = text.value.value
-    return texts
-
-
 @pytest.mark.parametrize("command", cli.names())
 def test_every_field_that_speaks_of_files_is_a_uri(command: str) -> None:
     config = config_of(command)
     speaks = re.compile(r"\b(paths?|folders?|files?|URIs?|manifests?|checkpoint)\b", re.IGNORECASE)
-    texts = docstrings(config)
+    texts = _docstrings(config)
     names = {
         field.name
         for field in dataclasses.fields(config)
@@ -82,7 +68,7 @@ def test_a_relative_path_is_refused(
     for field in dataclasses.fields(config):
         if field.name == relative:
             value = "mine"
-        elif field.default is dataclasses.MISSING:
+        elif field.default is field.default_factory is dataclasses.MISSING:
             value = REQUIRED.get((command, field.name), f"/shared/{field.name}")
         else:
             continue
