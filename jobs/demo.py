@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from jobs import evaluate, match, prepare, report
 from jobs.command import MatcherName, run_command
 from pipeline.io.uri_field import Uri
 
@@ -34,7 +33,8 @@ class Config:
 
 def run(config: Config) -> str:
     """Make the pairs and run the four jobs on them; returns the report's path."""
-    # it imports scikit-image, scipy and pandas, which take a second
+    # these import scikit-image, scipy and pandas, which take a second
+    from jobs import evaluate, match, prepare, report
     from jobs.demo_pairs import write_pairs
 
     out = Path(config.out).resolve()
