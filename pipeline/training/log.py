@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 from fsspec.implementations.local import LocalFileSystem
+from jaxtyping import Float64
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -146,14 +147,14 @@ def _names(rows: Sequence[Row]) -> list[str]:
     return list(dict.fromkeys(name for row in rows for name in row))
 
 
-def _series(rows: Sequence[Row], name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Steps and values, (n,) each, of the rows where the column is present and finite."""
+def _series(rows: Sequence[Row], name: str) -> tuple[Float64[np.ndarray, " n"], Float64[np.ndarray, " n"]]:
+    """Steps and values of the n rows where the column is present and finite."""
     points = [(row["step"], row[name]) for row in rows if name in row and np.isfinite(row[name])]
     steps, values = np.array(points, np.float64).reshape(-1, 2).T
     return steps, values
 
 
-def _running_mean(values: np.ndarray, width: int) -> np.ndarray:
-    """Mean (n,) over a Hann window of `width` values around each value, shorter at the ends."""
+def _running_mean(values: Float64[np.ndarray, " n"], width: int) -> Float64[np.ndarray, " n"]:
+    """Mean over a Hann window of `width` values around each value, shorter at the ends."""
     window = np.hanning(width + 2)[1:-1]
     return np.convolve(values, window, "same") / np.convolve(np.ones_like(values), window, "same")

@@ -3,6 +3,7 @@
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from jaxtyping import Int64
 
 from nemf.matcher import Matcher
 from pipeline.evaluation.evaluate import evaluate
@@ -55,8 +56,8 @@ class Validation:
         return pck | {"n_pairs": self._rows.num_rows, "n_failed": failed}
 
 
-def _read(pairs_uri: str, rows: np.ndarray) -> pa.Table:
-    """The rows of these numbers, which must be sorted, with their inline images."""
+def _read(pairs_uri: str, rows: Int64[np.ndarray, " k"]) -> pa.Table:
+    """The rows of these k numbers, which must be sorted, with their inline images."""
     taken, position = [], 0
     with Manifest(pairs_uri) as manifest:
         for window in manifest.windows(PAIRS.names, _READ_ROWS):

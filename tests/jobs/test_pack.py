@@ -44,8 +44,8 @@ def _metrics(tmp_path: Path) -> str:
 def test_a_packed_checkpoint_is_half_the_size_and_says_what_it_is(checkpoint: Path, tmp_path: Path):
     out = tmp_path / "packed"
     options = ["--half", "--search", "grid_strides=4,2", "refine_lr=0.01", "--metrics", _metrics(tmp_path)]
-    told = ["--training-data", "Cats (research use)", "--commands", "nemf train --pairs cats.parquet"]
-    assert main(["--checkpoint", str(checkpoint), "--out", str(out), *options, *told]) == 0
+    terms = ["--training-data", "Cats (research use)", "--commands", "nemf train --pairs cats.parquet"]
+    assert main(["--checkpoint", str(checkpoint), "--out", str(out), *options, *terms]) == 0
 
     sizes = [(folder / "model.safetensors").stat().st_size for folder in (checkpoint, out)]
     assert sizes[1] < 0.55 * sizes[0]

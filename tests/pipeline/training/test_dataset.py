@@ -66,7 +66,7 @@ def test_points_outside_an_image_are_left_out(tmp_path: Path, photograph: str):
 
 
 def _broken(photograph: str) -> dict[str, dict[str, Any]]:
-    """Rows that cannot be used, by what must be said of them."""
+    """Rows that cannot be used, by a part of the reason."""
     both = {"source_uri": photograph, "target_uri": photograph}
     return {
         "no keypoints in both images": {**both, "source_xy_px": None},
@@ -96,8 +96,8 @@ def test_rows_that_cannot_be_used_are_named_and_the_next_one_is_taken(tmp_path: 
     assert np.array_equal(pairs.example(1).reference.rgb, noise_rgb(1))
 
     assert list(pairs.unusable) == [str(number) for number in range(len(rows))]
-    for said, reason in zip(broken, pairs.unusable.values(), strict=True):
-        assert said in reason
+    for part, reason in zip(broken, pairs.unusable.values(), strict=True):
+        assert part in reason
 
 
 def test_a_photograph_is_one_image_of_a_row_keypoints_or_not(tmp_path: Path, photograph: str):

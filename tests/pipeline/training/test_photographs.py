@@ -31,12 +31,12 @@ def test_a_batch_is_a_function_of_seed_and_step(tmp_path: Path):
             images.batch(before, 2)
         return images.batch(step, 2)
 
-    found = batch(0, 5)
-    assert found.shape == (2, 3, 16, 16)
-    assert -0.2 < found.min() < found.max() < 1.2
-    assert torch.equal(found, batch(0, 5, 4, 2, 7))
-    assert not torch.equal(found, batch(0, 6))
-    assert not torch.equal(found, batch(1, 5))
+    images = batch(0, 5)
+    assert images.shape == (2, 3, 16, 16)
+    assert -0.2 < images.min() < images.max() < 1.2
+    assert torch.equal(images, batch(0, 5, 4, 2, 7))
+    assert not torch.equal(images, batch(0, 6))
+    assert not torch.equal(images, batch(1, 5))
 
 
 def test_both_images_of_all_rows_are_seen_and_what_is_lost_is_told(tmp_path: Path):
