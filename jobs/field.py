@@ -3,7 +3,7 @@
     nemf field a.jpg b.jpg --point 120,80 --out field.png
 
 Draws the first image with the point, contours of the score over the second image, and the score as a surface; prints
-where the score is highest on the grid that was drawn, and where the matcher found the point. Cost: seconds.
+the point of the highest score on the grid that was drawn, and the point that the matcher predicts. Takes seconds.
 """
 
 import sys
@@ -24,7 +24,7 @@ _MATCHER_HELP = "A NeMF network: nemf-small, or the path or URI of a checkpoint 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Whose field to draw, how finely, and where to."""
+    """The images and the point, the matcher, the resolution and the output file."""
 
     query: tyro.conf.Positional[Uri]
     """Image that has the point, path or URI."""
@@ -47,7 +47,7 @@ def run(config: Config) -> None:
     from jobs.points import parse_point
     from nemf.load import load_matcher
     from nemf.matchers.nemf import NemfMatcher
-    from pipeline.visualization.field import Place, draw_field, encode_figure, format_of, highest
+    from pipeline.visualization.field import ScoredPoint, draw_field, encode_figure, format_of, highest_score
 
     image_format = format_of(config.out)
     refuse_overwrite(config.out, config.query, config.reference)
@@ -65,17 +65,17 @@ def run(config: Config) -> None:
     reference_hw = reference_rgb.shape[0], reference_rgb.shape[1]
     height, width = (max(low, round(config.resolution * side / max(reference_hw))) for side in reference_hw)
     scores = matcher.score_map(query_rgb, reference_rgb, query_xy_px, (height, width))
-    best = highest(scores, reference_hw)
+    best = highest_score(scores, reference_hw)
     match = matcher.match(query_rgb, reference_rgb, [query_xy_px])
     x_px, y_px = match.reference_xy_px[0].tolist()
-    found = Place(x_px, y_px, match.point_confidence.item())
-    figure = draw_field(query_rgb, reference_rgb, query_xy_px, scores, found)
+    matched = ScoredPoint(x_px, y_px, match.point_confidence.item())
+    figure = draw_field(query_rgb, reference_rgb, query_xy_px, scores, matched)
     write_bytes(config.out, encode_figure(figure, image_format))
 
     print(f"{'':21} {'x':>8} {'y':>8}    score")
     print(f"{'query':21} {query_xy_px[0]:8.1f} {query_xy_px[1]:8.1f}")
-    for what, place in ((f"highest of {width} x {height}", best), ("found by the matcher", found)):
-        print(f"{what:21} {place.x_px:8.1f} {place.y_px:8.1f}   {place.score:6.4f}")
+    for label, point in ((f"highest of {width} x {height}", best), ("found by the matcher", matched)):
+        print(f"{label:21} {point.x_px:8.1f} {point.y_px:8.1f}   {point.score:6.4f}")
     print(f"drawn: {config.out}")
 
 

@@ -15,7 +15,8 @@ from PIL import Image
 
 from nemf.matcher import RGB
 
-Scores = Float32[np.ndarray, "h w"]
+ScoreMap = Float32[np.ndarray, "h w"]
+"""Scores over an image, with the outermost ones at the centres of its outermost pixels (NemfMatcher.score_map)."""
 
 FORMATS = frozenset(FigureCanvasBase.get_supported_filetypes()) - {"pgf"}  # which runs LaTeX
 """Image formats that can be written, as suffixes without their dot."""
@@ -25,34 +26,34 @@ _LEVELS = 12
 _SURFACE_CELLS = 128  # along either side: what a panel of this size can show
 _PIXELS_PER_INCH = 150
 _POINT: dict[str, Any] = {"marker": "o", "ms": 9, "mfc": "#ff2d95", "mec": "white", "ls": "none"}
-_FOUND: dict[str, Any] = {"marker": "o", "ms": 13, "mfc": "none", "mec": "#ff2d95", "mew": 2.5, "ls": "none"}
+_MATCHED: dict[str, Any] = {"marker": "o", "ms": 13, "mfc": "none", "mec": "#ff2d95", "mew": 2.5, "ls": "none"}
 _HIGHEST: dict[str, Any] = {"marker": "+", "ms": 9, "mec": "black", "mew": 1.5, "ls": "none"}
 
 
-class Place(NamedTuple):
-    """A place of the reference image, and the score there."""
+class ScoredPoint(NamedTuple):
+    """A point of the reference image and its score."""
 
     x_px: float
     y_px: float
     score: float
 
 
-def highest(scores: Scores, reference_hw: tuple[int, int]) -> Place:
-    """Where scores over an image of that size (see NemfMatcher.score_map) are highest; the first of equal places."""
+def highest_score(scores: ScoreMap, reference_hw: tuple[int, int]) -> ScoredPoint:
+    """The point of an image of size (height, width) where the scores over it are highest; the first of equal ones."""
     row, column = np.unravel_index(scores.argmax(), scores.shape)
     x_px, y_px = _axes_px(scores, reference_hw)
-    return Place(float(x_px[column]), float(y_px[row]), float(scores[row, column]))
+    return ScoredPoint(float(x_px[column]), float(y_px[row]), float(scores[row, column]))
 
 
 def draw_field(
-    query_rgb: RGB, reference_rgb: RGB, query_xy_px: tuple[float, float], scores: Scores, found: Place
+    query_rgb: RGB, reference_rgb: RGB, query_xy_px: tuple[float, float], scores: ScoreMap, matched: ScoredPoint
 ) -> Figure:
     """The query image with the point, contours of the scores over the reference image, and the scores as a surface.
 
     query_xy_px: (x, y) in pixels of the query image.
-    scores: over the reference image, see NemfMatcher.score_map; finite.
-    found: the matcher's answer; it is drawn beside the highest of the scores.
-    Raises ValueError unless scores and reference image have at least 2 pixels a side: one has no contours.
+    scores: over the reference image, finite.
+    matched: the matcher's prediction, drawn together with the point of the highest score.
+    Raises ValueError unless scores and reference image have at least 2 pixels a side, which contours need.
     """
     reference_hw = (reference_rgb.shape[0], reference_rgb.shape[1])
     if min(*scores.shape, *reference_hw) < 2:
@@ -60,7 +61,7 @@ def draw_field(
             "contours need a reference image and scores of at least 2 x 2; got an image of "
             f"{reference_hw[0]} x {reference_hw[1]} and {scores.shape[0]} x {scores.shape[1]} scores (height x width)"
         )
-    best = highest(scores, reference_hw)
+    best = highest_score(scores, reference_hw)
     colours = ScalarMappable(Normalize(float(scores.min()), float(scores.max())), _COLOURS)
     figure = Figure(figsize=(16, 5), layout="constrained")
     columns = figure.add_gridspec(1, 3, width_ratios=(1, 1.1, 1.2))
@@ -73,9 +74,9 @@ def draw_field(
     axes = figure.add_subplot(columns[1])
     _show(axes, _pale(reference_rgb), "matching score over the reference image")
     _draw_contours(axes, scores, reference_hw, colours)
-    for name, place, marker in (("found", found, _FOUND), ("highest of the grid", best, _HIGHEST)):
-        label = f"{name} ({place.x_px:.1f}, {place.y_px:.1f}), score {place.score:.3f}"
-        axes.plot(place.x_px, place.y_px, **marker, label=label)
+    for name, point, marker in (("found", matched, _MATCHED), ("highest of the grid", best, _HIGHEST)):
+        label = f"{name} ({point.x_px:.1f}, {point.y_px:.1f}), score {point.score:.3f}"
+        axes.plot(point.x_px, point.y_px, **marker, label=label)
     figure.colorbar(colours, cax=axes.inset_axes((1.03, 0, 0.04, 1)), label="score")
 
     _draw_surface(figure.add_subplot(columns[2], projection="3d"), scores, reference_rgb, colours)
@@ -84,7 +85,7 @@ def draw_field(
 
 
 def format_of(out: str) -> str:
-    """The image format that a file's name asks for. ValueError if it is none that can be written."""
+    """The image format of a file name's suffix. Raises ValueError if it cannot be written."""
     suffix = PurePosixPath(out).suffix.lower()
     if suffix[1:] not in FORMATS:
         raise ValueError(f"--out {out}: {suffix or 'no suffix'!r} is no image format to write; .png is one")
@@ -92,14 +93,14 @@ def format_of(out: str) -> str:
 
 
 def encode_figure(figure: Figure, image_format: str) -> bytes:
-    """The figure as a file of one of FORMATS."""
+    """The figure as the bytes of a file in one of FORMATS."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format=image_format, dpi=_PIXELS_PER_INCH)
     return buffer.getvalue()
 
 
-def _axes_px(scores: Scores, reference_hw: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """The x of every column and the y of every row of the scores."""
+def _axes_px(scores: ScoreMap, reference_hw: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """The x of every column and the y of every row of the scores, in pixels of the image."""
     y_px, x_px = (np.linspace(0, size - 1, count) for size, count in zip(reference_hw, scores.shape, strict=True))
     return x_px, y_px
 
@@ -110,24 +111,24 @@ def _show(axes: Axes, rgb: RGB, title: str) -> None:
 
 
 def _pale(rgb: RGB) -> RGB:
-    """In light greys, for colours to stand out on it."""
+    """The image in light greys."""
     grey = rgb.mean(axis=2, keepdims=True)
     return np.repeat(96 + grey * 159 / 255, 3, axis=2).astype(np.uint8)
 
 
-def _draw_contours(axes: Axes, scores: Scores, reference_hw: tuple[int, int], colours: ScalarMappable) -> None:
-    """Filled contours that let the image through, and their lines; nothing where the score is lowest."""
+def _draw_contours(axes: Axes, scores: ScoreMap, reference_hw: tuple[int, int], colours: ScalarMappable) -> None:
+    """Translucent filled contours and their lines; no contour below the lowest twelfth of the scores' range."""
     low, high = colours.get_clim()
-    if low == high:  # a plain has no contours
+    if low == high:  # matplotlib warns about contours of a constant
         return
-    place = (*_axes_px(scores, reference_hw), scores)
+    surface = (*_axes_px(scores, reference_hw), scores)
     levels = np.linspace(low, high, _LEVELS + 1)[1:]
-    axes.contourf(*place, levels, cmap=colours.cmap, norm=colours.norm, alpha=0.45)
-    axes.contour(*place, levels, cmap=colours.cmap, norm=colours.norm, linewidths=1)
+    axes.contourf(*surface, levels, cmap=colours.cmap, norm=colours.norm, alpha=0.45)
+    axes.contour(*surface, levels, cmap=colours.cmap, norm=colours.norm, linewidths=1)
 
 
-def _draw_surface(axes: Any, scores: Scores, reference_rgb: RGB, colours: ScalarMappable) -> None:
-    """The image, its top edge at the back, raised to its scores and covered by their colours where they are high."""
+def _draw_surface(axes: Any, scores: ScoreMap, reference_rgb: RGB, colours: ScalarMappable) -> None:
+    """The image as a surface of its scores, top edge at the back, blended with their colours where they are high."""
     height, width = reference_rgb.shape[:2]
     x_px, y_px = np.meshgrid(*_axes_px(scores, (height, width)))
     image = Image.fromarray(_pale(reference_rgb)).resize(scores.shape[::-1], Image.Resampling.BOX)

@@ -6,10 +6,10 @@ from make import noise_rgb
 from matplotlib.figure import Figure
 from PIL import Image
 
-from pipeline.visualization.field import FORMATS, Place, draw_field, encode_figure, format_of, highest
+from pipeline.visualization.field import FORMATS, ScoredPoint, draw_field, encode_figure, format_of, highest_score
 
 QUERY, REFERENCE = noise_rgb(0, (40, 60)), noise_rgb(1, (61, 101))
-FOUND = Place(70.5, 30.25, 0.875)
+FOUND = ScoredPoint(70.5, 30.25, 0.875)
 
 
 def _hill(hw: tuple[int, int] = (31, 26)) -> np.ndarray:
@@ -27,11 +27,11 @@ def _marks(figure: Figure, panel: int) -> list[tuple[float, float]]:
 
 
 def test_highest_is_in_pixels_of_the_image():
-    best = highest(_hill(), (61, 101))
+    best = highest_score(_hill(), (61, 101))
     assert best.x_px == pytest.approx(76)  # column 19 of 26, 4 pixels apart
     assert best.y_px == pytest.approx(40)  # row 20 of 31, 2 pixels apart
     assert best.score == pytest.approx(0.9)
-    assert highest(np.zeros((3, 4), np.float32), (61, 101)) == (0, 0, 0)
+    assert highest_score(np.zeros((3, 4), np.float32), (61, 101)) == (0, 0, 0)
 
 
 def test_the_point_is_marked_left_and_both_answers_in_the_middle():
