@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -151,3 +153,12 @@ def test_what_cannot_be_evaluated_is_told_before_anything_runs(
     write_part(run[0], other)
     with pytest.raises(error, match=r"no matches at|are of 2 matchers"):
         evaluate_on_ray(str(tmp_path / folder), run[1], str(tmp_path / "metrics"), PROTOCOLS)
+
+
+def test_a_worker_imports_neither_the_match_stream_nor_torch():
+    script = (
+        "import sys; import pipeline.cluster.connect, pipeline.evaluation.evaluate_on_ray; "
+        "print([name for name in sys.modules if name == 'torch' or name.startswith('pipeline.matching')])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
