@@ -70,15 +70,22 @@ class RequirementError(RuntimeError):
     """The job finished, but its result is not what the caller requires."""
 
 
-def run_command(config_type: type[Config], run: Callable[[Config], Any], argv: Sequence[str] | None = None) -> int:
+def run_command(
+    config_type: type[Config],
+    run: Callable[[Config], Any],
+    argv: Sequence[str] | None = None,
+    description: str | None = None,
+) -> int:
     """Parse `argv` into a Config, run the job, and turn its errors into one line and an exit code.
 
+    description: the text of --help; None for the docstring of the job's module.
     ValueError and OSError are the user's to mend and end as BAD_INPUT; NEMF_TRACEBACK=1 shows where they were raised.
     """
     module = sys.modules[run.__module__]
     name = (module.__spec__.name if module.__spec__ else module.__name__).removeprefix("jobs.").replace("_", "-")
     try:
-        config, storage_options = parse(config_type, sys.argv[1:] if argv is None else argv, name, module.__doc__)
+        words = sys.argv[1:] if argv is None else argv
+        config, storage_options = parse(config_type, words, name, description or module.__doc__)
         use_options(storage_options)
         with _sigterm_as_ctrl_c():
             run(config)
@@ -151,7 +158,10 @@ def _docstrings(config_type: type[Any]) -> dict[str, str]:
     """The text below each field of a dataclass and of those it inherits from, as one line, by the field's name."""
     texts = {}
     for base in filter(dataclasses.is_dataclass, reversed(config_type.__mro__)):
-        (definition,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
+        try:
+            (definition,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
+        except (OSError, TypeError):  # a dataclass made without source code
+            continue
         assert isinstance(definition, ast.ClassDef)
         for field, below in pairwise(definition.body):
             match field, below:

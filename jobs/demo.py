@@ -44,7 +44,7 @@ def run(config: Config) -> str:
     pairs, run_folder, metrics, page = (
         str(out / name) for name in ("pairs.parquet", "run", "metrics.parquet", "report.html")
     )
-    prepare.run(prepare.Config(dataset="table", root=str(out), annotations=str(table), out=pairs))
+    prepare.run(prepare.make_config("table", root=str(out), annotations=str(table), out=pairs))
     match.run(match.Config(pairs=pairs, out=run_folder, matcher=config.matcher, slice_pairs=10))
     evaluate.run(evaluate.Config(matches=run_folder, pairs=pairs, protocol=("pf-willow-bbox-kp",), out=metrics))
     report.run(report.Config(metrics=metrics, matches=run_folder, pairs=pairs, out=page))

@@ -2,9 +2,8 @@
 
     python -m jobs.prepare --dataset spair --root SPair-71k --split test --out pairs.parquet
 
-Data sets: spair, pf-pascal, pf-willow, coco (COCO-keypoint JSON: Animal-Pose, AP-10K), animal-pose (as Parquet),
-table (pairs of your own, CSV or Parquet), folder (images paired by a rule) and photographs (images in Parquet, for
-training that needs no keypoints). Each is described in pipeline/datasets/<name>.py.
+`nemf prepare --dataset NAME --help` describes a data set and its options. For one of your own, package.module:function,
+see pipeline/datasets/registry.py.
 
 Cost: reads annotations, not images; seconds. But pf-pascal also opens each image for its size, and animal-pose and
 photographs write out the images that their tables hold.
@@ -12,23 +11,27 @@ photographs write out the images that their tables hold.
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields, make_dataclass
 from functools import partial
-from typing import Literal
+from itertools import pairwise
+from typing import Annotated, Any, Literal
 
-from jobs.command import run_command
-from pipeline import datasets
-from pipeline.datasets.common.interface import Options
+import tyro
+
+from jobs.command import BAD_INPUT, flag_of, run_command
+from pipeline.datasets.common.interface import DatasetOptions
 from pipeline.datasets.common.writer import Summary, write_manifest
+from pipeline.datasets.registry import BUILT_IN, load_dataset, summaries
 from pipeline.io import storage
+from pipeline.io.uri_field import uris_of, with_absolute_uris
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(Options):
-    """What to read and where to write it."""
+class Config(DatasetOptions):
+    """What to read and where to write it; the options of one data set are fields of config_type's dataclasses."""
 
-    dataset: str
-    """spair, pf-pascal, pf-willow, coco, animal-pose, table, folder or photographs."""
+    dataset: Annotated[str, tyro.conf.arg(metavar="NAME|PACKAGE.MODULE:FUNCTION")]
+    """Which data set; each has options of its own."""
     on_error: Literal["raise", "skip"] = "raise"
     """A pair that cannot be used ends the job, or is left out and listed in OUT.skipped.csv."""
     relative_uris: bool = False
@@ -36,14 +39,25 @@ class Config(Options):
     --image-root, instead of absolute ones. Images that are written beside the manifest are relative to its folder."""
 
 
+def config_type(dataset: str) -> type[Config]:
+    """Config with the options of a data set. Raises ValueError if there is no such data set."""
+    return make_dataclass("Config", [], bases=(Config, load_dataset(dataset).options), frozen=True, kw_only=True)
+
+
+def make_config(dataset: str, **options: Any) -> Config:
+    """The Config of one data set: fields of Config and the data set's own options."""
+    return config_type(dataset)(dataset=dataset, **options)
+
+
 def run(config: Config) -> str:
-    """Write the manifest and print what is in it; returns its path or URI."""
-    dataset = datasets.load(config.dataset)
-    _refuse_unread_options(config, dataset.OPTIONS)
-    config = replace(config, root=storage.absolute(config.root), out=storage.absolute(config.out))
+    """Write the manifest and print its counts; returns its path or URI.
+
+    config: of the type that config_type gives for its data set.
+    """
+    config = with_absolute_uris(config)
     _check_out(config)
     summary = write_manifest(
-        dataset.pairs(config),
+        load_dataset(config.dataset).pairs(config),
         config.out,
         dataset=config.dataset,
         skip_errors=config.on_error == "skip",
@@ -64,20 +78,10 @@ def _relative(uri: str, config: Config) -> str:
 
 
 def _check_out(config: Config) -> None:
-    """ValueError unless --out has the suffix by which manifests are found and is none of the inputs."""
+    """Raises ValueError unless --out has the suffix by which manifests are found and is none of the inputs."""
     if not config.out.endswith(".parquet"):
         raise ValueError(f"--out must end in .parquet, got {config.out}")
-    inputs = (config.root, config.annotations, config.training_list)
-    storage.refuse_overwrite(config.out, *(given for given in inputs if given))
-
-
-def _refuse_unread_options(config: Config, read: tuple[str, ...]) -> None:
-    """An option that the data set does not read would be silently without effect."""
-    for field in fields(Options):
-        if field.name in ("root", "out", *read) or getattr(config, field.name) == field.default:
-            continue
-        flag, flags = (", ".join(f"--{name.replace('_', '-')}" for name in names) for names in ((field.name,), read))
-        raise ValueError(f"{flag} means nothing to {config.dataset}, which reads: {flags or 'only --root and --out'}")
+    storage.refuse_overwrite(config.out, *(uri for name, uri in uris_of(config) if name != "out"))
 
 
 def _print(summary: Summary, out: str) -> None:
@@ -93,8 +97,52 @@ def _print(summary: Summary, out: str) -> None:
         print(f"not checked: {summary.unchecked_images:,} images on web servers")
 
 
+def config_type_of(words: Sequence[str]) -> type[Config]:
+    """The Config that a command line is for: that of its --dataset, or Config itself without one.
+
+    Raises ValueError if there is no such data set, or for an option that another one has and this one has not.
+    """
+    if (dataset := _dataset_of(words)) is None:
+        return Config
+    config = config_type(dataset)
+    flags, common = _flags(config), _flags(Config)
+    for word in words:
+        flag = word.partition("=")[0].replace("_", "-")
+        if flag not in flags and any(flag in _flags(config_type(name)) for name in BUILT_IN):
+            own = ", ".join(sorted(flags - common)) or "only --root and --out"
+            raise ValueError(f"{flag} means nothing to {dataset}, which reads: {own}")
+    return config
+
+
+def _dataset_of(words: Sequence[str]) -> str | None:
+    """The value of --dataset on a command line; None without one."""
+    for word, following in pairwise([*words, None]):
+        flag, equals, value = (word or "").partition("=")
+        if flag == "--dataset":
+            return value if equals else following
+    return None
+
+
+def _flags(config: type[Config]) -> set[str]:
+    return {flag_of(config, field.name) for field in fields(config)}
+
+
+def _description(dataset: str | None) -> str:
+    """The text of --help: of one data set, or of the job with a list of the data sets."""
+    if dataset is not None:
+        return load_dataset(dataset).description
+    return "\n".join([__doc__, "Data sets:", *(f"    {name:16}{summary}" for name, summary in summaries().items())])
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    return run_command(Config, run, argv)
+    """Entry point."""
+    words = sys.argv[1:] if argv is None else argv
+    try:
+        config = config_type_of(words)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return BAD_INPUT
+    return run_command(config, run, words, _description(_dataset_of(words)))
 
 
 if __name__ == "__main__":

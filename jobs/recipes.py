@@ -159,16 +159,14 @@ RECIPES: dict[str, Recipe] = {
 def _manifests(options: RecipeOptions) -> list[Stage]:
     animals, out = str(options.data / "animal-pose"), options.out
     return [
-        prepare.Config(
-            dataset="animal-pose", root=animals, split="train", pairs_per_category=4000, out=str(out / "train.parquet")
+        prepare.make_config(
+            "animal-pose", root=animals, split="train", pairs_per_category=4000, out=str(out / "train.parquet")
         ),
-        prepare.Config(
-            dataset="animal-pose", root=animals, split="val", pairs_per_category=100, out=str(out / "val.parquet")
+        prepare.make_config(
+            "animal-pose", root=animals, split="val", pairs_per_category=100, out=str(out / "val.parquet")
         ),
-        prepare.Config(dataset="photographs", root=f"{animals}/train.parquet", out=str(out / "animals.parquet")),
-        prepare.Config(
-            dataset="photographs", root=str(options.data / "imagenet-1000"), out=str(out / "imagenet.parquet")
-        ),
+        prepare.make_config("photographs", root=f"{animals}/train.parquet", out=str(out / "animals.parquet")),
+        prepare.make_config("photographs", root=str(options.data / "imagenet-1000"), out=str(out / "imagenet.parquet")),
     ]
 
 
@@ -221,7 +219,7 @@ def _paper(options: RecipeOptions, *, dataset: str, root: str, training: str, pr
     manifests = {split: str(options.out / f"{dataset}-{split}.parquet") for split in (training, "val")}
     folder = str(options.data / root)
     prepared = [
-        prepare.Config(dataset=dataset, root=folder, split=split, out=manifest) for split, manifest in manifests.items()
+        prepare.make_config(dataset, root=folder, split=split, out=manifest) for split, manifest in manifests.items()
     ]
     published = train.Config(
         pairs=(manifests[training],),

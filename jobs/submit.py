@@ -139,9 +139,10 @@ def _paths(command: str, words: Sequence[str]) -> Iterator[tuple[str, str]]:
     Raises as `parse` does.
     """
     module = importlib.import_module(f"jobs.{cli.module_of(command)}")
-    config, storage_options = parse(module.Config, words, command, module.__doc__)
+    config_type = module.config_type_of(words) if hasattr(module, "config_type_of") else module.Config
+    config, storage_options = parse(config_type, words, command, module.__doc__)
     for name, uri in uris_of(config):
-        yield flag_of(module.Config, name), uri
+        yield flag_of(config_type, name), uri
     if storage_options is not None and storage_options.startswith("@"):
         yield "--storage-options", storage_options
 

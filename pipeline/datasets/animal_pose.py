@@ -5,16 +5,20 @@ byte for byte, to a folder beside the manifest, and referred to.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from pipeline.datasets.common.fields import Fields
 from pipeline.datasets.common.inline_images import InlineImages, parquet_files
-from pipeline.datasets.common.instances import Instance, by_name, sample_pairs
-from pipeline.datasets.common.interface import Options, PairRow, Rejected, attempt, choose_split, in_threads
+from pipeline.datasets.common.instances import Instance, SamplingOptions, by_name, sample_pairs
+from pipeline.datasets.common.interface import PairRow, Rejected, SplitOptions, attempt, choose_split, in_threads
 from pipeline.datasets.common.records import parquet_rows
 from pipeline.io import storage
 
-OPTIONS = ("split", "pairs_per_category", "seed")
+
+@dataclass(frozen=True, kw_only=True)
+class Options(SplitOptions, SamplingOptions):
+    """What to read of Animal-Pose."""
 
 
 def pairs(options: Options) -> Iterator[PairRow | Rejected]:

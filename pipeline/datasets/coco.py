@@ -10,16 +10,24 @@ https://cocodataset.org/#format-data https://sites.google.com/view/animal-pose
 """
 
 from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass
 
 from pipeline.datasets.common.fields import Fields, read_json
-from pipeline.datasets.common.instances import Instance, by_name, sample_pairs
-from pipeline.datasets.common.interface import Box, DataError, Options, PairRow, Rejected, attempt
+from pipeline.datasets.common.instances import Instance, SamplingOptions, by_name, sample_pairs
+from pipeline.datasets.common.interface import Box, DataError, PairRow, Rejected, attempt
 from pipeline.io import storage
-
-OPTIONS = ("annotations", "pairs_per_category", "seed")
+from pipeline.io.uri_field import Uri
 
 _ById = dict[str, Fields]
 _ReadBox = Callable[[Fields, str], Box]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(SamplingOptions):
+    """What to read of a data set in COCO's form."""
+
+    annotations: Uri | None = None
+    """The JSON file, path or URI."""
 
 
 def pairs(options: Options) -> Iterator[PairRow | Rejected]:

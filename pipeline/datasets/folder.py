@@ -6,13 +6,14 @@ with each other. In a text file the two names are separated by spaces, or by a t
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import PurePosixPath
+from typing import Annotated
 
-from pipeline.datasets.common.interface import DataError, Options, PairRow, Rejected, attempt
+from pipeline.datasets.common.interface import DataError, DatasetOptions, PairRow, Rejected, attempt
 from pipeline.datasets.common.records import text_lines
 from pipeline.io import storage
-
-OPTIONS = ("pairing",)
+from pipeline.io.uri_field import UriField
 
 _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm")
 
@@ -23,6 +24,15 @@ _RULES: dict[str, Callable[[list[str]], _Names]] = {
     "sequential": itertools.pairwise,
     "star": lambda names: ((names[0], name) for name in names[1:]),
 }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(DatasetOptions):
+    """How to pair the images of a folder."""
+
+    pairing: Annotated[str, UriField(names=("all", "sequential", "star"))] = "all"
+    """all pairs; sequential (each image with the next); star (the first with each other); or a text file with two names
+    per line."""
 
 
 def pairs(options: Options) -> Iterator[PairRow | Rejected]:

@@ -24,18 +24,17 @@ from pipeline.datasets.common.fields import Fields
 from pipeline.datasets.common.interface import (
     Box,
     DataError,
-    Options,
     PairRow,
     Points,
     Rejected,
+    SplitOptions,
     attempt,
     choose_split,
     in_threads,
 )
 from pipeline.datasets.common.records import CsvRow, csv_rows
 from pipeline.io import storage
-
-OPTIONS = ("split", "training_list")
+from pipeline.io.uri_field import Uri
 
 _CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
@@ -47,6 +46,14 @@ _ANNOTATED_LONG_SIDE_PX = 300
 
 _LIST_NAME = re.compile(r"(trn|train|val|test)_pairs(_pf_pascal)?\.csv")
 _IMAGE_COLUMNS = ("source_image", "target_image")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(SplitOptions):
+    """What to read of PF-PASCAL."""
+
+    training_list: Uri | None = None
+    """The list of training pairs, path or URI. Pairs of the same two images are flagged as seen in training."""
 
 
 def pairs(options: Options) -> Iterator[PairRow | Rejected]:

@@ -8,17 +8,15 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath
 
 from pipeline.datasets.common.fields import Fields
-from pipeline.datasets.common.interface import DataError, Options, PairRow, Points, Rejected, attempt, choose_split
+from pipeline.datasets.common.interface import DataError, PairRow, Points, Rejected, SplitOptions, attempt, choose_split
 from pipeline.datasets.common.records import CsvRow, csv_rows
 from pipeline.io import storage
-
-OPTIONS = ("split",)
 
 _KEYPOINTS = range(1, 11)
 _COLUMNS = ["imageA", "imageB", *(f"{axis}{image}{k}" for image in "AB" for axis in "XY" for k in _KEYPOINTS)]
 
 
-def pairs(options: Options) -> Iterator[PairRow | Rejected]:
+def pairs(options: SplitOptions) -> Iterator[PairRow | Rejected]:
     """Pairs in the order of the file; pair_id is made of the two image names and the category."""
     choose_split(options.split, ("test",), "PF-WILLOW")
     for row in csv_rows(storage.join(options.root, "test_pairs.csv"), _COLUMNS):

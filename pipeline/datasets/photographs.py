@@ -13,11 +13,9 @@ from pathlib import PurePosixPath
 
 from pipeline.datasets.common.fields import Fields
 from pipeline.datasets.common.inline_images import InlineImages, parquet_files
-from pipeline.datasets.common.interface import Options, PairRow, Rejected, attempt, in_threads
+from pipeline.datasets.common.interface import DatasetOptions, PairRow, Rejected, attempt, in_threads
 from pipeline.datasets.common.records import parquet_rows
 from pipeline.io import storage
-
-OPTIONS = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +25,7 @@ class _Photograph:
     uri: str
 
 
-def pairs(options: Options) -> Iterator[PairRow | Rejected]:
+def pairs(options: DatasetOptions) -> Iterator[PairRow | Rejected]:
     """Rejected photographs first, then pairs in the order of files and rows; pair_id is made of the two image ids.
 
     A photograph without an image_id is called after its file and row, images-1.

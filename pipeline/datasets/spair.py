@@ -8,14 +8,20 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath
 
 from pipeline.datasets.common.fields import Fields, read_json
-from pipeline.datasets.common.interface import DataError, Options, PairRow, Rejected, attempt, choose_split, in_threads
+from pipeline.datasets.common.interface import (
+    DataError,
+    PairRow,
+    Rejected,
+    SplitOptions,
+    attempt,
+    choose_split,
+    in_threads,
+)
 from pipeline.datasets.common.records import text_lines
 from pipeline.io import storage
 
-OPTIONS = ("split",)
 
-
-def pairs(options: Options) -> Iterator[PairRow | Rejected]:
+def pairs(options: SplitOptions) -> Iterator[PairRow | Rejected]:
     """Pairs in the order of the layout file; pair_id is the line in it."""
     layout = storage.join(options.root, "Layout", "large")
     splits = {PurePosixPath(uri).stem: uri for uri in storage.list_files(layout, ".txt")}

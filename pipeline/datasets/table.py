@@ -16,21 +16,28 @@ and an empty cell is null. Without a pair_id, a row's id is a hash of what is in
 import hashlib
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from dataclasses import fields as dataclass_fields
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from pipeline.datasets.common.fields import Fields
-from pipeline.datasets.common.interface import DataError, Options, PairRow, Rejected, attempt
+from pipeline.datasets.common.interface import DataError, DatasetOptions, PairRow, Rejected, attempt
 from pipeline.datasets.common.records import CsvRow, csv_rows, parquet_rows
 from pipeline.io import storage
-
-OPTIONS = ("annotations",)
+from pipeline.io.uri_field import Uri
 
 _REQUIRED = ("source_uri", "target_uri")
 _COLUMNS = tuple(field.name for field in dataclass_fields(PairRow) if field.name != "where")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(DatasetOptions):
+    """Which table to read."""
+
+    annotations: Uri | None = None
+    """Your own pairs, a .csv or .parquet file, path or URI."""
 
 
 def pairs(options: Options) -> Iterator[PairRow | Rejected]:

@@ -70,7 +70,7 @@ def test_what_other_processes_write_is_seen(bucket: str) -> None:
 
 
 def _in_another_process(code: str) -> None:
-    subprocess.run([sys.executable, "-c", f"from pipeline import storage; {code}"], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", f"from pipeline.io import storage; {code}"], check=True, timeout=60)
 
 
 def test_a_checkpoint_folder_is_a_matcher(bucket: str, tmp_path: Path) -> None:

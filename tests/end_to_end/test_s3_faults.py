@@ -229,7 +229,7 @@ def _expected(s3: FaultyS3, local: str, images: str, out: str) -> pa.Table:
     rows = read_rows(local, 0, np.arange(N_PAIRS))
     chunks = decode_rows(rows, images, allowed_prefixes=[images, f"{BUCKET}/elsewhere"])
     options = match.Config(pairs=local, out=out).options
-    fingerprint = read_run(out)["fingerprint"]
+    fingerprint = read_run(out).fingerprint
     tables = [
         match_chunk(load_matcher("identity"), chunk, options, fingerprint=fingerprint, attempt=1) for chunk in chunks
     ]

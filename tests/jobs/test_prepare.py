@@ -1,4 +1,3 @@
-import dataclasses
 import itertools
 from pathlib import Path
 
@@ -7,9 +6,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jobs.prepare import main
-from pipeline import datasets
-from pipeline.datasets.common.interface import Options
+from jobs import submit
+from jobs.prepare import main, make_config
+from pipeline.datasets.registry import BUILT_IN
 
 
 @pytest.fixture
@@ -128,9 +127,92 @@ def test_an_input_is_not_overwritten(tmp_path, monkeypatch, capsys, dataset, fla
     assert Path("mine.parquet").read_bytes() == b"mine"
 
 
-@pytest.mark.parametrize("name", datasets.names())
-def test_every_data_set_reads_options_that_there_are(name):
-    assert set(datasets.load(name).OPTIONS) <= {field.name for field in dataclasses.fields(Options)}
+def test_help_lists_the_data_sets_and_describes_the_one_that_is_named(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main(["--help"])
+    text = capsys.readouterr().out
+    assert all(f"\n    {name} " in text for name in BUILT_IN)
+    assert "--training-list" not in text
+
+    with pytest.raises(SystemExit, match="0"):
+        main(["--help", "--dataset=pf-pascal"])
+    text = capsys.readouterr().out
+    assert "PF-PASCAL: lists of pairs as CSV" in text
+    assert "The list of training pairs, path or URI." in text
+
+
+def test_the_options_of_a_data_set_have_their_defaults():
+    config = make_config("coco", root="images", out="pairs.parquet", seed=3)
+    assert (config.dataset, config.seed, config.pairs_per_category, config.on_error) == ("coco", 3, 1000, "raise")
+
+
+OWN = """
+'''Every image with itself.'''
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from pipeline.datasets.common.interface import DatasetOptions, PairRow, Rejected
+from pipeline.io import storage
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(DatasetOptions):
+    suffix: str = ".jpg"
+    '''What names of images end in.'''
+
+
+def pairs(options: Options) -> Iterator[PairRow | Rejected]:
+    for uri in storage.list_files(options.root, options.suffix):
+        yield PairRow(where=uri, pair_id=uri.rpartition("/")[2], source_uri=uri, target_uri=uri)
+
+
+def other(options: str) -> None: ...
+"""
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch) -> str:
+    """A data set in a package of the user's own."""
+    (tmp_path / "own_package").mkdir()
+    (tmp_path / "own_package" / "selfies.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    return "own_package.selfies:pairs"
+
+
+def test_a_data_set_of_another_package_with_an_option_of_its_own(own, images, tmp_path, capsys):
+    out = tmp_path / "pairs.parquet"
+    assert prepare(out, own, images, "--suffix", "b.jpg") == 0
+    assert pd.read_parquet(out)[["pair_id", "dataset"]].values.tolist() == [["b.jpg", own]]
+    assert prepare(out, own, images, "--split", "test") == 2
+    assert f"error: --split means nothing to {own}, which reads: --suffix\n" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="0"):
+        main(["--dataset", own, "--help"])
+    text = capsys.readouterr().out
+    assert "Every image with itself." in text
+    assert "What names of images end in." in text
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("no_such_package:pairs", "data set 'no_such_package:pairs': there is no module 'no_such_package' on"),
+        ("own_package.selfies:images", "own_package.selfies has no function images"),
+        ("own_package.selfies:other", "other must take one argument, annotated with its options"),
+        ("own_package.selfies", "there is no data set 'own_package.selfies'; there are: animal-pose, coco,"),
+    ],
+)
+@pytest.mark.usefixtures("own")
+def test_what_is_no_data_set(images, tmp_path, capsys, name, message):
+    assert prepare(tmp_path / "pairs.parquet", name, images) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("dataset", "flag"), [("coco", "--annotations"), ("pf-pascal", "--training-list")])
+def test_submit_knows_the_paths_among_the_options_of_a_data_set(capsys, dataset, flag):
+    words = ["prepare", "--dataset", dataset, "--root", "/data", "--out", "/out.parquet", flag, "mine.json"]
+    assert submit.main(["--", *words]) == 2
+    assert f"error: {flag} mine.json is relative to this machine's folder" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

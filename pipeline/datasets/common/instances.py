@@ -7,11 +7,21 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from pipeline.datasets.common.fields import Fields
-from pipeline.datasets.common.interface import Box, DataError, PairRow
+from pipeline.datasets.common.interface import Box, DataError, DatasetOptions, PairRow
 
 Keypoint = TypeVar("Keypoint")
 
 MIN_SHARED_KEYPOINTS = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingOptions(DatasetOptions):
+    """The options of a data set whose pairs are drawn from its instances."""
+
+    pairs_per_category: int = 1000
+    """At most this many pairs of each category."""
+    seed: int = 0
+    """Another seed draws other pairs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,12 +1,12 @@
-"""What a data set is asked and what it answers."""
+"""What a data set is given, its options, and what it yields: rows of PAIRS and what cannot be one."""
 
 import itertools
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Annotated, ParamSpec, Protocol, TypeVar
+from typing import ParamSpec, TypeVar
 
-from pipeline.io.uri_field import Uri, UriField
+from pipeline.io.uri_field import Uri
 
 Points = list[tuple[float, float]]
 """K points (x, y) in pixels of the image as it is stored."""
@@ -19,26 +19,13 @@ Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
-    """What to read. A data set's OPTIONS names those it reads beside `root` and `out`."""
+class DatasetOptions:
+    """The options of every data set. One with options of its own declares them as a dataclass that inherits these."""
 
     root: Uri
-    """Folder of the data set, path or URI (animal-pose, photographs: of Parquet files, or one)."""
+    """Folder of the data set, or its one file, path or URI."""
     out: Uri
     """The manifest to write, path or URI. Images that come inline are written beside it, to OUT_images/."""
-    split: str | None = None
-    """Which split; may be left out where there is only one."""
-    annotations: Uri | None = None
-    """coco: the JSON file. table: your own pairs, a .csv or .parquet file."""
-    training_list: Uri | None = None
-    """pf-pascal: the list of training pairs. Pairs of the same two images are flagged as seen in training."""
-    pairs_per_category: int = 1000
-    """coco, animal-pose: at most this many pairs of each category."""
-    seed: int = 0
-    """coco, animal-pose: another seed draws other pairs."""
-    pairing: Annotated[str, UriField(names=("all", "sequential", "star"))] = "all"
-    """folder: all pairs; sequential (each image with the next); star (the first with each other); or a text file
-    with two names per line."""
 
     @property
     def image_root(self) -> str:
@@ -51,12 +38,20 @@ class Options:
         return f"{self.out.removesuffix('.parquet')}_images"
 
 
+@dataclass(frozen=True, kw_only=True)
+class SplitOptions(DatasetOptions):
+    """The options of a data set with splits."""
+
+    split: str | None = None
+    """Which split; may be left out where there is only one."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PairRow:
     """One row of PAIRS; fields as there. URIs are absolute."""
 
     where: str
-    """The file, and row of it, that says so: for error messages."""
+    """The file, and the row of it, that the pair comes from: for error messages."""
     pair_id: str
     source_uri: str
     target_uri: str
@@ -98,19 +93,6 @@ class DataError(ValueError):
         self.where, self.reason, self.detail = where, reason, detail
 
 
-class Dataset(Protocol):
-    """What a data set's module holds."""
-
-    OPTIONS: tuple[str, ...]
-
-    def pairs(self, options: Options) -> Iterator[PairRow | Rejected]:
-        """Every pair, in an order that depends on the options and the files' content alone.
-
-        Raises ValueError or FileNotFoundError when there is nothing to read at all (no such split, no list of pairs).
-        """
-        ...
-
-
 def attempt(
     pair: str, build: Callable[Arguments, Result], *arguments: Arguments.args, **keywords: Arguments.kwargs
 ) -> Result | Rejected:
@@ -122,20 +104,20 @@ def attempt(
 
 
 def in_threads(build: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-    """`build(item)` for every item, in order. Many small files over a network are fetched side by side."""
+    """`build(item)` for every item, in order, in 16 threads: many small files are fetched side by side."""
     remaining = iter(items)
     with ThreadPoolExecutor(max_workers=16) as pool:
         while some := list(itertools.islice(remaining, 512)):
             yield from pool.map(build, some)
 
 
-def choose_split(asked: str | None, available: Collection[str], where: str) -> str:
-    """The split to read: the one asked for, or the only one there is."""
+def choose_split(split: str | None, available: Collection[str], where: str) -> str:
+    """`split` if it is available, or the only one that is for None. Raises ValueError otherwise."""
     listing = ", ".join(sorted(available))
-    if asked is None:
+    if split is None:
         if len(available) == 1:
             return next(iter(available))
         raise ValueError(f"{where} has the splits {listing}: say which with --split")
-    if asked not in available:
-        raise ValueError(f"{where} has no split {asked!r}; there are: {listing}")
-    return asked
+    if split not in available:
+        raise ValueError(f"{where} has no split {split!r}; there are: {listing}")
+    return split

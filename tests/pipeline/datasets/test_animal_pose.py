@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.datasets import animal_pose
-from pipeline.datasets.common.interface import Options, PairRow, Rejected
+from pipeline.datasets.common.interface import PairRow, Rejected
 
 
 def image(image_id: str, *boxes: list[float], jpeg: bytes | None = b"jpeg of ") -> dict[str, Any]:
@@ -21,7 +21,7 @@ BOX = [1.0, 2.0, 3.0, 4.0]
 def read(folder: Path, images: list[dict[str, Any]], **options: Any) -> list[PairRow | Rejected]:
     pq.write_table(pa.Table.from_pylist(images), folder / "val.parquet")
     out = str(folder / "out" / "pairs.parquet")
-    return list(animal_pose.pairs(Options(**{"root": str(folder), "out": out} | options)))
+    return list(animal_pose.pairs(animal_pose.Options(**{"root": str(folder), "out": out} | options)))
 
 
 @pytest.mark.parametrize("root", ["", "val.parquet"])
@@ -61,7 +61,7 @@ def test_another_file_is_refused(tmp_path):
         read(tmp_path, [{"image_id": "a", "jpeg": b"x"}])
     (tmp_path / "val.parquet").write_bytes(b"no parquet at all")
     with pytest.raises(ValueError, match=r"val.parquet, after row 0: cannot be read as Parquet"):
-        list(animal_pose.pairs(Options(root=str(tmp_path), out="pairs.parquet")))
+        list(animal_pose.pairs(animal_pose.Options(root=str(tmp_path), out="pairs.parquet")))
 
 
 def test_a_file_that_is_read_is_not_written(tmp_path):
@@ -71,13 +71,13 @@ def test_a_file_that_is_read_is_not_written(tmp_path):
 
 def test_splits_are_the_files(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"has no \.parquet file"):
-        list(animal_pose.pairs(Options(root=str(tmp_path), out="pairs.parquet")))
+        list(animal_pose.pairs(animal_pose.Options(root=str(tmp_path), out="pairs.parquet")))
     with pytest.raises(ValueError, match="no split 'train'; there are: val"):
         read(tmp_path, [image("a", BOX)], split="train")
 
 
 def test_the_real_validation_split(shared, tmp_path):
-    options = Options(
+    options = animal_pose.Options(
         root=str(shared / "data" / "animal-pose"),
         split="val",
         out=str(tmp_path / "pairs.parquet"),

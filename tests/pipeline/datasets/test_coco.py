@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from pipeline.datasets import coco
-from pipeline.datasets.common.interface import Options, PairRow, Rejected
+from pipeline.datasets.common.interface import PairRow, Rejected
 
 
 def content() -> dict[str, Any]:
@@ -34,7 +34,7 @@ def content() -> dict[str, Any]:
 def read(folder: Path, what: object, **options: Any) -> list[PairRow | Rejected]:
     file = folder / "annotations.json"
     file.write_text(what if isinstance(what, str) else json.dumps(what))
-    return list(coco.pairs(Options(root="/images", out="pairs.parquet", annotations=str(file), **options)))
+    return list(coco.pairs(coco.Options(root="/images", out="pairs.parquet", annotations=str(file), **options)))
 
 
 def test_two_instances_become_a_pair_of_their_visible_keypoints(tmp_path):
@@ -139,4 +139,4 @@ def test_another_file_is_refused(tmp_path, what, message):
 
 def test_the_file_must_be_named():
     with pytest.raises(ValueError, match="coco needs --annotations"):
-        list(coco.pairs(Options(root="/images", out="pairs.parquet")))
+        list(coco.pairs(coco.Options(root="/images", out="pairs.parquet")))

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.datasets import folder
-from pipeline.datasets.common.interface import Options, PairRow, Rejected
+from pipeline.datasets.common.interface import PairRow, Rejected
 
 
 @pytest.fixture
@@ -14,7 +14,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def read(root: Path, pairing: str) -> list[PairRow | Rejected]:
-    return list(folder.pairs(Options(root=str(root), out="pairs.parquet", pairing=pairing)))
+    return list(folder.pairs(folder.Options(root=str(root), out="pairs.parquet", pairing=pairing)))
 
 
 @pytest.mark.parametrize(

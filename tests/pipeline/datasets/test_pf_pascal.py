@@ -6,7 +6,7 @@ import scipy.io
 from PIL import Image
 
 from pipeline.datasets import pf_pascal
-from pipeline.datasets.common.interface import Options, PairRow, Rejected
+from pipeline.datasets.common.interface import PairRow, Rejected
 
 TEST_HEADER = "source_image,target_image,class,XA,YA,XB,YB"
 TRAIN_HEADER = "source_image,target_image,class,flip"
@@ -28,7 +28,7 @@ def annotate(root: Path, name: str, kps: object, bbox: object = ((1, 2, 30, 40),
 
 
 def read(root: Path, **options: str) -> list[PairRow | Rejected]:
-    return list(pf_pascal.pairs(Options(root=str(root), out="pairs.parquet", **options)))
+    return list(pf_pascal.pairs(pf_pascal.Options(root=str(root), out="pairs.parquet", **options)))
 
 
 @pytest.mark.parametrize("name", ["test_pairs.csv", "test_pairs_pf_pascal.csv"])

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.datasets import pf_willow
-from pipeline.datasets.common.interface import Options, PairRow, Rejected
+from pipeline.datasets.common.interface import PairRow, Rejected, SplitOptions
 
 HEADER = ["imageA", "imageB", *(f"{axis}{image}{k}" for image in "AB" for axis in "XY" for k in range(1, 11))]
 CELLS = ["PF-dataset/car(G)/a.png", "PF-dataset/car(G)/b.png", *(str(number) for number in range(40))]
@@ -11,7 +11,7 @@ CELLS = ["PF-dataset/car(G)/a.png", "PF-dataset/car(G)/b.png", *(str(number) for
 
 def read(root: Path, *rows: list[str], split: str | None = None) -> list[PairRow | Rejected]:
     (root / "test_pairs.csv").write_text("\n".join(",".join(row) for row in [HEADER, *rows]))
-    return list(pf_willow.pairs(Options(root=str(root), out="pairs.parquet", split=split)))
+    return list(pf_willow.pairs(SplitOptions(root=str(root), out="pairs.parquet", split=split)))
 
 
 def test_a_row_of_the_file_becomes_a_pair(tmp_path):
@@ -58,12 +58,12 @@ def test_another_table_is_refused(tmp_path):
     with pytest.raises(
         ValueError, match=r"column imageA, imageB, XA1.* is missing; there are: source_image, target_image"
     ):
-        list(pf_willow.pairs(Options(root=str(tmp_path), out="pairs.parquet")))
+        list(pf_willow.pairs(SplitOptions(root=str(tmp_path), out="pairs.parquet")))
 
 
 def test_the_real_pairs(shared):
     root = shared / "data" / "PF-WILLOW"
-    rows = list(pf_willow.pairs(Options(root=str(root), out="pairs.parquet")))
+    rows = list(pf_willow.pairs(SplitOptions(root=str(root), out="pairs.parquet")))
     assert len({row.pair_id for row in rows}) == 630
     assert len({row.category for row in rows}) == 7
     assert all(Path(uri).exists() for row in rows for uri in (row.source_uri, row.target_uri))

@@ -8,7 +8,7 @@ import pytest
 
 from jobs.prepare import main
 from pipeline.datasets import photographs
-from pipeline.datasets.common.interface import Options, PairRow, Rejected
+from pipeline.datasets.common.interface import DatasetOptions, PairRow, Rejected
 
 
 def photograph(image_id: str | None, jpeg: bytes | None = b"jpeg of ") -> dict[str, Any]:
@@ -22,7 +22,7 @@ def write(file: Path, rows: list[dict[str, Any]]) -> Path:
 
 
 def read(root: Path, out: Path) -> list[PairRow | Rejected]:
-    return list(photographs.pairs(Options(root=str(root), out=str(out / "pairs.parquet"))))
+    return list(photographs.pairs(DatasetOptions(root=str(root), out=str(out / "pairs.parquet"))))
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import fsspec
 import pytest
 
 from pipeline.datasets import spair
-from pipeline.datasets.common.interface import Options, PairRow, Rejected
+from pipeline.datasets.common.interface import PairRow, Rejected, SplitOptions
 
 ANNOTATION = {
     "src_imname": "a.jpg",
@@ -33,7 +33,7 @@ def write(root: Path, pair: str, annotation: dict | str, split: str = "test") ->
 
 
 def read(root: Path | str, **options: str) -> list[PairRow | Rejected]:
-    return list(spair.pairs(Options(root=str(root), out="pairs.parquet", **options)))
+    return list(spair.pairs(SplitOptions(root=str(root), out="pairs.parquet", **options)))
 
 
 def test_a_pair_becomes_a_row(tmp_path):

@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.datasets import table
-from pipeline.datasets.common.interface import Options, PairRow, Rejected
+from pipeline.datasets.common.interface import PairRow, Rejected
 from schemas.pairs import PAIRS
 
 FULL_CSV = """\
@@ -40,13 +40,13 @@ def read(folder: Path, what: str | bytes | list[dict[str, Any]]) -> list[PairRow
         pq.write_table(pa.Table.from_pylist(what), file)
     else:
         file.write_bytes(what if isinstance(what, bytes) else what.encode())
-    return list(table.pairs(Options(root="/images", out="out.parquet", annotations=str(file))))
+    return list(table.pairs(table.Options(root="/images", out="out.parquet", annotations=str(file))))
 
 
 def test_the_table_alone_is_enough_when_its_folder_is_the_root(tmp_path):
     (tmp_path / "pairs.csv").write_text("source_uri,target_uri\na.jpg,sub/b.jpg\n")
 
-    (row,) = table.pairs(Options(root=str(tmp_path / "pairs.csv"), out="out.parquet"))
+    (row,) = table.pairs(table.Options(root=str(tmp_path / "pairs.csv"), out="out.parquet"))
 
     assert isinstance(row, PairRow)
     assert (row.source_uri, row.target_uri) == (f"{tmp_path}/a.jpg", f"{tmp_path}/sub/b.jpg")
@@ -104,7 +104,7 @@ def test_the_default_id_is_the_same_for_numbers_of_another_precision(tmp_path):
     (of_doubles,) = read(tmp_path, [record | {"occlusion": 1}])
     as_in_pairs = pa.Table.from_pylist([record | {"occlusion": 1}], schema=PAIRS).select([*record, "occlusion"])
     pq.write_table(as_in_pairs, tmp_path / "float32.parquet")
-    (of_floats,) = table.pairs(Options(root=str(tmp_path / "float32.parquet"), out="out.parquet"))
+    (of_floats,) = table.pairs(table.Options(root=str(tmp_path / "float32.parquet"), out="out.parquet"))
     assert of_floats.pair_id == of_doubles.pair_id == of_text.pair_id != other_points.pair_id
 
 
@@ -163,7 +163,7 @@ def test_a_damaged_table_is_named(tmp_path):
     data[end - 20 : end] = bytes(20)
     file.write_bytes(data)
     with pytest.raises(ValueError, match=rf"{file}, after row 0: cannot be read as Parquet: .*"):
-        list(table.pairs(Options(root=str(file), out="out.parquet")))
+        list(table.pairs(table.Options(root=str(file), out="out.parquet")))
 
 
 def test_text_that_is_not_utf8_in_parquet(tmp_path):
@@ -171,10 +171,10 @@ def test_text_that_is_not_utf8_in_parquet(tmp_path):
     text = pa.array([b"\xff"], pa.binary()).view(pa.string())
     pq.write_table(pa.table({"source_uri": text, "target_uri": text}), file)
     with pytest.raises(ValueError, match=rf"{file}, after row 0: cannot be read as Parquet: .*decode"):
-        list(table.pairs(Options(root=str(file), out="out.parquet")))
+        list(table.pairs(table.Options(root=str(file), out="out.parquet")))
 
 
 @pytest.mark.parametrize(("annotations", "message"), [(None, "got /images"), ("pairs.xlsx", "a .csv or .parquet file")])
 def test_the_file_must_be_one_of_the_two_formats(annotations, message):
     with pytest.raises(ValueError, match=message):
-        list(table.pairs(Options(root="/images", out="out.parquet", annotations=annotations)))
+        list(table.pairs(table.Options(root="/images", out="out.parquet", annotations=annotations)))
