@@ -1,4 +1,4 @@
-"""A command line from a job's Config: one flag per field, help from the docstrings, errors for people."""
+"""Command lines made of Config dataclasses: a flag per field, help from docstrings, errors as one line."""
 
 import ast
 import dataclasses
@@ -22,8 +22,8 @@ from pipeline.io.storage_options import use_options
 from pipeline.io.uri_field import UriField, uri_fields, uris_of
 
 OK, CLUSTER_FAILED, BAD_INPUT, OVER_BUDGET, NOT_GOOD_ENOUGH, INTERRUPTED = 0, 1, 2, 3, 4, 130
-"""Exit codes: done; Ray or one of its processes failed, or a fault of ours; bad input or configuration; finished beyond
-the error budget; finished, and not as good as was required; stopped by a signal."""
+"""Exit codes: done; Ray or one of its processes failed, or there is a bug; bad input or configuration; finished beyond
+the error budget; finished, and a requirement is missed; stopped by a signal."""
 
 Config = TypeVar("Config")
 
@@ -63,11 +63,11 @@ _StorageOptions = Annotated[
 
 
 class OverBudgetError(RuntimeError):
-    """The job finished, but more pairs failed than the caller allows."""
+    """The job finished, but more pairs failed than --error-budget allows."""
 
 
 class RequirementError(RuntimeError):
-    """The job finished, but its result is not what the caller requires."""
+    """The job finished, but its result misses a value that --require demands."""
 
 
 def run_command(
@@ -76,10 +76,10 @@ def run_command(
     argv: Sequence[str] | None = None,
     description: str | None = None,
 ) -> int:
-    """Parse `argv` into a Config, run the job, and turn its errors into one line and an exit code.
+    """Parse the command line (default: sys.argv), run the job, and turn its errors into one line and an exit code.
 
     description: the text of --help; None for the docstring of the job's module.
-    ValueError and OSError are the user's to mend and end as BAD_INPUT; NEMF_TRACEBACK=1 shows where they were raised.
+    ValueError and OSError mean bad input and give BAD_INPUT; with NEMF_TRACEBACK=1 they are raised instead.
     """
     module = sys.modules[run.__module__]
     name = (module.__spec__.name if module.__spec__ else module.__name__).removeprefix("jobs.").replace("_", "-")
@@ -106,8 +106,9 @@ def run_command(
 def parse(
     config_type: type[Config], argv: Sequence[str], name: str, description: str | None = None
 ) -> tuple[Config, str | None]:
-    """The Config that the words behind `nemf NAME` give, and the file systems' options, which no Config stores.
+    """The Config of a command line, and the value of --storage-options, which no Config stores.
 
+    argv: the arguments after `nemf NAME`. description: text of the help.
     Raises ValueError for a list that is given twice and for an empty path; SystemExit where tyro prints help or errors.
     """
     _refuse_repeated_lists(config_type, argv)
@@ -124,7 +125,7 @@ def parse(
 
 
 def flag_of(config_type: type[Any], field_name: str) -> str:
-    """What stands for a field on the command line: --image-root, or OUT for one without a flag."""
+    """The flag of a field, such as --image-root; the name of a positional argument, such as OUT."""
     hint = get_type_hints(config_type, include_extras=True)[field_name]
     if _POSITIONAL in getattr(hint, "__metadata__", ()):
         return field_name.upper()
@@ -132,7 +133,7 @@ def flag_of(config_type: type[Any], field_name: str) -> str:
 
 
 def _command_line(config_type: type[Any]) -> type[Any]:
-    """The Config with --storage-options, and with help texts and names of values that tyro does not find by itself."""
+    """The Config with --storage-options as one more field, and with the help texts that tyro is to show."""
     hints, texts = get_type_hints(config_type, include_extras=True), _docstrings(config_type)
     fields: list[Any] = [("storage_options", _StorageOptions, dataclasses.field(default=None))]
     for field in dataclasses.fields(config_type):
@@ -144,7 +145,7 @@ def _command_line(config_type: type[Any]) -> type[Any]:
 
 
 def _metavar(config_type: type[Any], field_name: str) -> str | None:
-    """What stands for a field's value in the help: of positional arguments and of paths; None where tyro names it."""
+    """The name of a field's value in the help, for positional arguments and paths; None for tyro's own choice."""
     if not (flag := flag_of(config_type, field_name)).startswith("--"):
         return flag
     uri_field = uri_fields(config_type).get(field_name)
@@ -180,6 +181,7 @@ def _refuse_repeated_lists(config_type: type[Any], argv: Sequence[str]) -> None:
 
 @contextmanager
 def _sigterm_as_ctrl_c() -> Iterator[None]:
+    """SIGTERM raises KeyboardInterrupt in the block, if this is the main thread."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -191,9 +193,9 @@ def _sigterm_as_ctrl_c() -> Iterator[None]:
 
 
 def as_json(config: Any) -> dict[str, Any]:
-    """The settings of a Config by flag, as plain JSON values, without secrets that its URIs hold.
+    """The settings of a Config by field name, as JSON values with the secrets in URIs redacted.
 
-    Fields of a nested configuration stand beside all others, as on the command line.
+    Fields of a nested configuration are on the same level as all others, as on the command line.
     """
     settings: dict[str, Any] = {}
     for field in dataclasses.fields(config):

@@ -2,9 +2,9 @@
 
     nemf submit --address http://HEAD:8265 -- match --pairs s3://bucket/pairs.parquet --out s3://bucket/runs/x
 
-What stands behind -- is a nemf command; the cluster runs it as `python -m jobs.COMMAND`, with the nemf that is
-installed on its machines or the checkout that --working-dir sends. Ctrl-C stops the job, which commits what is in
-flight. Cost: some seconds before the job starts. See docs/cluster.md.
+A nemf command follows --; the cluster runs it as `python -m jobs.COMMAND`, with the nemf that is installed on its
+machines or the checkout that --working-dir sends. Ctrl-C stops the job, which commits what is in flight. Cost: some
+seconds before the job starts. See docs/cluster.md.
 """
 
 import asyncio
@@ -46,11 +46,11 @@ if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
 ANSWER_SECONDS = 10
-"""How long a head may take to answer at all."""
+"""Timeout of the first request to a head."""
 STOP_SECONDS = 600
-"""How long a job that was asked to stop may take to commit what is in flight; Ray's own limit is three seconds."""
+"""Time a job gets, after the request to stop, to commit what is in flight; Ray's default is three seconds."""
 LOST_SECONDS = 60
-"""How long a job is looked for after the connection was lost."""
+"""Time after which a job that cannot be reached any more is given up."""
 
 _ERRORS = {
     BAD_INPUT: ValueError,
@@ -58,30 +58,30 @@ _ERRORS = {
     NOT_GOOD_ENOUGH: RequirementError,
     INTERRUPTED: KeyboardInterrupt,
 }
-"""By exit code of the job: what ends this command with the same one; ClusterError for all others."""
+"""By exit code of the job: the error that ends this command with the same code; ClusterError for all others."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """What to run on which cluster."""
+    """A command, and the cluster to run it on."""
 
     job: tyro.conf.Positional[tuple[str, ...]]
-    """The command and its flags, behind --: match --pairs ... --out ..."""
+    """The command and its flags, after --: match --pairs ... --out ..."""
     address: str | None = None
     """Address of the head's dashboard, http://HEAD:8265; default: RAY_API_SERVER_ADDRESS."""
     working_dir: Uri | None = None
-    """Folder to send and to run in, such as a checkout of nemf; default: what the cluster has installed is run."""
+    """Folder to send to the cluster and to run in, such as a checkout of nemf; default: the installed nemf runs."""
     env: Names = ()
-    """Environment variables to pass on. Who may use the cluster can read them: secrets belong to its machines."""
+    """Environment variables to pass on. All users of the cluster can read them: set secrets on its machines instead."""
     wait: bool = True
-    """Show the log and end as the job ends; --no-wait: print the id of the submission and leave."""
+    """Show the log and exit with the job's exit code; --no-wait: print the id of the submission and exit at once."""
 
     def check(self) -> None:
-        """Raises ValueError for what cannot be submitted."""
+        """Raises ValueError for a command, a path or an environment variable that cannot be submitted."""
         known = [name for name in cli.names() if name != "submit"]
         if not self.job or self.job[0] not in known:
-            asked = repr(self.job[0]) if self.job else "nothing"
-            raise ValueError(f"behind -- stands a nemf command, one of {', '.join(known)}; got {asked}")
+            given = repr(self.job[0]) if self.job else "nothing"
+            raise ValueError(f"behind -- stands a nemf command, one of {', '.join(known)}; got {given}")
         if unset := [name for name in self.env if name not in os.environ]:
             raise ValueError(f"--env {','.join(unset)}: not set here")
         if self.working_dir is not None and not Path(self.working_dir).is_dir():
@@ -100,16 +100,16 @@ class Config:
 
     @property
     def entrypoint(self) -> str:
-        """The shell's line that the cluster runs."""
+        """The shell command that the cluster runs."""
         module = cli.module_of(self.job[0])
         return shlex.join(["python", "-m", f"jobs.{module}", *self.job[1:]])
 
 
 def run(config: Config) -> str:
-    """Submit the job and, unless told otherwise, follow it to its end; the id of the submission.
+    """Submit the job and, with config.wait, follow it to its end. Returns the id of the submission.
 
-    Raises ValueError or OSError for what the caller can mend, and otherwise as the job would have: for exit code 3
-    OverBudgetError, for 4 RequirementError, for 130 KeyboardInterrupt, and ClusterError for all others.
+    Raises ValueError or OSError for bad input, here or in the job (exit code 2), OverBudgetError for the job's exit
+    code 3, RequirementError for 4, KeyboardInterrupt for 130, and ClusterError for all others.
     """
     config.check()
     address = config.address or os.environ.get("RAY_API_SERVER_ADDRESS")
@@ -117,13 +117,13 @@ def run(config: Config) -> str:
         raise ValueError("which cluster? Give --address http://HEAD:8265, or set RAY_API_SERVER_ADDRESS")
     client = _client(address)
     submission = _submit(client, config)
-    passed_on = f" with {', '.join(config.env)}" if config.env else ""
-    print(f"{submission} is submitted to {redacted(address)}{passed_on}", file=sys.stderr)
+    variables = f" with {', '.join(config.env)}" if config.env else ""
+    print(f"{submission} is submitted to {redacted(address)}{variables}", file=sys.stderr)
     if config.wait:
-        _end_as(_followed(client, submission), submission)
+        _end_as(_follow(client, submission), submission)
     else:
-        to_it = f"--address {redacted(address)} {submission}"
-        print(f"log: ray job logs --follow {to_it}\nstop: ray job stop {to_it}", file=sys.stderr)
+        target = f"--address {redacted(address)} {submission}"
+        print(f"log: ray job logs --follow {target}\nstop: ray job stop {target}", file=sys.stderr)
         print(submission)
     return submission
 
@@ -134,9 +134,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _paths(command: str, words: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """(flag, path or URI) for each that the words behind a command give; @path for a file of storage options.
+    """(flag, path or URI) for every path and URI on a command line; @path for a file of storage options.
 
-    Raises as `parse` does.
+    words: the command line after the command's name. Raises as `parse` does.
     """
     module = importlib.import_module(f"jobs.{cli.module_of(command)}")
     config_type = module.config_type_of(words) if hasattr(module, "config_type_of") else module.Config
@@ -148,7 +148,7 @@ def _paths(command: str, words: Sequence[str]) -> Iterator[tuple[str, str]]:
 
 
 def _client(address: str) -> "JobSubmissionClient":
-    """Raises ValueError or OSError if no Ray at `address` lets us in."""
+    """A client of the Ray head at `address`. Raises ValueError or OSError if there is none or it refuses access."""
     # Ray takes seconds to import, and a faulty command needs none of it.
     from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
@@ -159,10 +159,10 @@ def _client(address: str) -> "JobSubmissionClient":
     try:
         urllib.request.urlopen(f"{address.rstrip('/')}/api/version", timeout=ANSWER_SECONDS).close()
     except HTTPError as error:
-        error.close()  # it answers: what it has against us, the client says
+        error.close()  # a head answers; the client below raises with its reason
     except OSError as error:
         raise ConnectionError(f"no Ray answers at {address}: {getattr(error, 'reason', error)}; {expected}") from error
-    os.environ["RAY_API_SERVER_ADDRESS"] = address  # which Ray prefers to what it is told
+    os.environ["RAY_API_SERVER_ADDRESS"] = address  # Ray prefers the variable to the argument
     for name in ("job.sdk", "dashboard_sdk"):
         logging.getLogger(f"ray.dashboard.modules.{name}").setLevel(logging.WARNING)
     try:
@@ -177,6 +177,7 @@ def _client(address: str) -> "JobSubmissionClient":
 
 
 def _submit(client: "JobSubmissionClient", config: Config) -> str:
+    """The id of the submission. Raises ClusterError if Ray refuses the job."""
     runtime_env: dict[str, Any] = {
         "env_vars": {name: os.environ[name] for name in config.env} | {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS)}
     }
@@ -189,15 +190,15 @@ def _submit(client: "JobSubmissionClient", config: Config) -> str:
 
 
 def _holds_a_secret(word: str) -> bool:
-    """Whether a word of the command is, or ends in, JSON with a secret in it, as storage options may."""
+    """Whether an argument is, or ends in, JSON with a secret, as storage options may."""
     try:
         return any(secrets_of(json.loads(word[word.index("{") :])))
     except ValueError:
         return False
 
 
-def _followed(client: "JobSubmissionClient", submission: str) -> "JobDetails":
-    """The job when it has ended; Ctrl-C asks it to end, a second one leaves it to that."""
+def _follow(client: "JobSubmissionClient", submission: str) -> "JobDetails":
+    """Show the job's log until it ends; its details. Ctrl-C stops the job, a second one does not wait for its end."""
     log = _Log(client, submission)
     try:
         return log.follow()
@@ -211,6 +212,7 @@ def _followed(client: "JobSubmissionClient", submission: str) -> "JobDetails":
 
 
 def _stop(client: "JobSubmissionClient", submission: str) -> None:
+    """Ask the job to stop. Raises ClusterError if the request fails."""
     try:
         client.stop_job(submission)
     except RuntimeError as error:
@@ -218,7 +220,7 @@ def _stop(client: "JobSubmissionClient", submission: str) -> None:
 
 
 class _Log:
-    """What a job prints, shown once however often the connection is lost."""
+    """The log of a job, printed without repetition when the connection is lost and made again."""
 
     def __init__(self, client: "JobSubmissionClient", submission: str) -> None:
         self._client = client
@@ -226,25 +228,25 @@ class _Log:
         self._shown = 0
 
     def follow(self) -> "JobDetails":
-        """Show the log until the job has ended. Raises ClusterError if the job cannot be found any more."""
+        """Print the log until the job ends; its details. Raises ClusterError after LOST_SECONDS without an answer."""
         from aiohttp import ClientError
 
-        seen_at = time.monotonic()
+        answered_at = time.monotonic()
         while True:
             try:
                 asyncio.run(self._show())
                 details = self._client.get_job_info(self._submission)
             except (ClientError, OSError, RuntimeError) as error:
-                if time.monotonic() > seen_at + LOST_SECONDS:
+                if time.monotonic() > answered_at + LOST_SECONDS:
                     raise ClusterError(f"lost sight of {self._submission}, which may go on: {error}") from error
             else:
                 if details.status.is_terminal():
                     return details
-                seen_at = time.monotonic()
+                answered_at = time.monotonic()
             time.sleep(1)
 
     async def _show(self) -> None:
-        n_read = 0  # a new connection begins at the beginning
+        n_read = 0  # a new connection starts at the beginning of the log
         async for text in self._client.tail_job_logs(self._submission):
             print(text[max(0, self._shown - n_read) :], end="", flush=True)
             n_read += len(text)
@@ -252,7 +254,7 @@ class _Log:
 
 
 def _end_as(details: "JobDetails", submission: str) -> None:
-    """Returns if the job succeeded, and otherwise raises as the job would have."""
+    """Raise the error that ends this command with the exit code of the job; return if the job succeeded."""
     status, code = details.status.value, details.driver_exit_code
     if status == "STOPPED":
         raise KeyboardInterrupt(f"{submission} was stopped; submit the same command again to go on")

@@ -116,7 +116,7 @@ def test_a_lost_connection_repeats_nothing_and_misses_nothing(capsys: pytest.Cap
         ["one\ntwo\nthree\nfour\n"],
     )
 
-    assert submit._followed(cluster, "job").status == JobStatus.SUCCEEDED
+    assert submit._follow(cluster, "job").status == JobStatus.SUCCEEDED
 
     assert capsys.readouterr().out == "one\ntwo\nthree\nfour\n"
     assert cluster.stopped == []
@@ -129,14 +129,14 @@ def test_a_job_that_is_never_seen_again_is_given_up(monkeypatch: pytest.MonkeyPa
     cluster: Any = _Cluster(*[[ConnectionError("no route")]] * 9)
 
     with pytest.raises(ClusterError, match="lost sight of job, which may go on: no route"):
-        submit._followed(cluster, "job")
+        submit._follow(cluster, "job")
 
 
 @pytest.mark.usefixtures("_no_waiting")
 def test_ctrl_c_stops_the_job_and_its_last_words_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
     cluster: Any = _Cluster(["one\n", KeyboardInterrupt()], ["one\nlast words\n"], ends_as=JobStatus.STOPPED)
 
-    details = submit._followed(cluster, "job")
+    details = submit._follow(cluster, "job")
 
     assert cluster.stopped == ["job"]
     assert capsys.readouterr().out == "one\nlast words\n"
@@ -149,7 +149,7 @@ def test_a_second_ctrl_c_leaves_the_job_to_its_end() -> None:
     cluster: Any = _Cluster([KeyboardInterrupt()], [KeyboardInterrupt()], ["never read"])
 
     with pytest.raises(KeyboardInterrupt, match="job was asked to stop and has not ended yet"):
-        submit._followed(cluster, "job")
+        submit._follow(cluster, "job")
 
 
 @pytest.mark.parametrize(
