@@ -1,4 +1,4 @@
-"""Replace a network's backbone by a smaller one, trained on photographs to give its feature maps.
+"""Replace a network's backbone by a smaller one that is trained to give its feature maps.
 
     python -m jobs.distil --teacher runs/large/checkpoint --student nemf-small --photographs photographs.parquet \
         --out runs/small --steps 6000

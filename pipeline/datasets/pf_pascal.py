@@ -17,7 +17,6 @@ from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
-import scipy.io
 from PIL import Image
 
 from pipeline.datasets.common.fields import Fields
@@ -186,6 +185,8 @@ def _long_side_px(uri: str) -> int:
 
 def _read_mat(uri: str) -> tuple[dict[str, tuple[float, float]], Box]:
     """The keypoints that are not NaN, by their number counted from 1, and the box."""
+    import scipy.io  # only here, since the help of the command needs none of it
+
     try:
         file: Any = io.BytesIO(storage.read_bytes(uri))  # scipy's stubs know file names only
     except FileNotFoundError as error:

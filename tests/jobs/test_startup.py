@@ -8,6 +8,7 @@ from pathlib import Path
 from make import match_rows, run_description, write_pairs
 
 from jobs import cli
+from pipeline.datasets.registry import BUILT_IN
 from pipeline.runs.folder import open_run
 from pipeline.runs.parts import write_part
 
@@ -35,6 +36,7 @@ def test_help_and_status_open_no_heavy_package(tmp_path: Path) -> None:
     run = open_run(str(tmp_path / "run"), run_description(pairs, out=str(tmp_path / "run"), matcher="identity"))
     write_part(run.out, match_rows({"pair_id": "a"}))
     commands = [["--help"], *([name, "--help"] for name in cli.names()), ["status", run.out]]
+    commands += [["prepare", "--dataset", name, "--help"] for name in BUILT_IN]
 
     finished = subprocess.run(
         [sys.executable, "-c", RUN_EACH, json.dumps([HEAVY, commands])], capture_output=True, text=True, check=False

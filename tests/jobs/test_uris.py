@@ -4,13 +4,14 @@ import dataclasses
 import importlib
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from jobs import cli
 from jobs.command import _docstrings, flag_of
+from jobs.prepare import config_type
 from jobs.submit import main
+from pipeline.datasets.registry import BUILT_IN
 from pipeline.io.uri_field import uri_fields
 
 NO_URIS = {
@@ -23,19 +24,20 @@ NO_URIS = {
 REQUIRED = {
     ("field", "point"): "1,2",
     ("evaluate", "protocol"): "spair",
-    ("prepare", "dataset"): "table",
     ("recipe", "name"): "nemf-small",
 }
 """Values of required flags that are no path."""
 
 
-def config_of(command: str) -> type[Any]:
-    return importlib.import_module(f"jobs.{cli.module_of(command)}").Config
+CONFIGS = {name: importlib.import_module(f"jobs.{cli.module_of(name)}").Config for name in cli.names()}
+CONFIGS |= {f"prepare {dataset}": config_type(dataset) for dataset in BUILT_IN}
+"""By command, and by data set of prepare, which each have options of their own."""
+FLAGS = [(command, name) for command in CONFIGS if command != "submit" for name in uri_fields(CONFIGS[command])]
 
 
-@pytest.mark.parametrize("command", cli.names())
+@pytest.mark.parametrize("command", CONFIGS)
 def test_every_field_that_speaks_of_files_is_a_uri(command: str) -> None:
-    config = config_of(command)
+    config = CONFIGS[command]
     speaks = re.compile(r"\b(paths?|folders?|files?|URIs?|manifests?|checkpoint)\b", re.IGNORECASE)
     texts = _docstrings(config)
     names = {
@@ -45,10 +47,8 @@ def test_every_field_that_speaks_of_files_is_a_uri(command: str) -> None:
         if speaks.search(field.name.replace("_", " ")) or speaks.search(texts.get(field.name, ""))
     }
 
-    assert names - {name for job, name in NO_URIS if job == command} <= uri_fields(config).keys()
-
-
-FLAGS = [(command, name) for command in cli.names() if command != "submit" for name in uri_fields(config_of(command))]
+    assert {"out", "pairs", "root", "matches"} & uri_fields(config).keys() or command == "submit"
+    assert names - {name for job, name in NO_URIS if job == command.split()[0]} <= uri_fields(config).keys()
 
 
 @pytest.mark.parametrize("joined", [False, True])
@@ -63,13 +63,15 @@ def test_a_relative_path_is_refused(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine").mkdir()
-    config = config_of(command)
+    config = CONFIGS[command]
+    command, *dataset = command.split()
+    required = REQUIRED | {("prepare", "dataset"): "".join(dataset) or "table"}
     words = []
     for field in dataclasses.fields(config):
         if field.name == relative:
             value = "mine"
         elif field.default is field.default_factory is dataclasses.MISSING:
-            value = REQUIRED.get((command, field.name), f"/shared/{field.name}")
+            value = required.get((command, field.name), f"/shared/{field.name}")
         else:
             continue
         flag = flag_of(config, field.name)
@@ -94,4 +96,4 @@ def test_absolute_paths_uris_and_names_pass(tmp_path: Path, monkeypatch: pytest.
     words = ["match", "--pairs", "s3://b/p.parquet", "--out", "/shared/run", "--matcher", "nemf-small"]
 
     with pytest.raises(ValueError, match="which cluster"):
-        importlib.import_module("jobs.submit").run(config_of("submit")(job=(*words, "--allow-prefix", "s3://,/images")))
+        importlib.import_module("jobs.submit").run(CONFIGS["submit"](job=(*words, "--allow-prefix", "s3://,/images")))
