@@ -1,10 +1,10 @@
-"""From a Pillow image of any mode to RGB pixels: every image enters this project here."""
+"""From a Pillow image of any kind to RGB pixels: the one way images come into this project."""
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import ExifTags, Image
 
-_UPRIGHT_BY = {
+_SHOWN_AFTER = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -13,35 +13,55 @@ _UPRIGHT_BY = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""The operation that turns an image of each EXIF orientation upright."""
+"""What turns an image of an EXIF orientation upright."""
+_EXIF = ("exif", "Raw profile type exif")
+_XMP = ("xmp", "XML:com.adobe.xmp")
 
 
 def to_rgb(image: Image.Image) -> UInt8[np.ndarray, "_ _ 3"]:
-    """(H, W, 3) uint8 with the EXIF orientation applied; EXIF that cannot be read is ignored.
+    """(H, W, 3) uint8 with the EXIF orientation applied; EXIF that cannot be read is taken for none, XMP turns nothing.
 
     CMYK and palettes are converted, transparency shows white, 16-bit grey keeps its high 8 bits (rounded). Raises
     ValueError for 32-bit integers and floats, whose range is not known.
     """
+    load_pixels(image)
+    if image.format == "BMP" and image.mode == "RGBA" and image.getchannel("A").getextrema() == (0, 0):
+        image = image.convert("RGB")  # a fourth byte that nobody filled in: every reader shows the colours
     image = _upright(image)
     if image.mode.startswith("I;16"):
         grey = np.asarray(image).astype(np.uint32)
-        image = Image.fromarray(((grey + 128) // 257).astype(np.uint8))
+        shown = ((grey + 128) // 257).astype(np.uint8)
+        if isinstance(key := image.info.get("transparency"), int):
+            shown[grey == key] = 255
+        image = Image.fromarray(shown)
     elif image.mode in ("I", "F"):
         raise ValueError(f"pixels of mode {image.mode!r} have no known range")
     elif image.has_transparency_data:
-        rgba = image.convert("RGBA")
+        rgba = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
     return np.ascontiguousarray(image if image.mode == "RGB" else image.convert("RGB"))
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    """The image with its EXIF orientation applied.
-
-    ImageOps.exif_transpose copies every image, and fails where it cannot write the EXIF back.
-    """
+def load_pixels(image: Image.Image) -> None:
+    """Decode an image in place, without the orientation that XMP states: Pillow would turn a TIFF by it."""
+    xmp = {key: image.info.pop(key) for key in _XMP if key in image.info}
     image.load()
+    image.info.update(xmp)
+
+
+def set_orientation(image: Image.Image, orientation: int) -> None:
+    """State an EXIF orientation for an image that is not turned yet."""
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    image.info["exif"] = exif.tobytes()
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Not by ImageOps.exif_transpose, which copies every image and fails where it cannot write the EXIF back."""
+    only_exif = Image.new("1", (1, 1))  # whose getexif() knows no XMP
+    only_exif.info = {key: image.info[key] for key in _EXIF if key in image.info}
     try:
-        turn = _UPRIGHT_BY.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # of any kind, from a broken EXIF record
+        turn = _SHOWN_AFTER.get(only_exif.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # whatever a broken record makes Pillow meet
         return image
     return image if turn is None else image.transpose(turn)

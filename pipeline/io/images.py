@@ -1,7 +1,8 @@
 """From a URI or bytes to RGB pixels. Image files are untrusted: a few raster formats, a size limit, no surprises.
 
 Every image becomes (H, W, 3) uint8 as nemf.rgb says; of several frames the first is taken. No program is started and
-nothing is written. What a file may cost is limited: its bytes, its pixels, and what pipeline.io.image_headers names.
+nothing is written. What a file may cost is limited: its bytes, its pixels, the scans of a JPEG (pipeline.io.jpeg), the
+tags of a TIFF (pipeline.io.tiff_directories). pipeline.io.image_formats lists the formats.
 """
 
 import io
@@ -9,18 +10,30 @@ import warnings
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import AvifImagePlugin, Image, UnidentifiedImageError
 
 from nemf.io.redact import redacted
 from nemf.io.store_errors import BAD_URI, CREDENTIALS, NOT_FOUND, PERMISSION_DENIED, TIMEOUT, reason
 from nemf.io.uri import credentials_error
-from nemf.rgb import to_rgb
+from nemf.rgb import load_pixels, to_rgb
 from pipeline.io.download import DownloadError, download
-from pipeline.io.image_headers import CostlyError, check_headers
+from pipeline.io.image_formats import (
+    JPEG,
+    PILLOW_FORMATS,
+    TIFF,
+    CostlyError,
+    UnsupportedError,
+    describe,
+    is_heif,
+    readable_formats,
+    register_heif,
+)
+from pipeline.io.jpeg import check_scans, decode_without_end_mark, unsupported_jpeg
+from pipeline.io.png import apply_key_colour
+from pipeline.io.tiff import read_tiff
 from pipeline.io.uri_allowlist import is_allowed
 from schemas.failures import FailureError
 
-FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")
 MAX_FILE_BYTES = 256 * 2**20
 MAX_PIXELS = 8192 * 6144
 """Those of a camera of 50 megapixels. Decoding takes 10 bytes a pixel, 0.5 GB; up to 21 with transparency."""
@@ -30,6 +43,7 @@ FETCH_SECONDS = 60.0
 # More pixels than Pillow's limit are an error, not a warning. Odd metadata does no harm.
 warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # of one CPU that Ray gives a task
 
 
 class ImageError(FailureError):
@@ -84,28 +98,56 @@ def decode_image(data: bytes, where: str = "image") -> np.ndarray:
     if not data:
         raise ImageError("decode", "empty_file", f"{where}: the file has 0 bytes")
     try:
-        check_headers(data)
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            width, height = image.size
-            if width * height > MAX_PIXELS:
-                message = f"{where}: {width} x {height} pixels, at most {MAX_PIXELS} are read"
-                raise ImageError("decode", "too_large", message)
-            image.load()
-            if image.mode in ("I", "F"):
-                raise ImageError("decode", "unsupported_mode", f"{where}: pixels of mode {image.mode!r} have no range")
-            return to_rgb(image)
-    except ImageError:
-        raise
+        return to_rgb(_decode(data))
     except CostlyError as error:
         raise ImageError("decode", "too_large", f"{where}: {error}") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         message = f"{where}: more than the {MAX_PIXELS} pixels that are read: {_one_line(error)}"
         raise ImageError("decode", "too_large", message) from error
+    except UnsupportedError as error:
+        raise ImageError("decode", "unsupported_mode", f"{where}: not an image we read: it is {error}") from error
     except UnidentifiedImageError as error:
-        raise ImageError("decode", "not_an_image", f"{where}: not one of {', '.join(FORMATS)}") from error
+        name = describe(data)
+        said = f"not an image we read: it is {name}" if name else f"not one of {', '.join(readable_formats())}"
+        raise ImageError("decode", "not_an_image", f"{where}: {said}") from error
     except Exception as error:  # Pillow's readers raise whatever a hostile file makes them meet
         kind = "truncated" if "truncated" in str(error).lower() else "corrupt"
         raise ImageError("decode", kind, f"{where}: {type(error).__name__}: {_one_line(error)}") from error
+
+
+def _decode(data: bytes) -> Image.Image:
+    """The decoded image, for nemf.rgb.to_rgb. Raises CostlyError, UnsupportedError, and whatever Pillow raises."""
+    if data.startswith(JPEG):
+        return _decode_jpeg(data)
+    if data.startswith(TIFF) and describe(data) is None:
+        return read_tiff(data, MAX_PIXELS)
+    image = _open(data, ("HEIF",) if is_heif(data) and register_heif() else PILLOW_FORMATS)
+    load_pixels(image)
+    if image.format == "PNG":
+        apply_key_colour(image, data)
+    return image
+
+
+def _decode_jpeg(data: bytes) -> Image.Image:
+    check_scans(data)
+    try:
+        image = _open(data, ("JPEG",))
+        load_pixels(image)
+    except (OSError, SyntaxError) as error:
+        if kind := unsupported_jpeg(data):
+            raise UnsupportedError(kind) from error
+        complete = decode_without_end_mark(data) if "truncated" in str(error) else None
+        if complete is None:
+            raise
+        return complete
+    return image
+
+
+def _open(data: bytes, formats: tuple[str, ...]) -> Image.Image:
+    image = Image.open(io.BytesIO(data), formats=formats)
+    if image.width * image.height > MAX_PIXELS:
+        raise CostlyError(f"{image.width} x {image.height} pixels, at most {MAX_PIXELS} are read")
+    return image
 
 
 def _one_line(error: BaseException) -> str:

@@ -1,8 +1,6 @@
 """Small images, manifests and match rows for the tests."""
 
 import io
-import struct
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -27,16 +25,6 @@ def encoded(image: np.ndarray | Image.Image, image_format: str = "PNG", **option
     picture = Image.fromarray(image) if isinstance(image, np.ndarray) else image
     picture.save(buffer, image_format, **options)
     return buffer.getvalue()
-
-
-def bomb_png() -> bytes:
-    """A PNG of 20,000 x 20,000 pixels in a few bytes of header."""
-
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
-    header = struct.pack(">IIBBBBB", 20_000, 20_000, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
 
 
 def pair_row(pair_id: str, **columns: Any) -> dict[str, Any]:
