@@ -1,10 +1,10 @@
-"""How often an image is fetched, decoded and encoded for each pair it is in.
+"""Fetches, decodes and encoder passes per pair, exact counts.
 
     python -m benchmarks.decode_counts --pairs spair.parquet --out benchmarks/results
 
-Plans the manifest and decodes every slice as jobs.match does, then asks for the features of each pair's images as the
-matchers do, counting. Beside it stands the order of the manifest, and pairs encoded eight at a time as they come. The
-numbers are exact. Prints a Markdown table and writes it with the raw numbers as JSON.
+Plans the manifest and decodes every slice as jobs.match does, then computes the features of each pair's images as the
+matchers do, counting. Compared with the order of the manifest, and with pairs encoded eight at a time in that order.
+Prints a Markdown table and writes it with the raw numbers as JSON.
 """
 
 import sys
@@ -66,8 +66,8 @@ def run(config: Config) -> list[Measured]:
             _count("jobs.match", config, n, _planned(config.pairs, n), n),
         ]
     with Manifest(config.pairs) as manifest:
-        about = {"manifest": f"{manifest.n_pairs:,} pairs"}
-    harness.write(config.out, "decode_counts", about, _table(measured), [asdict(m) for m in measured])
+        setup = {"manifest": f"{manifest.n_pairs:,} pairs"}
+    harness.write(config.out, "decode_counts", setup, _table(measured), [asdict(m) for m in measured])
     return measured
 
 

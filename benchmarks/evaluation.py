@@ -1,4 +1,4 @@
-"""What evaluation takes: jobs.evaluate on synthetic runs of several sizes, the largest of which are scored on Ray.
+"""Time and memory of evaluation: jobs.evaluate on synthetic runs of several sizes, the largest on Ray.
 
     python -m benchmarks.evaluation --out benchmarks/results
 
@@ -32,7 +32,7 @@ _PAIRS_PER_IMAGE = 25
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Which sizes, and where the table goes."""
+    """The sizes of the runs, and the output folder."""
 
     pairs: tuple[int, ...] = (12_234, 100_000, 1_000_000)
     """Numbers of pairs; 12,234 is SPair-71k's test split."""
@@ -45,14 +45,14 @@ class Config:
 def run(config: Config) -> dict[int, ResourceUse]:
     """Measure every size, smallest first, and print the table."""
     measured = {n_pairs: _measure(n_pairs, config.replicates) for n_pairs in sorted(config.pairs)}
-    about = {
+    setup = {
         **harness.describe(),
         "run": f"synthetic, {_KEYPOINTS} keypoints a pair, {_CATEGORIES} categories",
         "protocol": "spair",
         "bootstrap replicates": str(config.replicates),
     }
-    rows = [{"pairs": n_pairs, **asdict(found)} for n_pairs, found in measured.items()]
-    harness.write(config.out, "evaluation", about, _table(measured), rows)
+    rows = [{"pairs": n_pairs, **asdict(used)} for n_pairs, used in measured.items()]
+    harness.write(config.out, "evaluation", setup, _table(measured), rows)
     return measured
 
 
@@ -69,7 +69,7 @@ def _measure(n_pairs: int, replicates: int) -> ResourceUse:
 
 
 def write_synthetic_run(folder: Path, n_pairs: int) -> tuple[str, str]:
-    """A manifest and a run folder whose predictions are off by random amounts."""
+    """Write a manifest, and a run folder whose predictions have normally distributed errors; returns both paths."""
     rng = np.random.default_rng(0)
     n_images = max(2, n_pairs // _PAIRS_PER_IMAGE)
     file = folder / "pairs.parquet"
@@ -79,7 +79,7 @@ def write_synthetic_run(folder: Path, n_pairs: int) -> tuple[str, str]:
             number = np.arange(start, start + count)
             pair_id = pa.array([f"{each:09d}" for each in number])
             points = rng.uniform(0, 200, (count, _KEYPOINTS, 2)).astype(np.float32)
-            found = points + rng.normal(0, 15, points.shape).astype(np.float32)
+            predicted = points + rng.normal(0, 15, points.shape).astype(np.float32)
             images = [pa.array([f"{each}.jpg" for each in rng.integers(0, n_images, count)]) for _ in range(2)]
             box = _lists(
                 np.tile(np.array([0, 0, 200, 150], np.float32), (count, 1)), PAIRS.field("source_box_xyxy").type
@@ -106,7 +106,7 @@ def write_synthetic_run(folder: Path, n_pairs: int) -> tuple[str, str]:
                 attempt=pa.repeat(pa.scalar(1, pa.int32()), count),
                 status=pa.repeat(pa.scalar("ok"), count),
                 query_xy_px=_points(points),
-                reference_xy_px=_points(found),
+                reference_xy_px=_points(predicted),
                 matcher=pa.repeat(pa.scalar("synthetic"), count),
                 fingerprint=pa.repeat(pa.scalar("synthetic"), count),
             )
@@ -136,9 +136,9 @@ def _points(xy_px: np.ndarray) -> pa.Array:
 def _table(measured: dict[int, ResourceUse]) -> list[str]:
     lines = ["| pairs | | seconds | driver peak, MB | other processes peak, MB |", "|---:|---|---:|---:|---:|"]
     return lines + [
-        f"| {n_pairs:,} | {'on Ray' if n_pairs >= LARGE else 'one process'} | {found.seconds:.1f} | "
-        f"{found.driver_peak_mb:,.0f} | {found.workers_peak_mb:,.0f} |"
-        for n_pairs, found in measured.items()
+        f"| {n_pairs:,} | {'on Ray' if n_pairs >= LARGE else 'one process'} | {used.seconds:.1f} | "
+        f"{used.driver_peak_mb:,.0f} | {used.workers_peak_mb:,.0f} |"
+        for n_pairs, used in measured.items()
     ]
 
 

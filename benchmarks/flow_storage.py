@@ -1,4 +1,4 @@
-"""Bytes and error of a stored flow, beside other encodings of the same flow.
+"""Bytes and error of a stored flow, compared with other encodings of the same flow.
 
     python -m benchmarks.flow_storage --pairs pairs.parquet --out benchmarks/results
 
@@ -28,7 +28,7 @@ from schemas.pairs import PAIRS
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Which flows."""
+    """The manifest and the matcher that the flows come from."""
 
     pairs: str
     """PAIRS manifest, path or URI."""
@@ -59,8 +59,8 @@ def run(config: Config) -> list[Measured]:
     flows_px = _flows(config)
     measured = [_measure(name, encode, flows_px) for name, encode in _ENCODINGS.items()]
     longest = max(float(np.abs(flow_px).max()) for flow_px in flows_px)
-    about = {**harness.describe(), "flows": f"{len(flows_px)} of {config.matcher}, at most {longest:.0f} px"}
-    harness.write(config.out, "flow_storage", about, _table(measured), [asdict(m) for m in measured])
+    setup = {**harness.describe(), "flows": f"{len(flows_px)} of {config.matcher}, at most {longest:.0f} px"}
+    harness.write(config.out, "flow_storage", setup, _table(measured), [asdict(m) for m in measured])
     return measured
 
 
@@ -76,12 +76,12 @@ def _flows(config: Config) -> list[np.ndarray]:
     flows_px = []
     for chunk in decode_rows(rows.take(pa.array(chosen)), config.image_root):
         images = [[chunk.images[pair[f"{side}_key"]].rgb for side in ("source", "target")] for pair in chunk.pairs]
-        asked = [
+        requests = [
             ImagePair(query_rgb=query, reference_rgb=reference, dense=True)
             for query, reference in images
             if query is not None and reference is not None
         ]
-        flows_px += [match.flow_px for match in matcher.match_batch(asked) if match.flow_px is not None]
+        flows_px += [match.flow_px for match in matcher.match_batch(requests) if match.flow_px is not None]
     return flows_px
 
 

@@ -19,16 +19,16 @@ _SAMPLE_SECONDS = 0.01
 
 
 def describe(device: torch.device | None = None) -> dict[str, str]:
-    """Hardware and versions, by their names."""
-    about = {
+    """Hardware and versions of libraries, by name."""
+    setup = {
         "CPU": f"{_cpu_name()}, {psutil.cpu_count()} cores, {psutil.virtual_memory().total / 1e9:.0f} GB",
         "threads": str(torch.get_num_threads()),
         "Python": platform.python_version(),
         "torch": torch.__version__,
     }
     if device is not None and device.type == "cuda":
-        about["GPU"] = torch.cuda.get_device_name(device)
-    return about
+        setup["GPU"] = torch.cuda.get_device_name(device)
+    return setup
 
 
 def _cpu_name() -> str:
@@ -56,15 +56,15 @@ def _seconds_of_others() -> float:
 
 
 def write(
-    out: str | None, name: str, about: Mapping[str, str], lines: Sequence[str], rows: Sequence[Mapping[str, Any]]
+    out: str | None, name: str, setup: Mapping[str, str], lines: Sequence[str], rows: Sequence[Mapping[str, Any]]
 ) -> None:
-    """Print Markdown under what it was measured on, and write it, with the rows as JSON, to folder `out` if any."""
-    text = "\n".join(["; ".join(f"{key}: {value}" for key, value in about.items()), "", *lines])
+    """Print Markdown under one line of the setup, and write both, and the rows as JSON, to folder `out` if any."""
+    text = "\n".join(["; ".join(f"{key}: {value}" for key, value in setup.items()), "", *lines])
     print(text)
     if out:
         Path(out).mkdir(parents=True, exist_ok=True)
         (Path(out) / f"{name}.md").write_text(text + "\n")
-        (Path(out) / f"{name}.json").write_text(json.dumps({"about": about, "rows": rows}, indent=1) + "\n")
+        (Path(out) / f"{name}.json").write_text(json.dumps({"about": setup, "rows": rows}, indent=1) + "\n")
 
 
 def as_text(number: float) -> str:
@@ -148,7 +148,7 @@ def _run(function: Callable[[], Any], device: torch.device) -> _Run:
 
 
 def _hand_back_memory() -> None:
-    """Return what is free to the system, where the C library can, so that it is not taken again unseen."""
+    """Return free memory to the system, where the C library can, so that taking it again shows."""
     if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
         trim(0)
 

@@ -1,4 +1,4 @@
-"""What is timed: networks with random weights and pairs of pictures, made on the spot, the same every time."""
+"""Inputs of the benchmarks: networks with random weights and pairs of pictures, the same every time."""
 
 import math
 
@@ -14,7 +14,7 @@ from nemf.model.presets import PRESETS
 
 
 def random_model(preset: str, device: torch.device, seed: int = 0) -> NeMF:
-    """The network of a preset with weights that keep values in range, so that scores differ from place to place.
+    """The network of a preset with weights that keep values in range, so that scores differ between positions.
 
     Raises ValueError with the names there are.
     """

@@ -111,7 +111,7 @@ def run(config: Config) -> list[Row]:
             rows.append(row)
             if mode == "dense":
                 seconds_per_pixel = row.total_s / (hw[0] * hw[1])
-    about = {
+    setup = {
         **harness.describe(device),
         "busy with other work": f"{load.share():.0%}",
         "iterations": str(config.iterations),
@@ -125,7 +125,7 @@ def run(config: Config) -> list[Row]:
     lines = _table(rows)
     if left_out:
         lines += ["", "Left out: " + "; ".join(left_out) + "."]
-    harness.write(config.out, "match", about, lines, [asdict(row) for row in rows])
+    harness.write(config.out, "match", setup, lines, [asdict(row) for row in rows])
     return rows
 
 

@@ -1,4 +1,4 @@
-"""What the pipeline itself costs: jobs.match beside the same matcher in a bare loop over the same pairs.
+"""The overhead of the pipeline: jobs.match compared with the same matcher in a bare loop over the same pairs.
 
     python -m benchmarks.overhead --out benchmarks/results
     python -m benchmarks.overhead --matcher nemf-small --rows 200 1000 --out benchmarks/results/nemf-small
@@ -36,7 +36,7 @@ from schemas.pairs import PAIRS
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Which sizes, and where the table goes."""
+    """The matcher, the sizes of the manifests, and the output folder."""
 
     matcher: str = "identity"
     """Name of the matcher; identity does nothing, so that only the pipeline is measured."""
@@ -62,8 +62,8 @@ def run(config: Config) -> list[Measured]:
     """Measure every size, smallest first, and print the table."""
     with tempfile.TemporaryDirectory() as folder:
         measured = [_measure(Path(folder), rows, config) for rows in sorted(config.rows)]
-    about = {**harness.describe(), "matcher": f"{config.matcher}, {KEYPOINTS} keypoints a pair"}
-    harness.write(config.out, "overhead", about, _table(measured), [asdict(m) for m in measured])
+    setup = {**harness.describe(), "matcher": f"{config.matcher}, {KEYPOINTS} keypoints a pair"}
+    harness.write(config.out, "overhead", setup, _table(measured), [asdict(m) for m in measured])
     return measured
 
 

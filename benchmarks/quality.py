@@ -1,4 +1,4 @@
-"""What each option of the search buys: PCK, queries and time, on pairs with known keypoints.
+"""PCK, queries and time of each option of the search, on pairs with known keypoints.
 
 Among the variants are those of the paper's Table 4 (exhaustive on a grid, PatchMatch, PatchMatch and coordinate
 optimisation) and of its Figure 5 (iterations against PCK and time), which is drawn too.
@@ -51,7 +51,7 @@ _PAIRS_AT_ONCE = 64
 for nemf-mobilenet."""
 
 _EXHAUSTIVE = {f"exhaustive {n} x {n}": n for n in (16, 64)}
-"""Table 4's alternative to PatchMatch: the best of all places of a grid, not refined."""
+"""Table 4's alternative to PatchMatch: the best of all positions of a grid, not refined."""
 
 _SHIPPED = pretrained.search_settings("nemf-small")
 
@@ -127,7 +127,7 @@ class Row:
     n_failed: int
     """Those of them that failed; they count as wrong."""
     queries: float
-    """Per pair of all data sets: scores that PatchMatch asked for."""
+    """Per pair of all data sets: queries that PatchMatch scored."""
     milliseconds: float
     """Per pair of all data sets: PatchMatch and coordinate optimisation."""
 
@@ -135,8 +135,8 @@ class Row:
 def run(config: Config) -> list[Row]:
     """Match, evaluate, print. Raises ValueError and FileNotFoundError as loading, matching and evaluating do."""
     measure = protocol(config.protocol)
-    wanted = {pattern: fnmatch.filter(VARIANTS, pattern) for pattern in config.variants or ("*",)}
-    if unknown := [pattern for pattern, names in wanted.items() if not names]:
+    selected = {pattern: fnmatch.filter(VARIANTS, pattern) for pattern in config.variants or ("*",)}
+    if unknown := [pattern for pattern, names in selected.items() if not names]:
         raise ValueError(f"there is no variant {unknown[0]!r}; there are: {', '.join(VARIANTS)}")
     device = find_device(config.device)
     load = harness.CompetingLoad()
@@ -148,7 +148,7 @@ def run(config: Config) -> list[Row]:
     variants = {
         name: _Variant(NemfMatcher(name, model, device, SearchConfig(**settings)), encode, _EXHAUSTIVE.get(name))
         for name, settings in VARIANTS.items()
-        if any(name in names for names in wanted.values())
+        if any(name in names for names in selected.values())
     }
     options = MatchOptions(directions=measure.directions[:1], outputs=("keypoints",), batch_pairs=_BATCH_PAIRS)
     matched: dict[str, list[pa.Table]] = {name: [] for name in variants}
@@ -165,13 +165,13 @@ def run(config: Config) -> list[Row]:
             name, variant, evaluate(pa.concat_tables(matched[name]), truth, [measure], _ALPHAS, replicates=0)
         )
     ]
-    about = {
+    setup = {
         **harness.describe(device),
         "busy with other work": f"{load.share():.0%}",
         "checkpoint": config.checkpoint,
         "protocol": f"{config.protocol} ({measure.describe(options.directions[0])}; average over images)",
     }
-    harness.write(config.out, "quality", about, _table(rows), [asdict(row) for row in rows])
+    harness.write(config.out, "quality", setup, _table(rows), [asdict(row) for row in rows])
     if config.out is not None:
         storage.write_bytes(storage.join(config.out, "quality.png"), _draw(rows))
     return rows
@@ -183,7 +183,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 class _EncodeOnce:
-    """The encoder all variants share: what it encoded it keeps until told to forget it."""
+    """The encoder that all variants share; it keeps encoded pairs until forget()."""
 
     def __init__(self, matcher: NemfMatcher) -> None:
         self._matcher = matcher
@@ -223,21 +223,21 @@ class _Variant(Matcher):
         return matches
 
     def _best_of_all(self, encoded: EncodedField, number: int, pair: ImagePair, side: int) -> Float[Tensor, "2 h w"]:
-        """A field that holds, where a query point lies, the best of side x side places; elsewhere the last one's."""
+        """A field with the best of side x side positions at and around each query point, and zeros elsewhere."""
         assert pair.query_xy_px is not None
         height, width = pair.query_rgb.shape[:2]
         device = self._matcher.device
         field = torch.zeros(2, height, width, device=device)
-        places_norm = px_to_norm(pixel_grid((side, side)).view(-1, 2), (side, side)).to(device)
+        grid_norm = px_to_norm(pixel_grid((side, side)).view(-1, 2), (side, side)).to(device)
         inside_px = np.clip(pair.query_xy_px, 0, np.array([width - 1, height - 1], np.float32))
         query_xy_norm = px_to_norm(torch.from_numpy(inside_px), (height, width)).to(device)
         only = torch.zeros(len(inside_px), dtype=torch.int64, device=device)
         scorer = self._matcher.model.scorer(encoded.select(number, number + 1), only, query_xy_norm)
         for point, (column, row) in enumerate(np.rint(inside_px).astype(int)):
-            best = scorer(places_norm, torch.full((len(places_norm),), point, device=device)).argmax()
+            best = scorer(grid_norm, torch.full((len(grid_norm),), point, device=device)).argmax()
             # a point that is no pixel's centre is read from up to four pixels
             rows, columns = slice(max(row - 1, 0), row + 2), slice(max(column - 1, 0), column + 2)
-            field[:, rows, columns] = places_norm[best][:, None, None]
+            field[:, rows, columns] = grid_norm[best][:, None, None]
         return field
 
 

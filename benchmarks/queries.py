@@ -1,4 +1,4 @@
-"""How many scores a search asks for, and the arithmetic in one."""
+"""The number of queries that a search scores, and the arithmetic of one."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +20,7 @@ class Count:
 
 @contextmanager
 def counted(model: NeMF) -> Iterator[Count]:
-    """Counts what the searches of `model` ask for; not what the coordinate optimisation does."""
+    """Counts the queries of the searches of `model`, without those of the coordinate optimisation."""
     count, scorer = Count(), model.scorer
 
     def counting_scorer(*args: Any, **options: Any) -> Any:

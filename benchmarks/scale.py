@@ -1,4 +1,4 @@
-"""How jobs.match scales with the manifest: a matcher that does nothing, over manifests of several sizes.
+"""Time and memory of jobs.match over the manifest's size, with a matcher that does nothing.
 
     python -m benchmarks.scale --out benchmarks/results
 
@@ -23,7 +23,7 @@ from pipeline.runs.parts import list_parts
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Which sizes, and where the table goes."""
+    """The sizes of the manifests, and the output folder."""
 
     rows: tuple[int, ...] = (10_000, 100_000, 1_000_000)
     """Manifest sizes."""
@@ -52,8 +52,8 @@ def run(config: Config) -> list[Measured]:
     """Measure every size, smallest first, and print the table."""
     with tempfile.TemporaryDirectory() as folder:
         measured = [_measure(Path(folder, str(rows)), rows, config) for rows in sorted(config.rows)]
-    about = {**harness.describe(), "matcher": f"identity, {KEYPOINTS} keypoints a pair, slices of {config.slice_pairs}"}
-    harness.write(config.out, "scale", about, _table(measured), [asdict(m) for m in measured])
+    setup = {**harness.describe(), "matcher": f"identity, {KEYPOINTS} keypoints a pair, slices of {config.slice_pairs}"}
+    harness.write(config.out, "scale", setup, _table(measured), [asdict(m) for m in measured])
     return measured
 
 

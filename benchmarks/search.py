@@ -32,15 +32,15 @@ from nemf.search.sample import sample_field
 _LOGITS = 1e-4
 """How far logits may be apart, as a share of the greatest."""
 _PLACES = 0.99
-"""Share of the places of two fields that must be the same number; rounding decides where two scores are all but equal,
-and neighbours take that over."""
+"""Share of the positions of two fields that must be the same number; rounding decides between almost equal scores, and
+neighbours propagate the difference."""
 _POINTS_NORM = 1e-5
 """How far optimised points may be apart, the published ones being optimised together and ours each alone. All steps
 together go 350 times as far."""
 _SMALL_PART = 1000
 """Queries at once with which the published algorithm is fastest on a CPU; timed to tell how much of it is memory."""
 _SCORE = 0.01
-"""How much worse the places found in bfloat16 may score on average, in float32: rounding leads to others."""
+"""How much lower positions searched in bfloat16 may score on average, in float32: rounding leads to others."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +80,7 @@ class Row:
     work: str
     way: str
     queries: int
-    """Scores asked for; of an optimisation, scores with their gradient: points times steps."""
+    """Scores; of an optimisation, scores with their gradient: points times steps."""
     seconds: float
     is_optimisation: bool = False
     inferred: bool = False
@@ -109,14 +109,14 @@ def run(config: Config) -> list[Row]:
     rows = [row for part, _ in parts for row in part]
     flop = flop_per_query(bench.model)
     lines = [*_table(rows, flop, peak), "", *(f"* {agreement}" for _, agreement in parts)]
-    about = {
+    setup = {
         **harness.describe(bench.device),
         "busy with other work": f"{load.share():.0%}",
         "network": config.preset,
         "FLOP per query": f"{flop:,}",
         "peak": f"{peak / 1e9:,.0f} GFLOP/s (float32 matrix product, measured)",
     }
-    harness.write(config.out, "search", about, lines, [asdict(row) for row in rows])
+    harness.write(config.out, "search", setup, lines, [asdict(row) for row in rows])
     return rows
 
 
@@ -154,8 +154,8 @@ class _Bench:
         }
         with torch.no_grad():
             measured = harness.measure(ways, self.device, self.config.repeats)
-        expected, _, found = (measured[way].answer for way in ways)
-        apart = float((found - expected).abs().max() / expected.abs().max())
+        expected, _, actual = (measured[way].answer for way in ways)
+        apart = float((actual - expected).abs().max() / expected.abs().max())
         _agree(apart <= _LOGITS, f"logits are apart by {apart:.0e} of the greatest; {_LOGITS:.0e} is allowed")
         rows = [_row(f"{len(target):,} scores", way, len(target), measured[way]) for way in ways]
         return rows, f"Logits are apart by at most {apart:.0e} of the greatest ({_LOGITS:.0e} allowed)."
@@ -178,8 +178,10 @@ class _Bench:
         ours, queries = self._search(sparse, self.config.repeats)
         ours_dense, dense_queries = self._search(dense, self.few)
         points_px = torch.tensor(sparse.query_xy_px, device=self.device)[None]
-        found, expected = (sample_field(answer[0][None], points_px) for answer in (ours.answer, ours_dense.answer))
-        _agree(torch.equal(found, expected), "the search for points does not find what the dense search finds there")
+        sparse_xy, dense_xy = (sample_field(answer[0][None], points_px) for answer in (ours.answer, ours_dense.answer))
+        _agree(
+            torch.equal(sparse_xy, dense_xy), "the search for points does not find what the dense search finds there"
+        )
         agreement = (
             f"The search for points finds exactly what the dense one finds there, "
             f"with {dense_queries / queries:,.0f} times fewer queries."
@@ -211,8 +213,8 @@ class _Bench:
             "tile": lambda: self.matcher.refine(self.encoded, [field[0]], [many])[0],
         }
         measured = harness.measure(ways, self.device, self.config.repeats)
-        found = px_to_norm(torch.from_numpy(measured["ours"].answer.reference_xy_px), hw)
-        apart = float((found - measured["published"].answer[0].cpu()).abs().max())
+        optimised = px_to_norm(torch.from_numpy(measured["ours"].answer.reference_xy_px), hw)
+        apart = float((optimised - measured["published"].answer[0].cpu()).abs().max())
         _agree(apart <= _POINTS_NORM, f"optimised points are apart by {apart:.0e}; {_POINTS_NORM:.0e} is allowed")
         works = [("published", "published", self.config.points), ("ours", "ours", self.config.points)]
         return [
@@ -235,7 +237,7 @@ class _Bench:
         ], f"In bfloat16 the dense search finds places that score {reached:.4f} on average, in float32 {aim:.4f}."
 
     def _works(self) -> tuple[str, str, ImagePair, ImagePair]:
-        """The search for points and the dense one: their names, and the pair as each is asked about it."""
+        """Names of the search for points and of the dense search, and the pair that each of them matches."""
         hw, n_points = self.config.image_hw, self.config.points
         names = f"search for {n_points} points, {hw[1]} x {hw[0]}", f"dense search, {hw[1]} x {hw[0]}"
         return *names, image_pair(hw, 0, points=n_points), image_pair(hw, 0, points=None)
@@ -269,8 +271,8 @@ class _Bench:
         draws = [uniform(key, iteration, pixel).view(1, height, width, 2) for iteration in range(iterations)]
         return torch.stack(draws)
 
-    def _same_places(self, expected: Tensor, found: Tensor, work: str) -> str:
-        same = float((found == expected).all(dim=0).float().mean())
+    def _same_places(self, expected: Tensor, actual: Tensor, work: str) -> str:
+        same = float((actual == expected).all(dim=0).float().mean())
         _agree(same >= _PLACES, f"{work}: {same:.2%} of the places are the same; {_PLACES:.0%} must be")
         return f"{work}: {same:.2%} of the places are the same number ({_PLACES:.0%} must be)."
 

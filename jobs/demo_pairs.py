@@ -15,7 +15,7 @@ _GRID = 5
 
 
 def write_pairs(table: Path, n_warps: int, seed: int) -> None:
-    """Write a table of pairs as CSV, and their images to the folder images/ beside it.
+    """Write a table of pairs as CSV, and their images to the folder images/ next to it.
 
     The source of a pair is a photograph, its target a warped copy; each photograph has `n_warps` of them.
     """

@@ -2,7 +2,7 @@
 
     nemf pair a.jpg b.jpg --points 10,20 30,40 --out match.png
 
-Prints where points of the first image are in the second one, and draws them if told where to. Cost: seconds.
+Prints the matches of points of the first image in the second one, and draws them into --out. Takes seconds.
 """
 
 import io
@@ -24,7 +24,7 @@ from pipeline.io.uri_field import Uri
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Which images and points to match, and what to do with the answer."""
+    """The images and points to match, the matcher and the output."""
 
     query: tyro.conf.Positional[Uri]
     """Image that has the points, path or URI."""
@@ -64,22 +64,22 @@ def run(config: Config) -> None:
         draw_match(query_rgb, reference_rgb, query_xy_px, match.reference_xy_px).save(buffer, image_format)
         write_bytes(config.out, buffer.getvalue())
 
-    found = zip(query_xy_px.tolist(), match.reference_xy_px.tolist(), match.point_confidence.tolist(), strict=True)
+    rows = zip(query_xy_px.tolist(), match.reference_xy_px.tolist(), match.point_confidence.tolist(), strict=True)
     if config.json:
-        answer = {
+        result = {
             "matcher": matcher.name,
             "fingerprint": matcher.fingerprint,
             "query_hw": query_rgb.shape[:2],
             "reference_hw": reference_rgb.shape[:2],
             "points": [
                 {"query_xy_px": query, "reference_xy_px": reference, "confidence": confidence}
-                for query, reference, confidence in found
+                for query, reference, confidence in rows
             ],
         }
-        print(json.dumps(answer, indent=1))
+        print(json.dumps(result, indent=1))
         return
     print(f"{'query x':>9} {'y':>8}    {'reference x':>11} {'y':>8}   confidence")
-    for (query_x, query_y), (x, y), confidence in found:
+    for (query_x, query_y), (x, y), confidence in rows:
         print(f"{query_x:9.1f} {query_y:8.1f}    {x:11.1f} {y:8.1f}   {confidence:10.3f}")
     if config.out is not None:
         print(f"drawn: {config.out}")

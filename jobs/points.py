@@ -9,7 +9,7 @@ GRID_HW = (4, 4)
 
 
 def parse_point(text: str, query_rgb: RGB, option: str, expected: str) -> tuple[float, float]:
-    """The (x, y) that 'X,Y' says, in pixels of the query image; its border pixels count to their outer edge.
+    """The point (x, y) written as 'X,Y', in pixels of the query image; its border pixels count to their outer edge.
 
     option, expected: the option that was given and what it takes, for the error.
     Raises ValueError for text that is something else, and for a point outside the image.

@@ -4,7 +4,7 @@
 
 Needs what jobs.match and jobs.evaluate wrote, and the images of the few pairs it draws. The page loads nothing from
 anywhere else and runs no script; it takes seconds for thousands of pairs and has about 60 kB per drawn pair, 15 kB more
-where the run has flow. It draws at most 18 categories and lists at most 200 in a table, and says what it left out.
+where the run has flow. It draws at most 18 categories and lists at most 200 in a table, and names what it left out.
 """
 
 import sys

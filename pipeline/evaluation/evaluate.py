@@ -142,7 +142,7 @@ def sum_pck(
 def provenance_metadata(
     fingerprints: Sequence[str], spec: EvaluationSpec, replicates: int, seed: int
 ) -> dict[bytes, bytes]:
-    """Metadata of a METRICS file beside its schema's name and version: the matcher, the protocols, the bootstrap."""
+    """Metadata of a METRICS file in addition to its schema's: the matcher, the protocols, the bootstrap."""
     return {
         b"fingerprint": "".join(fingerprints).encode(),
         b"failed": spec.failed.encode(),

@@ -62,7 +62,7 @@ _RowGroup = tuple[str, int, int]
 
 @dataclass(frozen=True, kw_only=True)
 class BucketTask:
-    """What the evaluation of every bucket takes beside its rows; plain values, since it is sent to workers."""
+    """The arguments of every bucket's evaluation apart from its rows; plain values, since it is sent to workers."""
 
     out: str
     n_buckets: int
@@ -197,7 +197,7 @@ def _add_unscored(rows: pa.Table) -> Unscored:
 
 
 def _delete_earlier(out: str) -> None:
-    """Delete what an earlier evaluation wrote. Raises ValueError where there is anything else."""
+    """Delete the files of an earlier evaluation. Raises ValueError if the folder holds any other."""
     names = {file.rpartition("/")[2]: file for file in storage.list_files(out, "")}
     if others := [name for name in names if name != SUMMARY and not re.fullmatch(r"pairs-\d+\.parquet", name)]:
         raise ValueError(

@@ -24,7 +24,7 @@ SumsByGroup = dict[Group, PCKSums]
 def group_columns(pairs: pa.Table) -> pd.DataFrame:
     """What PAIRS rows are grouped by, one text column each, 'unknown' for null; pair ids; and the leak columns.
 
-    leak_is_known: the manifest says whether the pair was seen in training; leak_free: it says that it was not.
+    leak_is_known: the manifest has a value of seen_in_training; leak_free: that value is False.
     Raises ValueError if pair ids repeat.
     """
     repeated = pairs.num_rows - pc.count_distinct(pairs["pair_id"]).as_py()

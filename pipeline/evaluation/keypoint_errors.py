@@ -61,10 +61,10 @@ class KeypointErrors:
 
 
 def directions_to_score(present: Collection[str], protocols: Sequence[Protocol]) -> dict[Protocol, list[str]]:
-    """For each protocol the directions it allows and the matches have. Raises ValueError if there is none.
+    """For each protocol the directions it allows and the matches have. Raises ValueError if a protocol has none.
 
-    present: the directions of the matches; where there is none all pairs are missing, and a protocol's first
-        direction is scored.
+    present: the directions of the matches. Without any match all pairs are missing, and a protocol's first direction
+        is scored.
     """
     scored = {}
     for protocol in protocols:

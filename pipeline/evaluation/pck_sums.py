@@ -4,7 +4,7 @@ PCKSums of a group is a (1 + replicates, 3 + 2 alphas) array. Row 0 counts every
 replicate r does. The columns are pairs, keypoints and failed pairs, then per alpha the sum of the pairs' own shares of
 correct keypoints, and per alpha the sum of their correct keypoints.
 
-An average over nothing is NaN; what a table stores or a page shows instead is decided there.
+An average over nothing is NaN; tables and pages decide what to show instead.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""The named protocols that a PCK number needs to mean something.
+"""The named protocols under which PCK is measured.
 
 Seven choices fix a number; a Protocol is these choices. All are made after matching, so that one run is scored under
 any number of them. A protocol of your own is a Protocol in a module of yours, called `package.module:NAME`:
@@ -146,7 +146,7 @@ PROTOCOLS: dict[str, Protocol] = {
 def protocol(name: str) -> Protocol:
     """The protocol called `name`, or the one that `package.module:NAME` holds.
 
-    Raises ValueError with the names there are.
+    Raises ValueError, which lists the known names, for an unknown one, and for a module without such a Protocol.
     """
     if name in PROTOCOLS:
         return PROTOCOLS[name]
@@ -156,20 +156,22 @@ def protocol(name: str) -> Protocol:
             f"there is no protocol {name!r}; there are: {', '.join(PROTOCOLS)}; and package.module:NAME for your own"
         )
     try:
-        found = getattr(importlib.import_module(module_name), attribute, None)
+        loaded = getattr(importlib.import_module(module_name), attribute, None)
     except ModuleNotFoundError as error:
         raise ValueError(f"protocol {name!r}: there is no module {error.name!r} on Python's path") from error
     except Exception as error:  # the module may do anything
         raise ValueError(
             f"protocol {name!r}: {module_name} cannot be imported ({type(error).__name__}: {error})"
         ) from error
-    if not isinstance(found, Protocol):
+    if not isinstance(loaded, Protocol):
         raise ValueError(
             f"protocol {name!r}: {module_name} has no pipeline.evaluation.protocols.Protocol called {attribute!r}"
         )
-    if found.name in PROTOCOLS and found != PROTOCOLS[found.name]:
-        raise ValueError(f"protocol {name!r} is called {found.name!r}, which is another one; give it a name of its own")
-    return found
+    if loaded.name in PROTOCOLS and loaded != PROTOCOLS[loaded.name]:
+        raise ValueError(
+            f"protocol {name!r} is called {loaded.name!r}, which is another one; give it a name of its own"
+        )
+    return loaded
 
 
 def protocol_of(choices: Mapping[str, Any]) -> Protocol:

@@ -70,7 +70,7 @@ def difference_tables(
 
 
 def published_tables(metrics: pd.DataFrame, run: str, form: Format, *, dim: bool) -> str:
-    """Published PCK at alpha 0.1 of the run's data sets and categories, beside the run's own where they compare.
+    """Published PCK at alpha 0.1 of the run's data sets and categories, with the run's own numbers where they compare.
 
     dim: in format text, grey the lines that do not compare, for a terminal. Empty where nothing is published.
     """

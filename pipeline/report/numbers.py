@@ -120,7 +120,7 @@ def groups(metrics: pd.DataFrame, kind: str) -> list[GroupNumbers]:
 
 
 def _estimates(rows: pd.DataFrame, column: str) -> list[Estimate]:
-    """Nothing to average over is 0 in METRICS and None here."""
+    """One per alpha; a group without pairs has None, where METRICS have 0."""
     known = rows[[column, f"{column}_low", f"{column}_high"]].to_numpy(np.float64, copy=True)
     known[rows["n_pairs"] == 0] = np.nan
     present = [[None if np.isnan(value) else float(value) for value in row] for row in known]

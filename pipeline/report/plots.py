@@ -64,11 +64,9 @@ def pck_curve(errors: KeypointErrors, categories: pa.ChunkedArray, failed: Faile
     groups = [np.arange(len(names)), *by_category.values()]
     image, point = np.empty((len(groups), len(_ALPHAS))), np.empty(len(_ALPHAS))
     for index, alpha in enumerate(_ALPHAS):
-        overall, *of_categories = pck_sums.group_sums(
-            pck_sums.pair_sums(errors, [alpha], failed)[counted], None, groups
-        )
+        overall, *rest = pck_sums.group_sums(pck_sums.pair_sums(errors, [alpha], failed)[counted], None, groups)
         point[index] = pck_sums.point_average(overall)[0, 0]
-        image[:, index] = [pck_sums.image_average(sums)[0, 0] for sums in (overall, *of_categories)]
+        image[:, index] = [pck_sums.image_average(sums)[0, 0] for sums in (overall, *rest)]
     lines = []
     if 1 < len(by_category) <= _MAX_CATEGORY_LINES:
         percents = zip(by_category, image[1:], strict=True)
@@ -119,7 +117,7 @@ def error_histogram(errors: KeypointErrors, alpha: float) -> ErrorHistogram | No
 def confidence_plots(
     errors: KeypointErrors, confidence: Float64[np.ndarray, " n"], alpha: float
 ) -> ConfidencePlots | str | None:
-    """Reliability and risk over coverage at alpha, or a sentence why confidence tells nothing.
+    """Reliability and risk over coverage at alpha, or a sentence that explains why there are none.
 
     confidence: of each keypoint, NaN where there is none. None if no pair with keypoints was answered.
     """
