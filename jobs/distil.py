@@ -1,6 +1,6 @@
 """Replace a network's backbone by a smaller one that is trained to give its feature maps.
 
-    python -m jobs.distil --teacher runs/large/checkpoint --student nemf-small --photographs photographs.parquet \
+    python -m jobs.distil --teacher runs/large/checkpoint --student nemf-small --photographs photographs.parquet \\
         --out runs/small --steps 6000
 
 Writes the teacher with the student's backbone, and its model card, to OUT/checkpoint, which jobs.train can start from.

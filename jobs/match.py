@@ -2,9 +2,9 @@
 
     python -m jobs.match --pairs pairs.parquet --out runs/x --matcher nemf-small
 
-Writes MATCHES parts below --out and _SUCCESS at the end. Run the same command again after any interruption: it goes
-on with the pairs that have no answer yet, and asks again for those that ended as errors. Cost: some 15 s to start,
-then what the matcher costs; see the README for measured rates.
+Writes MATCHES parts below --out and _SUCCESS at the end. Run the same command again after any interruption: it matches
+the pairs that have no result yet, and again those that ended as errors. Cost: some 15 s to start, then what the matcher
+costs; see the README for measured rates.
 """
 
 import importlib.metadata
@@ -35,7 +35,7 @@ from pipeline.runs.signals import stopping_on_signals
 from schemas.matches import directions_of
 
 _LONGEST_TIMEOUT = 1e6
-"""Seconds; the clock that waits for it takes no more than some thousand years."""
+"""Seconds; Python's clocks overflow at some thousand years."""
 
 Workers = Annotated[
     tuple[int, int],
@@ -47,7 +47,7 @@ Workers = Annotated[
         str_from_instance=lambda instance: [f"{instance[0]},{instance[1]}"],
     ),
 ]
-"""How many processes, at least and at most; a single number is both."""
+"""Number of processes, at least and at most; a single number is both."""
 
 
 def _workers(word: str) -> tuple[int, int]:
@@ -57,7 +57,7 @@ def _workers(word: str) -> tuple[int, int]:
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """What to match, how, and where the answers go."""
+    """The pairs, the run folder, the matcher, and how to run it."""
 
     pairs: Uri
     """PAIRS manifest: a .parquet file or a folder of them, path or URI."""
@@ -67,38 +67,38 @@ class Config:
     backbone_weights: Uri | None = None
     """Local safetensors file of backbone weights, with a .json beside it; default: the library's own."""
     image_root: Uri | None = None
-    """Folder, path or URI, that relative image URIs of the manifest are below."""
+    """Folder, path or URI, of the manifest's relative image URIs."""
     allow_prefix: Annotated[Names, UriField(verbatim_uris=True)] = ()
     """Folders, paths or URIs, that images must be below, such as s3://mine/images; default: anywhere."""
     outputs: Names = MatchOptions.outputs
-    """What to store: keypoints, flow, confidence, cycle (distance a point lands from itself when matched back)."""
+    """What to store: keypoints, flow, confidence, cycle (distance between a point and itself after matching back)."""
     direction: Literal["source_to_target", "target_to_source", "both"] = "source_to_target"
-    """Which image is the query."""
+    """From the query image, whose points are matched, to the reference image; both: a row for each."""
     limit: int | None = None
-    """Match only the first N pairs; a later run with a larger limit goes on."""
+    """Match only the first N pairs; a later run with a larger limit matches the rest."""
     retry: Names = (ALL,)
-    """Errors of earlier attempts to ask again: all, none, stages (fetch), or kinds (fetch:timeout)."""
+    """Errors of earlier attempts to match again: all, none, stages (fetch), or kinds (fetch:timeout)."""
     error_budget: float = 0.1
     """Share of pairs that may end as errors before the job exits with code 3."""
     dry_run: bool = False
-    """Say what would be done; write nothing and start nothing."""
+    """Print what would be done; write nothing and start nothing."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to match; auto: on GPUs if the cluster has any."""
+    """Device to match on; auto: GPUs if the cluster has any."""
     workers: Workers | None = None
-    """Processes that match: so many, or at least and at most; default: one per core, or per GPU."""
+    """Number of matching processes, or their least and largest number; default: one per core, or per GPU."""
     gpus_per_worker: float = 1.0
-    """GPUs of each such process, 0.5 for two that share one; nothing on CPUs. Does not change results."""
+    """GPUs of each matching process, 0.5 for two that share one; ignored on CPUs. Does not change results."""
     slice_pairs: int = 128
-    """Pairs matched and committed together: what a crash can cost. Does not change results."""
+    """Pairs matched and committed together, which a crash can cost. Does not change results."""
     batch_pairs: int = MatchOptions.batch_pairs
     """Pairs given to the matcher at once: an image they share is encoded once. Does not change results."""
     answer_timeout: float = 600.0
-    """Seconds that a matcher may be without an answer before the pair it is at is set aside."""
+    """Seconds that a matcher may take to return the match of a pair before the pair is quarantined."""
     address: str | None = None
     """Ray cluster to run on; default: RAY_ADDRESS, else an embedded one on this machine."""
 
     def check(self) -> None:
-        """Raises ValueError for settings that cannot be."""
+        """Raises ValueError for settings out of range."""
         unknown = [name for name in self.outputs if name not in OUTPUTS]
         if unknown or not {"keypoints", "flow"} & set(self.outputs):
             raise ValueError(
@@ -127,7 +127,7 @@ class Config:
 
     @property
     def options(self) -> MatchOptions:
-        """The part that the matching stage needs; outputs in canonical order, so that their order is no difference."""
+        """The options of the matching stage; outputs in canonical order, so that their order makes no difference."""
         return MatchOptions(
             directions=directions_of(self.direction),
             outputs=tuple(name for name in OUTPUTS if name in self.outputs),
@@ -138,8 +138,8 @@ class Config:
 def run(config: Config) -> str:
     """Match, and return the run folder.
 
-    Raises ValueError or OSError for what the caller can mend, OverBudgetError when more pairs failed than allowed,
-    ClusterError when Ray failed, and KeyboardInterrupt after a signal; what was committed stays in every case.
+    Raises ValueError or OSError for bad input, OverBudgetError when more pairs failed than allowed, ClusterError when
+    Ray failed, and KeyboardInterrupt after a signal; committed results stay in every case.
     """
     config.check()
     config = with_absolute_uris(config)

@@ -1,6 +1,6 @@
 """Make a checkpoint ready for release: size, search settings and model card.
 
-    python -m jobs.pack --checkpoint runs/small/checkpoint --out packed/mine --half --search grid_strides=8 \
+    python -m jobs.pack --checkpoint runs/small/checkpoint --out packed/mine --half --search grid_strides=8 \\
         --metrics spair.parquet willow.parquet --training-data "Animal-Pose (research use)"
 
 OUT is a checkpoint folder again (model.safetensors, config.json, README.md), which every job takes as a matcher.

@@ -1,6 +1,6 @@
 """Train a NeMF network on annotated pairs, durably.
 
-    python -m jobs.train --pairs train.parquet --validation val.parquet --out runs/mine --start shipped \
+    python -m jobs.train --pairs train.parquet --validation val.parquet --out runs/mine --start shipped \\
         --steps 2000 --lr 3e-4
 
 Writes the trained network and its model card to OUT/checkpoint (what nemf.load_matcher reads), the losses to
