@@ -6,12 +6,13 @@ from typing import Any
 import broken_storage  # noqa: F401
 import numpy as np
 import pytest
+from jaxtyping import TypeCheckError
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.summary.writer import event_file_writer
 
 from pipeline.io import storage
-from pipeline.training.log import TrainingLog, draw_curves
+from pipeline.training.log import TrainingLog, _running_mean, draw_curves
 
 
 @pytest.fixture(autouse=True)
@@ -181,3 +182,14 @@ def _labels(axes: Any) -> list[str]:
 def test_the_same_history_is_the_same_picture() -> None:
     history = {"training": [training_row(10), training_row(20)], "validation": [validation_row(20, 10.0)]}
     assert draw_curves(history) == draw_curves(history)
+
+
+def test_the_running_mean_by_hand() -> None:
+    """A Hann window of 3 has weights 1/2, 1, 1/2; a constant stays, up to the ends."""
+    assert _running_mean(np.array([0.0, 4.0, 0.0, 0.0]), 3).tolist() == pytest.approx([4 / 3, 2, 1, 0])
+    assert _running_mean(np.full(5, 7.0), 3).tolist() == pytest.approx([7] * 5)
+
+
+def test_shapes_are_checked_in_the_tests() -> None:
+    with pytest.raises(TypeCheckError, match="values"):
+        _running_mean(np.zeros((2, 3)), 3)
