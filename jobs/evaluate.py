@@ -31,6 +31,7 @@ from pipeline.evaluation.metrics import write_metrics
 from pipeline.evaluation.protocols import Protocol, protocol
 from pipeline.evaluation.quality_gate import parse_threshold
 from pipeline.io import storage
+from pipeline.io.manifest import Manifest
 from pipeline.io.uri_field import Uri
 from pipeline.runs.parts import read_matches
 from pipeline.runs.selection import planned_count, planned_limit, planned_pairs
@@ -80,9 +81,10 @@ def run(config: Config) -> str:
     thresholds = [parse_threshold(text) for text in config.require]
     for threshold in thresholds:
         threshold.check_evaluated([protocol.name for protocol in protocols], config.alpha)
-    large = planned_count(config.pairs, config.matches) >= LARGE
-    _check_out(config.out, large)
-    result = _evaluate_on_ray(config, protocols) if large else _evaluate(config, protocols)
+    with Manifest(config.pairs) as manifest:
+        large = planned_count(manifest, config.matches) >= LARGE
+        _check_out(config.out, large)
+        result = _evaluate_on_ray(config, protocols) if large else _evaluate(config, manifest, protocols)
     for_programs = config.format in text_tables.PROGRAM_FORMATS
     if for_programs:
         table = text_tables.tidy_table(result.metrics, result.differences, config.matches)
@@ -105,15 +107,15 @@ class _Result:
     unscored: Unscored
 
 
-def _evaluate(config: Config, protocols: Sequence[Protocol]) -> _Result:
-    pairs = planned_pairs(config.pairs, config.matches)
+def _evaluate(config: Config, manifest: Manifest, protocols: Sequence[Protocol]) -> _Result:
+    pairs = planned_pairs(manifest, config.matches)
     matches = read_matches(config.matches, MATCH_COLUMNS)
     bootstrap = {"replicates": config.replicates, "seed": config.seed}
     metrics = evaluate(matches, pairs, protocols, config.alpha, config.failed, **bootstrap)
     differences = {}
     for other in config.compare:
         others = read_matches(other, MATCH_COLUMNS)
-        common = pairs.slice(0, planned_limit(config.pairs, other))
+        common = pairs.slice(0, planned_limit(manifest, other))
         differences[other] = compare(matches, others, common, protocols, config.alpha, config.failed, **bootstrap)
     write_metrics(config.out, metrics)
     return _Result(metrics=metrics.to_pandas(), differences=differences, unscored=count_unscored(matches, pairs))

@@ -231,10 +231,8 @@ def _match_all(config: Config, plan: Plan, lease: Lease, run_folder: Run) -> Non
         device = choose_device(config.device, cluster)
         least, most = choose_workers(config.workers, device, config.gpus_per_worker, cluster)
         stage = MatchStageConfig(
-            out=run_folder.out,
-            run_id=run_folder.run_id,
+            run=run_folder,
             attempt=lease.attempt.number,
-            fingerprint=run_folder.fingerprint,
             stop_file=lease.stop_file,
             in_progress_folder=lease.in_progress_folder,
             image_root=config.image_root,

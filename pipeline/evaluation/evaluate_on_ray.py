@@ -96,7 +96,8 @@ def evaluate_on_ray(
     directions, fingerprints = (_unique(parts, name) for name in ("direction", "fingerprint"))
     if len(fingerprints) > 1:
         raise ValueError(f"the matches are of {len(fingerprints)} matchers, score one at a time: {fingerprints}")
-    row_groups = _row_groups(pairs_uri, planned_limit(pairs_uri, matches_uri))
+    with Manifest(pairs_uri) as manifest:
+        row_groups = _row_groups(manifest, planned_limit(manifest, matches_uri))
     if not row_groups:
         raise ValueError(f"{pairs_uri}: the manifest has no rows")
     task = BucketTask(
@@ -212,15 +213,14 @@ def _sorted_groups(sums_by_group: SumsByGroup) -> SumsByGroup:
     return dict(sorted(sums_by_group.items(), key=lambda item: (item[0] == ("all", "all"), item[0])))
 
 
-def _row_groups(pairs_uri: str, limit: int | None) -> list[_RowGroup]:
+def _row_groups(manifest: Manifest, limit: int | None) -> list[_RowGroup]:
     """The row groups with the first `limit` pairs of a manifest, or with all for None."""
     row_groups = []
-    with Manifest(pairs_uri) as manifest:
-        for file, group, length in manifest.row_groups:
-            count = length if limit is None else min(length, limit)
-            limit = None if limit is None else limit - count
-            if count:
-                row_groups.append((file, group, count))
+    for file, group, length in manifest.row_groups:
+        count = length if limit is None else min(length, limit)
+        limit = None if limit is None else limit - count
+        if count:
+            row_groups.append((file, group, count))
     return row_groups
 
 

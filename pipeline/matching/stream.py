@@ -23,6 +23,7 @@ from pipeline.matching.options import MatchOptions
 from pipeline.matching.plan import Slice
 from pipeline.matching.prometheus import timed, timed_items
 from pipeline.matching.watchdog import Watchdog
+from pipeline.runs.folder import Run
 from pipeline.runs.parts import count_reasons, write_part
 from pipeline.runs.quarantine import Quarantine
 from schemas.matches import MATCHES
@@ -49,10 +50,8 @@ _COMMITTED = pa.schema(
 class MatchStageConfig:
     """Everything the stages need to know; plain values, since it travels to every worker."""
 
-    out: str
-    run_id: str
+    run: Run
     attempt: int
-    fingerprint: str
     stop_file: str
     in_progress_folder: str
     image_root: str | None
@@ -111,7 +110,7 @@ def decode_slice(row: pa.Table, config: MatchStageConfig) -> Iterator[pa.Table]:
         return
     file, row_group = row["file"][0].as_py(), row["row_group"][0].as_py()
     rows = read_rows(file, row_group, np.frombuffer(row["rows"][0].as_py(), np.int32))
-    quarantine = Quarantine(config.out, config.in_progress_folder)
+    quarantine = Quarantine(config.run.out, config.in_progress_folder)
 
     def decode(pair_ids: Sequence[str]) -> Iterator[pa.Table]:
         some = rows.filter(pc.is_in(rows["pair_id"], pa.array(pair_ids)))
@@ -133,7 +132,7 @@ class MatchWorker:
 
         torch.set_num_threads(THREADS)
         self._config = config
-        self._quarantine = Quarantine(config.out, config.in_progress_folder)
+        self._quarantine = Quarantine(config.run.out, config.in_progress_folder)
         self._watchdog = Watchdog(config.answer_timeout, self._quarantine.mark_hung)
         self._matcher = load_matcher(config.matcher, backbone_weights=config.backbone_weights, device=config.device)
 
@@ -152,7 +151,7 @@ class MatchWorker:
                 self._matcher,
                 asked,
                 config.options,
-                fingerprint=config.fingerprint,
+                fingerprint=config.run.fingerprint,
                 attempt=config.attempt,
                 known_failures=self._quarantine.failures,
                 on_prediction=self._watchdog.alive,
@@ -170,9 +169,9 @@ def commit(rows: pa.Table, config: MatchStageConfig) -> pa.Table:
     start = time.perf_counter()
     with timed("commit"):
         try:
-            part = write_part(config.out, rows, run_id=config.run_id)
+            part = write_part(config.run.out, rows, run_id=config.run.run_id)
         except OSError as error:  # as one text: Ray Data puts its own in place of a file's name
-            raise OSError(f"{config.out}: a part could not be written: {error}") from error
+            raise OSError(f"{config.run.out}: a part could not be written: {error}") from error
     said = {
         "part": part.name,
         "bytes": part.n_bytes,

@@ -19,6 +19,7 @@ from pipeline.evaluation.keypoint_errors import (
 )
 from pipeline.evaluation.metrics import read_metrics
 from pipeline.evaluation.protocols import Protocol
+from pipeline.io.manifest import Manifest
 from pipeline.report import plots, run_summary
 from pipeline.report.calibration import point_confidence
 from pipeline.report.gallery import GALLERY_COLUMNS, DrawnExample, choose_examples, draw_examples, has_visible_match
@@ -149,7 +150,8 @@ class _Run:
 def _read_run(metrics_uri: str, matches_uri: str, pairs_uri: str) -> _Run:
     """Raises ValueError if the metrics were evaluated from other matches."""
     metrics = read_metrics(metrics_uri)
-    pairs = planned_pairs(pairs_uri, matches_uri)
+    with Manifest(pairs_uri) as manifest:
+        pairs = planned_pairs(manifest, matches_uri)
     columns = [*MATCH_COLUMNS, *run_summary.RUN_COLUMNS, *GALLERY_COLUMNS, "matcher", "point_confidence"]
     matches = read_matches(matches_uri, list(dict.fromkeys(columns)))
     metadata = metrics.schema.metadata or {}

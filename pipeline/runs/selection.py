@@ -2,11 +2,11 @@
 
 import pyarrow as pa
 
-from pipeline.io.manifest import Manifest, read_pairs
+from pipeline.io.manifest import Manifest
 from pipeline.runs.folder import read_run
 
 
-def planned_limit(pairs_uri: str, matches_uri: str) -> int | None:
+def planned_limit(manifest: Manifest, matches_uri: str) -> int | None:
     """How many pairs, the first of the manifest, the matches are of: the limit of their run; None for all.
 
     matches_uri: a run folder, or anything else that holds MATCHES, which is taken to be of all pairs.
@@ -17,25 +17,20 @@ def planned_limit(pairs_uri: str, matches_uri: str) -> int | None:
     except FileNotFoundError:
         return None
     limit = run.limit()
-    if limit is None:
-        return None
-    with Manifest(pairs_uri) as manifest:
-        if manifest.digest() != run.manifest_digest:
-            raise ValueError(
-                f"{matches_uri} is of the first {limit} pairs of its manifest, and {pairs_uri} is not that manifest: "
-                f"give {run.config['pairs']}, or match without --limit"
-            )
+    if limit is not None and manifest.digest() != run.manifest_digest:
+        raise ValueError(
+            f"{matches_uri} is of the first {limit} pairs of its manifest, and {manifest.uri} is not that manifest: "
+            f"give {run.config['pairs']}, or match without --limit"
+        )
     return limit
 
 
-def planned_pairs(pairs_uri: str, matches_uri: str) -> pa.Table:
+def planned_pairs(manifest: Manifest, matches_uri: str) -> pa.Table:
     """The PAIRS rows, without inline images, of the first planned_limit pairs of the manifest."""
-    return read_pairs(pairs_uri).slice(0, planned_limit(pairs_uri, matches_uri))
+    return manifest.read().slice(0, planned_limit(manifest, matches_uri))
 
 
-def planned_count(pairs_uri: str, matches_uri: str) -> int:
+def planned_count(manifest: Manifest, matches_uri: str) -> int:
     """How many rows planned_pairs has, without reading them."""
-    limit = planned_limit(pairs_uri, matches_uri)
-    with Manifest(pairs_uri) as manifest:
-        count = manifest.n_pairs
-    return count if limit is None else min(count, limit)
+    limit = planned_limit(manifest, matches_uri)
+    return manifest.n_pairs if limit is None else min(manifest.n_pairs, limit)

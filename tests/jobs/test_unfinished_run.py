@@ -9,6 +9,7 @@ from make import match_rows, pair_row, run_description, write_pairs
 from jobs import compact, evaluate, match, retry_errors, status, verify
 from pipeline.evaluation.metrics import load_metrics
 from pipeline.io import storage
+from pipeline.io.manifest import Manifest
 from pipeline.report.run_summary import coverage
 from pipeline.runs.folder import Run, open_run, read_run
 from pipeline.runs.lease import Attempt, Owner
@@ -54,7 +55,8 @@ def test_evaluate_and_report_score_four(run: Run, pairs: str, tmp_path: Path) ->
 
     (whole,) = load_metrics(metrics).query("group_kind == 'all'").to_dict("records")
     assert (whole["n_pairs"], whole["n_failed"], whole["pck_image"]) == (4, 2, 50.0)
-    rows = coverage(read_matches(run.out), planned_pairs(pairs, run.out).num_rows)
+    with Manifest(pairs) as manifest:
+        rows = coverage(read_matches(run.out), planned_pairs(manifest, run.out).num_rows)
     assert rows == [{"direction": "source_to_target", "ok": 2, "failed": 1, "missing": 1}]
 
 
@@ -63,7 +65,8 @@ def test_compaction_changes_nothing_of_that(run: Run, pairs: str) -> None:
 
     assert compact.run(compact.Config(out=run.out)) == 1
 
-    assert (read_run(run.out).limit(), planned_pairs(pairs, run.out).num_rows) == (4, 4)
+    with Manifest(pairs) as manifest:
+        assert (read_run(run.out).limit(), planned_pairs(manifest, run.out).num_rows) == (4, 4)
 
 
 def test_errors_are_asked_again_of_the_four(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,7 @@ from pipeline.evaluation.evaluate_on_ray import evaluate_on_ray
 from pipeline.evaluation.keypoint_errors import MATCH_COLUMNS
 from pipeline.evaluation.metrics import load_metrics
 from pipeline.evaluation.protocols import protocol
+from pipeline.io.manifest import Manifest
 from pipeline.runs.folder import open_run
 from pipeline.runs.parts import read_matches, write_part
 from pipeline.runs.selection import planned_pairs
@@ -84,7 +85,9 @@ def test_it_has_the_numbers_of_one_process(run: tuple[str, str], tmp_path: Path)
     matches, pairs = run
     open_run(matches, run_description(pairs, limit=40))
     options = {"alphas": (0.1, 0.05), "replicates": 30, "seed": 3}
-    whole = evaluate(read_matches(matches, MATCH_COLUMNS), planned_pairs(pairs, matches), PROTOCOLS, **options)
+    with Manifest(pairs) as manifest:
+        planned = planned_pairs(manifest, matches)
+    whole = evaluate(read_matches(matches, MATCH_COLUMNS), planned, PROTOCOLS, **options)
     out = str(tmp_path / "metrics")
 
     summary, unscored = evaluate_on_ray(matches, pairs, out, PROTOCOLS, bucket_pairs=9, **options)
@@ -97,7 +100,7 @@ def test_it_has_the_numbers_of_one_process(run: tuple[str, str], tmp_path: Path)
     assert whole.to_pandas()[NUMBERS].notna().any().all()
     assert load_metrics(out).equals(summary.to_pandas())
     assert summary.schema.metadata == whole.schema.metadata
-    assert unscored == count_unscored(read_matches(matches, MATCH_COLUMNS), planned_pairs(pairs, matches))
+    assert unscored == count_unscored(read_matches(matches, MATCH_COLUMNS), planned)
     (Path(out) / "pairs-00099.parquet").write_bytes(b"of an earlier evaluation")
     again, _ = evaluate_on_ray(matches, pairs, out, PROTOCOLS, bucket_pairs=9, **options)
     assert again.equals(summary)

@@ -9,22 +9,21 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from make import match_rows, write_image_pairs
+from make import match_rows, run_description, write_image_pairs
 
 from pipeline.io import storage
 from pipeline.matching.decode import Chunk
 from pipeline.matching.options import MatchOptions
 from pipeline.matching.stream import THREADS, MatchStageConfig, MatchWorker, commit, decode_slice
+from pipeline.runs.folder import open_run
 from pipeline.runs.parts import list_parts, part_sizes, read_matches
 
 
 @pytest.fixture
 def config(tmp_path: Path) -> MatchStageConfig:
     return MatchStageConfig(
-        out=str(tmp_path / "run"),
-        run_id="r",
+        run=open_run(str(tmp_path / "run"), run_description(), dry_run=True),
         attempt=3,
-        fingerprint="f",
         stop_file=str(tmp_path / "run" / "stop"),
         in_progress_folder=str(tmp_path / "run" / "begun"),
         image_root=None,
@@ -63,9 +62,9 @@ def test_a_slice_is_decoded_matched_and_committed(config: MatchStageConfig, row:
     assert torch.get_num_threads() == THREADS
     (part,) = said.to_pylist()
     assert part["reasons"] == [{"reason": "ok", "rows": 6}]
-    assert part_sizes(config.out) == {storage.join(config.out, "parts", part["part"]): part["bytes"]}
+    assert part_sizes(config.run.out) == {storage.join(config.run.out, "parts", part["part"]): part["bytes"]}
     assert part["match_seconds"] > 0
-    committed = read_matches(config.out)
+    committed = read_matches(config.run.out)
     assert set(committed["pair_id"].to_pylist()) == {"pair-0002", "pair-0004", "pair-0007"}
     assert set(committed["attempt"].to_pylist()) == {3}
     assert storage.list_files(config.in_progress_folder, "") == []
@@ -90,7 +89,7 @@ def test_after_a_request_to_stop_nothing_new_is_begun(config: MatchStageConfig, 
     assert nothing.schema == decoded.schema
     assert rows.num_rows == 0
     assert commit(rows, config).num_rows == 0
-    assert list_parts(config.out) == []
+    assert list_parts(config.run.out) == []
 
 
 def test_reasons_are_counted(config: MatchStageConfig) -> None:
@@ -102,7 +101,7 @@ def test_reasons_are_counted(config: MatchStageConfig) -> None:
 
     counts = {entry["reason"]: entry["rows"] for entry in said["reasons"][0].as_py()}
     assert counts == {"ok": 4, "fetch: not_found": 2, "decode: truncated": 1}
-    assert read_matches(config.out).num_rows == 7
+    assert read_matches(config.run.out).num_rows == 7
 
 
 def test_decoding_and_committing_load_no_torch() -> None:

@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 from make import match_rows, pair_row, run_description, write_pairs
 
+from pipeline.io.manifest import Manifest
 from pipeline.runs.folder import open_run
 from pipeline.runs.parts import write_part
 from pipeline.runs.selection import planned_count, planned_limit, planned_pairs
@@ -13,17 +14,20 @@ def test_an_unfinished_run_is_of_the_pairs_it_was_asked_for(tmp_path: Path, limi
     pairs = write_pairs(tmp_path / "pairs.parquet", [pair_row(name) for name in "dabc"])
     run = open_run(str(tmp_path / "run"), run_description(pairs, limit=limit))
 
-    assert planned_limit(pairs, run.out) == limit
-    assert planned_count(pairs, run.out) == n_pairs
-    assert planned_pairs(pairs, run.out)["pair_id"].to_pylist() == list("dabc")[:n_pairs]
+    with Manifest(pairs) as manifest:
+        assert planned_limit(manifest, run.out) == limit
+        assert planned_count(manifest, run.out) == n_pairs
+        assert planned_pairs(manifest, run.out)["pair_id"].to_pylist() == list("dabc")[:n_pairs]
 
 
 def test_matches_that_are_no_run_are_of_all_pairs(tmp_path: Path) -> None:
+    pairs = write_pairs(tmp_path / "pairs.parquet", [pair_row(name) for name in "abc"])
     write_part(str(tmp_path), match_rows({"pair_id": "a"}))
     (part,) = (tmp_path / "parts").iterdir()
 
-    assert planned_limit("pairs.parquet", str(tmp_path)) is None
-    assert planned_limit("pairs.parquet", str(part)) is None
+    with Manifest(pairs) as manifest:
+        assert planned_limit(manifest, str(tmp_path)) is None
+        assert planned_limit(manifest, str(part)) is None
 
 
 def test_the_first_pairs_of_another_manifest_are_not_those_of_the_run(tmp_path: Path) -> None:
@@ -33,6 +37,10 @@ def test_the_first_pairs_of_another_manifest_are_not_those_of_the_run(tmp_path: 
     whole = open_run(str(tmp_path / "whole"), run_description(pairs))
     limited = open_run(str(tmp_path / "limited"), run_description(pairs, limit=2))
 
-    assert planned_pairs(other, whole.out)["pair_id"].to_pylist() == list("abc")
-    with pytest.raises(ValueError, match=r"is of the first 2 pairs of its manifest, and .*other\.parquet is not"):
-        planned_pairs(other, limited.out)
+    with Manifest(other) as manifest:
+        assert planned_pairs(manifest, whole.out)["pair_id"].to_pylist() == list("abc")
+    with (
+        Manifest(other) as manifest,
+        pytest.raises(ValueError, match=r"is of the first 2 pairs of its manifest, and .*other\.parquet is not"),
+    ):
+        planned_pairs(manifest, limited.out)
