@@ -1,4 +1,4 @@
-"""Text for people, without the secrets that URIs, options and servers' replies put into it."""
+"""Removing secrets, such as those in URIs, options and servers' replies, from text for people."""
 
 import os
 import re
@@ -19,29 +19,29 @@ _AWS_KEY_ID = re.compile(r"\b(AKIA|ASIA)[A-Z0-9]{12,}\b")
 _BEARER = re.compile(r"\b(Bearer|Basic) +[\w.~+/=-]{8,}", re.IGNORECASE)
 _AWS_VARIABLES = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 _SHORTEST = 8
-"""A secret of fewer characters is not looked for in text: it may be a word."""
+"""A secret of fewer characters is not replaced in text: it may be a word."""
 
 
 def redacted(text: str) -> str:
-    """`text` with *** for what must not be shown.
+    """`text` with *** in place of secrets.
 
-    Hidden are user:password@ in URIs, what is assigned to a name such as sig, token or X-Amz-Signature, AWS key ids,
+    Replaced are user:password@ in URIs, values assigned to a name such as sig, token or X-Amz-Signature, AWS key ids,
     and the secrets that this process itself uses: of its storage options and of the AWS variables.
     """
     for secret in sorted(_own_secrets(), key=len, reverse=True):
         text = text.replace(secret, HIDDEN)
     text = _USER.sub(f"{HIDDEN}@", text)
-    text = _ASSIGNED.sub(lambda found: f"{found[1]}={HIDDEN}" if names_a_secret(found[1]) else found[0], text)
+    text = _ASSIGNED.sub(lambda match: f"{match[1]}={HIDDEN}" if names_a_secret(match[1]) else match[0], text)
     return _BEARER.sub(rf"\1 {HIDDEN}", _AWS_KEY_ID.sub(HIDDEN, text))
 
 
 def names_a_secret(name: str) -> bool:
-    """Whether what is called `name`, an option or a parameter of a query, is to be kept secret."""
+    """Whether the value of an option or query parameter called `name` is a secret."""
     return bool(_SECRET_NAME.search(name))
 
 
 def secrets_of(options: Any, name: str = "") -> Iterator[str]:
-    """The values below `options`, nested as JSON is, whose names say that they are secrets."""
+    """The values in nested `options` (as JSON nests) whose names mark them as secrets."""
     if isinstance(options, dict):
         for key, value in options.items():
             yield from secrets_of(value, name if names_a_secret(name) else str(key))

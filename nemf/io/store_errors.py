@@ -1,4 +1,4 @@
-"""Why a store did not give or take a file, in one of a few words, whatever library the error is from.
+"""Classification of errors of any file system's library: the reason, in one of a few words.
 
 Each file system has exceptions of its own, and their libraries need not be installed: an error is known by the reply
 it carries (HTTP status, error code), then by the name of its class.
@@ -18,12 +18,12 @@ BAD_URI = "bad_uri"
 UNREADABLE = "unreadable"
 
 TRANSIENT = frozenset({TIMEOUT, UNAVAILABLE, TRUNCATED})
-"""What may be over when it is asked again."""
+"""Reasons that may be over at the next try."""
 
 _OF_CODE = {
     **dict.fromkeys(
         (
-            "400",  # the reply to HEAD has no body that would tell an expired token from other mistakes
+            "400",  # the reply to HEAD has no body to distinguish an expired token from other mistakes
             "AuthenticationFailed",
             "ExpiredToken",
             "ExpiredTokenException",
@@ -70,11 +70,11 @@ _OF_CLASS = {
 
 
 class CredentialsError(PermissionError):
-    """A store does not accept, or no longer, who this process says it is: nothing below will succeed either."""
+    """A store rejects the credentials of this process: no other file of it can be read either."""
 
 
 def reason(error: BaseException) -> str:
-    """Why `error` happened: one of the constants above; UNREADABLE if nothing is known of it."""
+    """The reason of `error`: one of the constants above; UNREADABLE if it is not known."""
     chain = list(_causes(error))
     for each in chain:
         code, status = reply(each)
@@ -92,16 +92,16 @@ def reason(error: BaseException) -> str:
 
 
 def reply(error: BaseException) -> tuple[str | None, int | None]:
-    """(error code, HTTP status) of the reply that an error carries; None for what it does not."""
+    """(error code, HTTP status) of the reply that an error carries; None for each it does not have."""
     response: Any = getattr(error, "response", None)
     if isinstance(response, dict):  # botocore
         return response.get("Error", {}).get("Code"), response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-    found = (getattr(error, name, None) for name in ("status", "status_code", "code"))
-    return getattr(error, "error_code", None), next((value for value in found if type(value) is int), None)
+    values = (getattr(error, name, None) for name in ("status", "status_code", "code"))
+    return getattr(error, "error_code", None), next((value for value in values if type(value) is int), None)
 
 
 def is_beyond_the_end(error: BaseException) -> bool:
-    """Whether a range was asked for that the file does not reach: an empty file answers so to a GET from byte 0."""
+    """Whether the requested range begins beyond the end of the file, as any GET from byte 0 of an empty one does."""
     return any(reply(each)[1] == 416 for each in _causes(error))
 
 

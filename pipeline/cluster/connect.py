@@ -1,4 +1,4 @@
-"""A Ray to run on: found or brought along, and what it has."""
+"""Joining a Ray cluster, or starting an embedded one, and reading its resources."""
 
 import logging
 import os
@@ -18,7 +18,7 @@ from pipeline.cluster.resources import SHARED_MEMORY, Cluster, Nodes
 from pipeline.io.storage_options import worker_environment
 
 ANSWER_SECONDS = 10
-"""How long a head may take to answer at all; Ray itself tries for minutes."""
+"""Seconds for the head to accept a connection; Ray itself tries for minutes."""
 
 
 @contextmanager
@@ -26,15 +26,15 @@ def connected(address: str | None) -> Iterator[None]:
     """Ray at `address`, else at RAY_ADDRESS, else an embedded one that ends with the block.
 
     Inside a submitted job RAY_ADDRESS is set, so the same call runs on the cluster. What Ray raises in the block
-    becomes the ValueError or OSError that a worker raised, or else ClusterError. Raises ValueError or OSError if there
-    is no Ray to be joined at the address, ClusterError if an embedded one did not start.
+    becomes the ValueError or OSError that a worker raised, or else ClusterError. Raises ValueError or OSError if no
+    Ray can be joined at the address, ClusterError if an embedded one did not start.
     """
     _join(address or os.environ.get("RAY_ADDRESS") or "local")
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    context.raise_original_map_exception = True  # or nothing would be left of it but its text
-    context.issue_detectors_config.detectors = []  # they take a long slice for a hanging one
+    context.raise_original_map_exception = True  # without this only its text would be left
+    context.issue_detectors_config.detectors = []  # they report a long slice as hanging
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # its errors are raised, too
     try:
         yield
@@ -50,7 +50,7 @@ def connected(address: str | None) -> Iterator[None]:
 
 
 def _as_raised(cause: ValueError | OSError) -> ValueError | OSError:
-    """The error without the advice on its own settings that Ray Data adds to its text, or in place of a file's name."""
+    """The error without the text that Ray Data adds, also in place of a file's name: advice on Ray's own settings."""
     if isinstance(cause, OSError) and str(cause.filename).startswith("Failed to "):
         return OSError(cause.errno, cause.strerror)
     cause.args = tuple(arg.partition("\nFailed to ")[0] if isinstance(arg, str) else arg for arg in cause.args)
@@ -73,7 +73,7 @@ def _join(address: str) -> None:
             f"the Ray at {address} cannot be joined: {_one_line(error)}; if it runs, it may want RAY_AUTH_MODE=token "
             "and its token, in the file RAY_AUTH_TOKEN_PATH or in RAY_AUTH_TOKEN"
         ) from error
-    except RuntimeError as error:  # such as its version, or that of its Python, being another than ours
+    except RuntimeError as error:  # such as another version of Ray or Python than this process has
         raise ValueError(f"the Ray at {address} cannot be joined: {_one_line(error)}") from error
     except Exception as error:  # Ray has no type of its own for a machine too busy to start one
         if isinstance(error, ValueError | OSError):
@@ -101,7 +101,7 @@ def _one_line(error: Exception) -> str:
 def this_cluster() -> Cluster:
     """The cluster that this process has joined."""
     nodes = [Nodes(has=node["Resources"]) for node in ray.nodes() if node["Alive"]]
-    config = ray._private.state.state.get_cluster_config()  # what autoscalers tell Ray; there is no public way to it
+    config = ray._private.state.state.get_cluster_config()  # of autoscalers; Ray has no public API for it
     groups = config.node_group_configs if config else ()
     return Cluster(
         now=nodes,

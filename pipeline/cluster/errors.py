@@ -1,5 +1,5 @@
-"""What can go wrong that is neither the user's to mend nor a fault in this code."""
+"""Errors of Ray itself, which neither the user nor this code causes."""
 
 
 class ClusterError(RuntimeError):
-    """Ray, or a process it started, failed; what was committed stays."""
+    """Ray, or a process it started, failed; what was committed is kept."""

@@ -1,4 +1,4 @@
-"""What a Ray cluster has, as plain values: its nodes, what its autoscaler may add, and the device that follows."""
+"""The resources of a Ray cluster, as plain values: its nodes, those its autoscaler may add, and the device to use."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ ROUNDING = 1e-6
 
 
 def _times(kind: str, has: float, amount: float) -> int:
-    """How often `amount` is to be had; a share of a GPU is one of a single GPU."""
+    """How many times `amount` fits into `has`; a share below 1 of a GPU is one of a single GPU."""
     if kind == "GPU" and amount < 1:
         return int(has) * int(1 / amount + ROUNDING)
     return int(has / amount + ROUNDING)
@@ -17,34 +17,37 @@ def _times(kind: str, has: float, amount: float) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class Nodes:
-    """Machines of one kind: what each has, by Ray's names, and how many there are."""
+    """Machines of one kind: the resources of each, by Ray's names, and their number."""
 
     has: Mapping[str, float]
     count: int = 1
 
-    def places(self, each: Mapping[str, float]) -> int:
-        """How many processes find a place on all of them together, if each needs as much on one machine."""
+    def room_for(self, each: Mapping[str, float]) -> int:
+        """How many processes fit on all of them together, if one needs the resources `each` on one machine."""
         return self.count * min(_times(kind, self.has.get(kind, 0), amount) for kind, amount in each.items())
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cluster:
-    """What a cluster has now, and what its autoscaler may make of it."""
+    """The nodes that a cluster has now, and those that its autoscaler may run."""
 
     now: Sequence[Nodes]
     later: Sequence[Nodes] = ()
-    """All it may have at most; none if it has no autoscaler."""
+    """All nodes at most; none without an autoscaler."""
     shared_memory: float | None = None
     """Bytes of /dev/shm, where an object store is fast; None for a cluster of several machines."""
 
     @property
     def most(self) -> Sequence[Nodes]:
-        """What can be counted on, sooner or later."""
+        """The nodes available sooner or later."""
         return self.later or self.now
 
 
 def choose_device(device: str, cluster: Cluster) -> str:
-    """'auto' made definite by what the cluster has or may get. Raises ValueError for GPUs that are not there."""
+    """`device`, with 'auto' resolved by whether the cluster has GPUs or may get them.
+
+    Raises ValueError for 'cuda' without any.
+    """
     gpus = total(cluster.most, "GPU")
     if device == "auto":
         return "cuda" if gpus else "cpu"
@@ -54,5 +57,5 @@ def choose_device(device: str, cluster: Cluster) -> str:
 
 
 def total(nodes: Sequence[Nodes], kind: str) -> float:
-    """How much of `kind` the nodes have together."""
+    """The amount of the resource `kind` that the nodes have together."""
     return sum(group.count * group.has.get(kind, 0) for group in nodes)

@@ -1,7 +1,7 @@
 """Animal-Pose as Parquet: image_id, jpeg, instances[category, bbox_xyxy, keypoints[name, x, y]].
 
-`--root` is one such file or a folder of them, <split>.parquet. The images that pairs need are written out once each,
-byte for byte, to a folder beside the manifest, and referred to.
+`--root` is one such file or a folder of them, <split>.parquet. The images of the pairs are written once each, byte for
+byte, to a folder beside the manifest, OUT_images/.
 """
 
 from collections.abc import Iterator
@@ -31,15 +31,15 @@ def pairs(options: Options) -> Iterator[PairRow | Rejected]:
     instances: list[Instance] = []
     images = InlineImages(options.inline_images)
     for row in parquet_rows(files[split], ("image_id", "jpeg", "instances")):
-        for found in _instances(row, images):
-            if isinstance(found, Rejected):
-                yield found
+        for instance in _instances(row, images):
+            if isinstance(instance, Rejected):
+                yield instance
             else:
-                instances.append(found)
+                instances.append(instance)
     rows = list(sample_pairs(instances, options.pairs_per_category, options.seed, split))
-    wanted = {images.found_at[uri]: uri for row in rows for uri in (row.source_uri, row.target_uri)}
+    uris = {images.rows[uri]: uri for row in rows for uri in (row.source_uri, row.target_uri)}
     written = (
-        (wanted[row.where], row.data("jpeg")) for row in parquet_rows(files[split], ("jpeg",)) if row.where in wanted
+        (uris[row.where], row.data("jpeg")) for row in parquet_rows(files[split], ("jpeg",)) if row.where in uris
     )
     for _ in in_threads(lambda image: storage.write_bytes(*image), written):
         pass
@@ -58,7 +58,7 @@ def _instances(row: Fields, images: InlineImages) -> Iterator[Instance | Rejecte
 
 
 def _image(row: Fields, images: InlineImages) -> tuple[str, str, list[Fields]]:
-    """The image's id, the URI it is to have, and its instances."""
+    """The image's id, the URI it will be written to, and its instances."""
     image_id, records = row.text("image_id"), row.records("instances")
     row.data("jpeg")
     return image_id, images.add(image_id, row.where), records

@@ -1,7 +1,7 @@
 """COCO-keypoint style JSON (Animal-Pose, AP-10K): keypoints N x (x, y, v), visible where v > 0.
 
 `--annotations` is the JSON file, `--root` the folder that the images' file names are relative to. Coordinates stay as
-published. Two forms are told apart by `images`:
+published. The form of `images` distinguishes two variants:
 
     COCO            a list of {id, file_name}               bbox [x, y, width, height]; an annotation has an id
     Animal-Pose     an object {"1": "2007_000063.jpg"}      bbox [x_min, y_min, x_max, y_max]; its position is its id
@@ -65,18 +65,18 @@ def _of_animal_pose(document: Fields) -> tuple[_ById, _ById]:
 
 
 def _by_id(records: list[Fields]) -> Generator[Rejected, None, _ById]:
-    """The records by their id; yields what has none, and what has one that was there before."""
-    found: _ById = {}
+    """Returns the records by id; yields as Rejected those without one, or with one that occurred before."""
+    by_id: _ById = {}
     for fields in records:
         identity = attempt(fields.where, fields.integer, "id")
         if isinstance(identity, Rejected):
             yield identity
-        elif str(identity) in found:
+        elif str(identity) in by_id:
             detail = f"field id: {identity} was there before"
             yield Rejected(pair=str(identity), where=fields.where, reason="duplicate id", detail=detail)
         else:
-            found[str(identity)] = fields
-    return found
+            by_id[str(identity)] = fields
+    return by_id
 
 
 def _instance(

@@ -44,8 +44,8 @@ def pairs(options: Options) -> Iterator[PairRow | Rejected]:
                 where = f"{options.pairing}, line {number}"
                 yield attempt(where, _pair_of_line, line, where, options.root)
         return
-    found = (PurePosixPath(uri).name for uri in storage.list_files(options.root, ""))
-    names = [name for name in found if name.lower().endswith(_IMAGE_SUFFIXES)]
+    files = (PurePosixPath(uri).name for uri in storage.list_files(options.root, ""))
+    names = [name for name in files if name.lower().endswith(_IMAGE_SUFFIXES)]
     if len(names) < 2:
         raise ValueError(f"{options.root} has {len(names)} images ({' '.join(_IMAGE_SUFFIXES)}); a pair needs two")
     for source, target in rule(names):

@@ -155,7 +155,7 @@ def _listed_points(fields: Fields, source_scale: float, target_scale: float) -> 
 
 
 def _image(folder: str, category: str, name: str, listed: bool) -> _Image:
-    """listed: the list has the keypoints, so a missing or malformed annotation costs the box alone."""
+    """listed: the list has the keypoints, so that without a readable annotation only the box is missing."""
     uri = storage.join(folder, "JPEGImages", name)
     scale = max(1.0, _long_side_px(uri) / _ANNOTATED_LONG_SIDE_PX)
     try:
@@ -193,7 +193,7 @@ def _read_mat(uri: str) -> tuple[dict[str, tuple[float, float]], Box]:
         raise DataError(uri, "missing annotation", "the file is not there") from error
     try:
         content = scipy.io.loadmat(file, variable_names=("kps", "bbox"))
-    except Exception as error:  # scipy raises whatever its parser stumbles over
+    except Exception as error:  # scipy raises errors of any type for malformed files
         raise DataError(uri, "malformed .mat file", repr(error)) from error
     kps = content.get("kps")
     if not (isinstance(kps, np.ndarray) and kps.dtype.kind in "fiu" and kps.ndim == 2 and kps.shape[1] == 2):

@@ -1,10 +1,11 @@
-"""Photographs in Parquet, whatever they show: jpeg (the bytes of an image file) and, where there is one, image_id.
+"""Photographs in Parquet, of anything: jpeg (the bytes of an image file) and, optionally, image_id.
 
 `--root` is one such file or a folder of them; other columns are not read. Two photographs after one another make a pair
-without keypoints, and an odd last one goes with the first: training by warps and by distillation wants images, each of
-them about as often as any other. They are written out once each, byte for byte, to a folder beside the manifest.
+without keypoints, and an odd last one makes one with the first: training by warps and by distillation needs images,
+each about as often as any other. They are written once each, byte for byte, to a folder beside the manifest,
+OUT_images/.
 
-A folder of image files needs no such thing: `--dataset folder --pairing sequential`.
+For a folder of image files use `--dataset folder --pairing sequential`.
 """
 
 from collections.abc import Iterator
@@ -38,7 +39,7 @@ def pairs(options: DatasetOptions) -> Iterator[PairRow | Rejected]:
     storage.refuse_overwrite(options.out, *files)
     images = InlineImages(options.inline_images)
     photographs: list[_Photograph] = []
-    for photograph in in_threads(_written, _found(files, images)):
+    for photograph in in_threads(_write, _read(files, images)):
         if isinstance(photograph, Rejected):
             yield photograph
         else:
@@ -55,7 +56,7 @@ def pairs(options: DatasetOptions) -> Iterator[PairRow | Rejected]:
         )
 
 
-def _found(files: list[str], images: InlineImages) -> Iterator[tuple[_Photograph, bytes] | Rejected]:
+def _read(files: list[str], images: InlineImages) -> Iterator[tuple[_Photograph, bytes] | Rejected]:
     for file in files:
         for number, row in enumerate(parquet_rows(file, ("jpeg",), optional=("image_id",)), start=1):
             yield attempt(row.where, _photograph, row, f"{PurePosixPath(file).stem}-{number}", images)
@@ -67,10 +68,10 @@ def _photograph(row: Fields, row_id: str, images: InlineImages) -> tuple[_Photog
     return _Photograph(where=row.where, image_id=image_id, uri=images.add(image_id, row.where)), data
 
 
-def _written(found: tuple[_Photograph, bytes] | Rejected) -> _Photograph | Rejected:
-    """What was found, without its bytes, which are in their file: all of a data set's would not fit in memory."""
-    if isinstance(found, Rejected):
-        return found
-    photograph, data = found
+def _write(item: tuple[_Photograph, bytes] | Rejected) -> _Photograph | Rejected:
+    """Write the photograph's bytes to its file, and drop them: all of a data set's would not fit in memory."""
+    if isinstance(item, Rejected):
+        return item
+    photograph, data = item
     storage.write_bytes(photograph.uri, data)
     return photograph

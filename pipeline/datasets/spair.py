@@ -1,4 +1,4 @@
-"""SPair-71k: Layout/large/<split>.txt names the pairs, PairAnnotation/<split>/<pair>.json says what is in them.
+"""SPair-71k: Layout/large/<split>.txt names the pairs, PairAnnotation/<split>/<pair>.json has their keypoints.
 
 The ':' in the annotations' file names may be '-' on file systems that do not allow it. Boxes are partly 1-based and
 stay as published. Nuisance levels that an annotation does not give are null. https://cvlab.postech.ac.kr/research/SPair-71k

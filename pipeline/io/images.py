@@ -1,8 +1,8 @@
 """From a URI or bytes to RGB pixels. Image files are untrusted: a few raster formats, a size limit, no surprises.
 
-Every image becomes (H, W, 3) uint8 as nemf.rgb says; of several frames the first is taken. No program is started and
-nothing is written. What a file may cost is limited: its bytes, its pixels, the scans of a JPEG (pipeline.io.jpeg), the
-tags of a TIFF (pipeline.io.tiff_directories). pipeline.io.image_formats lists the formats.
+Every image becomes (H, W, 3) uint8 as nemf.rgb specifies; of several frames the first is taken. No program is started
+and nothing is written. Limited are a file's bytes, its pixels, the scans of a JPEG (pipeline.io.jpeg) and the tags of a
+TIFF (pipeline.io.tiff_directories). pipeline.io.image_formats lists the formats.
 """
 
 import io
@@ -108,9 +108,9 @@ def decode_image(data: bytes, where: str = "image") -> np.ndarray:
         raise ImageError("decode", "unsupported_mode", f"{where}: not an image we read: it is {error}") from error
     except UnidentifiedImageError as error:
         name = describe(data)
-        said = f"not an image we read: it is {name}" if name else f"not one of {', '.join(readable_formats())}"
-        raise ImageError("decode", "not_an_image", f"{where}: {said}") from error
-    except Exception as error:  # Pillow's readers raise whatever a hostile file makes them meet
+        detail = f"not an image we read: it is {name}" if name else f"not one of {', '.join(readable_formats())}"
+        raise ImageError("decode", "not_an_image", f"{where}: {detail}") from error
+    except Exception as error:  # Pillow's readers raise errors of any type for hostile files
         kind = "truncated" if "truncated" in str(error).lower() else "corrupt"
         raise ImageError("decode", kind, f"{where}: {type(error).__name__}: {_one_line(error)}") from error
 

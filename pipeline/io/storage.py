@@ -1,6 +1,6 @@
-"""Files anywhere fsspec reaches: whole-file reads and writes that are there entirely or not at all.
+"""Files anywhere fsspec reaches: whole-file reads, and atomic writes.
 
-Faults of a store that may pass are waited out (nemf.io.uri.with_retries); all others are OSErrors that name the URI.
+Transient errors of a store are retried (nemf.io.uri.with_retries); all others are OSErrors that name the URI.
 """
 
 import json
@@ -46,11 +46,11 @@ def resolve(uri: str, root: str | None) -> str:
 
 
 def read_bytes(uri: str) -> bytes:
-    """All bytes of one file. FileNotFoundError if it is not there."""
+    """All bytes of one file. Raises FileNotFoundError."""
 
     def read(fs: Any, path: str) -> bytes:
         try:
-            return fs.cat_file(path, start=0)  # without a start, s3fs asks for the size first
+            return fs.cat_file(path, start=0)  # without a start, s3fs requests the size first
         except Exception as error:
             if is_beyond_the_end(error):
                 return b""
@@ -60,7 +60,7 @@ def read_bytes(uri: str) -> bytes:
 
 
 def read_json(uri: str) -> Any:
-    """What a JSON file says. Raises FileNotFoundError, or ValueError naming the file if it is damaged."""
+    """The content of a JSON file. Raises FileNotFoundError, or ValueError naming the file if it is damaged."""
     try:
         return json.loads(read_bytes(uri))
     except ValueError as error:
@@ -68,7 +68,7 @@ def read_json(uri: str) -> Any:
 
 
 def write_bytes(uri: str, data: bytes) -> None:
-    """Write one file atomically: readers see the old file or the new one, whatever is killed when.
+    """Write one file atomically: readers see the old file or the new one, even if a writer is killed.
 
     On a file system: temporary name beginning with '.', fsync, rename. On object storage one PUT does it.
     """
@@ -98,7 +98,7 @@ def atomic_writer(uri: str) -> Iterator[Path]:
 
 
 def write_if_absent(uri: str, data: bytes) -> bool:
-    """Write one file atomically unless it exists already; whether it was this call that created it."""
+    """Write one file atomically unless it exists; True if this call created it."""
     fs, path = open_uri(uri)
     if not isinstance(fs, LocalFileSystem):
         return _create_object(uri, data)
@@ -122,17 +122,17 @@ def delete_file(uri: str) -> None:
 
 
 def delete(uri: str) -> None:
-    """Remove a folder with all it holds, or a file; nothing happens if there is none.
+    """Remove a folder with its content, or a file; nothing happens if there is none.
 
-    Object stores remove many files by one request, and s3fs does not look whether it did: what must be known to be gone
-    is removed by delete_file.
+    Object stores remove many files by one request, and s3fs does not check its result: use delete_file for a file that
+    must be gone afterwards.
     """
     with suppress(FileNotFoundError):
         with_retries(uri, lambda fs, path: fs.rm(path, recursive=True), seconds=math.inf)
 
 
 def remove_temporary_files(uri: str) -> None:
-    """Remove what killed writers left directly below folder `uri`. On object storage nothing is there unfinished."""
+    """Remove temporary files of killed writers directly below folder `uri`. On object storage there are none."""
     fs, path = open_uri(uri)
     if isinstance(fs, LocalFileSystem):
         for file in Path(path).glob(".*.tmp"):
@@ -142,7 +142,7 @@ def remove_temporary_files(uri: str) -> None:
 def list_files(uri: str, suffix: str) -> list[str]:
     """Sorted URIs of the files directly below folder `uri` that end in `suffix`; none if there is no such folder.
 
-    Names beginning with '.' are unfinished and left out.
+    Names beginning with '.' are temporary files and left out.
     """
     return sorted(join(uri, name) for name in file_names(uri) if name.endswith(suffix) and not name.startswith("."))
 
@@ -151,9 +151,9 @@ def file_names(uri: str) -> set[str]:
     """The names of the files directly below folder `uri`, not of its folders; none if there is no such folder."""
 
     def names(fs: Any, path: str) -> set[str]:
-        found = fs.ls(path, detail=True)
-        # fsspec does not say what a link leads to.
-        files = (entry for entry in found if entry["type"] == "file" or _links_to_file(fs, entry))
+        entries = fs.ls(path, detail=True)
+        # fsspec does not give the type of a link's target.
+        files = (entry for entry in entries if entry["type"] == "file" or _links_to_file(fs, entry))
         return {PurePosixPath(entry["name"]).name for entry in files}
 
     try:
@@ -173,7 +173,7 @@ def exists(uri: str) -> bool:
 
 
 def _type(uri: str) -> str | None:
-    """What fsspec says there is at `uri`, None for nothing. Its own isfile and exists say no when the store is down."""
+    """fsspec's type of `uri`, None if it does not exist. Its isfile and exists are False where a store is down."""
     try:
         return with_retries(uri, lambda fs, path: fs.info(path)["type"])
     except (FileNotFoundError, NotADirectoryError):
@@ -185,14 +185,14 @@ def _links_to_file(fs: Any, entry: dict[str, Any]) -> bool:
 
 
 def _create_object(uri: str, data: bytes) -> bool:
-    if exists(uri):  # some stores that speak S3 pass over the condition of the PUT below
+    if exists(uri):  # some stores with the S3 API ignore the condition of the PUT below
         return False
     try:
         with_retries(uri, lambda fs, path: fs.pipe_file(path, data, mode="create"))
-    except OSError:  # FileExistsError from S3 itself; other stores say it in other words
+    except OSError:  # FileExistsError from S3 itself, another OSError from other stores
         if not exists(uri):
             raise
-        return read_bytes(uri) == data  # a PUT that was repeated since its reply got lost is refused by itself
+        return read_bytes(uri) == data  # a PUT repeated because its reply was lost is refused because of itself
     return True
 
 
@@ -208,7 +208,7 @@ def _create_in_place(path: Path, data: bytes) -> bool:
 
 @contextmanager
 def _temporary(final: Path) -> Iterator[Path]:
-    """A name beside `final` for a file that is not finished; gone when the block ends."""
+    """A temporary file in the folder of `final`; removed when the block ends."""
     final.parent.mkdir(parents=True, exist_ok=True)
     temporary = final.with_name(f".{final.name}.{uuid.uuid4().hex}.tmp")
     try:
@@ -218,7 +218,7 @@ def _temporary(final: Path) -> Iterator[Path]:
 
 
 def _sync(path: Path) -> None:
-    """Have the disk hold a file's content, or a folder's names."""
+    """Flush a file's content, or a folder's names, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

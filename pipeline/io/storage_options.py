@@ -1,6 +1,6 @@
 """Options of the file systems, by scheme: endpoints, anonymous access, keys.
 
-fsspec's configuration holds them, so they hold for whatever a process opens from then on; FSSPEC_* variables and
+fsspec's configuration holds them, so they apply to everything a process opens afterwards; FSSPEC_* variables and
 ~/.config/fsspec fill the same configuration. They are in no table, no run.json and no error message.
 """
 
@@ -15,7 +15,7 @@ from nemf.io.redact import secrets_of
 
 
 def use_options(given: str | None) -> None:
-    """Have this process use the options of `--storage-options`, JSON by scheme or @FILE; None changes nothing.
+    """Apply the value of `--storage-options`, JSON by scheme or @FILE, to this process; None changes nothing.
 
     Raises ValueError if they are not as expected, or hold a secret and were not given as a file.
     """
@@ -39,7 +39,7 @@ def use_options(given: str | None) -> None:
 def worker_environment() -> dict[str, Any] | None:
     """Ray's runtime_env by which workers, wherever they start, use the options of this process; None without any.
 
-    The options are the content of a function that Ray stores, not a part of the environment that it shows.
+    The options are the content of a function that Ray stores, not a part of the environment, which Ray displays.
     """
     return {"worker_process_setup_hook": _configuring(dict(fsspec.config.conf))} if fsspec.config.conf else None
 

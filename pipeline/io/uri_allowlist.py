@@ -1,7 +1,7 @@
-"""Which image URIs may be opened: those below a prefix that the job was given, whatever a manifest's author tries.
+"""The allowlist of image URIs: those below a prefix given to the job, even if a manifest is made to evade it.
 
 A prefix is a folder: s3://bucket/a allows s3://bucket/a/1.jpg and neither s3://bucket/ab/1.jpg nor s3://bucket-2/a.
-Nothing is opened, and no network is asked, to tell. Of local paths it is what links lead to that counts.
+URIs are compared as text, without opening them; of local paths with all links resolved.
 """
 
 import os
@@ -17,22 +17,22 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 def is_allowed(uri: str, prefixes: Sequence[str]) -> bool:
     """Whether `uri` is below one of the prefixes, or is one."""
-    place = _place(uri)
-    return place is not None and any(_is_below(place, _place(prefix)) for prefix in prefixes)
+    location = _location(uri)
+    return location is not None and any(_is_below(location, _location(prefix)) for prefix in prefixes)
 
 
 def check_prefixes(prefixes: Sequence[str]) -> None:
-    """Raises ValueError for a prefix that could allow nothing, or not what it seems to."""
+    """Raises ValueError for a prefix that would allow nothing, or something else than it seems to."""
     for prefix in prefixes:
-        if not prefix or _place(prefix) is None:
+        if not prefix or _location(prefix) is None:
             raise ValueError(
                 f"--allow-prefix {prefix!r}: expected a folder, as a path or a URI, without '::' and, in a URI, "
                 "without '..'"
             )
 
 
-def _place(uri: str) -> tuple[str, str] | None:
-    """(scheme, what follows it), comparable as text; None for what is told only by opening it."""
+def _location(uri: str) -> tuple[str, str] | None:
+    """(scheme, rest of the URI), comparable as text; None for a URI whose target only opening it would show."""
     if "::" in uri or _CONTROL.search(uri):  # chained URLs; characters that parsers of URLs drop
         return None
     scheme, rest = split_protocol(uri)
@@ -42,15 +42,15 @@ def _place(uri: str) -> tuple[str, str] | None:
     return None if {".", ".."} & set(re.split(r"[/\\]", plain)) else (scheme, rest)
 
 
-def _is_below(place: tuple[str, str], prefix: tuple[str, str] | None) -> bool:
-    if prefix is None or place[0] != prefix[0]:
+def _is_below(location: tuple[str, str], prefix: tuple[str, str] | None) -> bool:
+    if prefix is None or location[0] != prefix[0]:
         return False
     folder = prefix[1].rstrip("/")
-    return not folder or place[1] == folder or place[1].startswith(f"{folder}/")
+    return not folder or location[1] == folder or location[1].startswith(f"{folder}/")
 
 
 def _decoded(text: str) -> str:
-    """Percent-encoding undone, however often it was done."""
+    """`text` without percent-encoding, also where that was applied several times."""
     while (decoded := unquote(text)) != text:
         text = decoded
     return text

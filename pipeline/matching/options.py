@@ -1,15 +1,15 @@
-"""What a run may be asked for."""
+"""The options of matching."""
 
 from dataclasses import dataclass
 
 OUTPUTS = ("keypoints", "flow", "confidence", "cycle")
-"""What a run may store: the points' places, the dense flow, how sure of either, and how far a point lands from itself
-when its answer is matched back (as much work again)."""
+"""What a run may store: the reference points, the dense flow, the confidence of either, and the cycle error: how far,
+in pixels, a point is from itself after it was matched there and back (which doubles the work)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MatchOptions:
-    """How a run matches; all but batch_pairs shapes the result."""
+    """How pairs are matched. All but batch_pairs shapes the result."""
 
     directions: tuple[str, ...] = ("source_to_target",)
     outputs: tuple[str, ...] = ("keypoints", "confidence")

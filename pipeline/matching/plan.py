@@ -1,7 +1,7 @@
-"""What is left to do, cut into slices.
+"""The pairs still to be matched, cut into slices.
 
-A slice names rows of one row group of the manifest; the rows themselves are read where they are matched. The driver
-keeps the ids (as Arrow, not as Python objects) and the row numbers, never keypoints or images.
+A slice is a list of rows of one row group of the manifest; workers read the rows themselves. The driver keeps the ids,
+as Arrow, and the row numbers, never keypoints or images.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from pipeline.io.manifest import Manifest
 
 WINDOW_ROWS = 65_536
-"""Rows of the manifest looked at together when pairs that share images are brought together."""
+"""Rows of the manifest that are ordered together, so that pairs that share images come into the same slice."""
 
 _SPREAD = (
     (16, 0x0000FFFF0000FFFF),
@@ -22,7 +22,7 @@ _SPREAD = (
     (2, 0x3333333333333333),
     (1, 0x5555555555555555),
 )
-"""By how much to move a copy of a number's bits, and which of them to keep, for one bit to come to every second."""
+"""(shift, mask) of each step that spreads the bits of a number: a zero before each of them."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -37,7 +37,7 @@ class Slice:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """The pairs that are asked for: how many, how many are done, and the slices of the others."""
+    """The requested pairs: how many, how many of them are done, and the slices of the others."""
 
     n_pairs: int
     n_done: int
@@ -82,7 +82,7 @@ def _by_images(rows: pa.Table) -> np.ndarray:
 
 
 def _numbers(uris: pa.ChunkedArray) -> np.ndarray:
-    """The place of each URI among all that there are, in order, as uint64; that of null is the last."""
+    """The rank of each URI among the distinct ones in order, uint64 from 0; that of null is the last."""
     return pc.rank(uris, "ascending", tiebreaker="dense").to_numpy().astype(np.uint64) - np.uint64(1)
 
 

@@ -1,4 +1,4 @@
-"""Numbers for Prometheus, through Ray: every node of the cluster exports what its processes count.
+"""Metrics for Prometheus, through Ray: every node of the cluster exports those of its processes.
 
     ray_nemf_rows_total{status, stage, kind}    rows committed; stage and kind are empty where status is ok
     ray_nemf_committed_bytes_total              bytes of the parts they are in
@@ -46,7 +46,7 @@ def timed(stage: str) -> Iterator[None]:
 
 
 def timed_items(stage: str, items: Iterable[Item]) -> Iterator[Item]:
-    """`items`, with the time that making all of them takes as work at `stage`, without that in which nobody asks."""
+    """`items`, timed as work at `stage`: the time to produce them all, without that between two requests for one."""
     seconds = 0.0
     source = iter(items)
     while True:

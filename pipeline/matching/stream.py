@@ -1,9 +1,9 @@
-"""The main road, on one screen: slices -> decode -> match -> commit.
+"""The Ray Data stream of a match job: slices -> decode -> match -> commit.
 
-Ray Data moves the rows; what the stages do is in pipeline.matching.decode, pipeline.matching.match and
-pipeline.runs.parts, none of which knows Ray. Ray starts a process that died again, for ever; the quarantine sees to it
-that this ends. Every process that matches runs torch on THREADS threads, since a result may change with their number;
-the others never import torch, which would cost each of them 300 MB.
+Ray Data moves the rows; the work of the stages is in pipeline.matching.decode, pipeline.matching.match and
+pipeline.runs.parts, none of which knows Ray. Ray restarts a dead process with the same work without limit; the
+quarantine ends this. Every process that matches runs torch on THREADS threads, since a result may change with their
+number; the others never import torch, which would cost each of them 300 MB.
 """
 
 import time
@@ -31,7 +31,7 @@ from schemas.matches import MATCHES
 THREADS = 1
 MATCH_CPUS = 0.75
 IO_CPUS = 0.25
-"""What a matching process and a decoding or committing task ask for: together one core for each worker."""
+"""CPUs that a matching process and a decoding or committing task reserve: together one core for each worker."""
 CHUNKS_AHEAD = 4
 """Full chunks that may wait in the object store for each worker; decoding pauses beyond."""
 
@@ -48,7 +48,7 @@ _COMMITTED = pa.schema(
 
 @dataclass(frozen=True, kw_only=True)
 class MatchStageConfig:
-    """Everything the stages need to know; plain values, since it travels to every worker."""
+    """The configuration of the stages; plain values, since it is pickled to every worker."""
 
     run: Run
     attempt: int
@@ -67,21 +67,21 @@ class MatchStageConfig:
 
 
 def build_stream(slices: list[Slice], config: MatchStageConfig) -> ray.data.Dataset:
-    """The lazy Ray dataset whose execution matches the slices; its rows say what was committed, part by part."""
+    """The lazy Ray dataset whose execution matches the slices; its rows describe the committed parts."""
     least, most = config.workers
     context = ray.data.DataContext.get_current()
     context.execution_options.resource_limits = ray.data.ExecutionResources(
         object_store_memory=CHUNKS_AHEAD * CHUNK_BYTES * most
     )
     rows = [{"file": s.file, "row_group": s.row_group, "rows": s.rows.tobytes()} for s in slices]
-    beside = ray.data.TaskPoolStrategy(size=most)
+    io_tasks = ray.data.TaskPoolStrategy(size=most)
     return (
         ray.data.from_items(rows, override_num_blocks=len(rows))
         .map_batches(
             partial(decode_slice, config=config),
             batch_size=1,
             batch_format="pyarrow",
-            compute=beside,
+            compute=io_tasks,
             num_cpus=IO_CPUS,
         )
         .map_batches(
@@ -97,14 +97,14 @@ def build_stream(slices: list[Slice], config: MatchStageConfig) -> ray.data.Data
             partial(commit, config=config),
             batch_size=None,
             batch_format="pyarrow",
-            compute=beside,
+            compute=io_tasks,
             num_cpus=IO_CPUS,
         )
     )
 
 
 def decode_slice(row: pa.Table, config: MatchStageConfig) -> Iterator[pa.Table]:
-    """One slice to chunks; none once the run was asked to stop."""
+    """One slice, {file, row_group, rows}, to chunks as Chunk.to_row; none after a request to stop."""
     if storage.exists(config.stop_file):
         yield Chunk().to_row().slice(0, 0)
         return
@@ -123,7 +123,7 @@ def decode_slice(row: pa.Table, config: MatchStageConfig) -> Iterator[pa.Table]:
 
 
 class MatchWorker:
-    """A process that holds the matcher and matches chunk after chunk."""
+    """A process that holds the matcher and matches chunks: rows of Chunk.to_row to MATCHES rows."""
 
     def __init__(self, config: MatchStageConfig) -> None:
         import torch
@@ -145,11 +145,11 @@ class MatchWorker:
         chunk = Chunk.from_row(row)
 
         def match(pair_ids: Sequence[str]) -> Iterator[pa.Table]:
-            wanted = set(pair_ids)
-            asked = Chunk(pairs=[pair for pair in chunk.pairs if pair["pair_id"] in wanted], images=chunk.images)
+            ids = set(pair_ids)
+            some = Chunk(pairs=[pair for pair in chunk.pairs if pair["pair_id"] in ids], images=chunk.images)
             yield match_chunk(
                 self._matcher,
-                asked,
+                some,
                 config.options,
                 fingerprint=config.run.fingerprint,
                 attempt=config.attempt,
@@ -163,20 +163,20 @@ class MatchWorker:
 
 
 def commit(rows: pa.Table, config: MatchStageConfig) -> pa.Table:
-    """Make match rows durable; what was committed, in a row, if there was anything."""
+    """Write MATCHES rows as a part; one row that describes it, none if there are no rows."""
     if not rows.num_rows:
         return _COMMITTED.empty_table()
     start = time.perf_counter()
     with timed("commit"):
         try:
             part = write_part(config.run.out, rows, run_id=config.run.run_id)
-        except OSError as error:  # as one text: Ray Data puts its own in place of a file's name
+        except OSError as error:  # one text, since Ray Data replaces a file's name by a text of its own
             raise OSError(f"{config.run.out}: a part could not be written: {error}") from error
-    said = {
+    committed = {
         "part": part.name,
         "bytes": part.n_bytes,
         "reasons": [{"reason": reason, "rows": n} for reason, n in count_reasons(rows).items()],
         "match_seconds": (pc.sum(pc.struct_field(rows["milliseconds"], "match")).as_py() or 0) / 1000,
         "commit_seconds": time.perf_counter() - start,
     }
-    return pa.Table.from_pylist([said], _COMMITTED)
+    return pa.Table.from_pylist([committed], _COMMITTED)

@@ -1,4 +1,4 @@
-"""Ends this process when its work hangs: what kills a process can be dealt with, what hangs for ever cannot."""
+"""Ends this process when its work hangs: Ray and the quarantine handle processes that die, not those that hang."""
 
 import faulthandler
 import os
@@ -12,12 +12,11 @@ _GRACE_SECONDS = 30.0
 
 
 class Watchdog:
-    """Waits `seconds` for a sign of life while it is on guard, then says so, writes all stacks to stderr and ends the
-    process.
+    """Ends the process, with all stacks on stderr, after `seconds` without a sign of life in its on_guard block.
 
     on_silence: called before that, in another thread.
-    Where a library hangs and holds the interpreter's lock nothing can be said; the process is ended all the same, half
-    a minute later.
+    Where a library hangs and holds the interpreter's lock, on_silence is not called, and the process ends half a minute
+    later.
     """
 
     def __init__(self, seconds: float, on_silence: Callable[[], None]) -> None:
@@ -27,14 +26,14 @@ class Watchdog:
         threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
 
     def alive(self) -> None:
-        """A sign of life: wait anew."""
+        """Give a sign of life: the time starts again."""
         self._deadline = time.monotonic() + self._seconds
-        # needs no Python when its time comes
+        # works without the interpreter's lock
         faulthandler.dump_traceback_later(self._seconds + _GRACE_SECONDS, exit=True, file=_STDERR)
 
     @contextmanager
     def on_guard(self) -> Iterator[None]:
-        """Wait for signs of life in the block."""
+        """Watch for signs of life during the block."""
         self.alive()
         try:
             yield

@@ -1,4 +1,4 @@
-"""How many processes match, and whether the cluster has room for them: an error now, not a job that waits for ever."""
+"""The number of matching processes, and whether the cluster has room for them: an error now, not an endless wait."""
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,16 +9,16 @@ from pipeline.matching.stream import CHUNKS_AHEAD, IO_CPUS, MATCH_CPUS
 
 
 def choose_workers(
-    asked: tuple[int, int] | None, device: str, gpus_per_worker: float, cluster: Cluster
+    requested: tuple[int, int] | None, device: str, gpus_per_worker: float, cluster: Cluster
 ) -> tuple[int, int]:
-    """How many processes match, at least and at most: as asked, else one per GPU share or core that is there now.
+    """The least and largest number of matching processes: as requested, else one per GPU share or core available now.
 
-    Says on stderr what will make them slow. Raises ValueError that names everything the cluster lacks for the least,
-    and for the decoding beside them.
+    Prints to stderr what will make them slow. Raises ValueError that names everything the cluster lacks for the least
+    number, and for the decoding tasks.
     """
     on_gpu = device.startswith("cuda")
     each = {"CPU": MATCH_CPUS} | ({"GPU": gpus_per_worker} if on_gpu else {})
-    least, most = asked or (_one_for_each(cluster, each),) * 2
+    least, most = requested or (_one_for_each(cluster, each),) * 2
     if lacks := _lacks(cluster.most, least, each):
         kind = "Ray cluster, with all that its autoscaler may add," if cluster.later else "Ray cluster"
         raise ValueError(
@@ -33,12 +33,12 @@ def choose_workers(
 
 def _one_for_each(cluster: Cluster, each: Mapping[str, float]) -> int:
     if "GPU" in each:
-        return max(1, sum(nodes.places({"GPU": each["GPU"]}) for nodes in cluster.now))
+        return max(1, sum(nodes.room_for({"GPU": each["GPU"]}) for nodes in cluster.now))
     return max(1, int(total(cluster.now, "CPU")))
 
 
 def _lacks(nodes: Sequence[Nodes], workers: int, each: Mapping[str, float]) -> list[str]:
-    """What is missing, each with how much there is; none if `workers` find their places."""
+    """Texts of what is missing, each with the amount available; none if the nodes have room for `workers` processes."""
     needed = {kind: workers * amount for kind, amount in each.items()}
     needed["CPU"] += IO_CPUS
     lacks = [
@@ -46,10 +46,10 @@ def _lacks(nodes: Sequence[Nodes], workers: int, each: Mapping[str, float]) -> l
         for kind, amount in needed.items()
         if amount > total(nodes, kind) + ROUNDING
     ]
-    places = sum(group.places(each) for group in nodes)
-    if places < workers and not lacks:
+    room = sum(group.room_for(each) for group in nodes)
+    if room < workers and not lacks:
         one = " and ".join(f"{amount:g} {kind}s" for kind, amount in each.items())
-        lacks = [f"places for {places} of them: each needs {one} on one machine"]
+        lacks = [f"places for {room} of them: each needs {one} on one machine"]
     return lacks
 
 
@@ -57,11 +57,11 @@ def _notes(cluster: Cluster, workers: int, each: Mapping[str, float]) -> Iterato
     if waits_for := _lacks(cluster.now, workers, each):
         yield f"the Ray cluster has {'; '.join(waits_for)} and waits for its autoscaler"
         return
-    store, wanted = total(cluster.now, "object_store_memory"), CHUNKS_AHEAD * CHUNK_BYTES * workers
-    if min(store, cluster.shared_memory or store) < wanted:
+    store, needed = total(cluster.now, "object_store_memory"), CHUNKS_AHEAD * CHUNK_BYTES * workers
+    if min(store, cluster.shared_memory or store) < needed:
         shared = "" if cluster.shared_memory is None else f" ({SHARED_MEMORY}: {_mib(cluster.shared_memory)})"
         yield (
-            f"Ray's object store has {_mib(store)}{shared}, and {_mib(wanted)} feed {workers} workers well; with less, "
+            f"Ray's object store has {_mib(store)}{shared}, and {_mib(needed)} feed {workers} workers well; with less, "
             "images wait on disk: see ray start --object-store-memory, docker run --shm-size"
         )
 

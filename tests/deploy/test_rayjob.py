@@ -76,8 +76,8 @@ def test_its_cluster_has_a_place_for_every_process_it_asks_for(manifest: Any) ->
 
     assert choose_device("auto", cluster) == config.device
     least, most = choose_workers(config.workers, config.device, config.gpus_per_worker, cluster)
-    places = sum(group.places({"CPU": MATCH_CPUS, "GPU": config.gpus_per_worker}) for group in groups)
-    assert least <= most == places
+    room = sum(group.room_for({"CPU": MATCH_CPUS, "GPU": config.gpus_per_worker}) for group in groups)
+    assert least <= most == room
 
 
 def test_it_names_the_ray_that_the_package_wants(manifest: Any) -> None:

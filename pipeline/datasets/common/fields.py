@@ -1,4 +1,4 @@
-"""Values out of files that nobody has checked: each one as the type it should have, or a DataError."""
+"""Reading values of unchecked records: each value with its expected type, or a DataError."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -13,20 +13,20 @@ _FURTHEST_PX = 1e9
 
 
 class Fields:
-    """One record (a JSON object, a row of a table). Every error names the place, the field, and what came."""
+    """One record (a JSON object, a row of a table). Every error names the file and row, the field, and its value."""
 
     def __init__(self, record: Mapping[str, Any], where: str) -> None:
         self.record = record
         self.where = where
 
     def has(self, name: str) -> bool:
-        """Whether there is anything in the field. DataError if the record is not a mapping."""
+        """Whether the field is present and not empty. DataError if the record is not a mapping."""
         if not isinstance(self.record, Mapping):
             self._fail("wrong type", f"expected a record, got {_short(self.record)}")
         return self.record.get(name) not in (None, "")
 
     def optional(self, name: str, read: Callable[[str], Value]) -> Value | None:
-        """`read(name)`, one of the readers below, or None where there is nothing in the field."""
+        """`read(name)`, where `read` is one of the methods below; None if the field is absent or empty."""
         return read(name) if self.has(name) else None
 
     def text(self, name: str) -> str:
@@ -46,7 +46,7 @@ class Fields:
         return list(value)
 
     def records(self, name: str) -> list["Fields"]:
-        """A list of records. Whether each is one is seen when it is read: one bad record is not all of them."""
+        """A list of records. Each is checked when it is read, so that one bad record does not reject the others."""
         value = self._get(name, "a list of records")
         if not isinstance(value, list):
             self._wrong_type(name, "a list of records")
@@ -75,7 +75,7 @@ class Fields:
         return level
 
     def points(self, name: str) -> Points:
-        """A list of points [x, y], finite; none of them is fine."""
+        """A list of finite points [x, y], possibly empty."""
         return [(x, y) for x, y in self._tuples(name, self._get(name, "a list of points"), "[x, y]", 2)]
 
     def keypoints_xyv(self, name: str) -> list[tuple[float, float, float]]:
@@ -153,7 +153,7 @@ class Fields:
         return a, b, c, d
 
     def _check_encodable(self, name: str, *texts: str) -> None:
-        """JSON can say half of a surrogate pair, '\\ud800', which no file can hold."""
+        """DataError for text that UTF-8 cannot encode: JSON can hold half of a surrogate pair, '\\ud800'."""
         for text in texts:
             try:
                 text.encode()
@@ -176,7 +176,7 @@ class Fields:
 
 
 def read_json(uri: str) -> Any:
-    """What a JSON file holds. DataError if it is not JSON, FileNotFoundError if it is not there."""
+    """The content of a JSON file. Raises DataError if it is not JSON, FileNotFoundError if there is no file."""
     try:
         return json.loads(storage.read_bytes(uri))
     except (ValueError, RecursionError) as error:

@@ -1,4 +1,4 @@
-"""Images that come inside Parquet tables: each becomes a file of its own beside the manifest, named by its id."""
+"""Images inside Parquet tables: each becomes a file in a folder beside the manifest, named by its id."""
 
 from pipeline.datasets.common.interface import DataError
 from pipeline.io import storage
@@ -10,22 +10,22 @@ def parquet_files(root: str) -> list[str]:
 
 
 class InlineImages:
-    """Where the images of a data set are written, none of them over another."""
+    """The URIs that the images of a data set are written to, no two of them the same."""
 
     def __init__(self, folder: str) -> None:
         self._folder = folder
-        self.found_at: dict[str, str] = {}
-        """The file, and row of it, that each image is from, by the image's URI."""
+        self.rows: dict[str, str] = {}
+        """The file and row that each image is from, by the image's URI."""
 
     def add(self, image_id: str, where: str) -> str:
-        """The URI that the image found at `where` is to be written to.
+        """The URI for the image of the file and row `where`.
 
-        Raises DataError if the id can be no file name or was there before.
+        Raises DataError if the id can be no file name or occurred before.
         """
         if "/" in image_id or image_id.startswith("."):
             raise DataError(where, "wrong value", f"field image_id: expected a plain name, got {image_id!r}")
         uri = storage.join(self._folder, f"{image_id}.jpg")
-        if uri in self.found_at:
+        if uri in self.rows:
             raise DataError(where, "duplicate id", f"field image_id: {image_id} was there before")
-        self.found_at[uri] = where
+        self.rows[uri] = where
         return uri

@@ -1,4 +1,4 @@
-"""Pairs out of annotated objects: two of one category, in different images, that share visible keypoints."""
+"""Pairs of annotated objects of one category, in different images, that share visible keypoints."""
 
 import random
 from collections import defaultdict
@@ -49,7 +49,7 @@ def by_name(fields: Fields, names: list[str], keypoints: list[Keypoint]) -> dict
 def sample_pairs(
     instances: Iterable[Instance], pairs_per_category: int, seed: int, split: str | None = None
 ) -> Iterator[PairRow]:
-    """At most `pairs_per_category` pairs of each category, none twice, whatever the order of `instances`.
+    """At most `pairs_per_category` pairs of each category, none twice; the order of `instances` makes no difference.
 
     The instances of a category are sorted, shuffled, and laid out on a circle; pairs are taken one step apart, then
     two, and so on. So every instance is used about equally often, and all pairs come if the number allows it.
@@ -61,7 +61,7 @@ def sample_pairs(
         by_category[instance.category].append(instance)
     for category, members in sorted(by_category.items()):
         random.Random(f"{seed}:{category}").shuffle(members)
-        found = 0
+        n_pairs = 0
         for source, target in _around_the_circle(members):
             shared = [name for name in source.xy_px if name in target.xy_px]
             if source.image_uri == target.image_uri or len(shared) < MIN_SHARED_KEYPOINTS:
@@ -79,8 +79,8 @@ def sample_pairs(
                 source_box_xyxy=source.box_xyxy,
                 target_box_xyxy=target.box_xyxy,
             )
-            found += 1
-            if found == pairs_per_category:
+            n_pairs += 1
+            if n_pairs == pairs_per_category:
                 break
 
 

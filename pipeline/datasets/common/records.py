@@ -1,4 +1,4 @@
-"""Lines of text and rows of CSV and Parquet files, each row with its place in the file."""
+"""Lines of text and rows of CSV and Parquet files, each row with its file and number."""
 
 import csv
 from collections.abc import Collection, Iterator
@@ -13,7 +13,7 @@ from pipeline.io import storage
 
 
 def text_lines(uri: str) -> list[str]:
-    """The lines of a text file. ValueError if it is not UTF-8, FileNotFoundError if it is not there."""
+    """The lines of a text file. Raises ValueError if it is not UTF-8, FileNotFoundError if there is no file."""
     try:
         return storage.read_bytes(uri).decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
@@ -39,8 +39,8 @@ class CsvRow:
 def csv_rows(uri: str, required: Collection[str], known: Collection[str] | None = None) -> Iterator[CsvRow]:
     """The rows of a CSV file with a header; blank lines are left out.
 
-    Raises ValueError if one of the `required` columns is absent, if there is one that is not `known` (None: any may
-    be there), and if the file is not CSV in UTF-8; FileNotFoundError if it is not there.
+    Raises ValueError if one of the `required` columns is absent, if one is not `known` (None allows any), and if the
+    file is not CSV in UTF-8; FileNotFoundError if there is no file.
     """
     fs, path = storage.open_uri(uri)
     with fs.open(path, "r", encoding="utf-8-sig", newline="") as file:
@@ -58,7 +58,7 @@ def csv_rows(uri: str, required: Collection[str], known: Collection[str] | None 
 def parquet_rows(
     uri: str, required: Collection[str], known: Collection[str] | None = None, *, optional: Collection[str] = ()
 ) -> Iterator[Fields]:
-    """The rows of a Parquet file: the `required` columns and those of the `optional` or `known` ones that are there.
+    """The rows of a Parquet file: the `required` columns and those of the `optional` or `known` ones that it has.
 
     Raises as csv_rows does.
     """
@@ -81,11 +81,11 @@ def parquet_rows(
 def _check_columns(header: list[str], required: Collection[str], known: Collection[str] | None, uri: str) -> None:
     missing = [name for name in required if name not in header]
     if missing:
-        there = ", ".join(header) or "none"
-        raise ValueError(f"{uri}: column {', '.join(missing)} is missing; there are: {there}")
-    twice = sorted({name for name in header if header.count(name) > 1})
-    if twice:
-        raise ValueError(f"{uri}: column {', '.join(twice)} occurs more than once")
+        present = ", ".join(header) or "none"
+        raise ValueError(f"{uri}: column {', '.join(missing)} is missing; there are: {present}")
+    repeated = sorted({name for name in header if header.count(name) > 1})
+    if repeated:
+        raise ValueError(f"{uri}: column {', '.join(repeated)} occurs more than once")
     unknown = [name for name in header if known and name not in known]
     if unknown:
         raise ValueError(f"{uri}: unknown column {', '.join(unknown)}; known are: {', '.join(known or ())}")

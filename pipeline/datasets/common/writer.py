@@ -1,4 +1,4 @@
-"""Writing a PAIRS manifest: every pair checked, what cannot be used counted and listed, the file there whole or not."""
+"""Writing a PAIRS manifest, atomically: every pair is checked, those that cannot be used are counted and listed."""
 
 import csv
 import io
@@ -22,7 +22,7 @@ _COLUMNS = [name for name in PAIRS.names if name not in ("source_image", "target
 
 @dataclass
 class Summary:
-    """What is in a manifest, and what was left out of it."""
+    """Counts of a manifest, and what was left out of it."""
 
     pairs: int = 0
     keypoints: int = 0
@@ -39,14 +39,14 @@ class Summary:
 
 
 def write_manifest(
-    found: Iterable[PairRow | Rejected],
+    items: Iterable[PairRow | Rejected],
     out: str,
     *,
     dataset: str,
     skip_errors: bool = False,
     written_uri: Callable[[str], str] = str,
 ) -> Summary:
-    """Write the pairs among `found` to `out`, and what was left out to `<out>.skipped.csv` if there was any.
+    """Write the pairs among `items` to `out`, and those left out, if any, to `<out>.skipped.csv`.
 
     dataset: the name for pairs that bring none.
     skip_errors: leave out what cannot be used instead of raising ValueError at the first of it.
@@ -54,7 +54,7 @@ def write_manifest(
     Raises ValueError also when no pair is left.
     """
     summary = Summary()
-    records = (_record(row, dataset, written_uri) for row in _usable(found, summary, skip_errors))
+    records = (_record(row, dataset, written_uri) for row in _usable(items, summary, skip_errors))
     with storage.atomic_writer(out) as path:
         with pq.ParquetWriter(path, PAIRS, compression="zstd") as writer:
             while group := list(itertools.islice(records, ROW_GROUP_ROWS)):
@@ -66,10 +66,10 @@ def write_manifest(
     return summary
 
 
-def _usable(found: Iterable[PairRow | Rejected], summary: Summary, skip_errors: bool) -> Iterator[PairRow]:
+def _usable(items: Iterable[PairRow | Rejected], summary: Summary, skip_errors: bool) -> Iterator[PairRow]:
     pair_ids: set[str] = set()
     listing = _Listing()
-    for item in found:
+    for item in items:
         row = item if isinstance(item, Rejected) else _checked(item, pair_ids, listing)
         if isinstance(row, Rejected):
             if not (skip_errors or row.by_design):
@@ -90,7 +90,7 @@ def _usable(found: Iterable[PairRow | Rejected], summary: Summary, skip_errors: 
 
 
 def _checked(row: PairRow, pair_ids: set[str], listing: "_Listing") -> PairRow | Rejected:
-    """The row, or why it cannot be used: its id is taken or an image is not there."""
+    """The row, or a Rejected one if its id occurred before or an image is missing."""
     if row.pair_id in pair_ids:
         reason, detail = "duplicate pair id", f"pair_id {row.pair_id} was there before"
     elif not listing.has(row.source_uri):
@@ -103,7 +103,7 @@ def _checked(row: PairRow, pair_ids: set[str], listing: "_Listing") -> PairRow |
 
 
 class _Listing:
-    """Which images there are, by one listing of each folder."""
+    """Whether images exist, by one listing of each folder."""
 
     def __init__(self) -> None:
         self._names: dict[str, set[str]] = {}
@@ -131,7 +131,7 @@ def _record(row: PairRow, dataset: str, written_uri: Callable[[str], str]) -> di
 
 
 def _write_rejected(rejected: Sequence[Rejected], uri: str) -> None:
-    """A CSV file of what was left out; an earlier run's is removed when nothing was."""
+    """Write a CSV file of what was left out; if nothing was, remove that of an earlier call."""
     if not rejected:
         storage.delete_file(uri)
         return
