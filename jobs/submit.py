@@ -7,20 +7,15 @@ machines or the checkout that --working-dir sends. Ctrl-C stops the job, which c
 seconds before the job starts. See docs/cluster.md.
 """
 
-import asyncio
 import importlib
 import json
-import logging
 import os
 import shlex
 import sys
-import time
-import urllib.request
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-from urllib.error import HTTPError
+from typing import TYPE_CHECKING
 
 import tyro
 
@@ -38,19 +33,12 @@ from jobs.command import (
     run_command,
 )
 from nemf.io.redact import redacted, secrets_of
+from pipeline.cluster import ray_jobs
 from pipeline.cluster.errors import ClusterError
 from pipeline.io.uri_field import Uri, is_relative, uris_of
 
 if TYPE_CHECKING:
     from ray.dashboard.modules.job.pydantic_models import JobDetails
-    from ray.job_submission import JobSubmissionClient
-
-ANSWER_SECONDS = 10
-"""Timeout of the first request to a head."""
-STOP_SECONDS = 600
-"""Time a job gets, after the request to stop, to commit what is in flight; Ray's default is three seconds."""
-LOST_SECONDS = 60
-"""Time after which a job that cannot be reached any more is given up."""
 
 _ERRORS = {
     BAD_INPUT: ValueError,
@@ -115,12 +103,13 @@ def run(config: Config) -> str:
     address = config.address or os.environ.get("RAY_API_SERVER_ADDRESS")
     if not address:
         raise ValueError("which cluster? Give --address http://HEAD:8265, or set RAY_API_SERVER_ADDRESS")
-    client = _client(address)
-    submission = _submit(client, config)
+    client = ray_jobs.connect(address)
+    environment = {name: os.environ[name] for name in config.env}
+    submission = ray_jobs.submit(client, config.entrypoint, environment=environment, working_dir=config.working_dir)
     variables = f" with {', '.join(config.env)}" if config.env else ""
     print(f"{submission} is submitted to {redacted(address)}{variables}", file=sys.stderr)
     if config.wait:
-        _end_as(_follow(client, submission), submission)
+        _end_as(ray_jobs.follow(client, submission), submission)
     else:
         target = f"--address {redacted(address)} {submission}"
         print(f"log: ray job logs --follow {target}\nstop: ray job stop {target}", file=sys.stderr)
@@ -147,110 +136,12 @@ def _paths(command: str, words: Sequence[str]) -> Iterator[tuple[str, str]]:
         yield "--storage-options", storage_options
 
 
-def _client(address: str) -> "JobSubmissionClient":
-    """A client of the Ray head at `address`. Raises ValueError or OSError if there is none or it refuses access."""
-    # Ray takes seconds to import, and a faulty command needs none of it.
-    from ray.exceptions import AuthenticationError
-    from ray.job_submission import JobSubmissionClient
-
-    expected = "expected the address of a head's dashboard, such as http://HEAD:8265"
-    if not address.startswith(("http://", "https://")):
-        raise ValueError(f"--address {address}: {expected}")
-    try:
-        urllib.request.urlopen(f"{address.rstrip('/')}/api/version", timeout=ANSWER_SECONDS).close()
-    except HTTPError as error:
-        error.close()  # a head answers; the client below raises with its reason
-    except OSError as error:
-        raise ConnectionError(f"no Ray answers at {address}: {getattr(error, 'reason', error)}; {expected}") from error
-    os.environ["RAY_API_SERVER_ADDRESS"] = address  # Ray prefers the variable to the argument
-    for name in ("job.sdk", "dashboard_sdk"):
-        logging.getLogger(f"ray.dashboard.modules.{name}").setLevel(logging.WARNING)
-    try:
-        return JobSubmissionClient(address)
-    except AuthenticationError as error:
-        raise PermissionError(
-            f"{error.message.splitlines()[0]}: the Ray at {address} wants RAY_AUTH_MODE=token and its token, in the "
-            "file RAY_AUTH_TOKEN_PATH or in RAY_AUTH_TOKEN"
-        ) from error
-    except RuntimeError as error:
-        raise ValueError(f"{address}: {error}; {expected}") from error
-
-
-def _submit(client: "JobSubmissionClient", config: Config) -> str:
-    """The id of the submission. Raises ClusterError if Ray refuses the job."""
-    runtime_env: dict[str, Any] = {
-        "env_vars": {name: os.environ[name] for name in config.env} | {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS)}
-    }
-    if config.working_dir is not None:
-        runtime_env["working_dir"] = config.working_dir
-    try:
-        return client.submit_job(entrypoint=config.entrypoint, runtime_env=runtime_env)
-    except RuntimeError as error:
-        raise ClusterError(f"Ray took no job: {error}") from error
-
-
 def _holds_a_secret(word: str) -> bool:
     """Whether an argument is, or ends in, JSON with a secret, as storage options may."""
     try:
         return any(secrets_of(json.loads(word[word.index("{") :])))
     except ValueError:
         return False
-
-
-def _follow(client: "JobSubmissionClient", submission: str) -> "JobDetails":
-    """Show the job's log until it ends; its details. Ctrl-C stops the job, a second one does not wait for its end."""
-    log = _Log(client, submission)
-    try:
-        return log.follow()
-    except KeyboardInterrupt:
-        print("\nstopping the job, which commits what is in flight; Ctrl-C leaves it to that", file=sys.stderr)
-    try:
-        _stop(client, submission)
-        return log.follow()
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"{submission} was asked to stop and has not ended yet") from None
-
-
-def _stop(client: "JobSubmissionClient", submission: str) -> None:
-    """Ask the job to stop. Raises ClusterError if the request fails."""
-    try:
-        client.stop_job(submission)
-    except RuntimeError as error:
-        raise ClusterError(f"{submission} could not be asked to stop and may go on: {error}") from error
-
-
-class _Log:
-    """The log of a job, printed without repetition when the connection is lost and made again."""
-
-    def __init__(self, client: "JobSubmissionClient", submission: str) -> None:
-        self._client = client
-        self._submission = submission
-        self._shown = 0
-
-    def follow(self) -> "JobDetails":
-        """Print the log until the job ends; its details. Raises ClusterError after LOST_SECONDS without an answer."""
-        from aiohttp import ClientError
-
-        answered_at = time.monotonic()
-        while True:
-            try:
-                asyncio.run(self._show())
-                details = self._client.get_job_info(self._submission)
-            except (ClientError, OSError, RuntimeError) as error:
-                if time.monotonic() > answered_at + LOST_SECONDS:
-                    raise ClusterError(f"lost sight of {self._submission}, which may go on: {error}") from error
-            else:
-                if details.status.is_terminal():
-                    return details
-                answered_at = time.monotonic()
-            time.sleep(1)
-
-    async def _show(self) -> None:
-        n_read = 0  # a new connection starts at the beginning of the log
-        async for text in self._client.tail_job_logs(self._submission):
-            print(text[max(0, self._shown - n_read) :], end="", flush=True)
-            n_read += len(text)
-            self._shown = max(self._shown, n_read)
 
 
 def _end_as(details: "JobDetails", submission: str) -> None:

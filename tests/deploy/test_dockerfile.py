@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.submit import STOP_SECONDS
+from pipeline.cluster.ray_jobs import STOP_SECONDS
 
 ROOT = Path(__file__).parents[2]
 DOCKERFILE = ROOT / "deploy" / "Dockerfile"

@@ -1,8 +1,7 @@
-"""What jobs.submit does before there is a cluster, and with what a cluster answers."""
+"""What jobs.submit refuses, and how it ends."""
 
 import re
 import socket
-from collections.abc import AsyncIterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -79,79 +78,6 @@ def test_the_shell_gets_every_word_as_it_was_given() -> None:
     assert config.entrypoint == """python -m jobs.import_official 'it'"'"'s here' --out 'a b;c'"""
 
 
-class _Cluster:
-    """Answers as a JobSubmissionClient does; every connection begins at the beginning of the log."""
-
-    def __init__(self, *connections: list[str | Exception], ends_as: JobStatus = JobStatus.SUCCEEDED) -> None:
-        self._connections = list(connections)
-        self._ends_as = ends_as
-        self.stopped: list[str] = []
-
-    async def tail_job_logs(self, _submission: str) -> AsyncIterator[str]:
-        for said in self._connections.pop(0):
-            if isinstance(said, BaseException):
-                raise said
-            yield said
-
-    def get_job_info(self, _submission: str) -> Any:
-        status = JobStatus.RUNNING if self._connections else self._ends_as
-        return SimpleNamespace(status=status, driver_exit_code=None, message="")
-
-    def stop_job(self, submission: str) -> bool:
-        self.stopped.append(submission)
-        return True
-
-
-@pytest.fixture
-def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("time.sleep", lambda _seconds: None)
-
-
-@pytest.mark.usefixtures("_no_waiting")
-def test_a_lost_connection_repeats_nothing_and_misses_nothing(capsys: pytest.CaptureFixture[str]) -> None:
-    cluster: Any = _Cluster(
-        ["one\ntw", RuntimeError("closed unexpectedly")],
-        [ConnectionError("no route")],
-        ["one\n", "two\nthree\n", RuntimeError("closed unexpectedly")],
-        ["one\ntwo\nthree\nfour\n"],
-    )
-
-    assert submit._follow(cluster, "job").status == JobStatus.SUCCEEDED
-
-    assert capsys.readouterr().out == "one\ntwo\nthree\nfour\n"
-    assert cluster.stopped == []
-
-
-@pytest.mark.usefixtures("_no_waiting")
-def test_a_job_that_is_never_seen_again_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = iter(range(0, 1000, 25))
-    monkeypatch.setattr("time.monotonic", lambda: next(clock))
-    cluster: Any = _Cluster(*[[ConnectionError("no route")]] * 9)
-
-    with pytest.raises(ClusterError, match="lost sight of job, which may go on: no route"):
-        submit._follow(cluster, "job")
-
-
-@pytest.mark.usefixtures("_no_waiting")
-def test_ctrl_c_stops_the_job_and_its_last_words_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
-    cluster: Any = _Cluster(["one\n", KeyboardInterrupt()], ["one\nlast words\n"], ends_as=JobStatus.STOPPED)
-
-    details = submit._follow(cluster, "job")
-
-    assert cluster.stopped == ["job"]
-    assert capsys.readouterr().out == "one\nlast words\n"
-    with pytest.raises(KeyboardInterrupt, match="job was stopped"):
-        submit._end_as(details, "job")
-
-
-@pytest.mark.usefixtures("_no_waiting")
-def test_a_second_ctrl_c_leaves_the_job_to_its_end() -> None:
-    cluster: Any = _Cluster([KeyboardInterrupt()], [KeyboardInterrupt()], ["never read"])
-
-    with pytest.raises(KeyboardInterrupt, match="job was asked to stop and has not ended yet"):
-        submit._follow(cluster, "job")
-
-
 @pytest.mark.parametrize(
     ("code", "error"),
     [
@@ -175,4 +101,11 @@ def test_a_job_that_never_ran_says_why() -> None:
     details: Any = SimpleNamespace(status=JobStatus.FAILED, driver_exit_code=None, message="no such package")
 
     with pytest.raises(ClusterError, match="job did not run: no such package"):
+        submit._end_as(details, "job")
+
+
+def test_a_stopped_job_ends_as_an_interruption() -> None:
+    details: Any = SimpleNamespace(status=JobStatus.STOPPED, driver_exit_code=None)
+
+    with pytest.raises(KeyboardInterrupt, match="job was stopped"):
         submit._end_as(details, "job")

@@ -1,0 +1,81 @@
+from collections.abc import AsyncIterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from ray.job_submission import JobStatus
+
+from pipeline.cluster import ray_jobs
+from pipeline.cluster.errors import ClusterError
+
+
+class _Cluster:
+    """A JobSubmissionClient of one job; every connection starts at the beginning of its log."""
+
+    def __init__(self, *connections: list[str | Exception], ends_as: JobStatus = JobStatus.SUCCEEDED) -> None:
+        self._connections = list(connections)
+        self._ends_as = ends_as
+        self.stopped: list[str] = []
+
+    async def tail_job_logs(self, _submission: str) -> AsyncIterator[str]:
+        for text in self._connections.pop(0):
+            if isinstance(text, BaseException):
+                raise text
+            yield text
+
+    def get_job_info(self, _submission: str) -> Any:
+        status = JobStatus.RUNNING if self._connections else self._ends_as
+        return SimpleNamespace(status=status, driver_exit_code=None, message="")
+
+    def stop_job(self, submission: str) -> bool:
+        self.stopped.append(submission)
+        return True
+
+
+@pytest.fixture
+def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.sleep", lambda _seconds: None)
+
+
+@pytest.mark.usefixtures("_no_waiting")
+def test_a_lost_connection_repeats_nothing_and_misses_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    cluster: Any = _Cluster(
+        ["one\ntw", RuntimeError("closed unexpectedly")],
+        [ConnectionError("no route")],
+        ["one\n", "two\nthree\n", RuntimeError("closed unexpectedly")],
+        ["one\ntwo\nthree\nfour\n"],
+    )
+
+    assert ray_jobs.follow(cluster, "job").status == JobStatus.SUCCEEDED
+
+    assert capsys.readouterr().out == "one\ntwo\nthree\nfour\n"
+    assert cluster.stopped == []
+
+
+@pytest.mark.usefixtures("_no_waiting")
+def test_a_job_that_is_never_seen_again_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(0, 1000, 25))
+    monkeypatch.setattr("time.monotonic", lambda: next(clock))
+    cluster: Any = _Cluster(*[[ConnectionError("no route")]] * 9)
+
+    with pytest.raises(ClusterError, match="lost sight of job, which may go on: no route"):
+        ray_jobs.follow(cluster, "job")
+
+
+@pytest.mark.usefixtures("_no_waiting")
+def test_ctrl_c_stops_the_job_and_its_last_words_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    cluster: Any = _Cluster(["one\n", KeyboardInterrupt()], ["one\nlast words\n"], ends_as=JobStatus.STOPPED)
+
+    details = ray_jobs.follow(cluster, "job")
+
+    assert cluster.stopped == ["job"]
+    assert capsys.readouterr().out == "one\nlast words\n"
+    assert details.status == JobStatus.STOPPED
+
+
+@pytest.mark.usefixtures("_no_waiting")
+def test_a_second_ctrl_c_leaves_the_job_to_its_end() -> None:
+    cluster: Any = _Cluster([KeyboardInterrupt()], [KeyboardInterrupt()], ["never read"])
+
+    with pytest.raises(KeyboardInterrupt, match="job was asked to stop and has not ended yet"):
+        ray_jobs.follow(cluster, "job")
