@@ -141,23 +141,23 @@ class _Bench:
     def scoring(self) -> tuple[list[Row], str]:
         """One chunk of queries: the first random candidates of as many pixels."""
         hw = self.config.image_hw
-        target = px_to_norm(pixel_grid(hw).view(-1, 2)[:CHUNK], hw).to(self.device)
-        initial = _points(initial_field(self.encoded, hw))[: len(target)]
-        source = initial + 0.2 * (self._noise(image_pair(hw, 0, points=None), 1).view(-1, 2)[: len(target)] - 0.5)
-        number = torch.arange(len(target), device=self.device)
-        ours = self.model.scorer(self.encoded, torch.zeros_like(number), target)
+        query = px_to_norm(pixel_grid(hw).view(-1, 2)[:CHUNK], hw).to(self.device)
+        initial = _points(initial_field(self.encoded, hw))[: len(query)]
+        reference = initial + 0.2 * (self._noise(image_pair(hw, 0, points=None), 1).view(-1, 2)[: len(query)] - 0.5)
+        query_index = torch.arange(len(query), device=self.device)
+        ours = self.model.scorer(self.encoded, torch.zeros_like(query_index), query)
         in_small_parts = PublishedScore(self.model, self.encoded, part=_SMALL_PART)
         ways = {
-            "published": lambda: self.published(source[None], target[None])[0],
-            f"published, but {_SMALL_PART:,} at once": lambda: in_small_parts(source[None], target[None])[0],
-            "ours": lambda: ours(source, number),
+            "published": lambda: self.published(reference[None], query[None])[0],
+            f"published, but {_SMALL_PART:,} at once": lambda: in_small_parts(reference[None], query[None])[0],
+            "ours": lambda: ours(reference, query_index),
         }
         with torch.no_grad():
             measured = harness.measure(ways, self.device, self.config.repeats)
         expected, _, actual = (measured[way].answer for way in ways)
         apart = float((actual - expected).abs().max() / expected.abs().max())
         _agree(apart <= _LOGITS, f"logits are apart by {apart:.0e} of the greatest; {_LOGITS:.0e} is allowed")
-        rows = [_row(f"{len(target):,} scores", way, len(target), measured[way]) for way in ways]
+        rows = [_row(f"{len(query):,} scores", way, len(query), measured[way]) for way in ways]
         return rows, f"Logits are apart by at most {apart:.0e} of the greatest ({_LOGITS:.0e} allowed)."
 
     def grid(self) -> tuple[list[Row], str]:
@@ -244,8 +244,8 @@ class _Bench:
 
     def _mean_score(self, field_norm: Tensor) -> float:
         hw = field_norm.shape[1], field_norm.shape[2]
-        target = px_to_norm(pixel_grid(hw).view(1, -1, 2), hw).to(self.device)
-        return float(self.model.score(self.encoded, field_norm.flatten(1).T[None], target).sigmoid().mean())
+        query = px_to_norm(pixel_grid(hw).view(1, -1, 2), hw).to(self.device)
+        return float(self.model.score(self.encoded, field_norm.flatten(1).T[None], query).sigmoid().mean())
 
     def _published_search(self, pair: ImagePair) -> harness.Measured:
         initial = initial_field(self.encoded, (pair.query_rgb.shape[0], pair.query_rgb.shape[1]))
