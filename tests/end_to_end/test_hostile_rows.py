@@ -4,8 +4,6 @@ import dataclasses
 import json
 import os
 import re
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +15,7 @@ import pyarrow as pa
 import pytest
 import skimage.data
 import torch
+from command import Finished, run_main
 from image_bytes import IMPOSTORS, written_by_tifffile
 from make import encoded, pair_row, write_pairs
 from PIL import Image
@@ -190,7 +189,7 @@ class Run:
     out: str
     good: list[Good]
     bad: list[Bad]
-    processes: list[subprocess.CompletedProcess[str]]
+    attempts: list[Finished]
     results: list[pa.Table]
 
     def flags(self, matcher: str = MATCHER) -> list[str]:
@@ -209,7 +208,7 @@ class Run:
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+def run(shared_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Three attempts: --limit 3, then everything, then the same again."""
     folder = tmp_path_factory.mktemp("hostile")
     root = folder / "images"
@@ -220,10 +219,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
         for case in [*good, *bad]
     ]
     pairs = write_pairs(folder / "pairs.parquet", rows)
-    hostile = Run(root, pairs, str(folder / "run"), good, bad, processes=[], results=[])
+    hostile = Run(root, pairs, str(folder / "run"), good, bad, attempts=[], results=[])
     for more in (["--limit", "3"], ["--slice-pairs", "8"], []):
-        command = [sys.executable, "-m", "jobs.match", *hostile.flags(), *more]
-        hostile.processes.append(subprocess.run(command, capture_output=True, text=True, timeout=300))
+        hostile.attempts.append(run_main(match.main, [*hostile.flags(), "--workers", "1", *more]))
         hostile.results.append(read_matches(hostile.out, RESULT_COLUMNS))
     return hostile
 
@@ -290,15 +288,15 @@ def test_the_answers_are_right(run: Run) -> None:
 
 def test_exit_codes_and_what_was_said(run: Run) -> None:
     n_pairs, n_bad = len(run.good) + len(run.bad), len(run.bad)
-    first, second, third = run.processes
-    assert [process.returncode for process in run.processes] == [0, 3, 3], [p.stderr for p in run.processes]
+    first, second, third = run.attempts
+    assert [attempt.code for attempt in run.attempts] == [0, 3, 3], [attempt.stderr for attempt in run.attempts]
     assert "3 pairs: 0 done, 3 to do in 1 slices" in first.stdout
     assert f"{n_pairs} pairs: 3 done, {n_pairs - 3} to do in" in second.stdout
     assert f"{n_pairs} pairs: {n_pairs - n_bad} done, {n_bad} to do in 1 slices" in third.stdout
     assert f"{2:>8}  decode: truncated\n" in third.stdout
-    for process in (second, third):
-        assert f"error: {2 * n_bad} of {2 * n_pairs} rows are errors, more than the error budget" in process.stderr
-        assert "Traceback" not in process.stderr
+    for attempt in (second, third):
+        assert f"error: {2 * n_bad} of {2 * n_pairs} rows are errors, more than the error budget" in attempt.stderr
+        assert "Traceback" not in attempt.stderr
 
 
 def test_a_larger_limit_goes_on_and_a_later_run_asks_the_errors_again(run: Run) -> None:

@@ -9,10 +9,11 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from job_process import MatchProcess
+from command import Finished, run_main
+from job_process import MATCHER, MatchProcess
 from make import write_image_pairs
 
-from jobs import verify
+from jobs import match, verify
 from pipeline.runs.lease import read_attempts
 from pipeline.runs.parts import list_parts, read_matches
 from schemas.matches import RESULT_COLUMNS
@@ -26,13 +27,21 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> str:
     return write_image_pairs(tmp_path_factory.mktemp("images"), N_PAIRS)
 
 
-def _start(pairs: str, out: Path, seconds_per_pair: float = 0.1, **options: str) -> MatchProcess:
-    settings = {"--slice-pairs": "4", "--workers": "1", "--outputs": "keypoints,flow,confidence", **options}
-    arguments = [word for setting in settings.items() for word in setting]
+def _flags(pairs: str, out: Path, **options: str) -> list[str]:
+    settings = {"--pairs": pairs, "--out": str(out), "--slice-pairs": "4", "--workers": "1"}
+    settings |= {"--outputs": "keypoints,flow,confidence", **options}
+    return [word for setting in settings.items() for word in setting]
+
+
+def _start(pairs: str, out: Path, seconds_per_pair: float = 0.1) -> MatchProcess:
+    """A process with a Ray of its own, to be killed."""
     log = out.with_name(f"{out.name}-{time.monotonic_ns()}.log")
-    return MatchProcess(
-        "--pairs", pairs, "--out", str(out), *arguments, log=log, SLOW_MATCHER_SECONDS=str(seconds_per_pair)
-    )
+    return MatchProcess(*_flags(pairs, out), log=log, SLOW_MATCHER_SECONDS=str(seconds_per_pair))
+
+
+def _run(pairs: str, out: Path, **options: str) -> Finished:
+    """The same without anybody waiting or killing, in this process."""
+    return run_main(match.main, [*MATCHER, *_flags(pairs, out, **options)])
 
 
 def _results(out: Path) -> pa.Table:
@@ -40,19 +49,19 @@ def _results(out: Path) -> pa.Table:
 
 
 @pytest.fixture(scope="module")
-def untouched(pairs: str, tmp_path_factory: pytest.TempPathFactory) -> pa.Table:
+def untouched(shared_ray: None, pairs: str, tmp_path_factory: pytest.TempPathFactory) -> pa.Table:
     """The result of a run nobody touched, with other slices, batches and workers than the killed ones."""
     out = tmp_path_factory.mktemp("untouched") / "run"
     scheduling = {"--slice-pairs": "17", "--batch-pairs": "5", "--workers": "2"}
-    job = _start(pairs, out, seconds_per_pair=0, **scheduling)
-    assert job.wait() == 0, job.log.read_text()
+    finished = _run(pairs, out, **scheduling)
+    assert finished.code == 0, finished.stderr
     results = _results(out)
     assert results.num_rows == N_PAIRS
     assert set(results["status"].to_pylist()) == {"ok"}
     return results
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.long)])
 def test_killed_and_run_again_the_table_is_the_same(seed: int, pairs: str, untouched: pa.Table, tmp_path: Path) -> None:
     choose = random.Random(seed)
     out = tmp_path / "run"
@@ -67,8 +76,8 @@ def test_killed_and_run_again_the_table_is_the_same(seed: int, pairs: str, untou
     committed = set(list_parts(str(out)))
     assert len(committed) * 4 < N_PAIRS, "the job was too fast to be killed half way"
 
-    again = _start(pairs, out, seconds_per_pair=0)
-    assert again.wait() == 0, again.log.read_text()
+    again = _run(pairs, out)
+    assert again.code == 0, again.stderr
 
     assert _results(out).equals(untouched)
     assert committed <= set(list_parts(str(out)))
@@ -89,12 +98,12 @@ def test_sigterm_commits_what_is_in_flight_and_the_rest_is_done_later(
     pairs: str, untouched: pa.Table, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-    job = _start(pairs, out, seconds_per_pair=2)  # long enough for the second to come and go
+    job = _start(pairs, out, seconds_per_pair=1)  # long enough for the second to come and go
     job.wait_for_parts(out, 1)
 
-    second = _start(pairs, out)
-    assert second.wait() == 2
-    assert "is in use: attempt 1" in second.log.read_text()
+    second = _run(pairs, out)
+    assert second.code == 2
+    assert "is in use: attempt 1" in second.stderr
 
     job.signal(signal.SIGTERM)
     assert job.wait() == 130
@@ -104,24 +113,26 @@ def test_sigterm_commits_what_is_in_flight_and_the_rest_is_done_later(
     assert n_committed < N_PAIRS
     assert not (out / "_SUCCESS").exists()
 
-    again = _start(pairs, out, seconds_per_pair=0)
-    assert again.wait() == 0, again.log.read_text()
+    again = _run(pairs, out)
+    assert again.code == 0, again.stderr
     assert _results(out).equals(untouched)
 
 
+@pytest.mark.usefixtures("shared_ray")
 def test_a_part_that_cannot_be_written_ends_the_job_and_says_why(pairs: str, tmp_path: Path) -> None:
     out = tmp_path / "run"
     out.mkdir()
     (out / "parts").write_text("a file where the folder of the parts should be")
 
-    job = _start(pairs, out, seconds_per_pair=0)
+    finished = _run(pairs, out)
 
-    assert job.wait() == 2, job.log.read_text()
-    said = job.log.read_text()
-    assert said.splitlines()[-1].startswith(f"error: {out}: a part could not be written: [Errno 17] File exists")
-    assert "Traceback" not in said
+    assert finished.code == 2, finished.stderr
+    last = finished.stderr.splitlines()[-1]
+    assert last.startswith(f"error: {out}: a part could not be written: [Errno 17] File exists")
+    assert "Traceback" not in finished.stdout + finished.stderr
 
 
+@pytest.mark.usefixtures("shared_ray")
 def test_pairs_that_kill_or_hang_their_process_are_set_aside_and_the_others_are_done(tmp_path: Path) -> None:
     pairs = write_image_pairs(tmp_path / "images", 8)
     table = pq.read_table(pairs)
@@ -130,8 +141,8 @@ def test_pairs_that_kill_or_hang_their_process_are_set_aside_and_the_others_are_
     pq.write_table(table.set_column(0, PAIRS.field("pair_id"), [ids]), pairs)
     out = tmp_path / "run"
 
-    job = _start(pairs, out, seconds_per_pair=0, **{"--answer-timeout": "5"})
-    assert job.wait() == 3, job.log.read_text()
+    finished = _run(pairs, out, **{"--answer-timeout": "5"})
+    assert finished.code == 3, finished.stderr
 
     rows = {row["pair_id"]: row for row in _results(out).to_pylist()}
     assert {pair_id for pair_id, row in rows.items() if row["status"] == "ok"} == {*ids} - {ids[2], ids[5]}

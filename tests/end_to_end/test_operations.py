@@ -25,8 +25,6 @@ from pipeline.runs.parts import list_parts, part_sizes, read_matches
 from schemas.matches import RESULT_COLUMNS
 from schemas.pairs import PAIRS
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*deprecated:DeprecationWarning:ray")
-
 N_PAIRS, N_BAD = 24, 5
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from command import run_main
 from make import encoded, pair_row, write_pairs
 from tiny import TINY
 from torch import nn
@@ -127,7 +128,7 @@ def _start(flags: list[str], out: Path) -> subprocess.Popen:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with out.with_suffix(".log").open("a") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", "jobs.train", *flags, "--out", str(out)],
+            [sys.executable, "-m", "jobs.train", *flags, "--out", str(out), "--address", "local"],
             stdout=log,
             stderr=subprocess.STDOUT,
             env=environment,
@@ -136,8 +137,8 @@ def _start(flags: list[str], out: Path) -> subprocess.Popen:
 
 
 @pytest.fixture(scope="module")
-def finished(flags: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run that was killed once and run again."""
+def finished(shared_ray: None, flags: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that was killed once, with its Ray, and run again on another."""
     out = tmp_path_factory.mktemp("finished") / "run"
     log = out.with_suffix(".log")
     job = _start(flags, out)
@@ -153,7 +154,10 @@ def finished(flags: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path
     step = torch.load(out / "state.pt", weights_only=True)["trainer"]["step_number"]
     assert 10 <= step < STEPS
 
-    assert _start(flags, out).wait(120) == 0, log.read_text()
+    again = run_main(main, [*flags, "--out", str(out)])
+    assert again.code == 0, again.stderr
+    with log.open("a") as file:
+        file.write(again.stdout + again.stderr)
     return out
 
 

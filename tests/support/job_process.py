@@ -13,14 +13,15 @@ import psutil
 from pipeline.runs.parts import list_parts
 
 SUPPORT = Path(__file__).parent
+MATCHER = ("--matcher", "slow_matcher:SlowMatcher")
 
 
 class MatchProcess:
-    """`python -m jobs.match` with SlowMatcher, its output in a file."""
+    """`python -m jobs.match` with SlowMatcher on a Ray of its own, its output in a file."""
 
     def __init__(self, *arguments: str, log: Path, **environment: str) -> None:
         path = os.pathsep.join([str(SUPPORT), os.environ.get("PYTHONPATH", "")])
-        command = [sys.executable, "-m", "jobs.match", "--matcher", "slow_matcher:SlowMatcher", *arguments]
+        command = [sys.executable, "-m", "jobs.match", "--address", "local", *MATCHER, *arguments]
         self.log = log
         with log.open("w") as file:
             self._process = subprocess.Popen(

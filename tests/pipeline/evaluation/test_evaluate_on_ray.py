@@ -26,15 +26,13 @@ from schemas.matches import MATCHES
 from schemas.pairs import PAIRS
 
 PROTOCOLS = [protocol(name) for name in ("spair", "cats", "pf-pascal")]
-pytestmark = pytest.mark.filterwarnings("ignore:.*deprecated:DeprecationWarning:ray")
-"""Ray sets its own deprecated settings."""
 
 NUMBERS = ["pck_image", "pck_image_low", "pck_image_high", "pck_point", "pck_class_mean", "pck_class_mean_high"]
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _ray() -> Iterator[None]:
-    with connected("local"):
+def _ray(shared_ray: None) -> Iterator[None]:
+    with connected(None):
         yield
 
 
