@@ -24,6 +24,7 @@ _N_COLOURS = {
     PHOTOMETRIC.RGB: 3,
     PHOTOMETRIC.PALETTE: 1,
     PHOTOMETRIC.SEPARATED: 4,
+    PHOTOMETRIC.CIELAB: 3,
 }
 """Samples of a pixel beside alpha, for the kinds that tifffile is used for."""
 _MODES = {
@@ -32,7 +33,9 @@ _MODES = {
     PHOTOMETRIC.RGB: "RGB",
     PHOTOMETRIC.PALETTE: "RGB",
     PHOTOMETRIC.SEPARATED: "CMYK",
+    PHOTOMETRIC.CIELAB: "LAB",
 }
+_WITHOUT_ALPHA = (PHOTOMETRIC.SEPARATED, PHOTOMETRIC.CIELAB)
 _CAMERA_RAW = (PHOTOMETRIC.CFA, PHOTOMETRIC.LINEAR_RAW)
 _LOSSLESS = (1, 5, 8, 32773, 32946, 34925, 50000)
 """Compressions that tifffile is used for: none, LZW, Deflate (two numbers), PackBits, LZMA, Zstandard."""
@@ -78,10 +81,15 @@ def _read_page(page: Any, data: bytes, max_pixels: int) -> Image.Image:
         raise UnsupportedError(_kind(page))
     if not isinstance(bits, int) or bits > _MAX_BITS or page.imagedepth != 1:
         raise UnsupportedError(_kind(page))
+    if (page.photometric == PHOTOMETRIC.CIELAB and bits != 8) or _is_raw_and_subsampled(page):
+        raise UnsupportedError(_kind(page))
     if bits <= 8 and not (is_plain and _is_wrong_in_pillow(page, data)):
         try:
             return _read_by_pillow(data, max_pixels)
-        except UnidentifiedImageError as error:
+        except OSError as error:
+            is_unknown = isinstance(error, UnidentifiedImageError) or page.compression == tifffile.COMPRESSION.WEBP
+            if not is_unknown:
+                raise
             if not is_plain:
                 raise UnsupportedError(_kind(page)) from error
     if not is_plain:
@@ -95,6 +103,13 @@ def _is_wrong_in_pillow(page: Any, data: bytes) -> bool:
     is_big_of_motorola = data.startswith(b"MM") and is_big(data)
     has_small_palette = page.photometric == PHOTOMETRIC.PALETTE and np.max(page.tags[_COLOR_MAP].value) < 256
     return planes_apart or is_big_of_motorola or has_small_palette
+
+
+def _is_raw_and_subsampled(page: Any) -> bool:
+    """YCbCr that is not compressed, with fewer samples of colour than pixels, or with planes apart."""
+    n_bytes = 3 * page.imagewidth * page.imagelength
+    is_raw = page.photometric == PHOTOMETRIC.YCBCR and page.compression == tifffile.COMPRESSION.NONE
+    return is_raw and (page.planarconfig != tifffile.PLANARCONFIG.CONTIG or sum(page.databytecounts) < n_bytes)
 
 
 def _read_by_pillow(data: bytes, max_pixels: int) -> Image.Image:
@@ -123,12 +138,12 @@ def _read_by_tifffile(page: Any, max_pixels: int) -> Image.Image:
             raise ValueError("a strip or tile of the TIFF has no data")
         for row in range(0, segment.shape[1], _ROWS):
             block = segment[0, row : row + _ROWS]
-            target = pixels[top + row : top + row + _ROWS, left : left + block.shape[1]]
-            block = block[: target.shape[0], : target.shape[1]]
+            target = pixels[top + row : top + row + len(block), left : left + block.shape[1]]
+            block = block[: target.shape[0], : target.shape[1]]  # tiles reach beyond the picture
             for index in range(block.shape[2]):
                 sample = plane + index
                 if palette is not None and sample == 0:
-                    target[..., :3] = palette[block[..., index]]
+                    target[..., :3] = palette[block[..., index].astype(np.uint16)]  # a bool would be a mask
                 elif sample < n_colours:
                     target[..., sample] = _to_eight_bits(block[..., index], page)
                 elif sample == alpha:
@@ -145,7 +160,7 @@ def _alpha(page: Any) -> int | None:
         page.extrasamples = extra = (2,)  # which is what Pillow takes it for
     alpha = n_colours if extra and extra[0] in _ALPHA_MODES else None
     is_channels = n_colours == 1 and n_samples > 2
-    if n_samples < n_colours or is_channels or (alpha and page.photometric == PHOTOMETRIC.SEPARATED):
+    if n_samples < n_colours or is_channels or (alpha and page.photometric in _WITHOUT_ALPHA):
         raise UnsupportedError(f"{_kind(page)} with {n_samples} samples a pixel")
     return alpha
 
