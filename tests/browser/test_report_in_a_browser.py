@@ -78,22 +78,22 @@ def page_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     with sync_api.sync_playwright() as driver:
-        found = driver.chromium.launch(executable_path=CHROMIUM)
-        yield found
-        found.close()
+        chromium = driver.chromium.launch(executable_path=CHROMIUM)
+        yield chromium
+        chromium.close()
 
 
 def _open(browser: Any, page_uri: str, viewport: dict[str, int], scheme: str) -> tuple[Any, list[str]]:
-    """The page, and what its console and its requests say is wrong."""
+    """The page, and the errors of its console and its requests."""
     page = browser.new_page(viewport=viewport, color_scheme=scheme)
-    said: list[str] = []
-    page.on("console", lambda message: said.append(f"{message.type}: {message.text}"))
-    page.on("pageerror", lambda error: said.append(str(error)))
+    problems: list[str] = []
+    page.on("console", lambda message: problems.append(f"{message.type}: {message.text}"))
+    page.on("pageerror", lambda error: problems.append(str(error)))
     page.on(
-        "request", lambda request: said.append(request.url) if not request.url.startswith(("file:", "data:")) else 0
+        "request", lambda request: problems.append(request.url) if not request.url.startswith(("file:", "data:")) else 0
     )
     page.goto(page_uri)
-    return page, said
+    return page, problems
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -101,11 +101,11 @@ def _open(browser: Any, page_uri: str, viewport: dict[str, int], scheme: str) ->
 def test_the_page_is_no_wider_than_the_screen_and_the_console_is_silent(
     browser: Any, page_uri: str, viewport: dict[str, int], scheme: str
 ):
-    page, said = _open(browser, page_uri, viewport, scheme)
+    page, problems = _open(browser, page_uri, viewport, scheme)
     assert page.evaluate("document.documentElement.scrollWidth") == viewport["width"]
     assert page.evaluate("[...document.images].filter(image => !image.complete || !image.naturalWidth).length") == 0
     assert page.locator("figure > img").count() > 20
-    assert said == []
+    assert problems == []
     page.close()
 
 

@@ -150,23 +150,23 @@ def test_the_published_optimisation_finds_what_ours_does(model: NeMF, encoded: E
     x, y = pair.query_xy_px.astype(int).T
     start, target = field[:, :, y, x].transpose(1, 2), px_to_norm(torch.from_numpy(pair.query_xy_px), hw)[None]
     theirs = optimise(PublishedScore(model, encoded), start, target, steps=4)
-    (found,) = matcher(model, 1).refine(encoded, [field[0]], [pair])
-    ours = px_to_norm(torch.from_numpy(found.reference_xy_px), hw)
+    (refined,) = matcher(model, 1).refine(encoded, [field[0]], [pair])
+    ours = px_to_norm(torch.from_numpy(refined.reference_xy_px), hw)
     assert (theirs - start).abs().min() > 1e-5
     assert (theirs[0] - ours).abs().max() <= 1e-5
 
 
 def test_queries_are_counted(model: NeMF, encoded: Encoded):
-    asked = []
+    n_queries = []
 
     def score(reference_xy_norm: torch.Tensor, query_xy_norm: torch.Tensor) -> torch.Tensor:
-        asked.append(reference_xy_norm.shape[1])
+        n_queries.append(reference_xy_norm.shape[1])
         return reference_xy_norm[..., 0]
 
     patchmatch(score, torch.zeros(1, 2, 7, 9), torch.rand(3, 1, 7, 9, 2))
-    assert sum(asked) == 6 * 7 * 9 * 3
+    assert sum(n_queries) == 6 * 7 * 9 * 3
 
-    # no two pixels start from the same place
+    # no two pixels start from the same position
     smooth = replace(encoded, refined_mean=0.01 * encoded.refined_mean)
 
     def ours(iterations: int, points: list[list[float]] | None) -> int:
@@ -177,7 +177,7 @@ def test_queries_are_counted(model: NeMF, encoded: Encoded):
             matcher(model, iterations).search(smooth, [pair])
         return count.queries
 
-    # in the first iteration nothing is known: the place of the pixel, of its four neighbours, and a random one
+    # in the first iteration nothing is known: the position of the pixel, of its four neighbours, and a random one
     assert ours(1, None) == 6 * 15 * 25
     assert ours(1, [[3, 4]]) == 6
     assert ours(1, [[3, 4], [20, 10]]) == 12
@@ -318,21 +318,21 @@ def test_quality_measures_every_variant_as_the_jobs_would(model: NeMF, tmp_path:
     ]
     rows += [{**rows[0], "pair_id": "broken", "source_image": b"no image"}]
     manifest = write_pairs(tmp_path / "pairs.parquet", rows)
-    asked = []
+    encoded_pairs = []
     encode = NemfMatcher.encode
     monkeypatch.setattr(
-        NemfMatcher, "encode", lambda self, pairs, *kept: asked.extend(pairs) or encode(self, pairs, *kept)
+        NemfMatcher, "encode", lambda self, pairs, *kept: encoded_pairs.extend(pairs) or encode(self, pairs, *kept)
     )
 
-    asked_for = quality.Config(
+    options = quality.Config(
         checkpoint=str(tmp_path / "model"), manifest=manifest, protocol="spair", device="cpu", out=str(tmp_path)
     )
-    found = quality.run(asked_for)
+    measured = quality.run(options)
 
-    assert [pair.pair_id for pair in asked] == ["0", "1", "2"]
-    assert [row.variant for row in found] == list(quality.VARIANTS)
-    assert all((row.n_pairs, row.n_failed) == (4, 1) for row in found)
-    by_name = {row.variant: row for row in found}
+    assert [pair.pair_id for pair in encoded_pairs] == ["0", "1", "2"]
+    assert [row.variant for row in measured] == list(quality.VARIANTS)
+    assert all((row.n_pairs, row.n_failed) == (4, 1) for row in measured)
+    by_name = {row.variant: row for row in measured}
     assert by_name["0 iterations"].queries == 0
     assert by_name["5 iterations"].queries < by_name["10 iterations"].queries < by_name["published"].queries
     assert "| no refinement |" in (tmp_path / "quality.md").read_text()
@@ -346,7 +346,7 @@ def test_quality_measures_every_variant_as_the_jobs_would(model: NeMF, tmp_path:
         assert overall["pck_image"].tolist() == [row.pck["0.05"], row.pck["0.1"]]
         assert 0 < row.pck["0.05"] < row.pck["0.1"]
 
-    some = quality.run(replace(asked_for, variants=("coarse*", "5 iterations"), out=None))
+    some = quality.run(replace(options, variants=("coarse*", "5 iterations"), out=None))
     assert [row.variant for row in some] == ["coarse flow only", "5 iterations"]
     with pytest.raises(ValueError, match="there is no variant '6 it"):
-        quality.run(replace(asked_for, variants=("coarse*", "6 it*")))
+        quality.run(replace(options, variants=("coarse*", "6 it*")))

@@ -29,8 +29,8 @@ def test_json_says_where_the_points_are(photographs: list[str], capsys: pytest.C
     assert answer["query_hw"] == [300, 451]
     assert answer["reference_hw"] == [290, 431]
     assert [point["query_xy_px"] for point in answer["points"]] == [[150, 100], [300.5, 140]]
-    found = np.array([point["reference_xy_px"] for point in answer["points"]])
-    assert np.abs(found - [[130, 90], [280.5, 130]]).max() < 6
+    matched = np.array([point["reference_xy_px"] for point in answer["points"]])
+    assert np.abs(matched - [[130, 90], [280.5, 130]]).max() < 6
     assert all(0.5 < point["confidence"] <= 1 for point in answer["points"])
 
 

@@ -33,14 +33,14 @@ def plain_pck(name, direction, pairs, matches, alpha, failed):
     """Percentages `image`, `point`, `class` (None without any class) and `categories`, by name; with `n_pairs`,
     `n_points`, `n_failed`. A percentage of nothing is 0."""
     _, base, base_of, space, strictly = TABLE[name]
-    asked, judged = ("source", "target") if direction == FORTH else ("target", "source")
+    query, judged = ("source", "target") if direction == FORTH else ("target", "source")
     base_image = judged if base_of == "judged" else base_of
     answers = {row["pair_id"]: row for row in matches if row["direction"] == direction and row["status"] == "ok"}
     shares, correct_points, points, n_failed = {}, 0, 0, 0
 
     for pair in pairs:
-        asked_points, true_points = pair[f"{asked}_xy_px"] or [], pair[f"{judged}_xy_px"] or []
-        if not asked_points:
+        query_points, true_points = pair[f"{query}_xy_px"] or [], pair[f"{judged}_xy_px"] or []
+        if not query_points:
             continue
         category = "unknown" if pair["category"] is None else pair["category"]
         answer = answers.get(pair["pair_id"])
@@ -52,7 +52,7 @@ def plain_pck(name, direction, pairs, matches, alpha, failed):
             continue
 
         factors = {}
-        for image, role in ((asked, "query"), (judged, "reference")):
+        for image, role in ((query, "query"), (judged, "reference")):
             if space is None:
                 factors[image] = (1.0, 1.0)
             else:
@@ -79,22 +79,22 @@ def plain_pck(name, direction, pairs, matches, alpha, failed):
             longest = max(max(xs) - min(xs), max(ys) - min(ys))
 
         n_correct = 0
-        for k in range(len(asked_points)):
+        for k in range(len(query_points)):
             found_x = answer["reference_xy_px"][k][0] * factors[judged][0]
             found_y = answer["reference_xy_px"][k][1] * factors[judged][1]
             true_x, true_y = true_points[k][0] * factors[judged][0], true_points[k][1] * factors[judged][1]
             if name == "cats":
-                asked_x, asked_y = asked_points[k][0] * factors[asked][0], asked_points[k][1] * factors[asked][1]
-                found_x += int(asked_x) - asked_x
-                found_y += int(asked_y) - asked_y
+                query_x, query_y = query_points[k][0] * factors[query][0], query_points[k][1] * factors[query][1]
+                found_x += int(query_x) - query_x
+                found_y += int(query_y) - query_y
             if math.isnan(found_x) or math.isnan(found_y):
                 continue
             distance = math.sqrt((found_x - true_x) ** 2 + (found_y - true_y) ** 2)
             if distance < alpha * longest or (distance == alpha * longest and not strictly):
                 n_correct += 1
-        shares.setdefault(category, []).append(n_correct / len(asked_points))
+        shares.setdefault(category, []).append(n_correct / len(query_points))
         correct_points += n_correct
-        points += len(asked_points)
+        points += len(query_points)
 
     every = [share for of_category in shares.values() for share in of_category]
     categories = {category: 100 * _mean(of_category) for category, of_category in shares.items()}

@@ -82,8 +82,8 @@ def test_replicates_can_be_drawn_in_pieces():
 
 
 def test_two_manifests_over_the_same_images_have_the_same_replicates():
-    here, there = _weights(("a", "b"), ("b", "a"), ("a", "c")), _weights(("x", "b"), ("x", "a"), ("a", "b"))
-    assert np.array_equal(_all_replicates(here)[:, 0], _all_replicates(there)[:, 2])
+    first, second = _weights(("a", "b"), ("b", "a"), ("a", "c")), _weights(("x", "b"), ("x", "a"), ("a", "b"))
+    assert np.array_equal(_all_replicates(first)[:, 0], _all_replicates(second)[:, 2])
 
 
 def test_weights_are_numbers_of_draws():

@@ -50,8 +50,8 @@ def test_the_difference_is_that_of_the_averages_by_group():
     pairs = _pairs(8)
     mine, other = np.arange(8) < 4, np.array([1, 1, 1, 1, 1, 0, 1, 0], bool)  # two more cats
     table = compare(_matches(pairs, mine), _matches(pairs, other), pairs, [SPAIR], [0.1])
-    found = {group: _one(table, group) for group in ("cat", "dog", "all")}
-    assert {group: (row.pck, row.pck_other, row.difference, row.n_pairs) for group, row in found.items()} == {
+    rows = {group: _one(table, group) for group in ("cat", "dog", "all")}
+    assert {group: (row.pck, row.pck_other, row.difference, row.n_pairs) for group, row in rows.items()} == {
         "cat": (50, 100, 50, 4),
         "dog": (50, 50, 0, 4),
         "all": (50, 75, 25, 8),

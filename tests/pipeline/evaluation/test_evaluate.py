@@ -19,7 +19,7 @@ CORNERS = [[10, 10], [60, 10], [10, 40], [60, 40]]
 
 
 def _pair(pair_id: str, category: str | None, points: Sequence[Sequence[float]] | None = CORNERS, **more: Any):
-    """Source and target show the points at the same place; T of spair is 100, of nemf 200."""
+    """Source and target show the points at the same position; T of spair is 100, of nemf 200."""
     row = {"pair_id": pair_id, "category": category, "dataset": "toy", "source_xy_px": points, "target_xy_px": points}
     boxes = {"source_box_xyxy": [0, 0, 200, 80], "target_box_xyxy": [0, 10, 100, 60]}
     return {**row, **boxes, **more}

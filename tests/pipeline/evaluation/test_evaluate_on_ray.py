@@ -62,11 +62,11 @@ def run(tmp_path: Path) -> tuple[str, str]:
         for direction in ("source_to_target", "target_to_source") if number % 11 else ():
             row = {"pair_id": pair["pair_id"], "direction": direction, "matcher": "m", "fingerprint": "f"}
             row |= {"query_hw": [100, 120], "reference_hw": [100, 120], "query_xy_px": points.tolist()}
-            found = (points + rng.normal(0, 6, points.shape)).astype(np.float32).tolist()
+            predicted = (points + rng.normal(0, 6, points.shape)).astype(np.float32).tolist()
             for attempt in (1, 2) if number % 6 == 0 else (1,):
                 failed = number % 6 == 0 and (attempt == 1 or number == 6)
                 why = {"status": "error", "error_stage": "fetch", "error_kind": "not_found"}
-                answer = why if failed else {"status": "ok", "reference_xy_px": found}
+                answer = why if failed else {"status": "ok", "reference_xy_px": predicted}
                 rows[attempt].append({**row, "attempt": attempt, **answer})
     (tmp_path / "pairs").mkdir()
     for number in range(2):

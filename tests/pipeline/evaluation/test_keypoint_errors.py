@@ -32,9 +32,9 @@ def _pair(pair_id: str = "a", points: Any = ((50.0, 50.0),), **columns: Any) -> 
 def _answer(pair: dict[str, Any], off_px: Any = (0.0, 0.0), direction: str = FORTH, **columns: Any) -> dict[str, Any]:
     """A match whose predictions are off_px, (dx, dy) for all or for each point, from the truth."""
     query, reference = ("source", "target") if direction == FORTH else ("target", "source")
-    found = (np.array(pair[f"{reference}_xy_px"], float).reshape(-1, 2) + off_px).tolist()
+    predicted = (np.array(pair[f"{reference}_xy_px"], float).reshape(-1, 2) + off_px).tolist()
     row = {"pair_id": pair["pair_id"], "direction": direction, "query_hw": WIDE_HW, "reference_hw": WIDE_HW}
-    return {**row, "query_xy_px": pair[f"{query}_xy_px"], "reference_xy_px": found, **columns}
+    return {**row, "query_xy_px": pair[f"{query}_xy_px"], "reference_xy_px": predicted, **columns}
 
 
 def _table(*pairs: dict[str, Any]) -> pa.Table:

@@ -22,8 +22,8 @@ ENDS = [f"pck_{average}_{end}" for average in ("image", "point", "class_mean") f
 
 def _of_all(sums: np.ndarray, weights: BootstrapWeights) -> pck_sums.PCKSums:
     """The sums of all of the pairs."""
-    (found,) = pck_sums.group_sums(sums, weights, [np.arange(len(sums))])
-    return found
+    (group,) = pck_sums.group_sums(sums, weights, [np.arange(len(sums))])
+    return group
 
 
 def _errors(count: int = 90) -> KeypointErrors:
@@ -54,8 +54,8 @@ def _tables(pairs: list[dict[str, Any]]) -> tuple[pa.Table, pa.Table]:
         known = {"dataset": "toy", "target_box_xyxy": [0, 0, 100, 50], "source_xy_px": points, "target_xy_px": points}
         manifest.append(pair_row(f"{index:04}", **{**known, **pair}))
         if right is not None:
-            found = [[x + (0 if k < right else 50), y] for k, (x, y) in enumerate(points)]
-            matches.append({"pair_id": f"{index:04}", "query_xy_px": points, "reference_xy_px": found})
+            predicted = [[x + (0 if k < right else 50), y] for k, (x, y) in enumerate(points)]
+            matches.append({"pair_id": f"{index:04}", "query_xy_px": points, "reference_xy_px": predicted})
     return match_rows(*matches), pa.Table.from_pylist(manifest, PAIRS)
 
 
@@ -179,9 +179,9 @@ def test_the_class_mean_is_over_the_categories_that_have_pairs_in_each_replicate
     cat = np.array([[2, 2, 0, 1, 1], [0, 0, 0, 0, 0], [0, 0, 0, 0, 0]], float)
     dog = np.array([[1, 1, 0, 1, 1], [4, 4, 0, 1, 1], [0, 0, 0, 0, 0]], float)
     none = np.zeros((3, 5))
-    found = pck_sums.class_mean([cat, dog, none])
-    assert found[:2].tolist() == [[75.0], [25.0]]
-    assert np.isnan(found[2]).all()
+    mean = pck_sums.class_mean([cat, dog, none])
+    assert mean[:2].tolist() == [[75.0], [25.0]]
+    assert np.isnan(mean[2]).all()
 
 
 def test_an_interval_spans_the_middle_95_percent_of_the_replicates():

@@ -45,10 +45,10 @@ def planted() -> tuple[pa.Table, pa.Table]:
             if fate == "ok":
                 far = np.exp(rng.uniform(np.log(0.005), np.log(0.7), (count, 1)))
                 off = far * rng.choice([-1, 1], (count, 2)) * rng.uniform(0.1, 1, (count, 2)) * hw[reference][::-1]
-                found = np.reshape(pair[f"{reference}_xy_px"], (-1, 2)) + off
-                found[rng.uniform(size=count) < 0.03] = np.nan
+                predicted = np.reshape(pair[f"{reference}_xy_px"], (-1, 2)) + off
+                predicted[rng.uniform(size=count) < 0.03] = np.nan
                 row |= {"query_hw": hw[query], "reference_hw": hw[reference]}
-                row |= {"query_xy_px": pair[f"{query}_xy_px"], "reference_xy_px": found.tolist()}
+                row |= {"query_xy_px": pair[f"{query}_xy_px"], "reference_xy_px": predicted.tolist()}
             matches.append(row)
     assert {pair["category"] for pair in pairs} == {"cat", "dog", "bus", "rare", None}
     return pa.Table.from_pylist(pairs, PAIRS), match_rows(*matches)
@@ -79,14 +79,14 @@ def test_a_protocol_agrees_with_the_plain_loop(
     failed, metrics = scored
     pairs, matches = (table.to_pylist() for table in planted)
     expected = plain_pck(name, direction, pairs, matches, alpha, failed)
-    here = metrics[(metrics["protocol"] == name) & (metrics["direction"] == direction) & (metrics["alpha"] == alpha)]
-    overall = here[here["group_kind"] == "all"].iloc[0]
+    rows = metrics[(metrics["protocol"] == name) & (metrics["direction"] == direction) & (metrics["alpha"] == alpha)]
+    overall = rows[rows["group_kind"] == "all"].iloc[0]
     assert overall.pck_image == pytest.approx(expected["image"], abs=1e-9)
     assert overall.pck_point == pytest.approx(expected["point"], abs=1e-9)
     assert overall.pck_class_mean == pytest.approx(expected["class"], abs=1e-9)
     for count in ("n_pairs", "n_points", "n_failed"):
         assert overall[count] == expected[count]
-    categories = here[(here["group_kind"] == "category") & (here["n_pairs"] > 0)].set_index("group")["pck_image"]
+    categories = rows[(rows["group_kind"] == "category") & (rows["n_pairs"] > 0)].set_index("group")["pck_image"]
     assert categories.to_dict() == pytest.approx(expected["categories"], abs=1e-9)
 
 

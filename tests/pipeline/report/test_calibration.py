@@ -17,7 +17,7 @@ def test_equal_confidences_share_a_bin():
     confidence = np.array([0.5, 0.5, 0.5, 0.5, 0.5, 0.9])
     correct = np.array([True, False, False, False, False, True])
     bins = reliability(confidence, correct, n_bins=3)
-    assert [(found.low, found.high, found.n_points, found.percent_correct) for found in bins] == [
+    assert [(bin_.low, bin_.high, bin_.n_points, bin_.percent_correct) for bin_ in bins] == [
         (0.5, 0.5, 5, 20.0),
         (0.9, 0.9, 1, 100.0),
     ]
@@ -25,10 +25,10 @@ def test_equal_confidences_share_a_bin():
 
 def test_risk_is_the_share_wrong_among_the_most_confident():
     confidence, correct = np.array([0.6, 0.9, 0.7, 0.8]), np.array([True, True, False, True])
-    found = risk_coverage(confidence, correct)
-    assert found.kept.tolist() == [0.25, 0.5, 0.75, 1.0]
-    assert found.wrong.tolist() == pytest.approx([0, 0, 1 / 3, 1 / 4])
-    assert found.area == pytest.approx((1 / 3 + 1 / 4) / 4)
+    curve = risk_coverage(confidence, correct)
+    assert curve.kept.tolist() == [0.25, 0.5, 0.75, 1.0]
+    assert curve.wrong.tolist() == pytest.approx([0, 0, 1 / 3, 1 / 4])
+    assert curve.area == pytest.approx((1 / 3 + 1 / 4) / 4)
 
 
 def test_equal_confidences_are_kept_in_no_order():

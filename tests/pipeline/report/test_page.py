@@ -95,8 +95,8 @@ class _Balanced(HTMLParser):
 
 
 def _pictures(page: str) -> list[Image.Image]:
-    found = re.findall(r"data:image/jpeg;base64,([\w+/=]+)", page)
-    return [Image.open(io.BytesIO(base64.b64decode(data))) for data in found]
+    encoded = re.findall(r"data:image/jpeg;base64,([\w+/=]+)", page)
+    return [Image.open(io.BytesIO(base64.b64decode(data))) for data in encoded]
 
 
 def _drawn_categories(page: str) -> list[str]:
@@ -151,8 +151,8 @@ def test_metrics_that_do_not_say_what_their_protocol_is_are_refused(tmp_path: Pa
     pair = _pair("p")
     _page(tmp_path, [pair], [_answer(pair)])
     metrics = read_metrics(str(tmp_path / "metrics.parquet"))
-    said = {key: value for key, value in metrics.schema.metadata.items() if key != b"protocols"}
-    write_metrics(str(tmp_path / "metrics.parquet"), metrics.replace_schema_metadata(said))
+    metadata = {key: value for key, value in metrics.schema.metadata.items() if key != b"protocols"}
+    write_metrics(str(tmp_path / "metrics.parquet"), metrics.replace_schema_metadata(metadata))
     with pytest.raises(ValueError, match=r"does not say what protocol spair is; run python -m jobs\.evaluate again"):
         render_report(*(str(tmp_path / name) for name in ("metrics.parquet", "run", "pairs.parquet")))
 
@@ -256,16 +256,16 @@ def test_a_long_table_ends_with_what_it_left_out(tmp_path: Path):
 
 
 def test_points_are_compared_once_per_protocol_and_direction(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    asked = []
+    calls = []
 
-    def counting(*what: Any) -> Any:
-        asked.append((what[2].name, what[3]))
-        return keypoint_errors(*what)
+    def counting(*arguments: Any) -> Any:
+        calls.append((arguments[2].name, arguments[3]))
+        return keypoint_errors(*arguments)
 
     monkeypatch.setattr("pipeline.report.page.keypoint_errors", counting)
     pairs = [_pair(f"p{index}", dataset=f"toy{index % 3}") for index in range(6)]
     page = _page(tmp_path, pairs, [_answer(pair) for pair in pairs], "spair", "pf-pascal")
-    assert asked == [("spair", "source_to_target"), ("pf-pascal", "source_to_target")]
+    assert calls == [("spair", "source_to_target"), ("pf-pascal", "source_to_target")]
     titles = [f"{name} under protocol {of}" for of in ("spair", "pf-pascal") for name in ("toy0", "toy1", "toy2")]
     assert re.findall(r"<h2>(.*? under .*?)</h2>", page) == titles
     assert re.findall(r"<h2>(Drawn .*?)</h2>", page) == [f"Drawn pairs of toy{index}" for index in range(3)]
@@ -333,13 +333,13 @@ def test_points_without_a_known_truth_are_drawn(tmp_path: Path):
     assert "no truth , 4 points, no truth to compare with" in text
 
 
-@pytest.mark.parametrize(("failed", "said"), [("wrong", "count as wrong"), ("exclude", "no pair was answered")])
-def test_a_run_where_everything_failed_says_so(tmp_path: Path, failed: Failed, said: str):
+@pytest.mark.parametrize(("failed", "sentence"), [("wrong", "count as wrong"), ("exclude", "no pair was answered")])
+def test_a_run_where_everything_failed_says_so(tmp_path: Path, failed: Failed, sentence: str):
     pairs = [_pair("p1"), _pair("p2")]
     text = _text(_page(tmp_path, pairs, [_error(pairs[0])], failed=failed))
     assert "0 pairs answered, 1 failed , 1 missing" in text
     assert "2 pairs with keypoints failed or are missing" in text
-    assert said in text
+    assert sentence in text
     assert "decode truncated 1 p1: b.png is truncated" in text
 
 

@@ -24,8 +24,8 @@ def _errors(errors_px: Any, n_points: Any, failed: Any = None) -> KeypointErrors
 
 
 def _line(plot: Plot, name: str) -> dict[float, float]:
-    found = next(line for line in plot.lines if line.name == name)
-    return dict(zip(found.x.round(3).tolist(), found.y.tolist(), strict=True))
+    line = next(line for line in plot.lines if line.name == name)
+    return dict(zip(line.x.round(3).tolist(), line.y.tolist(), strict=True))
 
 
 def test_the_curve_has_both_averages_and_every_category():
@@ -48,14 +48,14 @@ def test_many_categories_have_no_lines_of_their_own():
 
 def test_errors_are_counted_by_bin_below_and_beyond():
     errors = _errors([0.5, 5, 5, 50, 150, np.inf, np.inf, np.inf], [6, 2], [False, True])
-    found = plots.error_histogram(errors, 0.1)
-    assert found is not None
-    assert found.n_points == 6  # not those of the failed pair
-    assert found.percent_nearer == pytest.approx(100 / 6)
-    assert found.percent_beyond == pytest.approx(200 / 6)
-    bars = [(bar.style, bar.y) for bar in found.plot.bars]
+    histogram = plots.error_histogram(errors, 0.1)
+    assert histogram is not None
+    assert histogram.n_points == 6  # not those of the failed pair
+    assert histogram.percent_nearer == pytest.approx(100 / 6)
+    assert histogram.percent_beyond == pytest.approx(200 / 6)
+    bars = [(bar.style, bar.y) for bar in histogram.plot.bars]
     assert bars == [("correct", pytest.approx(200 / 6)), ("wrong", pytest.approx(100 / 6))]
-    near, far = found.plot.bars
+    near, far = histogram.plot.bars
     assert near.low < 0.05 < near.high
     assert far.low < 0.5 < far.high
 
@@ -69,15 +69,15 @@ def test_without_an_answer_there_is_nothing_to_plot():
 
 def test_confidence_is_compared_where_it_is_known():
     errors = _errors([5, 50, 5, 5, np.inf], [4, 1], [False, True])
-    found = plots.confidence_plots(errors, np.array([0.9, 0.8, 0.7, np.nan, np.nan]), 0.1)
-    assert isinstance(found, plots.ConfidencePlots)
-    assert (found.n_points, found.n_without) == (3, 1)
-    assert found.wrong == pytest.approx(1 / 3)
-    assert found.area == pytest.approx((0 + 1 / 2 + 1 / 3) / 3)
-    assert found.best_area == pytest.approx((0 + 0 + 1 / 3) / 3)
-    assert [found.n_points for found in found.bins] == [1, 1, 1]
-    assert [dot.y for dot in found.reliability.dots] == [100.0, 0.0, 100.0]
-    assert found.risk.lines[-1].y.tolist() == pytest.approx([0, 50, 100 / 3])
+    result = plots.confidence_plots(errors, np.array([0.9, 0.8, 0.7, np.nan, np.nan]), 0.1)
+    assert isinstance(result, plots.ConfidencePlots)
+    assert (result.n_points, result.n_without) == (3, 1)
+    assert result.wrong == pytest.approx(1 / 3)
+    assert result.area == pytest.approx((0 + 1 / 2 + 1 / 3) / 3)
+    assert result.best_area == pytest.approx((0 + 0 + 1 / 3) / 3)
+    assert [bin_.n_points for bin_ in result.bins] == [1, 1, 1]
+    assert [dot.y for dot in result.reliability.dots] == [100.0, 0.0, 100.0]
+    assert result.risk.lines[-1].y.tolist() == pytest.approx([0, 50, 100 / 3])
 
 
 def test_confidence_that_tells_nothing_says_so():
@@ -91,18 +91,18 @@ def test_confidence_that_tells_nothing_says_so():
 def test_a_curve_of_many_keypoints_has_few_points():
     rng = np.random.default_rng(0)
     errors = _errors(rng.uniform(0, 50, 20_000), [20_000])
-    found = plots.confidence_plots(errors, rng.uniform(0, 1, 20_000), 0.1)
-    assert isinstance(found, plots.ConfidencePlots)
-    assert max(len(line.x) for line in found.risk.lines) == 100
-    assert found.risk.lines[-1].x[[0, -1]].tolist() == [1.0, 100.0]
-    assert len(found.bins) == 10
+    result = plots.confidence_plots(errors, rng.uniform(0, 1, 20_000), 0.1)
+    assert isinstance(result, plots.ConfidencePlots)
+    assert max(len(line.x) for line in result.risk.lines) == 100
+    assert result.risk.lines[-1].x[[0, -1]].tolist() == [1.0, 100.0]
+    assert len(result.bins) == 10
 
 
 def test_confidence_outside_0_and_1_widens_the_plot():
     errors = _errors([5, 50], [2])
-    found = plots.confidence_plots(errors, np.array([-1.0, 3.0]), 0.1)
-    assert isinstance(found, plots.ConfidencePlots)
-    assert (found.reliability.x.low, found.reliability.x.high) == (-1.0, 3.0)
+    result = plots.confidence_plots(errors, np.array([-1.0, 3.0]), 0.1)
+    assert isinstance(result, plots.ConfidencePlots)
+    assert (result.reliability.x.low, result.reliability.x.high) == (-1.0, 3.0)
 
 
 def test_an_average_over_nothing_is_no_line():

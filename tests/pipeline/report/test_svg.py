@@ -29,9 +29,9 @@ def test_only_named_lines_have_labels_and_take_room_for_them():
 
 
 def test_labels_keep_their_order_and_distance():
-    wanted = np.array([300.0, 20.0, 21.0, 306.0, 305.0])
-    placed = spread_labels(wanted)
-    assert np.argsort(placed).tolist() == np.argsort(wanted).tolist()
+    desired = np.array([300.0, 20.0, 21.0, 306.0, 305.0])
+    placed = spread_labels(desired)
+    assert np.argsort(placed).tolist() == np.argsort(desired).tolist()
     assert np.diff(np.sort(placed)).min() > 13
     assert placed.max() <= BOTTOM
     assert placed[1] == 20.0

@@ -39,7 +39,7 @@ def test_dots_are_green_where_correct_and_red_where_wrong():
 
 
 def _centre(picture: Image.Image, near_xy: tuple[float, float], colour: tuple[int, int, int]) -> np.ndarray:
-    """The mean (x, y) of the pixels of a colour at most 3 from a place."""
+    """The mean (x, y) of the pixels of a colour at most 3 from a position."""
     xy = np.argwhere(np.abs(np.asarray(picture, np.int64) - colour).max(axis=2) < 30)[:, ::-1]
     return xy[np.abs(xy - near_xy).max(axis=1) <= 3].mean(axis=0)
 
@@ -48,8 +48,8 @@ def test_dots_are_on_the_centres_of_enlarged_pixels():
     picture = draw_match(_plain(30, 40), _plain(30, 40), _xy((3, 4)), _xy((36, 25)), correct=np.array([True]))
     assert picture.height == 240  # a pixel is 8 wide: the centre of pixel 3 is at 3.5 x 8 - 0.5
     right = picture.width - 320
-    for place in ((27.5, 35.5), (right + 291.5, 203.5)):
-        assert np.abs(_centre(picture, place, CORRECT) - place).max() <= 1
+    for position in ((27.5, 35.5), (right + 291.5, 203.5)):
+        assert np.abs(_centre(picture, position, CORRECT) - position).max() <= 1
 
 
 def test_a_wrong_point_is_tied_to_a_ring_at_its_true_place():
@@ -64,7 +64,7 @@ def test_a_wrong_point_is_tied_to_a_ring_at_its_true_place():
     half_way = np.asarray(picture, np.int64)[66:75, right + 96 : right + 105]
     assert (np.abs(half_way - MISSED).max(axis=2) < 60).any()
     changed = np.abs(np.asarray(picture, np.int64) - np.asarray(plain)).max(axis=2) > 0
-    assert not changed[150:230].any()  # nothing is at the correct point's true place
+    assert not changed[150:230].any()  # nothing is at the correct point's true position
 
 
 def test_without_marks_every_point_has_its_own_colour():
