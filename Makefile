@@ -2,8 +2,11 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# a process of tests for every core; bytecode is kept, since tests start a hundred Python processes
+PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses auto --dist loadfile \
+	--no-loadscope-reorder
 
-.PHONY: demo test test-browser chaos fuzz lint clean
+.PHONY: demo test test-all test-browser chaos fuzz lint clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -13,8 +16,11 @@ $(VENV)/installed: pyproject.toml constraints.txt
 demo: $(VENV)/installed  ## the main job on photographs with a known answer, on this machine, with a report
 	$(BIN)/python -m jobs.demo --out demo
 
-test: $(VENV)/installed lint  ## everything that must pass
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
+test: $(VENV)/installed lint  ## what must pass
+	$(PYTEST) -m "not long"
+
+test-all: $(VENV)/installed lint  ## the same, and the tests marked long
+	$(PYTEST)
 
 test-browser: $(VENV)/installed  ## the report in a headless browser; needs chromium on PATH
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[browser]'
