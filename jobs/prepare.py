@@ -108,7 +108,8 @@ def config_type_of(words: Sequence[str]) -> type[Config]:
     flags, common = _flags(config), _flags(Config)
     for word in words:
         flag = word.partition("=")[0].replace("_", "-")
-        if flag not in flags and any(flag in _flags(config_type(name)) for name in BUILT_IN):
+        is_unknown = flag.startswith("--") and flag not in flags
+        if is_unknown and any(flag in _flags(config_type(name)) for name in BUILT_IN):
             own = ", ".join(sorted(flags - common)) or "only --root and --out"
             raise ValueError(f"{flag} means nothing to {dataset}, which reads: {own}")
     return config

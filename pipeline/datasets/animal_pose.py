@@ -11,7 +11,14 @@ from pathlib import PurePosixPath
 from pipeline.datasets.common.fields import Fields
 from pipeline.datasets.common.inline_images import InlineImages, parquet_files
 from pipeline.datasets.common.instances import Instance, SamplingOptions, by_name, sample_pairs
-from pipeline.datasets.common.interface import PairRow, Rejected, SplitOptions, attempt, choose_split, in_threads
+from pipeline.datasets.common.interface import (
+    PairRow,
+    Rejected,
+    SplitOptions,
+    build_or_reject,
+    choose_split,
+    map_in_threads,
+)
 from pipeline.datasets.common.records import parquet_rows
 from pipeline.io import storage
 
@@ -41,20 +48,20 @@ def pairs(options: Options) -> Iterator[PairRow | Rejected]:
     written = (
         (uris[row.where], row.data("jpeg")) for row in parquet_rows(files[split], ("jpeg",)) if row.where in uris
     )
-    for _ in in_threads(lambda image: storage.write_bytes(*image), written):
+    for _ in map_in_threads(lambda image: storage.write_bytes(*image), written):
         pass
     yield from rows
 
 
 def _instances(row: Fields, images: InlineImages) -> Iterator[Instance | Rejected]:
     """The instances of one image."""
-    image = attempt(row.where, _image, row, images)
+    image = build_or_reject(row.where, _image, row, images)
     if isinstance(image, Rejected):
         yield image
         return
     image_id, image_uri, records = image
     for number, record in enumerate(records):
-        yield attempt(record.where, _instance, record, f"{image_id}.{number}", image_uri)
+        yield build_or_reject(record.where, _instance, record, f"{image_id}.{number}", image_uri)
 
 
 def _image(row: Fields, images: InlineImages) -> tuple[str, str, list[Fields]]:

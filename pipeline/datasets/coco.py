@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from pipeline.datasets.common.fields import Fields, read_json
 from pipeline.datasets.common.instances import Instance, SamplingOptions, by_name, sample_pairs
-from pipeline.datasets.common.interface import Box, DataError, PairRow, Rejected, attempt
+from pipeline.datasets.common.interface import Box, DataError, PairRow, Rejected, build_or_reject
 from pipeline.io import storage
 from pipeline.io.uri_field import Uri
 
@@ -47,7 +47,9 @@ def pairs(options: Options) -> Iterator[PairRow | Rejected]:
         read_box = Fields.box_xywh
     instances: list[Instance] = []
     for annotation_id, fields in annotations.items():
-        instance = attempt(fields.where, _instance, annotation_id, fields, images, categories, read_box, options.root)
+        instance = build_or_reject(
+            fields.where, _instance, annotation_id, fields, images, categories, read_box, options.root
+        )
         if isinstance(instance, Rejected):
             yield instance
         else:
@@ -68,7 +70,7 @@ def _by_id(records: list[Fields]) -> Generator[Rejected, None, _ById]:
     """Returns the records by id; yields as Rejected those without one, or with one that occurred before."""
     by_id: _ById = {}
     for fields in records:
-        identity = attempt(fields.where, fields.integer, "id")
+        identity = build_or_reject(fields.where, fields.integer, "id")
         if isinstance(identity, Rejected):
             yield identity
         elif str(identity) in by_id:

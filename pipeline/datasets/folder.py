@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Annotated
 
-from pipeline.datasets.common.interface import DataError, DatasetOptions, PairRow, Rejected, attempt
+from pipeline.datasets.common.interface import DataError, DatasetOptions, PairRow, Rejected, build_or_reject
 from pipeline.datasets.common.records import text_lines
 from pipeline.io import storage
 from pipeline.io.uri_field import UriField
@@ -42,7 +42,7 @@ def pairs(options: Options) -> Iterator[PairRow | Rejected]:
         for number, line in enumerate(_lines(options.pairing), start=1):
             if line.strip():
                 where = f"{options.pairing}, line {number}"
-                yield attempt(where, _pair_of_line, line, where, options.root)
+                yield build_or_reject(where, _pair_of_line, line, where, options.root)
         return
     files = (PurePosixPath(uri).name for uri in storage.list_files(options.root, ""))
     names = [name for name in files if name.lower().endswith(_IMAGE_SUFFIXES)]

@@ -27,9 +27,9 @@ from pipeline.datasets.common.interface import (
     Points,
     Rejected,
     SplitOptions,
-    attempt,
+    build_or_reject,
     choose_split,
-    in_threads,
+    map_in_threads,
 )
 from pipeline.datasets.common.records import CsvRow, csv_rows
 from pipeline.io import storage
@@ -71,9 +71,9 @@ def pairs(options: Options) -> Iterator[PairRow | Rejected]:
 
     def build(numbered_row: tuple[int, CsvRow]) -> PairRow | Rejected:
         number, row = numbered_row
-        return attempt(row.where, _pair, number, row, split, image, trained_on)
+        return build_or_reject(row.where, _pair, number, row, split, image, trained_on)
 
-    yield from in_threads(build, enumerate(csv_rows(lists[split], (*_IMAGE_COLUMNS, "class")), start=1))
+    yield from map_in_threads(build, enumerate(csv_rows(lists[split], (*_IMAGE_COLUMNS, "class")), start=1))
 
 
 def _split_name(name: str) -> str:

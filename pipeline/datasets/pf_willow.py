@@ -8,7 +8,15 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath
 
 from pipeline.datasets.common.fields import Fields
-from pipeline.datasets.common.interface import DataError, PairRow, Points, Rejected, SplitOptions, attempt, choose_split
+from pipeline.datasets.common.interface import (
+    DataError,
+    PairRow,
+    Points,
+    Rejected,
+    SplitOptions,
+    build_or_reject,
+    choose_split,
+)
 from pipeline.datasets.common.records import CsvRow, csv_rows
 from pipeline.io import storage
 
@@ -20,7 +28,7 @@ def pairs(options: SplitOptions) -> Iterator[PairRow | Rejected]:
     """Pairs in the order of the file; pair_id is made of the two image names and the category."""
     choose_split(options.split, ("test",), "PF-WILLOW")
     for row in csv_rows(storage.join(options.root, "test_pairs.csv"), _COLUMNS):
-        yield attempt(row.where, _pair, row, options.root)
+        yield build_or_reject(row.where, _pair, row, options.root)
 
 
 def _pair(row: CsvRow, root: str) -> PairRow:

@@ -14,7 +14,7 @@ from pathlib import PurePosixPath
 
 from pipeline.datasets.common.fields import Fields
 from pipeline.datasets.common.inline_images import InlineImages, parquet_files
-from pipeline.datasets.common.interface import DatasetOptions, PairRow, Rejected, attempt, in_threads
+from pipeline.datasets.common.interface import DatasetOptions, PairRow, Rejected, build_or_reject, map_in_threads
 from pipeline.datasets.common.records import parquet_rows
 from pipeline.io import storage
 
@@ -39,7 +39,7 @@ def pairs(options: DatasetOptions) -> Iterator[PairRow | Rejected]:
     storage.refuse_overwrite(options.out, *files)
     images = InlineImages(options.inline_images)
     photographs: list[_Photograph] = []
-    for photograph in in_threads(_write, _read(files, images)):
+    for photograph in map_in_threads(_write, _read(files, images)):
         if isinstance(photograph, Rejected):
             yield photograph
         else:
@@ -59,7 +59,7 @@ def pairs(options: DatasetOptions) -> Iterator[PairRow | Rejected]:
 def _read(files: list[str], images: InlineImages) -> Iterator[tuple[_Photograph, bytes] | Rejected]:
     for file in files:
         for number, row in enumerate(parquet_rows(file, ("jpeg",), optional=("image_id",)), start=1):
-            yield attempt(row.where, _photograph, row, f"{PurePosixPath(file).stem}-{number}", images)
+            yield build_or_reject(row.where, _photograph, row, f"{PurePosixPath(file).stem}-{number}", images)
 
 
 def _photograph(row: Fields, row_id: str, images: InlineImages) -> tuple[_Photograph, bytes]:

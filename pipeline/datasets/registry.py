@@ -8,7 +8,7 @@ of the function's one argument; `nemf prepare` makes its flags from them. A whol
     from collections.abc import Iterator
     from dataclasses import dataclass
 
-    from pipeline.datasets.common.interface import DatasetOptions, PairRow, Rejected, attempt
+    from pipeline.datasets.common.interface import DatasetOptions, PairRow, Rejected, build_or_reject
     from pipeline.datasets.common.records import CsvRow, csv_rows
     from pipeline.io import storage
 
@@ -23,7 +23,7 @@ of the function's one argument; `nemf prepare` makes its flags from them. A whol
 
     def pairs(options: Options) -> Iterator[PairRow | Rejected]:
         for row in csv_rows(storage.join(options.root, "pets.csv"), ("image_a", "image_b", "breed")):
-            pair = attempt(row.where, _pair, row, options.root)
+            pair = build_or_reject(row.where, _pair, row, options.root)
             if isinstance(pair, Rejected) or options.breed in (None, pair.category):
                 yield pair
 
@@ -87,6 +87,10 @@ def load_dataset(name: str) -> Dataset:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         raise ValueError(f"data set {name!r}: there is no module {error.name!r} on Python's path") from error
+    except Exception as error:  # the module may be anybody's
+        raise ValueError(
+            f"data set {name!r}: {module_name} cannot be imported ({type(error).__name__}: {error})"
+        ) from error
     function = getattr(module, function_name, None)
     if not inspect.isfunction(function):
         raise ValueError(f"data set {name!r}: {module_name} has no function {function_name}")

@@ -13,9 +13,9 @@ from pipeline.datasets.common.interface import (
     PairRow,
     Rejected,
     SplitOptions,
-    attempt,
+    build_or_reject,
     choose_split,
-    in_threads,
+    map_in_threads,
 )
 from pipeline.datasets.common.records import text_lines
 from pipeline.io import storage
@@ -32,9 +32,9 @@ def pairs(options: SplitOptions) -> Iterator[PairRow | Rejected]:
     present = {PurePosixPath(uri).name for uri in storage.list_files(folder, ".json")}
 
     def build(pair_id: str) -> PairRow | Rejected:
-        return attempt(pair_id, _pair, pair_id, options.root, split, folder, present)
+        return build_or_reject(pair_id, _pair, pair_id, options.root, split, folder, present)
 
-    yield from in_threads(build, [line.strip() for line in text_lines(splits[split]) if line.strip()])
+    yield from map_in_threads(build, [line.strip() for line in text_lines(splits[split]) if line.strip()])
 
 
 def _pair(pair_id: str, root: str, split: str, folder: str, present: set[str]) -> PairRow:

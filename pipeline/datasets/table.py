@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.datasets.common.fields import Fields
-from pipeline.datasets.common.interface import DataError, DatasetOptions, PairRow, Rejected, attempt
+from pipeline.datasets.common.interface import DataError, DatasetOptions, PairRow, Rejected, build_or_reject
 from pipeline.datasets.common.records import CsvRow, csv_rows, parquet_rows
 from pipeline.io import storage
 from pipeline.io.uri_field import Uri
@@ -45,10 +45,10 @@ def pairs(options: Options) -> Iterator[PairRow | Rejected]:
     file, root = options.annotations or options.root, options.image_root
     if file.endswith(".csv"):
         for row in csv_rows(file, _REQUIRED, _COLUMNS):
-            yield attempt(row.where, _pair_of_text, row, root)
+            yield build_or_reject(row.where, _pair_of_text, row, root)
     elif file.endswith(".parquet"):
         for fields in parquet_rows(file, _REQUIRED, _COLUMNS):
-            yield attempt(fields.where, _pair, fields, root)
+            yield build_or_reject(fields.where, _pair, fields, root)
     else:
         raise ValueError(
             f"a table is a .csv or .parquet file with one row per pair, given by --annotations; got {file}"

@@ -1,6 +1,6 @@
 """The first stage: the rows of a slice and the pixels of its images, each image fetched and decoded once.
 
-A slice becomes one or more chunks of bounded size; a chunk is what is matched together.
+A slice becomes one or more chunks of bounded size, which are matched one after the other.
 """
 
 import hashlib
@@ -48,7 +48,7 @@ _IMAGES = pa.schema(
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class DecodedImage:
-    """The pixels of an image, or why there are none."""
+    """The pixels of an image, or its failure."""
 
     rgb: np.ndarray | None = None
     """(H, W, 3) uint8."""
@@ -64,7 +64,7 @@ class DecodedImage:
 
 @dataclass(kw_only=True, eq=False)
 class Chunk:
-    """Pairs and the images they show."""
+    """Pairs and their images."""
 
     pairs: list[dict[str, Any]] = field(default_factory=list)
     """PAIRS rows without the inline images, with `source_key` and `target_key` naming entries of `images`, and
@@ -133,11 +133,11 @@ def decode_rows(
     chunk, size = Chunk(), 0
     with ThreadPoolExecutor(_FETCH_THREADS) as pool:
         for start in range(0, len(pairs), _PAIRS_FETCHED):
-            group = pairs[start : start + _PAIRS_FETCHED]
-            missing = dict.fromkeys(key for pair in group for key in _keys(pair) if key not in chunk.images)
+            next_pairs = pairs[start : start + _PAIRS_FETCHED]
+            missing = dict.fromkeys(key for pair in next_pairs for key in _keys(pair) if key not in chunk.images)
             fetched = dict(zip(missing, pool.map(lambda key: _fetch(loaders[key]), missing), strict=True))
-            for pair in group:
-                # An image that only the chunk before this one has is fetched again: rare, and it bounds memory.
+            for pair in next_pairs:
+                # An image that only an earlier chunk has is fetched again: rare, and it bounds memory.
                 images = {
                     key: chunk.images[key]
                     if key in chunk.images
@@ -156,7 +156,7 @@ def decode_rows(
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Fetched:
-    """Encoded bytes, or why there are none."""
+    """The encoded bytes of an image, or its failure."""
 
     data: bytes = b""
     failure: Failure | None = None

@@ -1,4 +1,6 @@
 import itertools
+import re
+import textwrap
 from pathlib import Path
 
 import pandas as pd
@@ -8,6 +10,7 @@ import pytest
 
 from jobs import submit
 from jobs.prepare import main, make_config
+from pipeline.datasets import registry
 from pipeline.datasets.registry import BUILT_IN
 
 
@@ -176,6 +179,7 @@ def own(tmp_path, monkeypatch) -> str:
     """A data set in a package of the user's own."""
     (tmp_path / "own_package").mkdir()
     (tmp_path / "own_package" / "selfies.py").write_text(OWN)
+    (tmp_path / "own_package" / "broken.py").write_text("1 / 0")
     monkeypatch.syspath_prepend(tmp_path)
     return "own_package.selfies:pairs"
 
@@ -193,10 +197,25 @@ def test_a_data_set_of_another_package_with_an_option_of_its_own(own, images, tm
     assert "What names of images end in." in text
 
 
+def test_the_example_of_the_registry_is_a_data_set(images, tmp_path, monkeypatch):
+    file, code, command = re.search(
+        r"in a file (\S+):\n\n(    .*?)\n\nIt is used as `nemf prepare (.*?)`", registry.__doc__, re.DOTALL
+    ).groups()
+    (tmp_path / file).parent.mkdir()
+    (tmp_path / file).write_text(textwrap.dedent(code))
+    monkeypatch.syspath_prepend(tmp_path)
+    (images / "pets.csv").write_text("image_a,image_b,breed\na.jpg,b.jpg,pug\nb.jpg,c.jpg,beagle\n")
+    monkeypatch.chdir(tmp_path)
+    images.rename("pets")
+    assert main(command.split()) == 0
+    assert pd.read_parquet("pairs.parquet")[["pair_id", "category"]].values.tolist() == [["a.jpg:b.jpg", "pug"]]
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
         ("no_such_package:pairs", "data set 'no_such_package:pairs': there is no module 'no_such_package' on"),
+        ("own_package.broken:pairs", "own_package.broken cannot be imported (ZeroDivisionError: division by zero)"),
         ("own_package.selfies:images", "own_package.selfies has no function images"),
         ("own_package.selfies:other", "other must take one argument, annotated with its options"),
         ("own_package.selfies", "there is no data set 'own_package.selfies'; there are: animal-pose, coco,"),

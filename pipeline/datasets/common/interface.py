@@ -93,7 +93,7 @@ class DataError(ValueError):
         self.where, self.reason, self.detail = where, reason, detail
 
 
-def attempt(
+def build_or_reject(
     pair: str, build: Callable[Arguments, Result], *arguments: Arguments.args, **keywords: Arguments.kwargs
 ) -> Result | Rejected:
     """`build(...)`, or its DataError as a Rejected `pair`."""
@@ -103,7 +103,7 @@ def attempt(
         return Rejected(pair=pair, where=error.where, reason=error.reason, detail=error.detail)
 
 
-def in_threads(build: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+def map_in_threads(build: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
     """`build(item)` for every item, in order, in 16 threads: many small files are fetched side by side."""
     remaining = iter(items)
     with ThreadPoolExecutor(max_workers=16) as pool:
