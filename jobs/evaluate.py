@@ -44,10 +44,10 @@ class Config:
     pairs: Uri
     """The PAIRS manifest that was matched."""
     protocol: Names
-    """Protocols to score, such as spair or pf-pascal, or package.module:NAME for your own; an unknown name is answered
-    with all there are."""
+    """Protocols to score, such as spair or pf-pascal, or package.module:NAME for your own; the error of an unknown name
+    lists all of them."""
     out: Uri
-    """METRICS Parquet file to write; for a million pairs or more a folder of them, in which nothing else may be."""
+    """METRICS Parquet file to write; for a million pairs or more a folder of them, which must hold nothing else."""
     alpha: tuple[float, ...] = DEFAULT_ALPHAS
     """Thresholds, as a share of the protocol's T."""
     failed: Failed = "wrong"
@@ -59,20 +59,20 @@ class Config:
     """Least values, such as "spair image .1 all >= 50" (protocol, average over image, point or class, alpha, all or a
     category); where one is missed the exit code is 4."""
     format: text_tables.Format = "text"
-    """How tables are printed; csv and json print nothing else: METRICS without single pairs, or with --compare the
-    differences."""
+    """Format of the printed tables; csv and json print one tidy table and nothing else: METRICS without single pairs,
+    or with --compare the differences."""
     replicates: int = REPLICATES
     """Bootstrap replicates that the intervals come from; 0 for no intervals."""
     seed: int = 0
-    """Of the bootstrap."""
+    """Seed of the bootstrap, 0 to 2^32 - 1."""
     address: str | None = None
     """Ray cluster for a million pairs or more; default: RAY_ADDRESS, else an embedded one on this machine."""
 
 
 def run(config: Config) -> str:
-    """Score, print tables, write METRICS and check what is required; where they were written.
+    """Evaluate, write METRICS, print tables and check the thresholds; returns the path of the METRICS.
 
-    Raises ValueError and OSError for what the caller can mend, RequirementError where a requirement is missed.
+    Raises ValueError and OSError for bad input, RequirementError where a threshold is missed.
     """
     storage.refuse_overwrite(config.out, config.matches, config.pairs)
     if config.replicates < 0:
@@ -103,7 +103,7 @@ class _Result:
     metrics: pd.DataFrame
     """METRICS, of large runs without single pairs."""
     differences: dict[str, pd.DataFrame]
-    """By the other run."""
+    """From this run to each other run, by the other's path."""
     unscored: Unscored
 
 
@@ -157,7 +157,7 @@ def _print_tables(result: _Result, protocols: Sequence[Protocol], config: Config
 
 
 def _check_out(out: str, large: bool) -> None:
-    """ValueError where a folder is in the way of a file, or a file in that of a folder."""
+    """Raises ValueError if `out` is a folder where a file is to be written, or the other way round."""
     if not large and not storage.is_file(out) and storage.list_files(out, ".parquet"):
         raise ValueError(f"--out {out} is a folder, METRICS of fewer than {LARGE:,} pairs are a file: give another")
     if large and storage.is_file(out):

@@ -33,7 +33,7 @@ class Config:
 
 
 def run(config: Config) -> str:
-    """Write the page; where it is."""
+    """Write the page; returns its path."""
     # it imports torch and scipy, which take more than a second
     from pipeline.report.page import render_report
 

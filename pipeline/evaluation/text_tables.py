@@ -166,15 +166,15 @@ def _difference_table(rows: pd.DataFrame) -> pd.DataFrame:
 
 def _published_table(papers: pd.DataFrame, own: pd.DataFrame) -> pd.DataFrame:
     """One row per method and protocol, followed by the run's numbers that compare with it; a column per category."""
-    lines = {}
+    columns = {}
     for (method, name), rows in papers.groupby(["method", "protocol"], sort=False):
         comparable = rows[rows["comparable"]]
-        lines[f"{method} ({name}{'' if len(comparable) else ', not comparable'})"] = rows.set_index("category")["pck"]
+        columns[f"{method} ({name}{'' if len(comparable) else ', not comparable'})"] = rows.set_index("category")["pck"]
         keys = ["dataset", "protocol", "direction", "category"]
         own_rows = comparable[keys].merge(own, on=keys)
         if len(own_rows):
-            lines[f"  this run ({name})"] = own_rows.set_index("category")["pck"]
-    table = pd.DataFrame(lines).T
+            columns[f"  this run ({name})"] = own_rows.set_index("category")["pck"]
+    table = pd.DataFrame(columns).T
     categories = [category for category in table.columns if category != "all"]
     table = table[[*categories, *(["all"] if "all" in table.columns else [])]]
     return table.map(lambda value: "-" if pd.isna(value) else f"{value:.1f}")
