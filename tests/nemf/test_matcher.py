@@ -12,7 +12,7 @@ from pipeline.io.images import read_image
 
 
 class Recorder(Matcher):
-    """Answers every point with itself and keeps what it was asked."""
+    """Matches every point to itself and keeps the pairs it was given."""
 
     name = "recorder"
     fingerprint = "0"

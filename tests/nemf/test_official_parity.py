@@ -40,10 +40,10 @@ def encoded(golden: Golden, model: NeMF) -> Encoded:
         return model.encode(source, target)
 
 
-def assert_close(found: torch.Tensor, expected: torch.Tensor, tolerance: float) -> None:
+def assert_close(actual: torch.Tensor, expected: torch.Tensor, tolerance: float) -> None:
     """Within a fraction of the greatest value."""
-    assert found.shape == expected.shape
-    assert (found - expected).abs().max() <= tolerance * expected.abs().max()
+    assert actual.shape == expected.shape
+    assert (actual - expected).abs().max() <= tolerance * expected.abs().max()
 
 
 def optimise(
@@ -52,15 +52,15 @@ def optimise(
     """The coordinate optimisation as published, from a field sampled at target points; (2, k) source pixels."""
     target_xy_norm = px_to_norm(xy_px.T, tuple(target_hw.tolist()))[None]
     start = F.grid_sample(field_norm, target_xy_norm[None], align_corners=True)[0].permute(1, 2, 0)
-    found = refine(partial(score, target_xy_norm=target_xy_norm), start)
-    return norm_to_px(found[0], tuple(source_hw.tolist())).T
+    actual = refine(partial(score, target_xy_norm=target_xy_norm), start)
+    return norm_to_px(actual[0], tuple(source_hw.tolist())).T
 
 
 def test_encoding(golden: Golden, encoded: Encoded):
     for level, features in enumerate(encoded.features_source):
         channels, height, width = features.shape[1:]
-        found = features[0, :: max(1, channels // 16), :: max(1, height // 8), :: max(1, width // 8)]
-        assert_close(found, golden[f"feature_{level}_slice"], 1e-4)
+        actual = features[0, :: max(1, channels // 16), :: max(1, height // 8), :: max(1, width // 8)]
+        assert_close(actual, golden[f"feature_{level}_slice"], 1e-4)
     assert_close(encoded.correlation[0, ::8, ::8, ::8], golden["correlation_slice"], 1e-4)
     assert_close(encoded.refined[0, ::8, ::8, ::8], golden["refined_slice"], 1e-4)
     assert_close(encoded.refined_mean[0], golden["refined_mean"], 1e-4)
@@ -77,8 +77,8 @@ def test_logits(golden: Golden, model: NeMF, encoded: Encoded):
 def test_coordinate_optimisation(golden: Golden, model: NeMF, encoded: Encoded):
     score = partial(model.score, encoded)
     field_norm = initial_field(encoded, (16, 16))
-    found = optimise(score, field_norm, golden["target_keypoints_px"], golden["target_hw"], golden["source_hw"])
-    assert (found - golden["refined_keypoints_from_softargmax_px"]).abs().max() <= 0.01
+    actual = optimise(score, field_norm, golden["target_keypoints_px"], golden["target_hw"], golden["source_hw"])
+    assert (actual - golden["refined_keypoints_from_softargmax_px"]).abs().max() <= 0.01
 
 
 def test_patchmatch(golden: Golden, model: NeMF, encoded: Encoded):
@@ -88,5 +88,5 @@ def test_patchmatch(golden: Golden, model: NeMF, encoded: Encoded):
     field_norm = patchmatch(score, initial_field(encoded, hw), iterations=len(noise), noise=noise)
     apart = (field_norm[0] - golden["pm_field_norm"]).abs().amax(dim=0) > 1e-3
     assert apart.sum() <= 4  # two scores may tie to rounding
-    found = optimise(score, field_norm, golden["pm_target_keypoints_px"], golden["pm_hw"], golden["pm_hw"])
-    assert (found - golden["pm_keypoints_px"]).abs().max() <= 0.01
+    actual = optimise(score, field_norm, golden["pm_target_keypoints_px"], golden["pm_hw"], golden["pm_hw"])
+    assert (actual - golden["pm_keypoints_px"]).abs().max() <= 0.01

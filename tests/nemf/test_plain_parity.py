@@ -35,8 +35,8 @@ def encoded(golden: dict[str, torch.Tensor], model: NeMF) -> Encoded:
 
 @pytest.mark.parametrize("name", ["correlation", "refined", "refined_mean", "coarse_flow", "cost_features"])
 def test_encoding(golden: dict[str, torch.Tensor], encoded: Encoded, name: str):
-    found, expected = getattr(encoded, name)[0], golden[name]
-    assert (found - expected).abs().max() <= 1e-4 * expected.abs().max()
+    actual, expected = getattr(encoded, name)[0], golden[name]
+    assert (actual - expected).abs().max() <= 1e-4 * expected.abs().max()
 
 
 def test_logits(golden: dict[str, torch.Tensor], model: NeMF, encoded: Encoded):
@@ -47,15 +47,15 @@ def test_logits(golden: dict[str, torch.Tensor], model: NeMF, encoded: Encoded):
 def test_patchmatch(golden: dict[str, torch.Tensor], model: NeMF, encoded: Encoded):
     start = F.interpolate(golden["coarse_flow"][None], (5, 7), mode="bilinear", align_corners=True)
     assert torch.allclose(initial_field(encoded, (5, 7)), start, atol=1e-4)
-    found = patchmatch(partial(model.score, encoded), start, iterations=4, noise=golden["noise"][:, None])
-    assert (found[0] - golden["field"]).abs().max() <= 1e-4
+    actual = patchmatch(partial(model.score, encoded), start, iterations=4, noise=golden["noise"][:, None])
+    assert (actual[0] - golden["field"]).abs().max() <= 1e-4
 
 
 def test_coordinate_optimisation(golden: dict[str, torch.Tensor], model: NeMF, encoded: Encoded):
     score = partial(model.score, encoded, target_xy_norm=golden["target_xy"][None])
-    found = refine(score, golden["start_xy"][None], steps=12, lr=2e-3)
-    assert (found[0] - golden["start_xy"]).abs().min() > 1e-3
-    assert (found[0] - golden["optimised_xy"]).abs().max() <= 2e-4
+    actual = refine(score, golden["start_xy"][None], steps=12, lr=2e-3)
+    assert (actual[0] - golden["start_xy"]).abs().min() > 1e-3
+    assert (actual[0] - golden["optimised_xy"]).abs().max() <= 2e-4
 
 
 def test_the_stored_answers_are_those_of_the_plain_implementation(golden: dict[str, torch.Tensor]):

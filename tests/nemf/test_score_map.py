@@ -24,24 +24,24 @@ def matcher() -> NemfMatcher:
 
 
 def _score(matcher: NemfMatcher, query_xy_px: list[float], reference_xy_px: np.ndarray) -> np.ndarray:
-    """The scores of places (K, 2) of the reference image, by the network itself."""
+    """The scores of positions (K, 2) of the reference image, by the network itself."""
     encoded = matcher.encode([ImagePair(query_rgb=QUERY, reference_rgb=REFERENCE)])
-    places = torch.tensor(reference_xy_px, dtype=torch.float32)
-    point = torch.tensor(query_xy_px).expand(len(places), 2)
+    positions = torch.tensor(reference_xy_px, dtype=torch.float32)
+    point = torch.tensor(query_xy_px).expand(len(positions), 2)
     logits = matcher.model.score(
-        encoded, px_to_norm(places, REFERENCE_HW)[None], px_to_norm(point, QUERY_HW)[None].contiguous()
+        encoded, px_to_norm(positions, REFERENCE_HW)[None], px_to_norm(point, QUERY_HW)[None].contiguous()
     )
     return logits[0].sigmoid().numpy()
 
 
 def test_it_is_the_score_of_evenly_spaced_places(matcher: NemfMatcher):
-    """11 x 5 places of an image of 31 x 25 pixels are 3 pixels apart in y, and 6 in x."""
+    """11 x 5 positions of an image of 31 x 25 pixels are 3 pixels apart in y, and 6 in x."""
     scores = matcher.score_map(QUERY, REFERENCE, (12.5, 7), (11, 5))
     assert scores.shape == (11, 5)
     assert scores.dtype == np.float32
     rows, columns = [0, 4, 10, 10], [0, 1, 2, 4]
-    places = np.array([[6 * column, 3 * row] for row, column in zip(rows, columns, strict=True)])
-    assert np.abs(scores[rows, columns] - _score(matcher, [12.5, 7.0], places)).max() < 1e-6
+    positions = np.array([[6 * column, 3 * row] for row, column in zip(rows, columns, strict=True)])
+    assert np.abs(scores[rows, columns] - _score(matcher, [12.5, 7.0], positions)).max() < 1e-6
     assert np.ptp(scores) > 1e-3
     assert not np.array_equal(scores, matcher.score_map(QUERY, REFERENCE, (30, 7), (11, 5)))
 

@@ -20,8 +20,8 @@ def _images(n: int) -> list[np.ndarray]:
     return [np.full((1, 1, 3), number, np.uint8) for number in range(n)]
 
 
-def _values(found: list[Features]) -> list[float]:
-    return [float(level[0]) for (level,) in found]
+def _values(actual: list[Features]) -> list[float]:
+    return [float(level[0]) for (level,) in actual]
 
 
 def test_each_image_is_encoded_once_and_answers_come_in_order() -> None:

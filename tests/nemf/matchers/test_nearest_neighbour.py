@@ -86,16 +86,16 @@ def test_dense_sift_finds_most_points_of_a_warped_photograph(photograph: str):
     reference = getattr(skimage.data, photograph)()
     height, width = reference.shape[:2]
 
-    def place(xy: np.ndarray) -> np.ndarray:
+    def warped(xy: np.ndarray) -> np.ndarray:
         """Where a query pixel is in the reference: a wave of 3 % and a shift."""
         wave_x = 0.03 * width * np.sin(2 * np.pi * xy[:, 1] / height)
         wave_y = 0.03 * height * np.cos(2 * np.pi * xy[:, 0] / width)
         return xy + np.stack([wave_x + 7, wave_y - 5], axis=1)
 
-    query = warp(reference, place, order=1, mode="reflect", preserve_range=True).astype(np.uint8)
+    query = warp(reference, warped, order=1, mode="reflect", preserve_range=True).astype(np.uint8)
     points = np.random.default_rng(0).uniform(0.15, 0.85, (100, 2)) * [width, height]
     match = load_matcher(SIFT).match(query, reference, points)
-    error_px = np.linalg.norm(match.reference_xy_px - place(points), axis=1)
+    error_px = np.linalg.norm(match.reference_xy_px - warped(points), axis=1)
     assert np.median(error_px) < 5
     assert np.mean(error_px < 0.03 * max(height, width)) > 0.8
 
@@ -143,14 +143,14 @@ def test_an_image_is_encoded_once_per_batch(monkeypatch):
     shown = [(a, b), (b, c), (a, c), (a, a)]
     pairs = [ImagePair(query_rgb=q, reference_rgb=r, query_xy_px=np.ones((1, 2), np.float32)) for q, r in shown]
     network.passes = 0
-    answers = list(matcher.match_batch(pairs))
+    expected = list(matcher.match_batch(pairs))
     assert network.passes == 3
 
     monkeypatch.setattr("nemf.matchers.feature_cache.MAX_BYTES", 0)
     monkeypatch.setattr("nemf.matchers.feature_cache.MIN_IMAGES", 1)
     forgetful = list(matcher.match_batch(pairs))
     assert network.passes > 6
-    assert all(same(match, other) for match, other in zip(forgetful, answers, strict=True))
+    assert all(same(match, other) for match, other in zip(forgetful, expected, strict=True))
 
 
 def test_the_network_sees_the_squashed_and_normalised_image():
@@ -162,8 +162,8 @@ def test_the_network_sees_the_squashed_and_normalised_image():
 
     def weights(n_in: int, n_out: int) -> np.ndarray:
         """(n_out, n_in): a triangle as wide as two output pixels around each, cut off at the edges."""
-        place = (np.arange(n_out) + 0.5) * n_in / n_out - 0.5
-        triangle = 1 - np.abs(np.arange(n_in) - place[:, None]) / max(1, n_in / n_out)
+        position = (np.arange(n_out) + 0.5) * n_in / n_out - 0.5
+        triangle = 1 - np.abs(np.arange(n_in) - position[:, None]) / max(1, n_in / n_out)
         return np.clip(triangle, 0, None) / np.clip(triangle, 0, None).sum(axis=1, keepdims=True)
 
     mean, std = np.array([0.2, 0.3, 0.4]), np.array([0.5, 0.25, 0.125])
@@ -172,9 +172,9 @@ def test_the_network_sees_the_squashed_and_normalised_image():
     planted(network, config, image_size=32).encode(image)
     squashed = np.einsum("yh,xw,hwc->yxc", weights(48, 32), weights(80, 32), image)
     expected = (squashed / 255 - mean) / std
-    found = seen[-1][0].permute(1, 2, 0).numpy()
-    assert found.shape == (32, 32, 3)
-    assert (np.abs(found - expected) * std).max() <= 1.5 / 255  # Pillow rounds after each of two passes
+    actual = seen[-1][0].permute(1, 2, 0).numpy()
+    assert actual.shape == (32, 32, 3)
+    assert (np.abs(actual - expected) * std).max() <= 1.5 / 255  # Pillow rounds after each of two passes
 
 
 def test_cells_between_those_of_the_network_are_interpolated_by_area():
@@ -198,9 +198,9 @@ def test_soft_argmax_is_the_weighted_mean_of_the_cells_up_to_four_away():
     score[0, 5, 11] = score[0, 10, 6] = 0.5  # five away
     score[1, 0, 0] = 0.7
     best, best_xy = torch.tensor([0.5, 0.7]), torch.tensor([[6.0, 5.0], [0.0, 0.0]])
-    found = matcher._centre_of_mass(score.flatten(1), best, best_xy)
+    actual = matcher._centre_of_mass(score.flatten(1), best, best_xy)
     expected = torch.tensor([[6 + 4 / 6, 5 + 4 / 3], [0, 0]])
-    assert torch.allclose(found, expected, atol=1e-5)
+    assert torch.allclose(actual, expected, atol=1e-5)
 
 
 def test_a_point_outside_is_answered_as_the_nearest_inside():
@@ -227,7 +227,7 @@ def test_no_points_and_no_pairs():
 
 
 def test_the_flow_is_the_match_of_every_cell():
-    """At 40 x 40 pixels a pixel is a cell, so the flow is what the points answer."""
+    """At 40 x 40 pixels a pixel is a cell, so the flow is the matches of the points."""
     matcher = patches()
     query, reference = noise(40, 40), noise(60, 50, seed=1)
     grid = pixel_grid((40, 40)).numpy()

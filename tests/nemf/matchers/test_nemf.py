@@ -73,8 +73,8 @@ def test_the_search_finds_better_places_than_it_starts_from(model: NeMF):
 def test_a_point_outside_is_the_nearest_one_inside(matcher: NemfMatcher):
     outside = np.array([[-5, 3], [60, 30], [-0.4, 23.4]], np.float32)
     inside = np.array([[0, 3], [39, 23], [0, 23]], np.float32)
-    answers = [next(matcher.match_batch([pair(query_xy_px=xy)])) for xy in (outside, inside)]
-    assert same(*answers)
+    matches = [next(matcher.match_batch([pair(query_xy_px=xy)])) for xy in (outside, inside)]
+    assert same(*matches)
 
 
 def test_images_of_one_pixel(matcher: NemfMatcher):
@@ -113,7 +113,7 @@ def test_loaded_from_its_folder(model: NeMF, tmp_path: Path):
     ],
 )
 def test_options_change_the_answer_and_keep_its_rules(model: NeMF, matcher: NemfMatcher, options: dict[str, object]):
-    """Points get exactly the flow of their pixels, in any batch, by other fingerprints and other answers."""
+    """Points get exactly the flow of their pixels, in any batch, by other fingerprints and other matches."""
     changed = NemfMatcher("nemf", model, torch.device("cpu"), replace(matcher.config, **options))
     sparse, dense = changed.match_batch([pair(query_xy_px=POINTS), pair(dense=True)])
     x, y = POINTS.astype(int).T
@@ -174,9 +174,9 @@ def test_a_strip_narrower_than_the_grid_is_searched_from_edge_to_edge(model: NeM
     query, reference = noise(5, 40), noise(50, 30, seed=1)
     flow_px = matcher.match(query, reference).flow_px
     corners = np.array([[0, 0], [39, 0], [0, 4], [39, 4]], np.float32)
-    found = matcher.match(query, reference, corners).reference_xy_px
+    actual = matcher.match(query, reference, corners).reference_xy_px
     x, y = corners.astype(int).T
-    assert np.allclose(found - corners, flow_px[y, x], atol=1e-3)
+    assert np.allclose(actual - corners, flow_px[y, x], atol=1e-3)
 
 
 def test_an_image_in_many_pairs_is_looked_at_once(model: NeMF, matcher: NemfMatcher, monkeypatch: pytest.MonkeyPatch):
@@ -192,5 +192,5 @@ def test_an_image_in_many_pairs_is_looked_at_once(model: NeMF, matcher: NemfMatc
 
 def test_callers_may_be_in_inference_mode(matcher: NemfMatcher):
     with torch.inference_mode():
-        found = next(matcher.match_batch([pair(query_xy_px=POINTS)]))
-    assert same(found, next(matcher.match_batch([pair(query_xy_px=POINTS)])))
+        actual = next(matcher.match_batch([pair(query_xy_px=POINTS)]))
+    assert same(actual, next(matcher.match_batch([pair(query_xy_px=POINTS)])))

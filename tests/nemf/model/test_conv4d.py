@@ -19,11 +19,11 @@ def test_pooling_keeps_the_greatest_of_sixteen_cells():
 def test_upsampling_is_linear_along_each_axis_and_keeps_the_corners():
     given = volume(1, 2, 3, 2, 4, 5)
 
-    found = Upsample4d()(torch.from_numpy(given)).numpy()
+    actual = Upsample4d()(torch.from_numpy(given)).numpy()
 
     weights = [doubling(size) for size in given.shape[2:]]
-    assert np.allclose(found, np.einsum("bcijkl,Ii,Jj,Kk,Ll->bcIJKL", given, *weights), atol=1e-5)
-    assert np.allclose(found[..., ::5, ::3, ::7, ::9], given[..., ::2, ::1, ::3, ::4], atol=1e-6)
+    assert np.allclose(actual, np.einsum("bcijkl,Ii,Jj,Kk,Ll->bcIJKL", given, *weights), atol=1e-5)
+    assert np.allclose(actual[..., ::5, ::3, ::7, ::9], given[..., ::2, ::1, ::3, ::4], atol=1e-6)
 
 
 @pytest.mark.parametrize("channels", [(2, 4), (1, 16), (3, 6)])  # 8, 16 and 18 pairs of channels
@@ -33,13 +33,13 @@ def test_the_convolution_is_the_sum_of_one_over_the_reference_and_one_over_the_q
     given = torch.randn(2, channels[0], 5, 4, 3, 6, requires_grad=True)
     weight = torch.randn(2, channels[1], 5, 4, 3, 6)
 
-    found = conv(given)
+    actual = conv(given)
     expected = on_reference(conv.over_source, given) + on_query(conv.over_target, given)
 
-    assert torch.allclose(found, expected, atol=1e-5)
+    assert torch.allclose(actual, expected, atol=1e-5)
     variables = [given, *conv.parameters()]
     for one, other in zip(
-        torch.autograd.grad((found * weight).sum(), variables),
+        torch.autograd.grad((actual * weight).sum(), variables),
         torch.autograd.grad((expected * weight).sum(), variables),
         strict=True,
     ):
@@ -48,5 +48,5 @@ def test_the_convolution_is_the_sum_of_one_over_the_reference_and_one_over_the_q
 
 def doubling(size: int) -> np.ndarray:
     """(2 size, size): what each old cell gives to each new one."""
-    places = np.linspace(0, size - 1, 2 * size)
-    return np.stack([np.interp(places, np.arange(size), one) for one in np.eye(size)], axis=1)
+    positions = np.linspace(0, size - 1, 2 * size)
+    return np.stack([np.interp(positions, np.arange(size), one) for one in np.eye(size)], axis=1)

@@ -78,7 +78,7 @@ def test_without_positional_gradient_only_the_cost_features_pull(field: Field):
 
 def test_the_encoding_by_hand(field: Field):
     """Three frequencies, 1, 256.5 and 512, of z = 2 xy + 3."""
-    found = field.encode(torch.tensor([0.25, -1.0], dtype=torch.float64))
+    actual = field.encode(torch.tensor([0.25, -1.0], dtype=torch.float64))
     angles = [f * z for z in (3.5, 1.0) for f in (1, 256.5, 512)]
     expected = [*map(math.sin, angles), *map(math.cos, angles), 3.5, 1.0]
-    assert found.tolist() == pytest.approx(expected)
+    assert actual.tolist() == pytest.approx(expected)

@@ -116,10 +116,10 @@ class Case:
         )
 
 
-def error(found: torch.Tensor | None, expected: torch.Tensor) -> torch.Tensor:
+def error(actual: torch.Tensor | None, expected: torch.Tensor) -> torch.Tensor:
     """Differences as parts of the spread of what was expected."""
-    assert found is not None
-    return (found.cpu() - expected).abs() / expected.std()
+    assert actual is not None
+    return (actual.cpu() - expected).abs() / expected.std()
 
 
 SMALL = {"channels": 12, "hidden": 128, "n_blocks": 2}
@@ -152,10 +152,9 @@ def test_in_bfloat16_it_is_close(run: Score, device: str):
 def test_an_answer_does_not_depend_on_the_others(run: Score, device: str):
     """Alone, or of more tiles than there are programs, in another order: equal to the last bit."""
     n = 300 if device == "cpu" else 100_000
-    *prepared, reference_xy_norm, query_index, row, weight, hidden = (
-        Case.random(**SMALL, n=n).to(device).arguments(torch.bfloat16)
-    )
-    all_logits, all_gradients = run(*prepared, reference_xy_norm, query_index, row, weight, hidden, gradient=True)
+    case = Case.random(**SMALL, n=n).to(device)
+    *prepared, xy_norm, query_index, row, weight, hidden = case.arguments(torch.bfloat16)
+    all_logits, all_gradients = run(*prepared, xy_norm, query_index, row, weight, hidden, gradient=True)
     some = torch.tensor([n - 1, 3, 128], device=device)
     for chosen in (some, some[:1]):
         logits, gradient = run(*prepared, xy_norm[chosen], query_index[chosen], row, weight, hidden, gradient=True)

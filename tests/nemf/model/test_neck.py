@@ -11,9 +11,9 @@ def test_at_first_it_is_the_sum_of_all_projections():
         nn.init.zeros_(take.bias)
     maps = [torch.full((2, 5, 16, 12), 100.0), torch.full((2, 5, 8, 6), -10.0), torch.full((2, 5, 4, 3), 1.0)]
 
-    (found,) = neck(maps)
+    (actual,) = neck(maps)
 
-    assert torch.equal(found, torch.full((2, 5, 16, 12), 91.0))
+    assert torch.equal(actual, torch.full((2, 5, 16, 12), 91.0))
 
 
 def test_the_deepest_map_is_stretched_to_the_corners_of_the_shallowest():
@@ -21,11 +21,11 @@ def test_the_deepest_map_is_stretched_to_the_corners_of_the_shallowest():
     neck = Neck([3, 7], channels=6, n_blocks=1)
     shallow, deep = torch.randn(1, 3, 9, 13), torch.randn(1, 7, 3, 4)
 
-    (found,) = neck([shallow, deep])
+    (actual,) = neck([shallow, deep])
 
-    assert found.shape == (1, 6, 9, 13)
+    assert actual.shape == (1, 6, 9, 13)
     at_corners = neck.inputs[0](shallow)[..., ::4, ::4] + neck.inputs[1](deep)
-    assert torch.allclose(found[..., ::4, ::4], at_corners, atol=1e-5)
+    assert torch.allclose(actual[..., ::4, ::4], at_corners, atol=1e-5)
 
 
 def test_three_blocks_see_seven_cells_far():

@@ -39,10 +39,10 @@ def test_logits_and_gradients_are_those_of_the_field(field: Field, volume: torch
     scorer = QueryScorer(field, volume, PAIR, QUERY.flatten(0, 1), positional_gradient=positional_gradient)
     reference = REFERENCE.clone().requires_grad_()
     expected = field(volume, reference, QUERY, positional_gradient=positional_gradient)
-    found = scorer(reference.flatten(0, 1), INDEX).view(2, N_POINTS)
-    assert torch.allclose(found, expected)
+    actual = scorer(reference.flatten(0, 1), INDEX).view(2, N_POINTS)
+    assert torch.allclose(actual, expected)
     weight = random(2, N_POINTS, seed=4)
-    gradients = [torch.autograd.grad((logits * weight).sum(), reference)[0] for logits in (found, expected)]
+    gradients = [torch.autograd.grad((logits * weight).sum(), reference)[0] for logits in (actual, expected)]
     assert gradients[1].abs().max() > 0.01
     assert torch.allclose(*gradients)
     with torch.no_grad():

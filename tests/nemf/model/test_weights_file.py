@@ -118,5 +118,5 @@ def test_tensors_that_do_not_fit_are_listed(write_weights: Callable[..., Path], 
 def test_halved_weights_are_widened(write_weights: Callable[..., Path], mobilenet_file: Path):
     halved = {name: t.half() if t.is_floating_point() else t for name, t in load_file(mobilenet_file).items()}
     path = write_weights(halved, mobilenet_file.with_suffix(".json").read_text(), "halved")
-    found = load_backbone(NAME, path).state_dict()["network.conv_stem.weight"]
-    assert torch.equal(found, halved["conv_stem.weight"].float())
+    actual = load_backbone(NAME, path).state_dict()["network.conv_stem.weight"]
+    assert torch.equal(actual, halved["conv_stem.weight"].float())

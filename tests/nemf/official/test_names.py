@@ -104,9 +104,9 @@ def test_other_hyperpixels_take_other_blocks(state_dict: StateDict):
         first.backbone.network.get_submodule("layer1.1.conv1").register_forward_pre_hook(
             lambda module, inputs: maps.append(inputs[0])
         )
-        found = first.backbone(image)
-        assert torch.equal(found[0].relu(), maps[0])  # what the second block is given
-        assert all(a.shape == b.shape for a, b in zip(found, last.backbone(image), strict=True))
+        actual = first.backbone(image)
+        assert torch.equal(actual[0].relu(), maps[0])  # what the second block is given
+        assert all(a.shape == b.shape for a, b in zip(actual, last.backbone(image), strict=True))
     for wrong in ([2, 4, 6, 9], [8, 6, 4, 2], []):
         with pytest.raises(ValueError, match=rf"rising block numbers from 1 to 8; got {re.escape(str(wrong))}"):
             from_official_state_dict(state_dict, num_heads=2, hyperpixels=wrong)

@@ -65,8 +65,8 @@ def test_there_and_back(write_official: Callable[..., Path], state_dict: StateDi
 
 
 def test_numbers_left_beside_the_weights_do_no_harm(write_official: Callable[..., Path], state_dict: StateDict):
-    beside = {"best_loss": np.float64(0.5), "best_pck": np.float32(3), "epoch": np.int64(7), "optimizer": {"state": {}}}
-    model, _ = import_official(write_official({"state_dict": state_dict, **beside}))
+    extras = {"best_loss": np.float64(0.5), "best_pck": np.float32(3), "epoch": np.int64(7), "optimizer": {"state": {}}}
+    model, _ = import_official(write_official({"state_dict": state_dict, **extras}))
     assert same_weights(model, from_official_state_dict(state_dict, num_heads=2))
 
 

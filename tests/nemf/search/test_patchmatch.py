@@ -46,9 +46,9 @@ def rough(hw: tuple[int, int], batch: int = 1, size: float = 0.09, seed: int = 0
 def test_an_affine_field_is_recovered():
     start = rough((24, 32))
     assert (start - true_field((24, 32))).abs().mean() > 0.04
-    found = patchmatch(Paraboloid(), start, iterations=60)
-    assert (found - true_field((24, 32))).abs().mean() < 0.01
-    assert (found - true_field((24, 32))).abs().max() < 0.04
+    actual = patchmatch(Paraboloid(), start, iterations=60)
+    assert (actual - true_field((24, 32))).abs().mean() < 0.01
+    assert (actual - true_field((24, 32))).abs().max() < 0.04
 
 
 def test_one_iteration_by_hand():
@@ -59,14 +59,14 @@ def test_one_iteration_by_hand():
 
     start = torch.tensor([[[[0.0, 0.5, 0.45]], [[0.0, 0.5, 0.45]]]])
     noise = torch.tensor([[[[[0.75, 0.75], [0.75, 0.25], [0.0, 0.0]]]]])
-    found = patchmatch(score, start, iterations=1, radius_norm=0.1, noise=noise)
+    actual = patchmatch(score, start, iterations=1, radius_norm=0.1, noise=noise)
     # left: takes 0.5, steps to 0.55, and is brought back to 0 + 0.1
     # middle: keeps 0.5; the step (+0.05, -0.05) is no better; right: takes 0.5, refuses the step to 0.4
-    assert torch.allclose(found, torch.tensor([[[[0.1, 0.5, 0.5]], [[0.1, 0.5, 0.5]]]]))
+    assert torch.allclose(actual, torch.tensor([[[[0.1, 0.5, 0.5]], [[0.1, 0.5, 0.5]]]]))
 
 
 def test_a_clamped_place_is_scored_again():
-    """After the clamp the old score is too good; a neighbour that beats the clamped place must win."""
+    """After the clamp the old score is too good; a neighbour that beats the clamped point must win."""
 
     def score(reference_xy_norm: torch.Tensor, query_xy_norm: torch.Tensor) -> torch.Tensor:
         return -(reference_xy_norm - 1).abs().sum(dim=-1)
@@ -74,24 +74,24 @@ def test_a_clamped_place_is_scored_again():
     start = torch.tensor([[[[0.0, 0.5]], [[0.0, 0.5]]]])
     noise = torch.full((2, 1, 1, 2, 2), 0.5)
     noise[1, 0, 0, 0] = 1.0 - 1e-6  # a step of +0.1 that beats the clamped 0.1, but not the 0.5 it came from
-    found = patchmatch(score, start, iterations=2, noise=noise)
-    assert torch.allclose(found[0, :, 0, 0], torch.tensor([0.1, 0.1]))
-    assert torch.equal(found, patchmatch(score, start, iterations=1, noise=noise[:1]))
+    actual = patchmatch(score, start, iterations=2, noise=noise)
+    assert torch.allclose(actual[0, :, 0, 0], torch.tensor([0.1, 0.1]))
+    assert torch.equal(actual, patchmatch(score, start, iterations=1, noise=noise[:1]))
 
 
 def test_nothing_leaves_its_radius():
     start = rough(HW, size=0.5)
-    found = patchmatch(Paraboloid(), start, iterations=5, radius_norm=0.03)
-    assert (found - start).abs().max() <= 0.03 + 1e-6
+    actual = patchmatch(Paraboloid(), start, iterations=5, radius_norm=0.03)
+    assert (actual - start).abs().max() <= 0.03 + 1e-6
     assert torch.equal(patchmatch(Paraboloid(), start, iterations=0), start)
 
 
 @pytest.mark.parametrize("hw", [(1, 1), (1, 7), (6, 1), (2, 2)])
 def test_grids_with_hardly_a_neighbour(hw: tuple[int, int]):
     score = Paraboloid()
-    found = patchmatch(score, rough(hw), iterations=4)
+    actual = patchmatch(score, rough(hw), iterations=4)
     query = px_to_norm(pixel_grid(hw), hw).view(1, -1, 2)
-    before, after = (score(field.flatten(2).transpose(1, 2), query) for field in (rough(hw), found))
+    before, after = (score(field.flatten(2).transpose(1, 2), query) for field in (rough(hw), actual))
     assert (after >= before).all()
 
 
@@ -192,7 +192,7 @@ def plain_patchmatch(score: Paraboloid, field: torch.Tensor, noise: torch.Tensor
 
 @pytest.mark.parametrize("radius", [0.02, 0.1])
 def test_scores_that_are_known_are_not_asked_for_and_not_missed(radius: float):
-    """The same answer as from scoring all six candidates of all pixels, where clamps are frequent and where not."""
+    """The same result as from scoring all six candidates of all pixels, where clamps are frequent and where not."""
     start, noise = rough((16, 18), size=0.3), torch.rand(12, 1, 16, 18, 2, generator=torch.Generator().manual_seed(5))
     plain, thrifty = Paraboloid(), Paraboloid()
     expected = plain_patchmatch(plain, start, noise, radius)
@@ -208,7 +208,7 @@ def every_pixel(*sizes: tuple[int, int]) -> Pixels:
 def search(pixels: Pixels, start: list[torch.Tensor], iterations: int, **options: float) -> list[torch.Tensor]:
     """Of the affine map, by a list of pixels."""
     pixel_xy_norm, score = pixels.xy_norm(), Paraboloid()
-    found = search_pixels(
+    actual = search_pixels(
         lambda reference, pixel: score(reference[None], pixel_xy_norm[pixel][None])[0],
         pixels,
         pixels.gather(start),
@@ -217,7 +217,7 @@ def search(pixels: Pixels, start: list[torch.Tensor], iterations: int, **options
         lambda iteration, pixel: counter_uniform(torch.arange(len(start)), pixels, iteration, pixel),
         **options,
     )
-    return pixels.scatter(found, start)
+    return pixels.scatter(actual, start)
 
 
 def test_images_of_any_sizes_are_searched_together_as_if_alone():
@@ -245,8 +245,8 @@ def test_a_neighbour_offset_continues_a_translation():
     def still(iteration: int, pixel: torch.Tensor) -> torch.Tensor:
         return torch.full((len(pixel), 2), 0.5)
 
-    found = search_pixels(score, pixels, pixels.gather([start]), 5, 0.1, still, neighbour_offset=True)
-    assert torch.allclose(found, position + shift, atol=1e-6)
+    actual = search_pixels(score, pixels, pixels.gather([start]), 5, 0.1, still, neighbour_offset=True)
+    assert torch.allclose(actual, position + shift, atol=1e-6)
     as_published = search_pixels(score, pixels, pixels.gather([start]), 5, 0.1, still)
     assert not torch.allclose(as_published, position + shift, atol=1e-2)
 
@@ -254,7 +254,7 @@ def test_a_neighbour_offset_continues_a_translation():
 def test_a_shrinking_radius_shortens_the_steps():
     """A score without slope but for x: every step to the right is taken; the draws are 1, so steps are the radius."""
     pixels = every_pixel((1, 1))
-    found = search_pixels(
+    actual = search_pixels(
         lambda reference, pixel: reference[:, 0],
         pixels,
         torch.zeros(1, 2),
@@ -264,7 +264,7 @@ def test_a_shrinking_radius_shortens_the_steps():
         radius_decay=0.5,
         start_xy_norm=torch.tensor([[-0.1, -0.1]]),
     )
-    assert torch.allclose(found, torch.full((1, 2), -0.1 + 0.1 + 0.05 + 0.025))
+    assert torch.allclose(actual, torch.full((1, 2), -0.1 + 0.1 + 0.05 + 0.025))
 
 
 def test_coarse_grids_lie_on_the_edges_of_the_image():
@@ -284,18 +284,18 @@ def test_a_coarse_grid_has_what_the_next_one_reads(iterations: int):
     assert all(len(few) < len(many) for few, many in zip(sparse, dense, strict=True))
     start = [rough(dense[0].sizes[0])[0]]
     coarse = [search(pixels, start, iterations) for pixels in (dense[0], sparse[0])]
-    expected, found = (sample_coarse(fields, sparse[1]) for fields in coarse)
-    assert torch.equal(found, expected)
+    expected, actual = (sample_coarse(fields, sparse[1]) for fields in coarse)
+    assert torch.equal(actual, expected)
 
 
 def test_a_score_of_another_dtype_and_noise_of_numpy_will_do():
     start = rough(HW)
     noise = torch.rand(3, 1, *HW, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    found = patchmatch(lambda *points: Paraboloid()(*points).double(), start, 3, noise=noise)
-    assert torch.equal(found, patchmatch(Paraboloid(), start, 3, noise=noise.float()))
+    actual = patchmatch(lambda *points: Paraboloid()(*points).double(), start, 3, noise=noise)
+    assert torch.equal(actual, patchmatch(Paraboloid(), start, 3, noise=noise.float()))
     in_double = patchmatch(Paraboloid(), start.double(), 3, noise=noise)
     assert in_double.dtype == torch.float64
-    assert torch.allclose(in_double.float(), found, atol=1e-6)
+    assert torch.allclose(in_double.float(), actual, atol=1e-6)
 
 
 def test_a_score_that_is_no_number_loses():
@@ -307,8 +307,8 @@ def test_a_score_that_is_no_number_loses():
         return torch.where(reference_xy_norm[..., 0] < 0, torch.nan, score)
 
     start = torch.tensor([[[[-0.04, -0.04, 0.05]], [[0.0, 0.0, 0.0]]]])
-    found = patchmatch(score, start, 8)
-    assert (found[:, 0] >= 0).all()
+    actual = patchmatch(score, start, 8)
+    assert (actual[:, 0] >= 0).all()
 
 
 @pytest.mark.parametrize(

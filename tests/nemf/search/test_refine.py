@@ -47,8 +47,8 @@ def test_the_maximum_is_found_where_it_is_near():
 
 def test_no_point_leaves_its_radius():
     start = torch.zeros(2, 3, 2)
-    found = refine(paraboloid, start, steps=50, lr=1e-2, radius_norm=0.02)
-    assert torch.allclose(found, torch.tensor([0.02, -0.02]).expand(2, 3, 2))
+    actual = refine(paraboloid, start, steps=50, lr=1e-2, radius_norm=0.02)
+    assert torch.allclose(actual, torch.tensor([0.02, -0.02]).expand(2, 3, 2))
     assert torch.equal(refine(paraboloid, start, steps=0), start)
 
 
@@ -62,10 +62,10 @@ def test_every_point_is_optimised_as_if_it_were_alone():
 def test_callers_need_not_enable_gradients_and_their_tensor_stays():
     start = torch.zeros(1, 1, 2)
     with torch.no_grad():
-        found = refine(paraboloid, start)
-    assert not found.requires_grad
+        actual = refine(paraboloid, start)
+    assert not actual.requires_grad
     assert start.abs().max() == 0
-    assert found.abs().min() > 1e-3
+    assert actual.abs().min() > 1e-3
 
 
 def test_numbers_out_of_range():
