@@ -5,40 +5,31 @@ Batches, negatives and validation pairs are functions of (seed, step), so that t
 
 import copy
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.distributed
-from torch import Generator, nn
+from torch import nn
 
-from nemf.matcher import RGB, Matcher
+from nemf.matcher import Matcher
 from nemf.matchers.nearest_neighbour import NearestNeighbourMatcher
 from nemf.matchers.nemf import NemfMatcher
 from nemf.model.descriptors import Descriptors
 from nemf.model.presets import NeMFConfig
 from nemf.search.config import SearchConfig
-from nemf.training.augment import AugmentConfig, augment
-from nemf.training.batch import Batch, ImageFormat, collate
-from nemf.training.example import Example
+from nemf.training.batch import ImageFormat
 from nemf.training.loop import Trainer
-from nemf.training.rng import chance, generator_of
-from nemf.training.sampler import Pick, Sampler
-from nemf.training.warps import WarpConfig, warped_pair
 from pipeline.evaluation.protocols import protocol
-from pipeline.io.prefetch import prefetch
 from pipeline.training.config import SELECTION_METRIC, TrainingConfig
-from pipeline.training.dataset import ImageCache, TrainingPairs, draw_photograph
+from pipeline.training.examples import Examples
 from pipeline.training.folder import merge_unusable, read_state, write_checkpoint, write_state
 from pipeline.training.log import TrainingLog
 from pipeline.training.model_card import PCKResult
 from pipeline.training.network import initial_network, search_settings
 from pipeline.training.validation import ALPHAS, Validation
-
-WARP_POINTS = 16
-"""Maximum number of points of a warped pair: about as many as annotated pairs have."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +85,8 @@ def _train_steps(
         report_progress({"step": trainer.step_number})
     validation = _validation(config) if log else None
     examples = Examples(config)
-    batches = _batches(config, examples, ImageFormat.from_model(trainer.model), trainer.step_number, worker)
+    slots = range(worker.rank, config.batch_size, worker.n_workers)
+    batches = examples.batches(trainer.step_number, slots, ImageFormat.from_model(trainer.model))
     row_time, row_step = time.perf_counter(), trainer.step_number
     for batch in batches:
         metrics = trainer.step(batch)
@@ -127,61 +119,6 @@ def _train_steps(
                 write_state(config.out, {"trainer": trainer.state_dict(), "history": history})
         if stop:
             return
-
-
-class Examples:
-    """The examples of a run, each a function of (seed, step, slot of the batch)."""
-
-    def __init__(self, config: TrainingConfig) -> None:
-        cache = ImageCache()
-        self.pairs = [
-            TrainingPairs(uri, config.image_root, cache, names_across_categories=config.names_across_categories)
-            for uri in config.pairs
-        ]
-        self.photographs = [TrainingPairs(uri, config.image_root, cache) for uri in config.photographs]
-        self._config = config
-
-    def sampler(self) -> Sampler:
-        """The sampler of the rows that each step takes from the manifests of pairs."""
-        config = self._config
-        weights = config.weights or (1.0,) * len(self.pairs)
-        return Sampler([len(pairs) for pairs in self.pairs], weights, config.batch_size, config.seed)
-
-    def example(self, pick: Pick, step: int, slot: int) -> Example:
-        """The example of one slot. Raises ValueError where its manifest has no usable row."""
-        config = self._config
-        generator = generator_of("warp", config.seed, step, slot)
-        if chance(generator, config.warp_share):
-            example = warped_pair(self._photograph(pick, generator), WARP_POINTS, generator, WarpConfig())
-        else:
-            example = self.pairs[pick.dataset].example(pick.row)
-        if config.augment:
-            example = augment(example, generator_of("augment", config.seed, step, slot), AugmentConfig())
-        return example
-
-    def _photograph(self, pick: Pick, generator: Generator) -> RGB:
-        """A random photograph, or without photographs one image of the picked pair."""
-        if self.photographs:
-            return draw_photograph(self.photographs, generator)
-        return self.pairs[pick.dataset].photograph(pick.row, "source" if chance(generator, 0.5) else "target")
-
-    def unusable(self) -> list[dict[str, str]]:
-        """The rows read so far that could not be used."""
-        return [row for pairs in [*self.pairs, *self.photographs] for row in pairs.unusable_rows()]
-
-
-def _batches(
-    config: TrainingConfig, examples: Examples, images: ImageFormat, first_step: int, worker: WorkerContext
-) -> Iterator[Batch]:
-    """This worker's share of the batch of every step from first_step on, prepared ahead in threads."""
-    sampler = examples.sampler()
-
-    def prepare(step: int) -> Batch:
-        slots = range(worker.rank, config.batch_size, worker.n_workers)
-        picks = sampler.picks(step)
-        return collate([examples.example(picks[slot], step, slot) for slot in slots], images)
-
-    return prefetch(prepare, range(first_step, config.trainer.steps), config.loaders)
 
 
 def _matcher(trainer: Trainer, search: Mapping[str, Any], device: torch.device) -> Matcher:
