@@ -1,46 +1,17 @@
-import math
-
 import pytest
 import torch
 import torch.nn.functional as F
+from affine_search import Paraboloid, rough, search, true_field
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nemf.coordinates import pixel_grid, px_to_norm
-from nemf.search.coarse_to_fine import pixel_grids, sample_coarse
-from nemf.search.counter_rng import pair_key, uniform
-from nemf.search.patchmatch import counter_uniform, patchmatch, search_pixels
+from nemf.search.counter_rng import pair_key
+from nemf.search.patchmatch import patchmatch, search_pixels
 from nemf.search.pixel_list import Pixels, pixels_around
 from nemf.search.receptive_field import steps_to_points
 
 HW = (9, 13)
-
-
-def affine(query_xy_norm: torch.Tensor) -> torch.Tensor:
-    """The true reference point of a query point."""
-    turn = torch.tensor([[0.8, 0.1], [-0.2, 0.7]])
-    return query_xy_norm @ turn.T.to(query_xy_norm) + torch.tensor([0.05, -0.1])
-
-
-class Paraboloid:
-    """Greatest where the reference point is the affine map's of the query point; counts the points it scores."""
-
-    def __init__(self) -> None:
-        self.n_queries = 0
-
-    def __call__(self, reference_xy_norm: torch.Tensor, query_xy_norm: torch.Tensor) -> torch.Tensor:
-        self.n_queries += reference_xy_norm.numel() // 2
-        return -(reference_xy_norm - affine(query_xy_norm)).square().sum(dim=-1)
-
-
-def true_field(hw: tuple[int, int]) -> torch.Tensor:
-    return affine(px_to_norm(pixel_grid(hw), hw)).permute(2, 0, 1)[None]
-
-
-def rough(hw: tuple[int, int], batch: int = 1, size: float = 0.09, seed: int = 0) -> torch.Tensor:
-    """The true field with errors of up to `size`."""
-    errors = torch.rand(batch, 2, *hw, generator=torch.Generator().manual_seed(seed))
-    return true_field(hw) + size * (2 * errors - 1)
 
 
 def test_an_affine_field_is_recovered():
@@ -65,7 +36,7 @@ def test_one_iteration_by_hand():
     assert torch.allclose(actual, torch.tensor([[[[0.1, 0.5, 0.5]], [[0.1, 0.5, 0.5]]]]))
 
 
-def test_a_clamped_place_is_scored_again():
+def test_a_clamped_point_is_scored_again():
     """After the clamp the old score is too good; a neighbour that beats the clamped point must win."""
 
     def score(reference_xy_norm: torch.Tensor, query_xy_norm: torch.Tensor) -> torch.Tensor:
@@ -122,17 +93,6 @@ def test_only_the_diamonds_of_the_receptive_field_are_scored():
     assert score.n_queries == own + neighbours + steps  # nothing moves, so neighbours are tried once
 
 
-def test_steps_to_points_are_the_distances_by_hand():
-    points_px = torch.tensor([[[1.0, 0.0], [3.5, 2.0]]])
-    expected = [
-        [1, 0, 1, 2, 2],
-        [2, 1, 2, 1, 1],
-        [3, 2, 1, 0, 0],
-    ]
-    assert steps_to_points(points_px, (3, 5), max_steps=3)[0].tolist() == expected
-    assert steps_to_points(points_px, (3, 5), max_steps=1)[0, 2].tolist() == [2, 2, 1, 0, 0]
-
-
 def test_a_pair_does_not_depend_on_its_batch():
     start = torch.cat([rough(HW, seed=seed) for seed in (1, 2)])
     keys = torch.tensor([pair_key(0, "a"), pair_key(0, "b")])
@@ -141,26 +101,6 @@ def test_a_pair_does_not_depend_on_its_batch():
         alone = patchmatch(Paraboloid(), start[index : index + 1], 6, pair_keys=keys[index : index + 1])
         assert torch.equal(alone[0], together[index])
     assert not torch.equal(patchmatch(Paraboloid(), start, 6, pair_keys=keys.flip(0)), together)
-
-
-def test_draws_depend_on_seed_pair_iteration_and_pixel_and_on_nothing_else():
-    keys = torch.tensor([pair_key(0, "a"), pair_key(1, "a"), pair_key(0, "b")])
-    pixel = torch.arange(2000).expand(3, -1)
-    draws = torch.stack([uniform(keys, iteration, pixel) for iteration in range(3)])
-    assert draws.min() >= 0
-    assert draws.max() < 1
-    assert len(draws.unique()) > 0.99 * draws.numel()
-    assert torch.equal(uniform(keys[1:2], 2, pixel[1:2, 700:703]), draws[2, 1:2, 700:703])
-
-
-def test_draws_are_uniform_and_uncorrelated():
-    n = 100_000
-    x, y = uniform(torch.tensor([pair_key(0, "a")]), 0, torch.arange(n)[None])[0].double().T
-    for values in (x, y):
-        counts = torch.histc(values, bins=100, min=0, max=1)
-        assert ((counts - n / 100) ** 2 / (n / 100)).sum() < 160  # chi-squared of 99 degrees of freedom, p = 1e-4
-    for other in (y, x.roll(1), y.roll(1)):
-        assert torch.corrcoef(torch.stack([x, other]))[0, 1].abs() < 4 / math.sqrt(n)
 
 
 def test_inputs_that_will_not_do():
@@ -191,7 +131,7 @@ def plain_patchmatch(score: Paraboloid, field: torch.Tensor, noise: torch.Tensor
 
 
 @pytest.mark.parametrize("radius", [0.02, 0.1])
-def test_scores_that_are_known_are_not_asked_for_and_not_missed(radius: float):
+def test_known_scores_are_not_computed_again_and_not_missed(radius: float):
     """The same result as from scoring all six candidates of all pixels, where clamps are frequent and where not."""
     start, noise = rough((16, 18), size=0.3), torch.rand(12, 1, 16, 18, 2, generator=torch.Generator().manual_seed(5))
     plain, thrifty = Paraboloid(), Paraboloid()
@@ -203,21 +143,6 @@ def test_scores_that_are_known_are_not_asked_for_and_not_missed(radius: float):
 
 def every_pixel(*sizes: tuple[int, int]) -> Pixels:
     return pixels_around(sizes, [None] * len(sizes), 0, torch.device("cpu"))
-
-
-def search(pixels: Pixels, start: list[torch.Tensor], iterations: int, **options: float) -> list[torch.Tensor]:
-    """Of the affine map, by a list of pixels."""
-    pixel_xy_norm, score = pixels.xy_norm(), Paraboloid()
-    actual = search_pixels(
-        lambda reference, pixel: score(reference[None], pixel_xy_norm[pixel][None])[0],
-        pixels,
-        pixels.gather(start),
-        iterations,
-        0.1,
-        lambda iteration, pixel: counter_uniform(torch.arange(len(start)), pixels, iteration, pixel),
-        **options,
-    )
-    return pixels.scatter(actual, start)
 
 
 def test_images_of_any_sizes_are_searched_together_as_if_alone():
@@ -265,27 +190,6 @@ def test_a_shrinking_radius_shortens_the_steps():
         start_xy_norm=torch.tensor([[-0.1, -0.1]]),
     )
     assert torch.allclose(actual, torch.full((1, 2), -0.1 + 0.1 + 0.05 + 0.025))
-
-
-def test_coarse_grids_lie_on_the_edges_of_the_image():
-    levels = pixel_grids([(9, 5), (3, 3)], [None, None], (4, 1), 2, torch.device("cpu"))
-    assert [pixels.sizes for pixels in levels] == [[(3, 2), (2, 2)], [(9, 5), (3, 3)]]  # both edges, however narrow
-    # a ramp on the coarse grid is the ramp on the fine one
-    coarse = [px_to_norm(pixel_grid(hw), hw).permute(2, 0, 1) for hw in levels[0].sizes]
-    assert torch.allclose(sample_coarse(coarse, levels[1]), levels[1].xy_norm(), atol=1e-6)
-    assert pixel_grids([(1, 9)], [None], (4,), 2, torch.device("cpu"))[0].sizes == [(1, 3)]
-
-
-@pytest.mark.parametrize("iterations", [0, 1, 3])
-def test_a_coarse_grid_has_what_the_next_one_reads(iterations: int):
-    hw, points_px = (60, 80), torch.tensor([[3.0, 4.5], [6.0, 9.0]])
-    dense = pixel_grids([hw], [None], (4, 1), iterations, torch.device("cpu"))
-    sparse = pixel_grids([hw], [points_px], (4, 1), iterations, torch.device("cpu"))
-    assert all(len(few) < len(many) for few, many in zip(sparse, dense, strict=True))
-    start = [rough(dense[0].sizes[0])[0]]
-    coarse = [search(pixels, start, iterations) for pixels in (dense[0], sparse[0])]
-    expected, actual = (sample_coarse(fields, sparse[1]) for fields in coarse)
-    assert torch.equal(actual, expected)
 
 
 def test_a_score_of_another_dtype_and_noise_of_numpy_will_do():
