@@ -2,7 +2,7 @@
 
 import math
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 import torch
@@ -45,17 +45,7 @@ class AugmentConfig:
     """Probability of a greyscale image."""
 
     def __post_init__(self) -> None:
-        for name in (
-            "swap",
-            "flip",
-            "crop",
-            "min_crop_share",
-            "jitter",
-            "brightness",
-            "contrast",
-            "saturation",
-            "grey",
-        ):
+        for name in (item.name for item in fields(self) if item.name not in ("affine", "hue")):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be from 0 to 1; got {getattr(self, name)}")
         if not 0 <= self.hue <= 0.5:
@@ -90,9 +80,8 @@ def augment_image(rgb: RGB, generator: Generator, config: AugmentConfig) -> RGB:
     if chance(generator, config.jitter):
         view = jittered(view, generator, config.affine)
     if chance(generator, config.crop):
-        view = crop_around_box(
-            replace(view, box_xyxy=_random_pixel(view.hw, generator)), generator, config.min_crop_share
-        )
+        view = replace(view, box_xyxy=_random_pixel(view.hw, generator))
+        view = crop_around_box(view, generator, config.min_crop_share)
     if chance(generator, config.flip):
         view = mirrored(view)
     return recoloured(view.rgb, generator, config)
