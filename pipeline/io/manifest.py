@@ -30,7 +30,8 @@ MAX_KEYPOINTS = 10_000
 MAX_OPEN_FILES = 64
 """Files of one manifest that stay open at once."""
 _BATCH_ROWS = 1024
-_BLOCK_BYTES = 2**22
+_READ_AHEAD_BYTES = 2**23
+"""Read at once in a pass over a remote file: of a column, this is what lies in several row groups."""
 
 
 class Window(NamedTuple):
@@ -56,7 +57,9 @@ class Manifest:
     def __init__(self, uri: str) -> None:
         self.uri = uri
         uris = _list_files(uri)
-        self._files = [_File(file, keep_open=len(uris) <= MAX_OPEN_FILES) for file in uris]
+        self._files = [
+            _File(file, keep_open=len(uris) <= MAX_OPEN_FILES, read_ahead=_READ_AHEAD_BYTES) for file in uris
+        ]
         for file in self._files:
             file.check()
 
@@ -124,7 +127,7 @@ class Manifest:
         for file in self._files:
             with file.source() as source:
                 source.seek(0)
-                while block := source.read(_BLOCK_BYTES):
+                while block := source.read(_READ_AHEAD_BYTES):
                     digest.update(block)
         return digest.hexdigest()[:16]
 
@@ -154,7 +157,7 @@ def read_rows(file: str, row_group: int, rows: np.ndarray) -> pa.Table:
     order = np.argsort(rows)
     ascending = rows[order]
     taken, offset = [], 0
-    with _File(file, keep_open=False).parquet([row_group]) as parquet:
+    with _File(file, keep_open=False, read_ahead=0).parquet([row_group]) as parquet:
         for batch in parquet.iter_batches(_BATCH_ROWS, row_groups=[row_group]):
             first, last = np.searchsorted(ascending, [offset, offset + batch.num_rows])
             if last > first:
@@ -194,9 +197,10 @@ def drop_oversized_keypoints(rows: pa.Table) -> tuple[pa.Table, dict[str, Failur
 class _File:
     """One Parquet file of a manifest. Its footer is read once; its bytes are opened once if they are kept open."""
 
-    def __init__(self, uri: str, *, keep_open: bool) -> None:
+    def __init__(self, uri: str, *, keep_open: bool, read_ahead: int) -> None:
         self.uri = uri
         self._keep_open = keep_open
+        self._read_ahead = read_ahead
         self._source: pa.NativeFile | None = None
         with self.source() as source, _value_errors(f"{uri} is not a Parquet file"):
             footer = pq.ParquetFile(source)
@@ -205,7 +209,7 @@ class _File:
     @contextmanager
     def source(self) -> Iterator[pa.NativeFile]:
         """The file's bytes."""
-        source = self._source or open_source(self.uri)
+        source = self._source or open_source(self.uri, self._read_ahead)
         if self._keep_open:
             self._source = source
         try:
@@ -237,13 +241,16 @@ class _File:
             yield pq.ParquetFile(source, metadata=self.metadata, read_dictionary=once)
 
 
-def open_source(uri: str) -> pa.NativeFile:
-    """The bytes of a file anywhere. Raises FileNotFoundError."""
+def open_source(uri: str, read_ahead: int) -> pa.NativeFile:
+    """The bytes of a file. Raises FileNotFoundError.
+
+    read_ahead: bytes that each request to a store adds to what is read, 0 for none. fsspec's default may be 50 MB.
+    """
     fs, path = storage.open_uri(uri)
     if isinstance(fs, LocalFileSystem):
         return pa.OSFile(path)
-    # fsspec's default cache would read megabytes ahead of every column
-    return pa.PythonFile(fs.open(path, "rb", cache_type="none"), "r")
+    cache = {"cache_type": "readahead", "block_size": read_ahead} if read_ahead else {"cache_type": "none"}
+    return pa.PythonFile(fs.open(path, "rb", **cache), "r")
 
 
 def _schema(columns: Sequence[str]) -> pa.Schema:

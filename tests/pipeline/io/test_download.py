@@ -30,7 +30,7 @@ from make import encoded, noise_rgb, pair_row, write_pairs
 from nemf.io.store_errors import CredentialsError
 from pipeline.io import images, storage
 from pipeline.io.images import ImageError, fetch_image
-from pipeline.io.manifest import read_rows
+from pipeline.io.manifest import Manifest, read_rows
 from pipeline.matching.decode import decode_rows
 
 PICTURE = encoded(noise_rgb(0))
@@ -266,6 +266,24 @@ def test_what_is_not_allowed_is_not_asked_for(web: str) -> None:
     assert error.value.failure[:2] == ("fetch", "not_allowed")
     assert _Page.seen == []
     assert fetch_image(f"{web}/images/a.png", [f"{web}/images"]) == PICTURE
+
+
+def test_a_manifest_costs_few_requests(s3: FaultyS3, tmp_path: Path) -> None:
+    """The first request for a file this small has all of it."""
+    uri = "s3://images/pairs.parquet"
+    local = write_pairs(tmp_path / "pairs.parquet", [pair_row(str(n)) for n in range(4000)], row_group_size=1000)
+    storage.write_bytes(uri, Path(local).read_bytes())
+    s3.reset()
+
+    with Manifest(uri) as manifest:
+        assert len(manifest.ids()) == 4000
+        assert manifest.digest() == Manifest(local).digest()
+        assert len(list(manifest.windows(["source_uri", "target_uri"], 65_536))) == 4
+    assert s3.requests == {"HEAD /images/pairs.parquet": 2, "GET /images/pairs.parquet": 1}
+
+    s3.reset()
+    assert read_rows(uri, 2, np.arange(128)).num_rows == 128
+    assert s3.requests["GET /images/pairs.parquet"] == 2
 
 
 def test_images_are_fetched_side_by_side_and_not_all_at_once(

@@ -124,9 +124,9 @@ def test_files_stay_open_unless_there_are_many(
     opens: Counter[str] = Counter()
     open_file = manifest_module.open_source
 
-    def counting(uri: str) -> pa.NativeFile:
+    def counting(uri: str, read_ahead: int) -> pa.NativeFile:
         opens[uri] += 1
-        return open_file(uri)
+        return open_file(uri, read_ahead)
 
     monkeypatch.setattr(manifest_module, "open_source", counting)
     monkeypatch.setattr(manifest_module, "MAX_OPEN_FILES", most)
