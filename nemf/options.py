@@ -6,23 +6,23 @@ from contextlib import suppress
 from typing import Any, get_args, get_origin
 
 
-def parse_options(name: str, query: str, types: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of a query string such as 'readout=argmax&image_size=480', by option.
+def parse_options(name: str, text: str, types: Mapping[str, Any]) -> dict[str, Any]:
+    """The values in a text such as 'readout=argmax&image_size=480', by option.
 
     name: what an error begins with.
     types: the type of each option there is: str, int, float, bool, a Literal of strings, or a tuple of one of these.
     Raises ValueError for an option that is unknown, given twice or not of its type.
     """
     options: dict[str, Any] = {}
-    for part in query.split("&") if query else []:
-        key, _, text = part.partition("=")
+    for part in text.split("&") if text else []:
+        key, _, value = part.partition("=")
         if key not in types or key in options:
             problem = "given twice" if key in options else "unknown"
             raise ValueError(f"{name}: option {key!r} is {problem}; there are {', '.join(types)}")
         try:
-            options[key] = _parse(types[key], text)
+            options[key] = _parse(types[key], value)
         except ValueError as error:
-            raise ValueError(f"{name}: option {key} must be {error}; got {text!r}") from error
+            raise ValueError(f"{name}: option {key} must be {error}; got {value!r}") from error
     return options
 
 

@@ -9,7 +9,7 @@ from nemf.model.descriptors import Descriptors
 
 def build(name: str, *, backbone_weights: None, device: torch.device) -> NearestNeighbourMatcher:
     """The matcher called 'descriptors:FOLDER', with options as NearestNeighbourMatcher has; raises as loading does."""
-    folder, _, query = name.removeprefix("descriptors:").partition("?")
+    folder, _, text = name.removeprefix("descriptors:").partition("?")
     model = checkpoints.load(pretrained.folder(folder) if folder in pretrained.NAMES else folder)
-    options = {"image_size": model.image_size} | matcher_options(name, query)
+    options = {"image_size": model.image_size} | matcher_options(name, text)
     return NearestNeighbourMatcher(name, Descriptors(model).eval().requires_grad_(False), device, **options)

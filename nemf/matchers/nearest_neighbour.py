@@ -39,8 +39,8 @@ def build(name: str, *, backbone_weights: str | None, device: torch.device) -> "
 
     Raises ValueError for a model or an option that there is not, and as load_backbone does.
     """
-    backbone_name, _, query = name.removeprefix("nearest-neighbour:").partition("?")
-    options = matcher_options(name, query)
+    backbone_name, _, text = name.removeprefix("nearest-neighbour:").partition("?")
+    options = matcher_options(name, text)
     if backbone_name == "dense-sift":
         from nemf.model.dense_sift import dense_sift  # kornia, which no other matcher needs
 
@@ -50,9 +50,9 @@ def build(name: str, *, backbone_weights: str | None, device: torch.device) -> "
     return NearestNeighbourMatcher(name, backbone, device, **options)
 
 
-def matcher_options(name: str, query: str) -> dict[str, Any]:
-    """The options `readout` and `image_size` of a query string; raises ValueError as parse_options does."""
-    return parse_options(name, query, {"readout": str, "image_size": int})
+def matcher_options(name: str, text: str) -> dict[str, Any]:
+    """The options `readout` and `image_size` of a text; raises ValueError as parse_options does."""
+    return parse_options(name, text, {"readout": str, "image_size": int})
 
 
 class NearestNeighbourMatcher(Matcher):

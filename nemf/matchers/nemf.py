@@ -40,8 +40,8 @@ def build(name: str, *, backbone_weights: None, device: torch.device) -> "NemfMa
     Settings in the name come before those that the checkpoint brings. Raises ValueError for settings that cannot be,
     and as nemf.checkpoints.load does.
     """
-    folder, _, query = name.partition("?")
-    options = search_options(name, query)
+    folder, _, text = name.partition("?")
+    options = search_options(name, text)
     folder = str(pretrained.folder(folder)) if folder in pretrained.NAMES else folder
     saved = checkpoints.read_search(folder)
     model = checkpoints.load(folder)

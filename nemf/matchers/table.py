@@ -18,7 +18,7 @@ FOLDER_PREFIX = "descriptors:"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MatcherEntry:
-    """One way to name a matcher. Whatever its name, options may follow after a '?'."""
+    """One way to name a matcher."""
 
     form: str
     """How the name is written, capital letters standing for what varies."""
@@ -30,6 +30,8 @@ class MatcherEntry:
     """'module:function', a function of (name, *, backbone_weights: str | None, device: torch.device) -> Matcher."""
     takes_backbone_weights: bool = False
     """Whether backbone_weights may be given."""
+    takes_options: bool = True
+    """Whether options may follow a '?'; the builder reads them."""
 
 
 def _is_folder(base: str) -> bool:
@@ -76,6 +78,7 @@ TABLE = (
         about="every point keeps its relative position",
         fits=lambda base: base == "identity",
         builder="nemf.matchers.identity:build",
+        takes_options=False,
     ),
     MatcherEntry(
         form="descriptors:FOLDER",
@@ -95,21 +98,27 @@ TABLE = (
         fits=_is_factory,
         builder="nemf.matchers.factory:build",
         takes_backbone_weights=True,
+        takes_options=False,
     ),
 )
 """Tried in this order: the first entry that fits a name is its matcher."""
 
 FORMS = ", ".join(entry.form for entry in TABLE)
 """How the names of matchers are written, for errors."""
-HELP = f"The matcher: {', '.join(f'{entry.form} ({entry.about})' for entry in TABLE)}. Options follow a '?'."
+HELP = f"The matcher: {', '.join(f'{entry.form} ({entry.about})' for entry in TABLE)}. Options may follow a '?'."
 """The same with what they are, for the help of commands."""
 
 
 def find_entry(name: str) -> MatcherEntry:
-    """The entry of the matcher called `name`; ValueError listing the forms where there is none."""
-    base, mark, _ = name.partition("?")
+    """The entry of the matcher called `name`.
+
+    Raises ValueError listing the forms where there is none, and for options of a matcher that takes none.
+    """
+    base, mark, text = name.partition("?")
     for entry in TABLE:
         if entry.fits(base):
+            if mark and not entry.takes_options:
+                raise ValueError(f"matcher {base} takes no options: leave out ?{text}")
             return entry
     hint = f"; what follows the '?' are options, and there is no folder {base!r}" if mark else ""
     raise ValueError(f"there is no matcher {name!r}; there are {FORMS}{hint}")

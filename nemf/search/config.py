@@ -112,12 +112,12 @@ def settings_from_json(content: Any) -> dict[str, Any]:
     return settings
 
 
-def search_options(name: str, query: str) -> dict[str, Any]:
-    """Fields of SearchConfig out of a query string such as 'refine_steps=5&seed=1'.
+def search_options(name: str, text: str) -> dict[str, Any]:
+    """Fields of SearchConfig out of a text such as 'refine_steps=5&seed=1'.
 
     name: what an error begins with. Raises ValueError for unknown fields and values that cannot be.
     """
-    options = parse_options(name, query, get_type_hints(SearchConfig))
+    options = parse_options(name, text, get_type_hints(SearchConfig))
     try:
         check_settings(**options)
     except ValueError as error:

@@ -141,6 +141,8 @@ def test_built_by_a_factory_of_ones_own():
         ("no_such_package.module:make", "there is no module 'no_such_package' on Python's path"),
         ("own_matchers:nothing", "own_matchers has no function nothing"),
         ("own_matchers:number", "own_matchers has no function number"),
+        ("own_matchers:make?seed=1", r"matcher own_matchers:make takes no options: leave out \?seed=1"),
+        ("identity?", r"matcher identity takes no options: leave out \?$"),
         ("own_matchers:broken", "broken returned a object without name, fingerprint, match_batch"),
     ],
 )
