@@ -16,17 +16,20 @@ FORMATS: dict[str, tuple[str, ...]] = {
 }
 """Pillow's name of each format, and how its files end. HEIF needs the package pillow-heif."""
 
-PILLOW_FORMATS = tuple(name for name in FORMATS if name != "HEIF")
-"""Those that Pillow opens without a plug-in."""
+_MISSING_HEIF = "HEIF (HEIC); pip install 'nemf[heif]' to read it"
 
-_MISSING_HEIF = "pip install 'nemf[heif]' to read it"
-
-JPEG = b"\xff\xd8\xff"
-TIFF = (b"II\x2a\0", b"MM\0\x2a", b"MM\x2a\0", b"II\0\x2a", b"MM\0\x2b", b"II\x2b\0")
-"""How a TIFF begins, with the variants that Pillow takes for one."""
-
-_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
-_SIGNATURES: tuple[tuple[bytes, str], ...] = (
+_SIGNATURES: dict[str, bytes] = {
+    "JPEG": rb"\xff\xd8\xff",
+    "PNG": rb"\x89PNG\r\n\x1a\n",
+    "WEBP": rb"RIFF.{4}WEBP",
+    "TIFF": rb"II\x2a\0|MM\0\x2a|MM\x2a\0|II\0\x2a|MM\0\x2b|II\x2b\0",
+    "BMP": rb"BM",
+    "GIF": rb"GIF8[79]a",
+    "AVIF": rb".{4}ftyp(?:avi[fs]|(?:mif1|msf1).{0,48}?avif)",
+    "HEIF": rb".{4}ftyp(?:hei[cxms]|hev[cx]|mif1|msf1)",
+}
+"""Regular expressions for how files of FORMATS begin; the first that matches counts."""
+_OTHERS: tuple[tuple[bytes, str], ...] = (
     (rb"\xff\x0a|\0\0\0\x0cJXL ", "JPEG XL"),
     (rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51", "JPEG 2000"),
     (rb"\xff\xd8\xff\xf7", "JPEG-LS"),
@@ -35,9 +38,7 @@ _SIGNATURES: tuple[tuple[bytes, str], ...] = (
     (rb"IIRO|IIRS|MMOR", "an Olympus raw file"),
     (rb"IIU\0", "a Panasonic raw file"),
     (rb"FUJIFILMCCD-RAW", "a Fujifilm raw file"),
-    (rb".{4}ftyp(avif|avis)", "AVIF"),
-    (rb".{4}ftyp(?:" + b"|".join(_HEIF_BRANDS) + rb")", "HEIF (HEIC)"),
-    (rb".{4}ftyp|\x1aE\xdf\xa3|RIFF.{4}AVI ", "a video"),
+    (rb".{4}ftyp(?!avi[fs]|hei[cxms]|hev[cx]|mif1|msf1)|\x1aE\xdf\xa3|RIFF.{4}AVI ", "a video"),
     (rb"P[1-7][\s#]", "a portable pixmap (PPM, PGM, PBM or PAM)"),
     (rb"P[Ff]\s", "a portable float map"),
     (rb"\0\0[\x01\x02]\0", "a Windows icon (ICO) or cursor"),
@@ -68,6 +69,7 @@ _SIGNATURES: tuple[tuple[bytes, str], ...] = (
     ),
     (rb"\0{16}", "zeros"),
 )
+"""Regular expressions for how files of other formats begin, and what they are."""
 
 
 class CostlyError(ValueError):
@@ -80,7 +82,7 @@ class UnsupportedError(ValueError):
 
 def readable_formats() -> tuple[str, ...]:
     """The keys of FORMATS, without HEIF where pillow-heif is not installed."""
-    return tuple(FORMATS) if has_heif() else PILLOW_FORMATS
+    return tuple(name for name in FORMATS if name != "HEIF" or _has_heif())
 
 
 def readable_suffixes() -> tuple[str, ...]:
@@ -88,34 +90,34 @@ def readable_suffixes() -> tuple[str, ...]:
     return tuple(suffix for name in readable_formats() for suffix in FORMATS[name])
 
 
-def has_heif() -> bool:
-    """Whether pillow-heif is installed."""
-    return importlib.util.find_spec("pillow_heif") is not None
-
-
-def is_heif(data: bytes) -> bool:
-    """Whether this is a HEIC or HEIF file by its first bytes."""
-    return data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS and b"avif" not in data[8:64]
-
-
-@functools.cache
-def register_heif() -> bool:
-    """Let Pillow open HEIF; False without pillow-heif."""
-    if not has_heif():
-        return False
-    import pillow_heif
-
-    pillow_heif.register_heif_opener(thumbnails=False, depth_images=False, aux_images=False, decode_threads=1)
-    return True
+def format_of(data: bytes) -> str | None:
+    """The key of FORMATS that a file is by its first bytes, readable or not; None for other files."""
+    head = data[:4096]
+    if _other(head):
+        return None
+    return next((name for name, start in _SIGNATURES.items() if re.match(start, head, re.DOTALL)), None)
 
 
 def describe(data: bytes) -> str | None:
-    """What a file that is none of FORMATS is by its first bytes, with its article; None where they do not tell."""
-    head = data[:4096]
-    name = next((name for pattern, name in _SIGNATURES if re.match(pattern, head, re.DOTALL)), None)
-    return f"{name}; {_MISSING_HEIF}" if name and is_heif(head) and not has_heif() else name
+    """What a file that cannot be opened is by its first bytes, in words; None where they do not tell."""
+    name = format_of(data)
+    if name == "HEIF" and not _has_heif():
+        return _MISSING_HEIF
+    return f"a damaged {name}" if name else _other(data[:4096])
 
 
-def left_out_hint(suffix: str) -> str:
-    """Why files that end so are not read, where more can be said than that the format is not one of FORMATS."""
-    return _MISSING_HEIF if suffix in FORMATS["HEIF"] and not has_heif() else ""
+@functools.cache
+def register_heif() -> None:
+    """Let Pillow open HEIF, where pillow-heif is installed."""
+    if _has_heif():
+        import pillow_heif
+
+        pillow_heif.register_heif_opener(thumbnails=False, depth_images=False, aux_images=False, decode_threads=1)
+
+
+def _has_heif() -> bool:
+    return importlib.util.find_spec("pillow_heif") is not None
+
+
+def _other(head: bytes) -> str | None:
+    return next((name for start, name in _OTHERS if re.match(start, head, re.DOTALL)), None)

@@ -18,13 +18,10 @@ from nemf.io.uri import credentials_error
 from nemf.rgb import load_pixels, to_rgb
 from pipeline.io.download import DownloadError, download
 from pipeline.io.image_formats import (
-    JPEG,
-    PILLOW_FORMATS,
-    TIFF,
     CostlyError,
     UnsupportedError,
     describe,
-    is_heif,
+    format_of,
     readable_formats,
     register_heif,
 )
@@ -117,13 +114,18 @@ def decode_image(data: bytes, where: str = "image") -> np.ndarray:
 
 def _decode(data: bytes) -> Image.Image:
     """The decoded image, for nemf.rgb.to_rgb. Raises CostlyError, UnsupportedError, and whatever Pillow raises."""
-    if data.startswith(JPEG):
+    name = format_of(data)
+    if name not in readable_formats():
+        raise UnidentifiedImageError
+    if name == "JPEG":
         return _decode_jpeg(data)
-    if data.startswith(TIFF) and describe(data) is None:
+    if name == "TIFF":
         return read_tiff(data, MAX_PIXELS)
-    image = _open(data, ("HEIF",) if is_heif(data) and register_heif() else PILLOW_FORMATS)
+    if name == "HEIF":
+        register_heif()
+    image = _open(data, name)
     load_pixels(image)
-    if image.format == "PNG":
+    if name == "PNG":
         apply_key_colour(image, data)
     return image
 
@@ -131,7 +133,7 @@ def _decode(data: bytes) -> Image.Image:
 def _decode_jpeg(data: bytes) -> Image.Image:
     check_scans(data)
     try:
-        image = _open(data, ("JPEG",))
+        image = _open(data, "JPEG")
         load_pixels(image)
     except (OSError, SyntaxError) as error:
         if kind := unsupported_jpeg(data):
@@ -143,8 +145,8 @@ def _decode_jpeg(data: bytes) -> Image.Image:
     return image
 
 
-def _open(data: bytes, formats: tuple[str, ...]) -> Image.Image:
-    image = Image.open(io.BytesIO(data), formats=formats)
+def _open(data: bytes, name: str) -> Image.Image:
+    image = Image.open(io.BytesIO(data), formats=(name,))
     if image.width * image.height > MAX_PIXELS:
         raise CostlyError(f"{image.width} x {image.height} pixels, at most {MAX_PIXELS} are read")
     return image

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from PIL import Image, ImageChops
 
-from pipeline.io.image_formats import JPEG, CostlyError
+from pipeline.io.image_formats import CostlyError
 
 MAX_JPEG_SCANS = 100
 """Every scan takes the time of the whole image; encoders write a dozen. libtiff has the same limit."""
@@ -91,7 +91,7 @@ def _scans(data: bytes) -> Iterator[int]:
 
 def _segments(data: bytes) -> Iterator[tuple[int, bytes]]:
     """Marker and body of the segments of a JPEG up to its end mark, found as libjpeg finds them."""
-    position = len(JPEG) - 1
+    position = 2  # after the mark of the beginning
     while (found := _SEGMENT.search(data, position)) and found[1][0] != _END_OF_IMAGE:
         start = found.end()
         position = start + int.from_bytes(data[start : start + 2], "big")

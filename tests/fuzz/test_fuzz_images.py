@@ -8,6 +8,7 @@ import confined
 import numpy as np
 from damaged import damaged
 from hypothesis import given
+from image_bytes import png, written_by_tifffile
 from make import encoded, noise_rgb
 from PIL import Image
 
@@ -43,10 +44,38 @@ def _files() -> dict[str, bytes]:
             for compression in ("tiff_lzw", "tiff_adobe_deflate", "packbits", "jpeg")
         },
         "tiff, fax": encoded(rgb.convert("1"), "TIFF", compression="group4"),
+        **{f"tiff, {name}": data for name, data in _deep_tiffs().items()},
+        "png, key colour": png(noise_rgb(0, (9, 13)).astype(int) * 257, 16, 2, (b"tRNS", bytes(6))),
+        "avif": encoded(rgb, "AVIF", exif=turned),
+        "avif, moving": encoded(alpha, "AVIF", save_all=True, append_images=[alpha]),
+        "jpeg without end": encoded(rgb, "JPEG")[:-2],
         "bmp": encoded(rgb, "BMP"),
         "bmp, palette": encoded(rgb.quantize(7), "BMP"),
         "gif": encoded(rgb, "GIF"),
         "gif, moving": encoded(rgb, "GIF", transparency=0, **frames),
+    }
+
+
+def _deep_tiffs() -> dict[str, bytes]:
+    """Those that tifffile reads."""
+    grey, rgb = (noise_rgb(0, (30, 40)).astype(np.uint16) * 257)[..., 0], noise_rgb(0, (30, 40)).astype(np.uint16) * 257
+    apart = {"photometric": "rgb", "planarconfig": "separate"}
+    thumbnail = (grey[:4, :4], {"subfiletype": 1, "subifds": 1})
+    return {
+        "white is zero": written_by_tifffile(grey, photometric="miniswhite"),
+        "12 bits": written_by_tifffile(grey >> 4, bitspersample=12, rowsperstrip=7),
+        "planes": written_by_tifffile(rgb.transpose(2, 0, 1), **apart),
+        "planes, big": written_by_tifffile(rgb.transpose(2, 0, 1), bigtiff=True, byteorder=">", **apart),
+        "tiles": written_by_tifffile(rgb, photometric="rgb", tile=(16, 16)),
+        "alpha": written_by_tifffile(rgb.repeat(2, 2)[..., :4], photometric="rgb", extrasamples=["assocalpha"]),
+        "palette": written_by_tifffile(grey >> 4, photometric="palette", colormap=np.zeros((3, 2**16), np.uint16)),
+        "below a thumbnail": written_by_tifffile(thumbnail, grey),
+        **{
+            f"16 bits, {name}": written_by_tifffile(
+                rgb, photometric="rgb", compression=name, predictor=name != "packbits"
+            )
+            for name in ("lzw", "deflate", "packbits", "zstd", "lzma")
+        },
     }
 
 

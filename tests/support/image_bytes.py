@@ -4,8 +4,10 @@ import io
 import pickle
 import struct
 import zipfile
+import zlib
 from typing import Any
 
+import numpy as np
 import tifffile
 
 
@@ -36,6 +38,24 @@ def written_by_tifffile(*pages: Any, byteorder: str = "<", bigtiff: bool = False
             array, own = page if isinstance(page, tuple) else (page, {})
             writer.write(array, metadata=None, **{"photometric": "minisblack", **options, **own})
     return buffer.getvalue()
+
+
+def png(samples: np.ndarray, depth: int, colour_type: int, *chunks: tuple[bytes, bytes]) -> bytes:
+    """A PNG of (H, W, samples), with further chunks before the pixels."""
+    height, width = samples.shape[:2]
+    rows = samples.reshape(height, -1)
+    if depth == 16:
+        packed = rows.astype(">u2").view(np.uint8)
+    else:
+        bits = np.unpackbits(rows.astype(np.uint8)[..., None], axis=-1)[..., 8 - depth :]
+        packed = np.packbits(bits.reshape(height, -1), axis=-1)
+    pixels = np.concatenate([np.zeros((height, 1), np.uint8), packed], axis=-1)
+    header = struct.pack(">IIBBBBB", width, height, depth, colour_type, 0, 0, 0)
+    all_chunks = [(b"IHDR", header), *chunks, (b"IDAT", zlib.compress(pixels.tobytes())), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        for kind, body in all_chunks
+    )
 
 
 def segment(marker: int, body: bytes) -> bytes:

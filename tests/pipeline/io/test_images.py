@@ -10,6 +10,7 @@ from image_bytes import IMPOSTORS, UNKNOWN, tiff
 from make import encoded, noise_rgb
 from PIL import Image, ImageOps, PngImagePlugin
 
+from nemf.rgb import to_rgb
 from pipeline.io import images
 from pipeline.io.images import MAX_FILE_BYTES, MAX_PIXELS, ImageError, decode_image, fetch_image, read_image
 
@@ -72,6 +73,35 @@ def test_a_turned_image_is_turned_beside_exif_that_cannot_be_written_back() -> N
     turned = tiff(8, 8, (0x0112, 3, 1, 6), (0x011A, 2, 3, 0x00414141))  # a resolution that is a word
 
     assert decode_image(encoded(noise_rgb(0, (4, 6)), exif=b"Exif\0\0" + turned)).shape == (6, 4, 3)
+
+
+@pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP", "AVIF"])
+def test_an_orientation_that_only_xmp_states_turns_nothing(image_format: str) -> None:
+    packet = '<x:xmpmeta><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+    text = PngImagePlugin.PngInfo()
+    text.add_itxt("XML:com.adobe.xmp", packet)
+    exif = Image.Exif()
+    exif[0x0112] = 8
+    stated = {"pnginfo": text} if image_format == "PNG" else {"xmp": packet.encode()}
+    rgb = np.full((4, 6, 3), 90, np.uint8)
+
+    assert decode_image(encoded(rgb, image_format, **stated)).shape == (4, 6, 3)
+    assert decode_image(encoded(rgb, image_format, exif=exif, **stated)).shape == (6, 4, 3)
+
+
+def test_an_image_that_was_opened_keeps_its_xmp() -> None:
+    opened = Image.open(io.BytesIO(encoded(noise_rgb(0), "JPEG", xmp=b"<x/>")))
+
+    to_rgb(opened)
+
+    assert opened.info["xmp"] == b"<x/>"
+
+
+def test_a_gif_without_its_last_byte_is_whole() -> None:
+    whole = encoded(noise_rgb(0), "GIF")
+    assert whole.endswith(b";")
+
+    np.testing.assert_array_equal(decode_image(whole[:-1]), decode_image(whole))
 
 
 def test_sixteen_bit_grey_keeps_its_range() -> None:
