@@ -17,7 +17,6 @@ from typing import Annotated, Any, Literal
 
 import pyarrow as pa
 import tyro
-from tqdm import tqdm
 
 import nemf
 from jobs.command import MatcherName, Names, OverBudgetError, as_json, run_command
@@ -25,13 +24,11 @@ from nemf.io.redact import redacted
 from pipeline.io.manifest import Manifest
 from pipeline.io.uri_allowlist import check_prefixes
 from pipeline.io.uri_field import Uri, UriField, with_absolute_uris
-from pipeline.matching.options import OUTPUTS, MatchOptions
+from pipeline.matching.options import OUTPUTS, MatchConfig, MatchOptions
 from pipeline.matching.plan import Plan, make_plan
 from pipeline.runs.counts import ALL, NONE, check_retry, max_limit, summary
 from pipeline.runs.folder import Run, open_run, run_fingerprint
-from pipeline.runs.lease import Lease, acquire, remove_stale_files
-from pipeline.runs.quarantine import QuarantineMonitor
-from pipeline.runs.signals import stopping_on_signals
+from pipeline.runs.lease import acquire, remove_stale_files
 from schemas.matches import directions_of
 
 _LONGEST_TIMEOUT = 1e6
@@ -134,6 +131,19 @@ class Config:
             batch_pairs=self.batch_pairs,
         )
 
+    @property
+    def matching(self) -> MatchConfig:
+        """The settings that the matching processes need."""
+        return MatchConfig(
+            matcher=self.matcher,
+            backbone_weights=self.backbone_weights,
+            image_root=self.image_root,
+            allow_prefix=self.allow_prefix,
+            answer_timeout=self.answer_timeout,
+            gpus_per_worker=self.gpus_per_worker,
+            options=self.options,
+        )
+
 
 def run(config: Config) -> str:
     """Match, and return the run folder.
@@ -164,7 +174,18 @@ def _run(config: Config, manifest: Manifest) -> str:
         finished = run_folder.success()
         if plan.slices:
             run_folder.reopen()
-            _match_all(config, plan, lease, run_folder)
+            # Ray takes seconds to import, and a finished run needs none of it
+            from pipeline.matching.driver import match_on_ray
+
+            match_on_ray(
+                config.matching,
+                plan,
+                run_folder,
+                lease,
+                device=config.device,
+                workers=config.workers,
+                address=config.address,
+            )
         count = run_folder.count(ids, requested)
         if count.missing:  # an earlier attempt was asked for more pairs and never finished
             count = run_folder.count(ids, max_limit(config.limit, finished["limit"]) if finished else config.limit)
@@ -212,63 +233,6 @@ def _plan(
     if len(others):  # that only earlier attempts were asked for: no error of theirs is tried again
         settled.update(run_folder.completed(others, (NONE,)).reasons)
     return make_plan(manifest, planned, completed.ids, slice_pairs=config.slice_pairs), dict(settled)
-
-
-def _match_all(config: Config, plan: Plan, lease: Lease, run_folder: Run) -> None:
-    """Run the stream over the plan's slices; the lease counts committed rows as they come.
-
-    Raises KeyboardInterrupt if a signal asked to stop, once what was in flight is committed.
-    """
-    # Ray takes seconds to import, and a finished run needs none of it.
-    from pipeline.cluster.connect import connected, this_cluster
-    from pipeline.cluster.resources import choose_device
-    from pipeline.matching.stream import MatchStageConfig, build_stream
-    from pipeline.matching.workers import choose_workers
-
-    lease.on_heartbeat.append(QuarantineMonitor(config.out, lease).record_new)
-    with connected(config.address):
-        cluster = this_cluster()
-        device = choose_device(config.device, cluster)
-        least, most = choose_workers(config.workers, device, config.gpus_per_worker, cluster)
-        stage = MatchStageConfig(
-            run=run_folder,
-            attempt=lease.attempt.number,
-            stop_file=lease.stop_file,
-            in_progress_folder=lease.in_progress_folder,
-            image_root=config.image_root,
-            allow_prefix=config.allow_prefix,
-            matcher=config.matcher,
-            backbone_weights=config.backbone_weights,
-            device=device,
-            answer_timeout=config.answer_timeout,
-            workers=(min(least, len(plan.slices)), min(most, len(plan.slices))),
-            gpus_per_worker=config.gpus_per_worker,
-            options=config.options,
-        )
-        total = plan.n_left * len(config.options.directions)
-        interval = 0.5 if sys.stderr.isatty() else 10.0
-        unit = "pair" if total == plan.n_left else "row"
-        with stopping_on_signals(lease) as stopped, tqdm(total=total, unit=unit, mininterval=interval) as progress:
-            for part in build_stream(plan.slices, stage).iter_rows():
-                progress.update(_record_commit(part, lease))
-                progress.set_postfix(errors=lease.counts.total() - lease.counts["ok"], refresh=False)
-    if stopped.is_set():
-        raise KeyboardInterrupt("what was in flight is committed: run the same command again to go on")
-
-
-def _record_commit(part: dict[str, Any], lease: Lease) -> int:
-    """Add a committed part to the lease, its event log and Prometheus; the number of its rows."""
-    from pipeline.matching.prometheus import count_committed
-
-    reasons = {entry["reason"]: entry["rows"] for entry in part["reasons"]}
-    lease.count(reasons)
-    count_committed(reasons, part["bytes"])
-    rows = sum(reasons.values())
-    seconds = {stage: round(part[f"{stage}_seconds"], 3) for stage in ("match", "commit")}
-    lease.events.record(
-        "committed", part=part["part"], bytes=part["bytes"], rows=rows, reasons=reasons, seconds=seconds
-    )
-    return rows
 
 
 def _plan_text(config: Config, plan: Plan, fingerprint: str) -> str:

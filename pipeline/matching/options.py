@@ -1,6 +1,6 @@
-"""The options of matching."""
+"""The settings of matching."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 OUTPUTS = ("keypoints", "flow", "confidence", "cycle")
 """What a run may store: the reference points, the dense flow, the confidence of either, and the cycle error: how far,
@@ -15,3 +15,22 @@ class MatchOptions:
     outputs: tuple[str, ...] = ("keypoints", "confidence")
     batch_pairs: int = 128
     """Pairs given to the matcher at once."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MatchConfig:
+    """The settings of a match job that its processes need; plain values, since they are pickled to every worker."""
+
+    matcher: str
+    """Name of the matcher, as nemf.load_matcher takes it."""
+    backbone_weights: str | None = None
+    """Local safetensors file of backbone weights; None for the library's own."""
+    image_root: str | None = None
+    """Folder, path or URI, of the manifest's relative image URIs."""
+    allow_prefix: tuple[str, ...] = ()
+    """Folders, paths or URIs, that images must be below; empty for anywhere."""
+    answer_timeout: float = 600.0
+    """Seconds that a matcher may take to return the match of a pair before the pair is quarantined."""
+    gpus_per_worker: float = 1.0
+    """GPUs of each matching process; ignored on CPUs."""
+    options: MatchOptions = field(default_factory=MatchOptions)

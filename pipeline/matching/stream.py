@@ -19,7 +19,7 @@ import ray.data
 from pipeline.io import storage
 from pipeline.io.manifest import read_rows
 from pipeline.matching.decode import CHUNK_BYTES, Chunk, decode_rows
-from pipeline.matching.options import MatchOptions
+from pipeline.matching.options import MatchConfig
 from pipeline.matching.plan import Slice
 from pipeline.matching.prometheus import timed, timed_items
 from pipeline.matching.watchdog import Watchdog
@@ -54,16 +54,10 @@ class MatchStageConfig:
     attempt: int
     stop_file: str
     in_progress_folder: str
-    image_root: str | None
-    allow_prefix: tuple[str, ...]
-    matcher: str
-    backbone_weights: str | None
     device: str
-    answer_timeout: float
     workers: tuple[int, int]
     """Processes that match, at least and at most."""
-    gpus_per_worker: float
-    options: MatchOptions
+    matching: MatchConfig
 
 
 def build_stream(slices: list[Slice], config: MatchStageConfig) -> ray.data.Dataset:
@@ -91,7 +85,7 @@ def build_stream(slices: list[Slice], config: MatchStageConfig) -> ray.data.Data
             batch_format="pyarrow",
             compute=ray.data.ActorPoolStrategy(min_size=least, max_size=most),
             num_cpus=MATCH_CPUS,
-            num_gpus=config.gpus_per_worker if config.device.startswith("cuda") else 0,
+            num_gpus=config.matching.gpus_per_worker if config.device.startswith("cuda") else 0,
         )
         .map_batches(
             partial(commit, config=config),
@@ -115,7 +109,10 @@ def decode_slice(row: pa.Table, config: MatchStageConfig) -> Iterator[pa.Table]:
     def decode(pair_ids: Sequence[str]) -> Iterator[pa.Table]:
         some = rows.filter(pc.is_in(rows["pair_id"], pa.array(pair_ids)))
         chunks = decode_rows(
-            some, config.image_root, allowed_prefixes=config.allow_prefix, known_failures=quarantine.failures
+            some,
+            config.matching.image_root,
+            allowed_prefixes=config.matching.allow_prefix,
+            known_failures=quarantine.failures,
         )
         yield from (chunk.to_row() for chunk in chunks)
 
@@ -133,8 +130,9 @@ class MatchWorker:
         torch.set_num_threads(THREADS)
         self._config = config
         self._quarantine = Quarantine(config.run.out, config.in_progress_folder)
-        self._watchdog = Watchdog(config.answer_timeout, self._quarantine.mark_hung)
-        self._matcher = load_matcher(config.matcher, backbone_weights=config.backbone_weights, device=config.device)
+        matching = config.matching
+        self._watchdog = Watchdog(matching.answer_timeout, self._quarantine.mark_hung)
+        self._matcher = load_matcher(matching.matcher, backbone_weights=matching.backbone_weights, device=config.device)
 
     def __call__(self, row: pa.Table) -> pa.Table:
         from pipeline.matching.match import match_chunk
@@ -150,7 +148,7 @@ class MatchWorker:
             yield match_chunk(
                 self._matcher,
                 some,
-                config.options,
+                config.matching.options,
                 fingerprint=config.run.fingerprint,
                 attempt=config.attempt,
                 known_failures=self._quarantine.failures,

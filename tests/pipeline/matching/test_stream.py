@@ -13,7 +13,7 @@ from make import match_rows, run_description, write_image_pairs
 
 from pipeline.io import storage
 from pipeline.matching.decode import Chunk
-from pipeline.matching.options import MatchOptions
+from pipeline.matching.options import MatchConfig, MatchOptions
 from pipeline.matching.stream import THREADS, MatchStageConfig, MatchWorker, commit, decode_slice
 from pipeline.runs.folder import open_run
 from pipeline.runs.parts import list_parts, part_sizes, read_matches
@@ -26,15 +26,12 @@ def config(tmp_path: Path) -> MatchStageConfig:
         attempt=3,
         stop_file=str(tmp_path / "run" / "stop"),
         in_progress_folder=str(tmp_path / "run" / "begun"),
-        image_root=None,
-        allow_prefix=(),
-        matcher="slow_matcher:SlowMatcher",
-        backbone_weights=None,
         device="cpu",
-        answer_timeout=600.0,
         workers=(1, 1),
-        gpus_per_worker=1.0,
-        options=MatchOptions(directions=("source_to_target", "target_to_source")),
+        matching=MatchConfig(
+            matcher="slow_matcher:SlowMatcher",
+            options=MatchOptions(directions=("source_to_target", "target_to_source")),
+        ),
     )
 
 
