@@ -90,6 +90,13 @@ def readable_suffixes() -> tuple[str, ...]:
     return tuple(suffix for name in readable_formats() for suffix in FORMATS[name])
 
 
+def why_not_read(suffix: str) -> str:
+    """Why files that end in `suffix`, in lower case, are not read."""
+    if suffix in FORMATS["HEIF"]:
+        return f"{suffix} file: {_MISSING_HEIF}"
+    return f"{suffix} file, no image that is read" if suffix else "file without a suffix"
+
+
 def format_of(data: bytes) -> str | None:
     """The key of FORMATS that a file is by its first bytes, readable or not; None for other files."""
     head = data[:4096]

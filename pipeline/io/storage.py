@@ -8,7 +8,7 @@ import math
 import os
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -149,12 +149,19 @@ def list_files(uri: str, suffix: str) -> list[str]:
 
 def file_names(uri: str) -> set[str]:
     """The names of the files directly below folder `uri`, not of its folders; none if there is no such folder."""
+    # fsspec does not give the type of a link's target.
+    return _names(uri, lambda fs, entry: entry["type"] == "file" or _links_to_file(fs, entry))
 
+
+def folder_names(uri: str) -> set[str]:
+    """The names of the folders directly below folder `uri`; none if there is no such folder."""
+    return _names(uri, lambda fs, entry: entry["type"] == "directory")
+
+
+def _names(uri: str, is_wanted: Callable[[Any, dict[str, Any]], bool]) -> set[str]:
     def names(fs: Any, path: str) -> set[str]:
-        entries = fs.ls(path, detail=True)
-        # fsspec does not give the type of a link's target.
-        files = (entry for entry in entries if entry["type"] == "file" or _links_to_file(fs, entry))
-        return {PurePosixPath(entry["name"]).name for entry in files}
+        entries = (entry for entry in fs.ls(path, detail=True) if is_wanted(fs, entry))
+        return {PurePosixPath(entry["name"].rstrip("/")).name for entry in entries}
 
     try:
         return with_retries(uri, names)

@@ -1,9 +1,12 @@
+import itertools
 from pathlib import Path
 
 import pytest
 
 from pipeline.datasets import folder
 from pipeline.datasets.common.interface import PairRow, Rejected
+from pipeline.io import image_formats
+from pipeline.io.image_formats import readable_suffixes
 
 
 @pytest.fixture
@@ -26,7 +29,8 @@ def read(root: Path, pairing: str) -> list[PairRow | Rejected]:
     ],
 )
 def test_rules(root, pairing, pair_ids):
-    rows = read(root, pairing)
+    left_out, *rows = read(root, pairing)
+    assert left_out.pair == "notes.txt"
     assert [row.pair_id for row in rows] == pair_ids
     assert (rows[0].source_uri, rows[0].target_uri) == (f"{root}/a.jpg", f"{root}/b.JPEG")
     assert rows[0].source_xy_px is None
@@ -34,7 +38,8 @@ def test_rules(root, pairing, pair_ids):
 
 def test_a_folder_named_like_an_image_is_none(root):
     (root / "d.png").mkdir()
-    assert len(read(root, "all")) == 3
+    pairs = [row for row in read(root, "all") if isinstance(row, PairRow)]
+    assert len(pairs) == 3
 
 
 def test_a_text_file_of_pairs(root):
@@ -52,3 +57,48 @@ def test_what_cannot_be_paired(root, tmp_path):
         read(root, "circle")
     with pytest.raises(ValueError, match=r"has 0 images"):
         read(tmp_path / "nowhere", "all")
+
+
+def test_what_is_left_out_is_named_and_counted(root: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(image_formats, "_has_heif", lambda: False)
+    for name in ("e.ppm", "f.PPM", "g", "h.heic", "i.dng"):
+        (root / name).touch()
+    (root / "below").mkdir()
+    (root / "below" / "j.png").touch()
+
+    left_out = [item for item in read(root, "all") if isinstance(item, Rejected)]
+
+    assert {item.pair: item.reason for item in left_out} == {
+        "e.ppm": ".ppm file, no image that is read",
+        "f.PPM": ".ppm file, no image that is read",
+        "g": "file without a suffix",
+        "h.heic": ".heic file: HEIF (HEIC); pip install 'nemf[heif]' to read it",
+        "i.dng": ".dng file, no image that is read",
+        "notes.txt": ".txt file, no image that is read",
+        "below/": "folder below, not searched",
+    }
+    assert all(item.by_design for item in left_out)
+
+
+def test_every_suffix_of_an_image_is_an_image(tmp_path: Path):
+    names = [f"{number:02}{suffix}" for number, suffix in enumerate(readable_suffixes())]
+    for name in names:
+        (tmp_path / name).touch()
+
+    rows = read(tmp_path, "sequential")
+
+    assert [row.pair_id for row in rows] == [f"{a}:{b}" for a, b in itertools.pairwise(names)]
+
+
+def test_images_in_folders_below_alone_are_said_not_to_be_searched(tmp_path: Path):
+    for name in ("db", "query"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.png").touch()
+
+    with pytest.raises(
+        ValueError, match=r"has 0 images \(.*\); a pair needs two; left out: 2 x folder below, not searched"
+    ):
+        read(tmp_path, "all")
+    (tmp_path / "pairs.txt").write_text("db/a.png query/a.png\n")
+    (row,) = read(tmp_path, str(tmp_path / "pairs.txt"))
+    assert row.source_uri == f"{tmp_path}/db/a.png"
