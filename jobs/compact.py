@@ -23,7 +23,7 @@ from pipeline.runs.lease import acquire
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Which run, and the size of its parts."""
+    """The run, and the size of its parts."""
 
     out: tyro.conf.Positional[Uri]
     """Run folder, path or URI."""

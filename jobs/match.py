@@ -68,7 +68,7 @@ class Config:
     allow_prefix: Annotated[Names, UriField(verbatim_uris=True)] = ()
     """Folders, paths or URIs, that images must be below, such as s3://mine/images; default: anywhere."""
     outputs: Names = MatchOptions.outputs
-    """What to store: keypoints, flow, confidence, cycle (distance between a point and itself after matching back)."""
+    """Results to store: keypoints, flow, confidence, cycle (distance of a point from itself when matched back)."""
     direction: Literal["source_to_target", "target_to_source", "both"] = "source_to_target"
     """From the query image, whose points are matched, to the reference image; both: a row for each."""
     limit: int | None = None
@@ -226,7 +226,7 @@ def _describe(config: Config, manifest: Manifest) -> dict[str, Any]:
 def _plan(
     config: Config, run_folder: Run, manifest: Manifest, ids: pa.ChunkedArray, requested: int | None
 ) -> tuple[Plan, dict[str, int]]:
-    """What to match of the first `config.limit` pairs, and the settled rows of the first `requested`, by reason."""
+    """The plan for the first `config.limit` pairs, and the settled rows of the first `requested`, by reason."""
     planned, others = ids.slice(0, config.limit), ids.slice(0, requested).slice(len(ids.slice(0, config.limit)))
     completed = run_folder.completed(planned, config.retry)
     settled = Counter(completed.reasons)

@@ -5,8 +5,8 @@
 `nemf prepare --dataset NAME --help` describes a data set and its options. For one of your own, package.module:function,
 see pipeline/datasets/registry.py.
 
-Cost: reads annotations, not images; seconds. But pf-pascal also opens each image for its size, and animal-pose and
-photographs write out the images that their tables hold.
+Cost: seconds, since annotations are read and not images. pf-pascal also opens each image for its size, and animal-pose
+and photographs write the images in their tables to files.
 """
 
 import sys
@@ -28,10 +28,10 @@ from pipeline.io.uri_field import uris_of, with_absolute_uris
 
 @dataclass(frozen=True, kw_only=True)
 class Config(DatasetOptions):
-    """What to read and where to write it; the options of one data set are fields of config_type's dataclasses."""
+    """Data set and manifest; the options of one data set are fields of the dataclasses that config_type makes."""
 
     dataset: Annotated[str, tyro.conf.arg(metavar="NAME|PACKAGE.MODULE:FUNCTION")]
-    """Which data set; each has options of its own."""
+    """Name of the data set; each has options of its own."""
     on_error: Literal["raise", "skip"] = "raise"
     """A pair that cannot be used ends the job, or is left out and listed in OUT.skipped.csv."""
     relative_uris: bool = False

@@ -27,9 +27,9 @@ class Config:
     out: Uri
     """HTML file to write."""
     image_root: Uri | None = None
-    """Folder or URI that relative image URIs of the manifest are relative to."""
+    """Folder, path or URI, of the manifest's relative image URIs."""
     pairs_per_category: int = 2
-    """How many best, worst and random pairs to draw of each category; 0 draws none."""
+    """Number of best, of worst and of random pairs to draw of each category; 0 draws none."""
 
 
 def run(config: Config) -> str:

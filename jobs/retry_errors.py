@@ -27,7 +27,7 @@ from pipeline.runs.lease import acquire
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Which run, and which of its errors."""
+    """The run, and its errors to try again."""
 
     out: tyro.conf.Positional[Uri]
     """Run folder, path or URI."""

@@ -21,7 +21,7 @@ from pipeline.runs.status import Status, as_text, read_status
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Which run."""
+    """The run, and the form of the output."""
 
     out: tyro.conf.Positional[Uri]
     """Run folder, path or URI."""

@@ -31,7 +31,7 @@ _RESUMABLE_CHANGES = {"out", "checkpoint_every", "device", "loaders", "address"}
 
 @dataclass(frozen=True, kw_only=True)
 class Config(TrainingConfig):
-    """What to train, on what, and how."""
+    """The network to train, its data, and the settings of the training."""
 
     pairs: Uris
     photographs: Uris = ()

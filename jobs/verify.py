@@ -22,7 +22,7 @@ from pipeline.runs.folder import read_run
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Which run, against which manifest."""
+    """The run, and its manifest."""
 
     out: tyro.conf.Positional[Uri]
     """Run folder, path or URI."""

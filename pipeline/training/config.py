@@ -14,7 +14,7 @@ SELECTION_METRIC = "pck@0.1"
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
-    """What to train, on what, and how."""
+    """The network to train, its data, and the settings of the training."""
 
     pairs: tuple[Uri, ...]
     """PAIRS manifests to learn from, paths or URIs."""

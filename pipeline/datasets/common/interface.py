@@ -43,7 +43,7 @@ class SplitOptions(DatasetOptions):
     """The options of a data set with splits."""
 
     split: str | None = None
-    """Which split; may be left out where there is only one."""
+    """Split to read; may be left out where there is only one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
