@@ -106,7 +106,10 @@ def test_prepare_match_evaluate_report(bucket: str, capsys: pytest.CaptureFixtur
     assert match.main([*flags, "--dry-run"]) == 0
     assert storage.list_files(out, "") == []
     process = subprocess.run(
-        [sys.executable, "-m", "jobs.match", *flags, "--slice-pairs", "4"], capture_output=True, text=True, timeout=300
+        [sys.executable, "-m", "jobs.match", *flags, "--slice-pairs", "4", "--workers", "1"],
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
     assert process.returncode == 0, process.stderr
     assert evaluate.main(["--matches", out, "--pairs", pairs, "--protocol", "pf-willow-bbox-kp", "--out", metrics]) == 0

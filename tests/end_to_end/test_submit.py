@@ -62,7 +62,7 @@ def test_ctrl_c_stops_the_job_gracefully_and_rays_own_line_finishes_it(
     with log.open("w") as file:
         job = subprocess.Popen(
             [*HEARS_CTRL_C, *SUBMIT, *sent, "--env", "SLOW_MATCHER_SECONDS", "--", "match", *match, "--workers", "1"],
-            env=head.environment | {"SLOW_MATCHER_SECONDS": "3"},
+            env=head.environment | {"SLOW_MATCHER_SECONDS": "2"},
             stdout=file,
             stderr=subprocess.STDOUT,
         )
@@ -78,7 +78,8 @@ def test_ctrl_c_stops_the_job_gracefully_and_rays_own_line_finishes_it(
     n_committed = read_matches(str(out)).num_rows
     assert 0 < n_committed < N_PAIRS
 
-    done = head.run(str(BIN / "ray"), "job", "submit", *sent, "--", "python", "-m", "jobs.match", *match)
+    again = ["python", "-m", "jobs.match", *match, "--workers", "1"]
+    done = head.run(str(BIN / "ray"), "job", "submit", *sent, "--", *again)
 
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"{N_PAIRS} pairs: {n_committed} done" in done.stdout
