@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Real
+from numpy.typing import ArrayLike
 
 WIDTH, HEIGHT = 480, 350
 LEFT, TOP, BOTTOM = 44, 30, 306
@@ -22,20 +23,20 @@ class Axis:
     ticks: Sequence[float]
     log: bool = False
 
-    def fraction(self, values: np.ndarray) -> np.ndarray:
+    def fraction(self, values: ArrayLike) -> np.ndarray:
         """Positions of values along the axis, 0 at `low` and 1 at `high`; values outside are clipped."""
-        values, ends = np.asarray(values, np.float64), np.array([self.low, self.high])
+        positions, ends = np.asarray(values, np.float64), np.array([self.low, self.high])
         if self.log:
-            values, ends = np.log(values), np.log(ends)
-        return np.clip((values - ends[0]) / (ends[1] - ends[0]), 0, 1)
+            positions, ends = np.log(positions), np.log(ends)
+        return np.clip((positions - ends[0]) / (ends[1] - ends[0]), 0, 1)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Line:
     """A line through points (x, y), in the units of the axes."""
 
-    x: Float64[np.ndarray, " l"]
-    y: Float64[np.ndarray, " l"]
+    x: Real[np.ndarray, " l"]
+    y: Real[np.ndarray, " l"]
     style: str
     """Class in the style sheet."""
     name: str = ""
@@ -78,11 +79,11 @@ class Plot:
         """The right edge of the plot, where the labels of its lines begin."""
         return _RIGHT_OF_LABELS if any(line.name for line in self.lines) else _RIGHT
 
-    def at_x(self, values: np.ndarray) -> np.ndarray:
+    def at_x(self, values: ArrayLike) -> np.ndarray:
         """SVG x of values of the x axis, to a tenth."""
         return np.round(LEFT + (self.right - LEFT) * self.x.fraction(values), 1)
 
-    def at_y(self, values: np.ndarray) -> np.ndarray:
+    def at_y(self, values: ArrayLike) -> np.ndarray:
         """SVG y of values of the y axis, to a tenth."""
         return np.round(BOTTOM - (BOTTOM - TOP) * self.y.fraction(values), 1)
 
@@ -97,7 +98,7 @@ class Plot:
         return [(line, round(float(height), 1)) for line, height in zip(named, heights, strict=True)]
 
 
-def spread_labels(y: Float64[np.ndarray, " l"]) -> Float64[np.ndarray, " l"]:
+def spread_labels(y: Real[np.ndarray, " l"]) -> Real[np.ndarray, " l"]:
     """SVG y near the given ones, in their order, far enough apart for labels, none below the plot."""
     order = np.argsort(y, kind="stable")
     steps = _LABEL_STEP * np.arange(len(order))

@@ -1,7 +1,7 @@
 """Dense flow as pictures: its colours on the Middlebury wheel, and the reference image warped onto the query."""
 
 import numpy as np
-from jaxtyping import Float, Float64
+from jaxtyping import Float64, Real
 from PIL import Image
 from scipy.ndimage import map_coordinates
 
@@ -23,7 +23,7 @@ def colour_wheel() -> Float64[np.ndarray, "55 3"]:
     return np.concatenate(hues)
 
 
-def colour_flow(flow_px: Float[np.ndarray, "h w 2"], longest_px: float) -> RGB:
+def colour_flow(flow_px: Real[np.ndarray, "h w 2"], longest_px: float) -> RGB:
     """(H, W, 3) uint8: direction as hue, right is red and down yellow; length as saturation, from white for none.
 
     flow_px: finite displacements (dx, dy) in pixels, x right and y down.
@@ -48,7 +48,7 @@ def draw_wheel(side: int = 96) -> Image.Image:
     return Image.fromarray(np.dstack([colour_flow(flow, 1.0), np.where(inside, 255, 0).astype(np.uint8)]), "RGBA")
 
 
-def warp_onto_query(reference_rgb: RGB, flow_px: Float[np.ndarray, "h w 2"], every: int = 1) -> RGB:
+def warp_onto_query(reference_rgb: RGB, flow_px: Real[np.ndarray, "h w 2"], every: int = 1) -> RGB:
     """The reference image warped onto the query's grid: query pixel x has the colour of the reference at x + flow.
 
     flow_px: displacements (dx, dy) in pixels, on the query grid. every: the step between the pixels that are shown.
