@@ -81,9 +81,7 @@ def write_synthetic_run(folder: Path, n_pairs: int) -> tuple[str, str]:
             points = rng.uniform(0, 200, (count, _KEYPOINTS, 2)).astype(np.float32)
             predicted = points + rng.normal(0, 15, points.shape).astype(np.float32)
             images = [pa.array([f"{each}.jpg" for each in rng.integers(0, n_images, count)]) for _ in range(2)]
-            box = _lists(
-                np.tile(np.array([0, 0, 200, 150], np.float32), (count, 1)), PAIRS.field("source_box_xyxy").type
-            )
+            box = _lists(pa.array(np.tile(np.array([0, 0, 200, 150], np.float32), count)), 4)
             writer.write_table(
                 _filled(
                     PAIRS,
@@ -121,16 +119,14 @@ def _filled(schema: pa.Schema, **columns: pa.Array) -> pa.Table:
     return pa.Table.from_arrays(arrays, schema=schema)
 
 
-def _lists(values: np.ndarray, kind: pa.DataType) -> pa.Array:
-    return pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), type=kind)
+def _lists(values: pa.Array, size: int) -> pa.Array:
+    """The values in lists of `size` each."""
+    return pa.ListArray.from_arrays(pa.array(np.arange(0, len(values) + 1, size), pa.int32()), values)
 
 
 def _points(xy_px: np.ndarray) -> pa.Array:
     """(P, K, 2) as a column of lists of points."""
-    kind = PAIRS.field("source_xy_px").type
-    n_pairs, n_points, _ = xy_px.shape
-    offsets = pa.array(np.arange(n_pairs + 1) * n_points, pa.int32())
-    return pa.ListArray.from_arrays(offsets, _lists(xy_px.reshape(-1, 2), kind.value_type), type=kind)
+    return _lists(_lists(pa.array(xy_px.ravel()), 2), xy_px.shape[1])
 
 
 def _table(measured: dict[int, ResourceUse]) -> list[str]:

@@ -48,7 +48,7 @@ MATCHES = pa.schema(
         pa.field("milliseconds", pa.struct([("decode", pa.float32()), ("match", pa.float32())])),
         pa.field("worker", pa.string()),
     ],
-    metadata={"table": "MATCHES", "schema_version": "2"},
+    metadata={"table": "MATCHES", "schema_version": "3"},
 )
 
 RESULT_COLUMNS = tuple(name for name in MATCHES.names if name not in ("attempt", "worker", "milliseconds"))

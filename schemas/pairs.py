@@ -31,5 +31,5 @@ PAIRS = pa.schema(
         pa.field("occlusion", pa.int8()),
         pa.field("seen_in_training", pa.bool_()),
     ],
-    metadata={"table": "PAIRS", "schema_version": "1"},
+    metadata={"table": "PAIRS", "schema_version": "2"},
 )

@@ -74,7 +74,7 @@ def test_a_table_that_pandas_wrote_is_told_how_to_become_a_manifest(tmp_path: Pa
         }
     ).to_parquet(written)
 
-    with pytest.raises(SchemaError, match="occlusion is int64, schema says int8") as refused:
+    with pytest.raises(SchemaError, match="column pair_id is missing") as refused:
         Manifest(str(written))
     command = re.findall("`nemf prepare (.*)`", str(refused.value))[0]
     meant = {"IMAGES": str(tmp_path), "PAIRS.parquet": f"{tmp_path}/pairs.parquet"}
