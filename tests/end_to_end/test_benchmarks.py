@@ -70,6 +70,12 @@ def encoded(model: NeMF) -> Encoded:
         return model.encode(source, target)
 
 
+@pytest.fixture
+def _small_network(model: NeMF, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The search is of the small network, whatever its preset is."""
+    monkeypatch.setattr(search, "random_model", lambda preset, device: model)
+
+
 def matcher(model: NeMF, iterations: int) -> NemfMatcher:
     return NemfMatcher("m", model, torch.device("cpu"), SearchConfig(patchmatch_steps=iterations, refine_steps=4))
 
@@ -229,6 +235,7 @@ def test_search_compares_and_writes(tmp_path: Path):
     assert written["about"]["network"] == "nemf-small"
 
 
+@pytest.mark.usefixtures("_small_network")
 def test_search_runs_the_published_one_in_full_if_told_to(capsys: pytest.CaptureFixture[str]):
     rows = search.run(replace(TINY_SEARCH, full=True, image_hw=(6, 8)))
     assert not any(row.inferred for row in rows)
@@ -240,6 +247,7 @@ class _OtherScore(PublishedScore):
         return super().__call__(*points) * 1.01
 
 
+@pytest.mark.usefixtures("_small_network")
 @pytest.mark.parametrize(
     ("name", "wrong", "message"),
     [
@@ -258,6 +266,7 @@ def test_search_gives_no_times_where_answers_differ(
     assert capsys.readouterr().out == ""
 
 
+@pytest.mark.usefixtures("_small_network")
 @pytest.mark.parametrize("steps", [2, 0])
 def test_bfloat16_must_reach_what_float32_does(monkeypatch: pytest.MonkeyPatch, steps: int):
     def on_this_machine(name: str, model: NeMF, device: torch.device, config: SearchConfig) -> NemfMatcher:
