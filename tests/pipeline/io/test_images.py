@@ -6,7 +6,7 @@ from pathlib import Path
 import broken_storage  # noqa: F401
 import numpy as np
 import pytest
-from image_bytes import IMPOSTORS, UNKNOWN, tiff
+from image_bytes import IMPOSTORS, UNKNOWN, png, tiff
 from make import encoded, noise_rgb
 from PIL import Image, ImageOps, PngImagePlugin
 
@@ -132,6 +132,12 @@ def test_transparency_shows_white() -> None:
     image.putpixel((1, 0), (10, 20, 30, 255))
 
     assert decode_image(encoded(image)).tolist() == [[[255, 255, 255], [10, 20, 30]]]
+
+
+def test_no_pixels_are_no_image() -> None:
+    with pytest.raises(ImageError) as error:
+        decode_image(png(np.zeros((0, 0, 3), int), 8, 2))
+    assert error.value.failure.kind == "not_an_image"
 
 
 def test_one_pixel() -> None:
