@@ -43,7 +43,7 @@ def written_by_tifffile(*pages: Any, byteorder: str = "<", bigtiff: bool = False
 def png(samples: np.ndarray, depth: int, colour_type: int, *chunks: tuple[bytes, bytes]) -> bytes:
     """A PNG of (H, W, samples), with further chunks before the pixels."""
     height, width = samples.shape[:2]
-    rows = samples.reshape(height, -1)
+    rows = samples.reshape(height, width * samples.shape[2])
     if depth == 16:
         packed = rows.astype(">u2").view(np.uint8)
     else:
