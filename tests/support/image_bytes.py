@@ -48,7 +48,7 @@ def png(samples: np.ndarray, depth: int, colour_type: int, *chunks: tuple[bytes,
         packed = rows.astype(">u2").view(np.uint8)
     else:
         bits = np.unpackbits(rows.astype(np.uint8)[..., None], axis=-1)[..., 8 - depth :]
-        packed = np.packbits(bits.reshape(height, -1), axis=-1)
+        packed = np.packbits(bits.reshape(height, rows.shape[1] * depth), axis=-1)
     pixels = np.concatenate([np.zeros((height, 1), np.uint8), packed], axis=-1)
     header = struct.pack(">IIBBBBB", width, height, depth, colour_type, 0, 0, 0)
     all_chunks = [(b"IHDR", header), *chunks, (b"IDAT", zlib.compress(pixels.tobytes())), (b"IEND", b"")]
