@@ -167,6 +167,7 @@ def _run(config: Config, manifest: Manifest) -> str:
     try:
         requested = max_limit(config.limit, run_folder.requested_limit())
         plan, settled = _plan(config, run_folder, manifest, ids, requested)
+        manifest.close()
         n_rows = len(ids.slice(0, requested)) * len(run_folder.directions)
         lease.plan(n_rows, settled)
         lease.events.record("planned", rows=n_rows, settled=settled, slices=len(plan.slices))

@@ -27,8 +27,8 @@ MAX_TEXT_BYTES = 4096
 """Of an id, a URI or another text. A few bytes of Parquet can repeat a text of megabytes in a million rows."""
 MAX_KEYPOINTS = 10_000
 """Of a pair; for more there is dense flow. A few bytes of Parquet can repeat a point ten million times."""
-MAX_OPEN_FILES = 64
-"""Files of one manifest that stay open at once."""
+MAX_OPEN_FILES = 16
+"""Files of one manifest that stay open at once, each with 16 MB in memory where it is remote."""
 _BATCH_ROWS = 1024
 _READ_AHEAD_BYTES = 2**23
 """Read at once in a pass over a remote file: of a column, this is what lies in several row groups."""
@@ -69,6 +69,10 @@ class Manifest:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the files; a later pass opens them again."""
         for file in self._files:
             file.close()
 
@@ -221,6 +225,7 @@ class _File:
     def close(self) -> None:
         if self._source:
             self._source.close()
+        self._source = None
 
     def check(self) -> None:
         """Raises SchemaError if the columns are not those of PAIRS, or there are far more keypoints than allowed."""

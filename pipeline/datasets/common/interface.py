@@ -48,7 +48,7 @@ class SplitOptions(DatasetOptions):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PairRow:
-    """One row of PAIRS; fields as there. URIs are absolute."""
+    """One row of PAIRS, whose columns the fields are (schemas.pairs). URIs are absolute."""
 
     where: str
     """The file, and the row of it, that the pair comes from: for error messages."""
@@ -73,16 +73,16 @@ class PairRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rejected:
-    """A pair (or an instance, or an image) that cannot be used, and why."""
+    """A pair (or an instance, or an image) that cannot be used, and the reason."""
 
     pair: str
     where: str
     reason: str
-    """Short and the same for all of its kind: what the summary counts."""
+    """Short, and the same for all of its kind: the summary counts by it."""
     detail: str
-    """What was expected and what came."""
+    """The expected and the actual value."""
     by_design: bool = False
-    """Left out on purpose: never an error."""
+    """Left out on purpose, which is no error."""
 
 
 class DataError(ValueError):

@@ -48,9 +48,9 @@ def write_manifest(
 ) -> Summary:
     """Write the pairs among `items` to `out`, and those left out, if any, to `<out>.skipped.csv`.
 
-    dataset: the name for pairs that bring none.
-    skip_errors: leave out what cannot be used instead of raising ValueError at the first of it.
-    written_uri: how an image's absolute URI is to be written.
+    dataset: the name for pairs without one of their own.
+    skip_errors: leave out pairs that cannot be used instead of raising ValueError at the first of them.
+    written_uri: from an image's absolute URI to the one that is written.
     Raises ValueError also when no pair is left.
     """
     summary = Summary()
