@@ -17,39 +17,39 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 def test_what_may_pass_is_asked_again_after_longer_and_longer_waits(waits: list[float]) -> None:
     answers = iter([ConnectionResetError(), TimeoutError(), "here"])
 
-    def ask() -> str:
+    def operation() -> str:
         answer = next(answers)
         if isinstance(answer, Exception):
             raise answer
         return answer
 
-    assert retry("s3://b/a", ask, until=math.inf) == "here"
+    assert retry("s3://b/a", operation, until=math.inf) == "here"
 
     assert waits == [wait_seconds("s3://b/a", 0), wait_seconds("s3://b/a", 1)]
 
 
 @pytest.mark.parametrize(("error", "tries"), [(ConnectionRefusedError, TRIES), (PermissionError, 1), (LookupError, 1)])
 def test_what_does_not_pass_is_raised(waits: list[float], error: type[Exception], tries: int) -> None:
-    asked = []
+    calls = []
 
-    def ask() -> None:
-        asked.append(1)
+    def operation() -> None:
+        calls.append(1)
         raise error
 
     with pytest.raises(error):
-        retry("s3://b/a", ask, until=math.inf)
+        retry("s3://b/a", operation, until=math.inf)
 
-    assert (len(asked), len(waits)) == (tries, tries - 1)
+    assert (len(calls), len(waits)) == (tries, tries - 1)
 
 
 def test_nothing_is_asked_when_time_is_up(waits: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retry_module.time, "monotonic", lambda: 100.0)
 
-    def ask() -> None:
+    def operation() -> None:
         raise TimeoutError
 
     with pytest.raises(TimeoutError):
-        retry("s3://b/a", ask, until=100.0 + wait_seconds("s3://b/a", 0))
+        retry("s3://b/a", operation, until=100.0 + wait_seconds("s3://b/a", 0))
 
     assert waits == []
 

@@ -11,13 +11,13 @@ def test_a_store_whose_library_waits_by_itself_is_not_asked_seven_times(monkeypa
     clock = SimpleNamespace(monotonic=lambda: next(ticks), sleep=lambda _seconds: None)
     monkeypatch.setattr(uri, "time", clock)
     monkeypatch.setattr("nemf.io.retry.time", clock)
-    asked = []
+    calls = []
 
-    def ask(_fs: object, path: str) -> None:
-        asked.append(path)
+    def operation(_fs: object, path: str) -> None:
+        calls.append(path)
         raise ConnectionRefusedError
 
     with pytest.raises(ConnectionRefusedError, match="memory://there"):
-        uri.with_retries("memory://there", ask)
+        uri.with_retries("memory://there", operation)
 
-    assert len(asked) == 2
+    assert len(calls) == 2

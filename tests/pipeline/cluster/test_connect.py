@@ -76,7 +76,7 @@ def test_why_there_is_no_ray_is_one_line(
 
     monkeypatch.setattr("ray.init", refuse)
 
-    with pytest.raises(error, match=message) as told, connected("auto"):
+    with pytest.raises(error, match=message) as raised, connected("auto"):
         pass
 
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(raised.value)

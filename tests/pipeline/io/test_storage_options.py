@@ -120,5 +120,5 @@ def test_errors_and_run_json_hold_no_secret_of_a_uri(capsys: pytest.CaptureFixtu
 
     shown = "https://***@host/pairs.parquet?sig=***"
     assert capsys.readouterr().err == f"error: {shown} is not good\n"
-    said = as_json(match.Config(pairs=uri, out="runs/x", allow_prefix=(uri,)))
-    assert (said["pairs"], said["out"], said["allow_prefix"]) == (shown, "runs/x", (shown,))
+    settings = as_json(match.Config(pairs=uri, out="runs/x", allow_prefix=(uri,)))
+    assert (settings["pairs"], settings["out"], settings["allow_prefix"]) == (shown, "runs/x", (shown,))

@@ -96,13 +96,13 @@ def test_a_pair_the_matcher_fails_on_does_not_harm_its_batch() -> None:
 
 
 def test_a_batch_that_memory_does_not_hold_is_halved_and_what_was_answered_stays() -> None:
-    asked = []
+    batches = []
 
     class Small(IdentityMatcher):
         """Has memory for the first four pairs of a batch."""
 
         def match_batch(self, pairs: Sequence[ImagePair]) -> Iterator[Match]:
-            asked.append([pair.pair_id for pair in pairs])
+            batches.append([pair.pair_id for pair in pairs])
             for number, match in enumerate(super().match_batch(pairs)):
                 if number == 4:
                     raise MemoryError("out of memory")
@@ -110,7 +110,7 @@ def test_a_batch_that_memory_does_not_hold_is_halved_and_what_was_answered_stays
 
     rows = _match(MatchOptions(), *(_pair(name) for name in "abcdefghijklm"), matcher=Small()).to_pylist()
 
-    assert ["".join(batch) for batch in asked] == ["abcdefghijklm", "efghi", "i", "jklm"]
+    assert ["".join(batch) for batch in batches] == ["abcdefghijklm", "efghi", "i", "jklm"]
     assert [(row["pair_id"], row["status"]) for row in rows] == [(name, "ok") for name in "abcdefghijklm"]
     assert all(row["milliseconds"]["match"] > 0 for row in rows)
 

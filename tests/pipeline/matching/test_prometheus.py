@@ -7,13 +7,13 @@ from pipeline.matching import prometheus
 
 
 class Recorded:
-    """Stands where a metric is; what it is told."""
+    """Takes the place of a metric and records its values."""
 
     def __init__(self) -> None:
-        self.told: list[tuple[float, dict[str, str] | None]] = []
+        self.values: list[tuple[float, dict[str, str] | None]] = []
 
     def inc(self, value: float, tags: dict[str, str] | None = None) -> None:
-        self.told.append((value, tags))
+        self.values.append((value, tags))
 
     observe = inc
 
@@ -25,11 +25,11 @@ def test_rows_are_counted_by_status_stage_and_kind(monkeypatch: pytest.MonkeyPat
 
     prometheus.count_committed({"ok": 4, "match: not_finite": 2}, 99)
 
-    assert rows.told == [
+    assert rows.values == [
         (4, {"status": "ok", "stage": "", "kind": ""}),
         (2, {"status": "error", "stage": "match", "kind": "not_finite"}),
     ]
-    assert size.told == [(99, None)]
+    assert size.values == [(99, None)]
 
 
 def test_items_are_timed_without_the_time_in_which_nobody_asks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,4 +51,4 @@ def test_items_are_timed_without_the_time_in_which_nobody_asks(monkeypatch: pyte
         waited += 100
 
     assert got == ["a", "b"]
-    assert seconds.told == [(3, {"stage": "decode"})]
+    assert seconds.values == [(3, {"stage": "decode"})]

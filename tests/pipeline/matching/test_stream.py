@@ -54,10 +54,10 @@ def test_a_slice_is_decoded_matched_and_committed(config: MatchStageConfig, row:
     torch.set_num_threads(THREADS + 1)
     (decoded,) = decode_slice(row, config)
     rows = MatchWorker(config)(decoded)
-    said = commit(rows, config)
+    summary = commit(rows, config)
 
     assert torch.get_num_threads() == THREADS
-    (part,) = said.to_pylist()
+    (part,) = summary.to_pylist()
     assert part["reasons"] == [{"reason": "ok", "rows": 6}]
     assert part_sizes(config.run.out) == {storage.join(config.run.out, "parts", part["part"]): part["bytes"]}
     assert part["match_seconds"] > 0
@@ -94,9 +94,9 @@ def test_reasons_are_counted(config: MatchStageConfig) -> None:
     cut = {"status": "error", "error_stage": "decode", "error_kind": "truncated"}
     rows = match_rows(*({"pair_id": str(n), **(gone if n < 2 else cut if n < 3 else {})} for n in range(7)))
 
-    said = commit(rows, config)
+    summary = commit(rows, config)
 
-    counts = {entry["reason"]: entry["rows"] for entry in said["reasons"][0].as_py()}
+    counts = {entry["reason"]: entry["rows"] for entry in summary["reasons"][0].as_py()}
     assert counts == {"ok": 4, "fetch: not_found": 2, "decode: truncated": 1}
     assert read_matches(config.run.out).num_rows == 7
 

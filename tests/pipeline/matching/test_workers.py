@@ -20,7 +20,7 @@ GROWING = Cluster(now=[_nodes(cpus=0)], later=[_nodes(cpus=0), _nodes(3, cpus=4)
 
 
 @pytest.mark.parametrize(
-    ("cluster", "asked", "share", "chosen"),
+    ("cluster", "requested", "share", "chosen"),
     [
         (LAPTOP, None, 1, (4, 4)),
         (LAPTOP, (3, 3), 1, (3, 3)),
@@ -38,15 +38,15 @@ GROWING = Cluster(now=[_nodes(cpus=0)], later=[_nodes(cpus=0), _nodes(3, cpus=4)
     ],
 )
 def test_as_many_as_asked_or_one_for_each_core_or_share(
-    cluster: Cluster, asked: tuple[int, int] | None, share: float, chosen: tuple[int, int]
+    cluster: Cluster, requested: tuple[int, int] | None, share: float, chosen: tuple[int, int]
 ) -> None:
     device = choose_device("auto", cluster)
 
-    assert choose_workers(asked, device, share, cluster) == chosen
+    assert choose_workers(requested, device, share, cluster) == chosen
 
 
 @pytest.mark.parametrize(
-    ("cluster", "device", "asked", "share", "lacks"),
+    ("cluster", "device", "requested", "share", "lacks"),
     [
         (LAPTOP, "cpu", 6, 1, "6 workers .* has 4 of the 4.75 CPUs needed. Ask for fewer --workers, or"),
         (Cluster(now=[_nodes(cpus=0.5)]), "cpu", 1, 1, "1 worker and .* has 0.5 of the 1 CPUs needed"),
@@ -73,14 +73,14 @@ def test_as_many_as_asked_or_one_for_each_core_or_share(
     ],
 )
 def test_everything_that_is_lacking_is_said_at_once(
-    cluster: Cluster, device: str, asked: int, share: float, lacks: str
+    cluster: Cluster, device: str, requested: int, share: float, lacks: str
 ) -> None:
     with pytest.raises(ValueError, match=lacks):
-        choose_workers((asked, asked), device, share, cluster)
+        choose_workers((requested, requested), device, share, cluster)
 
 
 @pytest.mark.parametrize(
-    ("cluster", "asked", "said"),
+    ("cluster", "requested", "note"),
     [
         (LAPTOP, (4, 4), ""),
         (GROWING, (2, 4), "note: the Ray cluster has 0 of the 1.75 CPUs needed; 0 of the 2 GPUs needed and waits for"),
@@ -98,13 +98,13 @@ def test_everything_that_is_lacking_is_said_at_once(
     ],
 )
 def test_what_will_be_slow_is_said_and_goes_on(
-    capsys: pytest.CaptureFixture[str], cluster: Cluster, asked: tuple[int, int], said: str
+    capsys: pytest.CaptureFixture[str], cluster: Cluster, requested: tuple[int, int], note: str
 ) -> None:
-    assert choose_workers(asked, choose_device("auto", cluster), 1, cluster) == asked
+    assert choose_workers(requested, choose_device("auto", cluster), 1, cluster) == requested
 
-    told = capsys.readouterr().err
-    assert told.startswith(said)
-    assert told.count("\n") == bool(said)
+    printed = capsys.readouterr().err
+    assert printed.startswith(note)
+    assert printed.count("\n") == bool(note)
 
 
 def test_an_autoscaler_without_limit_has_room_for_any_number() -> None:

@@ -20,9 +20,9 @@ def instance(number: int, names: str = "abc", category: str = "cat", image: str 
 @pytest.mark.parametrize("count", [2, 3, 6, 7])
 def test_every_pair_once_when_there_are_few(count):
     rows = list(sample_pairs([instance(number) for number in range(count)], 1000, 0))
-    found = [tuple(sorted(row.pair_id.split(":")[0].split("-"))) for row in rows]
+    pairs = [tuple(sorted(row.pair_id.split(":")[0].split("-"))) for row in rows]
     names = [f"{number:02d}" for number in range(count)]
-    assert sorted(found) == list(itertools.combinations(names, 2))
+    assert sorted(pairs) == list(itertools.combinations(names, 2))
 
 
 def test_points_are_the_shared_ones_in_the_same_order():
