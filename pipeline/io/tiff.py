@@ -62,13 +62,14 @@ def read_tiff(data: bytes, max_pixels: int) -> Image.Image:
         return _read_by_pillow(data, max_pixels)
     if directory.offset != first_directory(data):
         data = move_first_directory(data, directory.offset)
-    try:
-        page = tifffile.TiffFile(io.BytesIO(data)).pages.first
-    except tifffile.TiffFileError:
-        return _read_by_pillow(data, max_pixels)
-    image = _read_page(page, data, max_pixels)
-    if directory.orientation != 1 and not _is_turned_by_pillow(page, image):
-        set_orientation(image, directory.orientation)
+    with io.BytesIO(data) as file:  # tifffile's objects refer to each other: what is not closed stays in memory
+        try:
+            page = tifffile.TiffFile(file).pages.first
+        except tifffile.TiffFileError:
+            return _read_by_pillow(data, max_pixels)
+        image = _read_page(page, data, max_pixels)
+        if directory.orientation != 1 and not _is_turned_by_pillow(page, image):
+            set_orientation(image, directory.orientation)
     return image
 
 
@@ -129,6 +130,8 @@ def _read_by_tifffile(page: Any, max_pixels: int) -> Image.Image:
     """The picture of a page of whole numbers, strip by strip, or tile by tile, in 8 bits."""
     if math.prod(page.chunks) * page.dtype.itemsize > _MAX_SEGMENT_BYTES_PER_PIXEL * max_pixels:
         raise CostlyError(f"a TIFF with strips or tiles of {page.chunks} samples, more than {max_pixels} pixels need")
+    if math.prod(page.chunked) > min(len(page.dataoffsets), len(page.databytecounts)):
+        raise ValueError("strips or tiles of the TIFF are missing")
     n_colours, alpha = _N_COLOURS[page.photometric], _alpha(page)
     mode = _MODES[page.photometric] + (_ALPHA_MODES[page.extrasamples[alpha - n_colours]] if alpha else "")
     palette = _palette(page) if page.photometric == PHOTOMETRIC.PALETTE else None

@@ -1,7 +1,9 @@
 """TIFFs of every kind: the pixels that were written, or an error that names the kind."""
 
+import gc
 import io
 import itertools
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -329,6 +331,28 @@ def test_a_picture_that_lacks_pixels_is_no_picture(bits: int) -> None:
             with pytest.raises(ImageError) as error:
                 decode_image(data[:length])
             assert error.value.failure.kind in ("truncated", "corrupt", "not_an_image")
+
+
+def test_fewer_strips_than_rows_ask_for_are_no_picture() -> None:
+    data = tiff(8, 8, (258, 3, 1, 16), (278, 4, 1, 1))
+
+    with pytest.raises(ImageError, match="strips or tiles of the TIFF are missing"):
+        decode_image(data)
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_what_was_read_does_not_stay_in_memory(bits: int) -> None:
+    """tifffile's objects refer to each other: only the garbage collector would free them."""
+    data = bytearray(written_by_tifffile(_noise(bits, 300, 300)))
+    gc.disable()
+    try:
+        tracemalloc.start()
+        for _ in range(10):
+            decode_image(bytes(data))
+        assert tracemalloc.get_traced_memory()[0] < 2 * len(data)
+    finally:
+        tracemalloc.stop()
+        gc.enable()
 
 
 def test_a_strip_without_data_is_no_picture() -> None:
