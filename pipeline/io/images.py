@@ -25,7 +25,7 @@ from pipeline.io.image_formats import (
     readable_formats,
     register_heif,
 )
-from pipeline.io.jpeg import check_scans, decode_without_end_mark, unsupported_jpeg
+from pipeline.io.jpeg import check_scans, decode_without_end_mark, unsupported_jpeg, without_zero_tail
 from pipeline.io.png import apply_key_colour
 from pipeline.io.tiff import read_tiff
 from pipeline.io.uri_allowlist import is_allowed
@@ -132,6 +132,7 @@ def _decode(data: bytes) -> Image.Image:
 
 def _decode_jpeg(data: bytes) -> Image.Image:
     check_scans(data)
+    data = without_zero_tail(data)
     try:
         image = _open(data, "JPEG")
         load_pixels(image)

@@ -14,6 +14,7 @@ MAX_JPEG_SCANS = 100
 _END_OF_IMAGE, _START_OF_SCAN = 0xD9, 0xDA
 _SEGMENT = re.compile(rb"\xff([^\x00\x01\xd0-\xd8\xff])")
 """A marker that a length follows, or the end: neither a stuffed or fill byte, nor one of those that stand alone."""
+_ZERO_TAIL = bytes(64)
 _RESTART = re.compile(rb"\xff([\xd0-\xd7])")
 _LOSSLESS, _HIERARCHICAL, _ARITHMETIC = (0xC3, 0xCB), (0xC5, 0xC6, 0xC7, 0xCD, 0xCE, 0xCF), (0xC9, 0xCA, 0xCB)
 _FRAMES = (0xC0, 0xC1, 0xC2, *_LOSSLESS, *_HIERARCHICAL, *_ARITHMETIC)
@@ -41,6 +42,14 @@ def unsupported_jpeg(data: bytes) -> str | None:
     if components not in (1, 3, 4):
         return f"a JPEG of {components} components"
     return "an arithmetic-coded JPEG" if marker in _ARITHMETIC else None
+
+
+def without_zero_tail(data: bytes) -> bytes:
+    """A file without the zeros that fill it up where a download ended early, or a disk was read back in blocks.
+
+    libjpeg takes them for pixels, where pixels are missing.
+    """
+    return data.rstrip(b"\0") if data.endswith(_ZERO_TAIL) else data
 
 
 def decode_without_end_mark(data: bytes) -> Image.Image | None:

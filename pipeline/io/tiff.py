@@ -43,6 +43,13 @@ _ALPHA_MODES = {1: "a", 2: "A"}
 """What Pillow adds to a mode, by the value of ExtraSamples: colours multiplied by alpha, or not."""
 _COLOR_MAP = 320
 _MAX_BITS = 16
+_NUMBERS = {
+    SAMPLEFORMAT.UINT: "",
+    SAMPLEFORMAT.INT: "signed ",
+    SAMPLEFORMAT.IEEEFP: "float ",
+    SAMPLEFORMAT.COMPLEXINT: "complex ",
+    SAMPLEFORMAT.COMPLEXIEEEFP: "complex ",
+}
 _MAX_SEGMENT_BYTES_PER_PIXEL = 8
 """A strip or tile may be the whole picture with four samples of 16 bits."""
 _BUFFER_BYTES = 2**24
@@ -78,7 +85,7 @@ def _read_page(page: Any, data: bytes, max_pixels: int) -> Image.Image:
     if width * height > max_pixels:
         raise CostlyError(f"{width} x {height} pixels, at most {max_pixels} are read")
     bits, is_plain = page.bitspersample, page.compression in _LOSSLESS and page.photometric in _N_COLOURS
-    if page.photometric in _CAMERA_RAW or page.sampleformat not in (SAMPLEFORMAT.UINT, SAMPLEFORMAT.VOID):
+    if page.photometric in _CAMERA_RAW or page.sampleformat != SAMPLEFORMAT.UINT:
         raise UnsupportedError(_kind(page))
     if not isinstance(bits, int) or bits > _MAX_BITS or page.imagedepth != 1:
         raise UnsupportedError(_kind(page))
@@ -196,9 +203,7 @@ def _kind(page: Any) -> str:
     if page.photometric in _CAMERA_RAW:
         return "a camera's raw data in a TIFF (DNG, NEF, ARW or the like)"
     bits = "-".join(map(str, np.atleast_1d(page.bitspersample)))
-    numbers = {SAMPLEFORMAT.INT: "signed ", SAMPLEFORMAT.IEEEFP: "float "}.get(page.sampleformat, "")
-    if page.sampleformat in (SAMPLEFORMAT.COMPLEXINT, SAMPLEFORMAT.COMPLEXIEEEFP):
-        numbers = "complex "
+    numbers = _NUMBERS.get(page.sampleformat, "undefined ")
     grey = (PHOTOMETRIC.MINISBLACK, PHOTOMETRIC.MINISWHITE)
     colours = "grey" if page.photometric in grey else _name(page.photometric)
     compression = "" if page.compression in _LOSSLESS else f", compressed as {_name(page.compression)}"

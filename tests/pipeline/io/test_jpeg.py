@@ -95,6 +95,19 @@ def _is_whole_or_truncated(data: bytes, expected: np.ndarray) -> None:
     np.testing.assert_array_equal(shown, expected)
 
 
+@pytest.mark.parametrize("progressive", [False, True])
+def test_zeros_at_the_end_are_no_pixels(progressive: bool) -> None:
+    whole = encoded(noise_rgb(0, (40, 50)), "JPEG", progressive=progressive)
+
+    for length in (1, 63, 64, 5000):
+        np.testing.assert_array_equal(decode_image(whole + bytes(length)), decode_image(whole))
+    np.testing.assert_array_equal(decode_image(whole[:-2] + bytes(5000)), decode_image(whole))
+    for zeros in (len(whole) // 2, 5000):
+        with pytest.raises(ImageError) as error:
+            decode_image(whole[: len(whole) // 2] + bytes(zeros))
+        assert error.value.failure.kind == "truncated"
+
+
 def test_missing_scans_are_not_made_up() -> None:
     whole = _progressive()
     last_scan = whole.rindex(b"\xff\xda")

@@ -284,6 +284,10 @@ def test_kinds_that_are_not_read_are_named(array: np.ndarray, options: dict[str,
     assert _refused(written_by_tifffile(array, **options)) == kind
 
 
+def test_numbers_of_an_undefined_kind_are_named() -> None:
+    assert _refused(tiff(8, 8, (339, 3, 1, 4))) == "a TIFF of 8-bit undefined grey pixels"
+
+
 @pytest.mark.parametrize("bits", [8, 16])
 def test_the_picture_of_a_camera_file_is_below_its_thumbnail(bits: int) -> None:
     picture, preview = _noise(bits, *HW, 3), np.zeros((8, 10, 3), np.uint8)
