@@ -86,7 +86,7 @@ def _planned(pairs: str, slice_pairs: int) -> Iterator[pa.Table]:
     with Manifest(pairs) as manifest:
         plan = make_plan(manifest, manifest.ids(), nothing_done, slice_pairs=slice_pairs)
     for piece in plan.slices:
-        yield read_rows(piece.file, piece.row_group, piece.rows)
+        yield from read_rows(piece.file, piece.row_group, piece.rows)
 
 
 def _count(order: str, config: Config, slice_pairs: int, slices: Iterator[pa.Table], batch_pairs: int) -> Measured:

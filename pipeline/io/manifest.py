@@ -1,7 +1,8 @@
 """Reading a PAIRS manifest: one Parquet file, or a folder of them in order of name.
 
-A manifest may be damaged, or made to do harm: what is read of it is PAIRS within the limits below, or one error names
-the file. Nothing in it is unpickled, and no type that it names is looked up.
+Other software may have written it, pandas for instance: what it holds is converted where no value changes (see
+schemas.check). It may be damaged, or made to do harm: what is read of it is PAIRS within the limits below, or one error
+names the file. Nothing in it is unpickled, and no type that it names is looked up.
 """
 
 import hashlib
@@ -18,7 +19,7 @@ import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
 from pipeline.io import storage
-from schemas.check import SchemaError, check_schema, conform
+from schemas.check import SchemaError, check_schema, conform, has_exact_type
 from schemas.failures import Failure
 from schemas.pairs import PAIRS
 
@@ -29,7 +30,10 @@ MAX_KEYPOINTS = 10_000
 """Of a pair; for more there is dense flow. A few bytes of Parquet can repeat a point ten million times."""
 MAX_OPEN_FILES = 16
 """Files of one manifest that stay open at once, each with 16 MB in memory where it is remote."""
+MAX_READ_BYTES = 2**28
+"""About the most bytes of inline images, and of other columns, that are read at once."""
 _BATCH_ROWS = 1024
+_CHECKED_ROWS = 2**16
 _READ_AHEAD_BYTES = 2**23
 """Read at once in a pass over a remote file: of a column, this is what lies in several row groups."""
 
@@ -51,7 +55,8 @@ class Manifest:
     only the footers are kept, and each pass over the rows opens the files again.
 
     Raises FileNotFoundError if there is no file, SchemaError if one is no PAIRS or has far more keypoints than allowed,
-    and ValueError if one is not Parquet or is damaged, here and in all methods.
+    and ValueError if one is not Parquet or is damaged, here and in all methods. Of files that do not say that they are
+    PAIRS, the values of all columns whose type does not tell that they fit are read and checked here.
     """
 
     def __init__(self, uri: str) -> None:
@@ -113,14 +118,15 @@ class Manifest:
         return ids
 
     def windows(self, columns: Sequence[str], n_rows: int) -> Iterator[Window]:
-        """These columns of all rows, in order, at most `n_rows` of one row group at a time."""
+        """These columns of all rows, in order, at most `n_rows` of one row group at a time, fewer if they are large."""
         expected = _schema(columns)
         for file in self._files:
             with file.parquet() as parquet:
                 present = _present(columns, parquet)
                 for group in range(parquet.num_row_groups):
                     first_row = 0
-                    for batch in parquet.iter_batches(n_rows, row_groups=[group], columns=present):
+                    n_read = min(n_rows, _rows_at_once(parquet.metadata.row_group(group), present))
+                    for batch in parquet.iter_batches(n_read, row_groups=[group], columns=present):
                         rows = _as_pairs(pa.Table.from_batches([batch]), expected, file.uri)
                         yield Window(file.uri, group, first_row, rows)
                         first_row += batch.num_rows
@@ -152,28 +158,51 @@ def read_pairs(uri: str, columns: Sequence[str] | None = None) -> pa.Table:
         return manifest.read(columns)
 
 
-def read_rows(file: str, row_group: int, rows: np.ndarray) -> pa.Table:
-    """The given rows (indices into one row group, any order), all columns, in that order.
+def read_rows(file: str, row_group: int, rows: np.ndarray) -> Iterator[pa.Table]:
+    """The given rows (indices into one row group, any order), all columns: one table of them in that order.
 
-    The row group is streamed up to the last of them: memory is that of the rows taken and one batch, however large the
-    row group is.
+    Where they have more than MAX_READ_BYTES, several tables, each in that order. The row group is streamed up to the
+    last of the rows: memory is that of one table and one batch, however large the row group is.
     """
     order = np.argsort(rows)
     ascending = rows[order]
-    taken, offset = [], 0
+    taken: list[pa.RecordBatch] = []
+    offset = n_bytes = n_yielded = last = 0
     with _File(file, keep_open=False, read_ahead=0).parquet([row_group]) as parquet:
-        for batch in parquet.iter_batches(_BATCH_ROWS, row_groups=[row_group]):
+        n_read = min(_BATCH_ROWS, _rows_at_once(parquet.metadata.row_group(row_group), parquet.schema_arrow.names))
+        for batch in parquet.iter_batches(n_read, row_groups=[row_group]):
             first, last = np.searchsorted(ascending, [offset, offset + batch.num_rows])
             if last > first:
                 taken.append(batch.take(pa.array(ascending[first:last] - offset)))
+                n_bytes += taken[-1].nbytes
             offset += batch.num_rows
             if last == len(ascending):
                 break
+            if n_bytes > MAX_READ_BYTES:
+                yield _in_order(taken, order[n_yielded:last], file)
+                taken, n_bytes, n_yielded = [], 0, last
     if offset <= ascending[-1]:
         raise ValueError(f"{file}: row group {row_group} has {offset} rows, and row {ascending[-1]} was to be read")
-    in_order = np.empty_like(order)
-    in_order[order] = np.arange(len(order))
-    return _as_pairs(pa.Table.from_batches(taken).take(pa.array(in_order)), PAIRS, file)
+    yield _in_order(taken, order[n_yielded:], file)
+
+
+def _in_order(batches: Sequence[pa.RecordBatch], position: np.ndarray, file: str) -> pa.Table:
+    """PAIRS of the rows of the batches, ordered by their positions."""
+    return _as_pairs(pa.Table.from_batches(batches).take(pa.array(np.argsort(position))), PAIRS, file)
+
+
+def _rows_at_once(group: pq.RowGroupMetaData, columns: Sequence[str]) -> int:
+    """How many rows of a row group, at least one, have about MAX_READ_BYTES in these columns."""
+    n_bytes = 1.0
+    for number in range(group.num_columns):
+        column = group.column(number)
+        if column.path_in_schema.partition(".")[0] in columns:
+            n_bytes += column.total_uncompressed_size / max(1, group.num_rows)
+            if column.path_in_schema.startswith(INLINE_COLUMNS) and column.has_dictionary_page:
+                # each row may repeat all of the dictionary
+                dictionary_bytes = column.data_page_offset - column.dictionary_page_offset
+                n_bytes += dictionary_bytes * column.total_uncompressed_size / max(1, column.total_compressed_size)
+    return max(1, int(MAX_READ_BYTES / n_bytes))
 
 
 def open_parquet(uri: str) -> pq.ParquetFile:
@@ -228,10 +257,31 @@ class _File:
         self._source = None
 
     def check(self) -> None:
-        """Raises SchemaError if the columns are not those of PAIRS, or there are far more keypoints than allowed."""
+        """Raises SchemaError if the columns are not those of PAIRS, or there are far more keypoints than allowed.
+
+        And, in a file that does not say that it is PAIRS, if a value does not fit.
+        """
         with _value_errors(f"{self.uri} is damaged"):
             _check_columns(self._schema, self.uri)
             _check_lengths(self.metadata, self.uri)
+        if b"schema_version" not in (self._schema.metadata or {}):
+            self._check_values()
+
+    def _check_values(self) -> None:
+        """Raises SchemaError, naming the row, for a value that does not fit its column; inline images are not read."""
+        unsure = [
+            field.name
+            for field in PAIRS
+            if field.name in self._schema.names
+            and field.name not in INLINE_COLUMNS
+            and not _is_text(self._schema.field(field.name).type)
+            and not has_exact_type(self._schema.field(field.name), field)
+        ]
+        expected, first_row = _schema(unsure), 0
+        with self.parquet() as parquet:
+            for batch in parquet.iter_batches(_CHECKED_ROWS, columns=unsure):
+                conform(pa.Table.from_batches([batch]), expected, self.uri, first_row=first_row)
+                first_row += batch.num_rows
 
     @contextmanager
     def parquet(self, row_groups: Sequence[int] | None = None) -> Iterator[pq.ParquetFile]:

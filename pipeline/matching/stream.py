@@ -103,10 +103,9 @@ def decode_slice(row: pa.Table, config: MatchStageConfig) -> Iterator[pa.Table]:
         yield Chunk().to_row().slice(0, 0)
         return
     file, row_group = row["file"][0].as_py(), row["row_group"][0].as_py()
-    rows = read_rows(file, row_group, np.frombuffer(row["rows"][0].as_py(), np.int32))
     quarantine = Quarantine(config.run.out, config.in_progress_folder)
 
-    def decode(pair_ids: Sequence[str]) -> Iterator[pa.Table]:
+    def decode(rows: pa.Table, pair_ids: Sequence[str]) -> Iterator[pa.Table]:
         some = rows.filter(pc.is_in(rows["pair_id"], pa.array(pair_ids)))
         chunks = decode_rows(
             some,
@@ -116,7 +115,9 @@ def decode_slice(row: pa.Table, config: MatchStageConfig) -> Iterator[pa.Table]:
         )
         yield from (chunk.to_row() for chunk in chunks)
 
-    yield from timed_items("decode", quarantine.guard("decode", rows["pair_id"].to_pylist(), decode))
+    for rows in read_rows(file, row_group, np.frombuffer(row["rows"][0].as_py(), np.int32)):
+        guarded = quarantine.guard("decode", rows["pair_id"].to_pylist(), partial(decode, rows))
+        yield from timed_items("decode", guarded)
 
 
 class MatchWorker:

@@ -226,7 +226,7 @@ def _match(flags: list[str]) -> subprocess.CompletedProcess[str]:
 def _expected(s3: FaultyS3, local: str, images: str, out: str) -> pa.Table:
     """What a process matches that never meets a fault, nor Ray."""
     s3.always("GET /failing/images/secret.png", denied)
-    rows = read_rows(local, 0, np.arange(N_PAIRS))
+    (rows,) = read_rows(local, 0, np.arange(N_PAIRS))
     chunks = decode_rows(rows, images, allowed_prefixes=[images, f"{BUCKET}/elsewhere"])
     options = match.Config(pairs=local, out=out).options
     fingerprint = read_run(out).fingerprint

@@ -67,7 +67,7 @@ def read(file: str) -> None:
         n_ids = len(manifest.ids())
         n_rows = 0
         for _, group, first, window in manifest.windows(["source_uri", "target_uri"], 8):
-            rows = read_rows(file, group, np.arange(first, first + window.num_rows, dtype=np.int32)[::-1])
+            (rows,) = read_rows(file, group, np.arange(first, first + window.num_rows, dtype=np.int32)[::-1])
             assert rows.schema.equals(PAIRS)
             assert len(rows.to_pylist()) == window.num_rows
             n_rows += window.num_rows

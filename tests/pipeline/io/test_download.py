@@ -143,7 +143,7 @@ def test_a_large_object_is_not_read(s3: FaultyS3, monkeypatch: pytest.MonkeyPatc
 def test_expired_credentials_are_no_fault_of_a_pair(s3: FaultyS3, tmp_path: Path) -> None:
     s3.always("GET /images/a.png", expired)
     pairs = write_pairs(tmp_path / "pairs.parquet", [pair_row("p", source_uri=URI, target_uri=URI)])
-    rows = read_rows(pairs, 0, np.array([0]))
+    (rows,) = read_rows(pairs, 0, np.array([0]))
 
     with pytest.raises(CredentialsError, match=rf"^{URI}: .*ExpiredToken.* expired\.: .*renew them and run"):
         list(decode_rows(rows, None))
@@ -282,7 +282,7 @@ def test_a_manifest_costs_few_requests(s3: FaultyS3, tmp_path: Path) -> None:
     assert s3.requests == {"HEAD /images/pairs.parquet": 2, "GET /images/pairs.parquet": 1}
 
     s3.reset()
-    assert read_rows(uri, 2, np.arange(128)).num_rows == 128
+    assert [rows.num_rows for rows in read_rows(uri, 2, np.arange(128))] == [128]
     assert s3.requests["GET /images/pairs.parquet"] == 2
 
 
@@ -299,10 +299,11 @@ def test_images_are_fetched_side_by_side_and_not_all_at_once(
         return PICTURE
 
     monkeypatch.setattr("pipeline.matching.decode.fetch_image", slow_fetch)
-    rows = [pair_row(str(n), source_uri=f"s3://images/{n}.png", target_uri=f"s3://images/t{n}.png") for n in range(16)]
-    manifest = write_pairs(tmp_path / "pairs.parquet", rows)
+    pairs = [pair_row(str(n), source_uri=f"s3://images/{n}.png", target_uri=f"s3://images/t{n}.png") for n in range(16)]
+    manifest = write_pairs(tmp_path / "pairs.parquet", pairs)
+    (rows,) = read_rows(manifest, 0, np.arange(16))
 
-    chunks = list(decode_rows(read_rows(manifest, 0, np.arange(16)), None))
+    chunks = list(decode_rows(rows, None))
 
     assert sum(len(chunk.pairs) for chunk in chunks) == 16
     assert 1 < most[0] <= 8

@@ -45,11 +45,39 @@ def test_rows_of_a_row_group_come_in_the_order_asked_for(tmp_path: Path) -> None
     rows = [pair_row(str(index)) for index in range(5000)]
     file = write_pairs(tmp_path / "a.parquet", rows, row_group_size=3000)
 
-    taken = read_rows(file, 0, np.array([2999, 0, 1024, 1023], np.int32))
+    (taken,) = read_rows(file, 0, np.array([2999, 0, 1024, 1023], np.int32))
 
     assert taken["pair_id"].to_pylist() == ["2999", "0", "1024", "1023"]
     assert taken.schema.equals(PAIRS)
-    assert read_rows(file, 1, np.array([5], np.int32))["pair_id"].to_pylist() == ["3005"]
+    (taken,) = read_rows(file, 1, np.array([5], np.int32))
+    assert taken["pair_id"].to_pylist() == ["3005"]
+
+
+@pytest.mark.parametrize("use_dictionary", [False, True])
+def test_large_images_are_read_in_tables_of_few_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, use_dictionary: bool
+) -> None:
+    """128 images of 17 MB, the slice of a run, are more than the 2 GiB that a column of Arrow's binary can have."""
+    monkeypatch.setattr(manifest_module, "MAX_READ_BYTES", 10_000)
+    images = [bytes([index]) * (10_000 if index == 9 else 1000) for index in range(100)]
+    rows = [pair_row(str(index), source_image=image) for index, image in enumerate(images)]
+    file = write_pairs(tmp_path / "a.parquet", rows, use_dictionary=use_dictionary, compression="none")
+    chosen = np.array([40, 7, 9, 8, 3, 99, *range(41, 80)], np.int32)
+
+    tables = list(read_rows(file, 0, chosen))
+
+    assert max(table.nbytes for table in tables) < 25_000
+    assert len(tables) > 3
+    ids = [table["pair_id"].to_pylist() for table in tables]
+    assert ids[0] == [pair_id for pair_id in map(str, chosen) if pair_id in ids[0]]
+    read = pa.concat_tables(tables).to_pylist()
+    assert sorted(row["pair_id"] for row in read) == sorted(map(str, chosen))
+    assert all(row["source_image"] == images[int(row["pair_id"])] for row in read)
+    with Manifest(file) as manifest:
+        windows = list(manifest.windows(["pair_id", "source_image"], 50))
+    assert max(window.rows.num_rows for window in windows) < 12
+    assert [window.first_row for window in windows] == list(np.cumsum([0, *(w.rows.num_rows for w in windows[:-1])]))
+    assert [image for w in windows for image in w.rows["source_image"].to_pylist()] == images
 
 
 def test_the_digest_changes_with_any_value(tmp_path: Path) -> None:
@@ -82,6 +110,46 @@ def test_a_table_that_pandas_wrote_is_told_how_to_become_a_manifest(tmp_path: Pa
 
     rows = read_pairs(f"{tmp_path}/pairs.parquet")
     assert (rows["source_xy_px"].to_pylist(), rows["occlusion"].to_pylist()) == (points, [1])
+
+
+@pytest.fixture
+def filtered(tmp_path: Path) -> pd.DataFrame:
+    """A manifest as pandas reads it, of three rows, its first filtered out."""
+    rows = [
+        pair_row("0"),
+        pair_row("1", keypoint_id=["a", "b", "c"], source_box_xyxy=[1.0, 2.0, 3.0, 4.0], occlusion=2),
+        pair_row("2", source_xy_px=None, target_xy_px=[], seen_in_training=True, source_image=b"png"),
+    ]
+    return pd.read_parquet(write_pairs(tmp_path / "all.parquet", rows))[1:]
+
+
+def test_a_manifest_that_pandas_filtered_is_one(tmp_path: Path, filtered: pd.DataFrame) -> None:
+    filtered.to_parquet(tmp_path / "filtered.parquet")
+    file = str(tmp_path / "filtered.parquet")
+    expected = read_pairs(str(tmp_path / "all.parquet"), PAIRS.names).slice(1)
+
+    assert read_pairs(file, PAIRS.names).equals(expected)
+    assert [rows.to_pylist() for rows in read_rows(file, 0, np.array([1, 0]))] == [expected.to_pylist()[::-1]]
+    with Manifest(file) as manifest:
+        assert manifest.ids().to_pylist() == ["1", "2"]
+        assert [row for w in manifest.windows(PAIRS.names, 1) for row in w.rows.to_pylist()] == expected.to_pylist()
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        ("occlusion", 2.5, "filtered.parquet, row 2: column occlusion is 2.5, which is no int8"),
+        ("source_box_xyxy", [1, 2, 3], r"filtered.parquet, row 2: column source_box_xyxy is \[1.*3\D*\], which is no"),
+        ("source_xy_px", [[1, 2, 3]], r"filtered.parquet, row 2: column source_xy_px is .* of 2 numbers each"),
+    ],
+)
+def test_what_does_not_fit_is_named_when_the_manifest_is_opened(
+    tmp_path: Path, filtered: pd.DataFrame, column: str, value: object, message: str
+) -> None:
+    filtered.assign(**{column: [None, value]}).to_parquet(tmp_path / "filtered.parquet")
+
+    with pytest.raises(SchemaError, match=message):
+        Manifest(str(tmp_path / "filtered.parquet"))
 
 
 def test_a_manifest_that_is_none(tmp_path: Path) -> None:
@@ -153,7 +221,7 @@ def _read_all(file: str) -> None:
     with Manifest(file) as manifest:
         manifest.ids()
         for _, group, first, rows in manifest.windows(["source_uri", "target_uri"], 100):
-            read_rows(file, group, np.arange(first, first + rows.num_rows, dtype=np.int32))
+            list(read_rows(file, group, np.arange(first, first + rows.num_rows, dtype=np.int32)))
 
 
 @pytest.mark.parametrize(
