@@ -11,7 +11,7 @@ and photographs write the images in their tables to files.
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, make_dataclass
+from dataclasses import dataclass, fields, make_dataclass, replace
 from functools import partial
 from itertools import pairwise
 from typing import Annotated, Any, Literal
@@ -23,7 +23,7 @@ from pipeline.datasets.common.interface import DatasetOptions
 from pipeline.datasets.common.writer import Summary, write_manifest
 from pipeline.datasets.registry import BUILT_IN, load_dataset, summaries
 from pipeline.io import storage
-from pipeline.io.uri_field import uris_of, with_absolute_uris
+from pipeline.io.uri_field import is_relative, uri_fields, uris_of, with_absolute_uris
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +54,7 @@ def run(config: Config) -> str:
 
     config: of the type that config_type gives for its data set.
     """
-    config = with_absolute_uris(config)
+    config = with_absolute_uris(_with_files_below_root(config))
     _check_out(config)
     summary = write_manifest(
         load_dataset(config.dataset).pairs(config),
@@ -67,6 +67,19 @@ def run(config: Config) -> str:
     if config.relative_uris and (outside := sum(_relative(uri, config) == uri for uri in summary.images)):
         print(f"kept absolute: {outside:,} images, which are not below {config.image_root}")
     return config.out
+
+
+def _with_files_below_root(config: Config) -> Config:
+    """`config` with each relative path that is a file below --root, and none in the working folder, as that file."""
+    below: dict[str, Any] = {}
+    for name, field in uri_fields(type(config)).items():
+        value = getattr(config, name)
+        is_own = name not in ("root", "out") and value and value not in (field.names or ())
+        if is_own and is_relative(value) and not storage.exists(value):
+            uri = storage.join(config.image_root, value)
+            if storage.is_file(uri):
+                below[name] = uri
+    return replace(config, **below)
 
 
 def _relative(uri: str, config: Config) -> str:
@@ -91,6 +104,8 @@ def _print(summary: Summary, out: str) -> None:
     )
     for reason, count in summary.reasons().items():
         print(f"left out: {count:,} x {reason}")
+    for what, count in summary.notes.most_common():
+        print(f"note: {count:,} x {what} (first: {summary.noted_at[what]})")
     if summary.rejected:
         print(f"listed in {out}.skipped.csv")
     if summary.unchecked_images:

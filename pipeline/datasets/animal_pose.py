@@ -12,6 +12,7 @@ from pipeline.datasets.common.fields import Fields
 from pipeline.datasets.common.inline_images import InlineImages, parquet_files
 from pipeline.datasets.common.instances import Instance, SamplingOptions, by_name, sample_pairs
 from pipeline.datasets.common.interface import (
+    Note,
     PairRow,
     Rejected,
     SplitOptions,
@@ -28,11 +29,15 @@ class Options(SplitOptions, SamplingOptions):
     """What to read of Animal-Pose."""
 
 
-def pairs(options: Options) -> Iterator[PairRow | Rejected]:
+def pairs(options: Options) -> Iterator[PairRow | Rejected | Note]:
     """Rejected images first, then pairs by category; keypoint_id is the keypoint's name."""
     files = {PurePosixPath(uri).stem: uri for uri in parquet_files(options.root)}
     if not files:
-        raise FileNotFoundError(f"{options.root} has no .parquet file")
+        raise FileNotFoundError(
+            f"{options.root} has no .parquet file, <split>.parquet; Animal-Pose as it is published, keypoints.json and "
+            f"images, is read by --dataset coco --annotations {storage.join(options.root, 'keypoints.json')} "
+            f"--root {storage.join(options.root, 'images')}"
+        )
     storage.refuse_overwrite(options.out, *files.values())
     split = choose_split(options.split, files, options.root)
     instances: list[Instance] = []
@@ -43,14 +48,15 @@ def pairs(options: Options) -> Iterator[PairRow | Rejected]:
                 yield instance
             else:
                 instances.append(instance)
-    rows = list(sample_pairs(instances, options.pairs_per_category, options.seed, split))
+    items = list(sample_pairs(instances, options.pairs_per_category, options.seed, split))
+    rows = [item for item in items if isinstance(item, PairRow)]
     uris = {images.rows[uri]: uri for row in rows for uri in (row.source_uri, row.target_uri)}
     written = (
         (uris[row.where], row.data("jpeg")) for row in parquet_rows(files[split], ("jpeg",)) if row.where in uris
     )
     for _ in map_in_threads(lambda image: storage.write_bytes(*image), written):
         pass
-    yield from rows
+    yield from items
 
 
 def _instances(row: Fields, images: InlineImages) -> Iterator[Instance | Rejected]:

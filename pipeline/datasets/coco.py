@@ -1,25 +1,38 @@
 """COCO-keypoint style JSON (Animal-Pose, AP-10K): keypoints N x (x, y, v), visible where v > 0.
 
-`--annotations` is the JSON file, `--root` the folder that the images' file names are relative to. Coordinates stay as
-published. The form of `images` distinguishes two variants:
+`--annotations` is the JSON file, `--root` the folder that the images' file names are relative to; they may also be
+absolute paths or URIs, and coco_url stands in for a missing file_name. Ids are whole numbers or text. The form of
+`images` distinguishes two variants:
 
     COCO            a list of {id, file_name}               bbox [x, y, width, height]; an annotation has an id
     Animal-Pose     an object {"1": "2007_000063.jpg"}      bbox [x_min, y_min, x_max, y_max]; its position is its id
 
+Annotations that no pair can use are left out and counted: crowds, those without a visible keypoint, and those without a
+box (unless no annotation has one: then the pairs have none). A pair is two objects of one category in different images
+that share three visible keypoints.
+
+Both images of a pair are in the same part of the data set: `--split` train has 80 % of the images, val and test 10 %
+each, drawn by a hash of the file's name and `--split-seed`. Without `--split` all images are paired.
+
 https://cocodataset.org/#format-data https://sites.google.com/view/animal-pose
 """
 
+import hashlib
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Literal
 
-from pipeline.datasets.common.fields import Fields, read_json
+from pipeline.datasets.common.fields import EmptyBoxError, Fields, read_json
 from pipeline.datasets.common.instances import Instance, SamplingOptions, by_name, sample_pairs
-from pipeline.datasets.common.interface import Box, DataError, PairRow, Rejected, build_or_reject
+from pipeline.datasets.common.interface import Box, DataError, Note, PairRow, Rejected, build_or_reject
 from pipeline.io import storage
 from pipeline.io.uri_field import Uri
 
 _ById = dict[str, Fields]
 _ReadBox = Callable[[Fields, str], Box]
+_TRAIN, _TRAIN_AND_VAL = 0.8, 0.9
+"""Shares of the images."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,9 +41,13 @@ class Options(SamplingOptions):
 
     annotations: Uri | None = None
     """The JSON file, path or URI."""
+    split: Literal["train", "val", "test"] | None = None
+    """Only pairs of images of this part: 80, 10 and 10 % of the images. All are paired if it is left out."""
+    split_seed: int = 0
+    """Another seed draws other parts; give the same one for all parts."""
 
 
-def pairs(options: Options) -> Iterator[PairRow | Rejected]:
+def pairs(options: Options) -> Iterator[PairRow | Rejected | Note]:
     """Rejected records first, then pairs by category; keypoint_id is the keypoint's name."""
     if options.annotations is None:
         raise ValueError("coco needs --annotations: the JSON file with images, annotations and categories")
@@ -54,7 +71,43 @@ def pairs(options: Options) -> Iterator[PairRow | Rejected]:
             yield instance
         else:
             instances.append(instance)
-    yield from sample_pairs(instances, options.pairs_per_category, options.seed)
+    instances = yield from _with_boxes(instances)
+    yield from sample_pairs(_in_split(instances, options), options.pairs_per_category, options.seed, options.split)
+
+
+def part_of(image_name: str, seed: int) -> str:
+    """The part of the data set that an image is in: train, val or test."""
+    digest = hashlib.sha256(f"{seed}:{PurePosixPath(image_name).name}".encode()).digest()
+    position = int.from_bytes(digest[:8], "big") / 2**64
+    return "train" if position < _TRAIN else "val" if position < _TRAIN_AND_VAL else "test"
+
+
+def _in_split(instances: list[Instance], options: Options) -> list[Instance]:
+    """The objects in images of the part that is asked for. Raises ValueError if there is none of many."""
+    if options.split is None:
+        return instances
+    inside = [instance for instance in instances if part_of(instance.image_uri, options.split_seed) == options.split]
+    if instances and not inside:
+        n_images = len({instance.image_uri for instance in instances})
+        raise ValueError(
+            f"{options.annotations}: none of the {n_images:,} images is in --split {options.split}; with so few, leave "
+            "--split out or try another --split-seed"
+        )
+    return inside
+
+
+def _with_boxes(instances: list[Instance]) -> Generator[Rejected, None, list[Instance]]:
+    """Returns the objects that have a box, and yields the others as Rejected; all objects if none has a box."""
+    boxed = [instance for instance in instances if instance.box_xyxy is not None]
+    if not boxed:
+        return instances
+    for instance in instances:
+        if instance.box_xyxy is None:
+            detail = "field bbox is absent, empty or without area, and other annotations have a box"
+            yield Rejected(
+                pair=instance.id, where=instance.where, reason="annotation without a box", detail=detail, by_design=True
+            )
+    return boxed
 
 
 def _of_animal_pose(document: Fields) -> tuple[_ById, _ById]:
@@ -70,35 +123,67 @@ def _by_id(records: list[Fields]) -> Generator[Rejected, None, _ById]:
     """Returns the records by id; yields as Rejected those without one, or with one that occurred before."""
     by_id: _ById = {}
     for fields in records:
-        identity = build_or_reject(fields.where, fields.integer, "id")
+        identity = build_or_reject(fields.where, fields.identity, "id")
         if isinstance(identity, Rejected):
             yield identity
-        elif str(identity) in by_id:
+        elif identity in by_id:
             detail = f"field id: {identity} was there before"
-            yield Rejected(pair=str(identity), where=fields.where, reason="duplicate id", detail=detail)
+            yield Rejected(pair=identity, where=fields.where, reason="duplicate id", detail=detail)
         else:
-            by_id[str(identity)] = fields
+            by_id[identity] = fields
     return by_id
 
 
 def _instance(
     annotation_id: str, fields: Fields, images: _ById, categories: _ById, read_box: _ReadBox, root: str
 ) -> Instance:
-    image = _referred(fields, "image_id", images)
     category = _referred(fields, "category_id", categories)
-    keypoints = by_name(fields, category.texts("keypoints"), fields.keypoints_xyv("keypoints"))
+    xy_px = _visible(fields, category)
+    image = _referred(fields, "image_id", images)
+    name = "coco_url" if image.has("coco_url") and not image.has("file_name") else "file_name"
     return Instance(
         id=annotation_id,
         where=fields.where,
-        image_uri=storage.join(root, image.text("file_name")),
+        image_uri=storage.resolve(image.text(name), root),
         category=category.text("name"),
-        xy_px={name: (x, y) for name, (x, y, v) in keypoints.items() if v > 0},
-        box_xyxy=read_box(fields, "bbox"),
+        xy_px=xy_px,
+        box_xyxy=_box(fields, read_box),
     )
 
 
+def _visible(fields: Fields, category: Fields) -> dict[str, tuple[float, float]]:
+    """The visible keypoints by name. DataError, by design, for an annotation that no pair can use."""
+    if _is_absent(category, "keypoints"):
+        raise _unusable(fields, "annotation of a category without keypoints")
+    if fields.record.get("iscrowd") == 1:
+        raise _unusable(fields, "annotation of a crowd")
+    if _is_absent(fields, "keypoints"):
+        raise _unusable(fields, "annotation without a visible keypoint")
+    keypoints = by_name(fields, category.texts("keypoints"), fields.keypoints_xyv("keypoints"))
+    xy_px = {name: (x, y) for name, (x, y, v) in keypoints.items() if v > 0}
+    if not xy_px:
+        raise _unusable(fields, "annotation without a visible keypoint")
+    return xy_px
+
+
+def _unusable(fields: Fields, reason: str) -> DataError:
+    return DataError(fields.where, reason, "no pair can use it", by_design=True)
+
+
+def _box(fields: Fields, read_box: _ReadBox) -> Box | None:
+    """None for a box that is absent or has no area."""
+    try:
+        return None if _is_absent(fields, "bbox") else read_box(fields, "bbox")
+    except EmptyBoxError:
+        return None
+
+
+def _is_absent(fields: Fields, name: str) -> bool:
+    return not fields.has(name) or fields.record[name] == []
+
+
 def _referred(fields: Fields, name: str, among: _ById) -> Fields:
-    identity = str(fields.integer(name))
+    identity = fields.identity(name)
     if identity not in among:
         raise DataError(fields.where, "wrong value", f"field {name}: there is no id {identity}")
     return among[identity]

@@ -47,7 +47,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import get_type_hints
 
-from pipeline.datasets.common.interface import DatasetOptions, PairRow, Rejected
+from pipeline.datasets.common.interface import DatasetOptions, Note, PairRow, Rejected
 
 BUILT_IN = {
     "animal-pose": "pipeline.datasets.animal_pose:pairs",
@@ -66,7 +66,7 @@ BUILT_IN = {
 class Dataset:
     """A data set: a function and the options it takes."""
 
-    pairs: Callable[[DatasetOptions], Iterator[PairRow | Rejected]]
+    pairs: Callable[[DatasetOptions], Iterator[PairRow | Rejected | Note]]
     """Every pair, in an order that depends on the options and the files' content alone.
 
     Raises ValueError or FileNotFoundError when there is nothing to read at all (no such split, no list of pairs).

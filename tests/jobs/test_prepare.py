@@ -1,4 +1,5 @@
 import itertools
+import json
 import re
 import textwrap
 from pathlib import Path
@@ -63,6 +64,50 @@ def pairing(tmp_path: Path) -> str:
     return str(file)
 
 
+@pytest.mark.parametrize("flag", ["--pairing", "--pairing=list.txt"])
+def test_a_list_is_looked_for_below_the_root_too(images, tmp_path, monkeypatch, flag):
+    monkeypatch.chdir(tmp_path)
+    (images / "list.txt").write_text("a.jpg c.jpg\n")
+    out = tmp_path / "pairs.parquet"
+    assert prepare(out, "folder", Path("images"), *([flag] if "=" in flag else [flag, "list.txt"])) == 0
+    assert pd.read_parquet(out)["pair_id"].tolist() == ["a.jpg:c.jpg"]
+    Path("list.txt").write_text("b.jpg c.jpg\n")
+    assert prepare(out, "folder", Path("images"), "--pairing", "list.txt") == 0
+    assert pd.read_parquet(out)["pair_id"].tolist() == ["b.jpg:c.jpg"]
+
+
+def test_annotations_are_looked_for_below_the_root_too(images, tmp_path, capsys):
+    (images / "lists").mkdir()
+    (images / "lists" / "mine.csv").write_text("source_uri,target_uri\na.jpg,b.jpg\n")
+    out = tmp_path / "pairs.parquet"
+    assert prepare(out, "table", images, "--annotations", "lists/mine.csv") == 0
+    assert pd.read_parquet(out)["source_uri"].tolist() == [f"{images}/a.jpg"]
+    assert prepare(out, "table", images, "--annotations", "lists/other.csv") == 2
+    assert "lists/other.csv" in capsys.readouterr().err
+
+
+def test_no_pairs_and_why_and_what_is_noted(images, tmp_path, capsys):
+    boxes = {"bbox": [1, 1, 5, 5], "category_id": 1}
+    annotations = [boxes | {"id": n, "image_id": n, "keypoints": [1, 1, 2]} for n in range(3)]
+    content = {
+        "images": [{"id": n, "file_name": f"{'abc'[n]}.jpg"} for n in range(3)],
+        "categories": [{"id": 1, "name": "dot", "keypoints": ["dot"]}],
+        "annotations": [*annotations, boxes | {"id": 4, "image_id": 0, "keypoints": [1, 1, 2]}],
+    }
+    (images / "c.json").write_text(json.dumps(content))
+    out = tmp_path / "pairs.parquet"
+    assert prepare(out, "coco", images, "--annotations", "c.json") == 2
+    message = "left out: 1 x category whose objects share fewer than 3 visible keypoints"
+    assert message in capsys.readouterr().err
+    content["categories"][0]["keypoints"] = ["a", "b", "c"]
+    for annotation in content["annotations"]:
+        annotation["keypoints"] *= 3
+    (images / "c.json").write_text(json.dumps(content))
+    assert prepare(out, "coco", images, "--annotations", "c.json") == 0
+    noted = "note: 1 x image with several objects of a category, each paired as if it were the only one (first: "
+    assert noted in capsys.readouterr().out
+
+
 def test_relative_uris_of_images_that_came_inline(tmp_path):
     points = [{"name": name, "x": 1.0, "y": 2.0} for name in "abc"]
     instances = [{"category": "cat", "bbox_xyxy": [1.0, 2.0, 3.0, 4.0], "keypoints": points}]
@@ -103,7 +148,11 @@ def test_errors_end_the_job_or_are_left_out(images, tmp_path, capsys):
         ),
         ("folder", ("--seed", "3"), "--seed means nothing to folder, which reads: --pairing"),
         ("photographs", ("--seed", "3"), "--seed means nothing to photographs, which reads: only --root and --out"),
-        ("coco", ("--split", "test"), "which reads: --annotations, --pairs-per-category, --seed"),
+        (
+            "coco",
+            ("--pairing", "all"),
+            "which reads: --annotations, --pairs-per-category, --seed, --split, --split-seed",
+        ),
         ("table", ("--annotations", "nowhere.csv"), "nowhere.csv"),
     ],
 )

@@ -12,6 +12,10 @@ Value = TypeVar("Value")
 _FURTHEST_PX = 1e9
 
 
+class EmptyBoxError(DataError):
+    """A box without area."""
+
+
 class Fields:
     """One record (a JSON object, a row of a table). Every error names the file and row, the field, and its value."""
 
@@ -57,6 +61,16 @@ class Fields:
         value = self._get(name, "bytes")
         return value if isinstance(value, bytes) and value else self._wrong_type(name, "bytes")
 
+    def identity(self, name: str) -> str:
+        """An id as text: text, or a whole number, which may be written as a float."""
+        expected = "an id, which is a whole number or text"
+        value = self._get(name, expected)
+        if isinstance(value, str):
+            return self.text(name)
+        if not _is_number(value) or value != value or (isinstance(value, float) and not value.is_integer()):
+            self._wrong_type(name, expected)
+        return str(int(value))
+
     def integer(self, name: str) -> int:
         value = self._get(name, "a whole number")
         return value if _is_number(value) and isinstance(value, int) else self._wrong_type(name, "a whole number")
@@ -79,10 +93,12 @@ class Fields:
         return [(x, y) for x, y in self._tuples(name, self._get(name, "a list of points"), "[x, y]", 2)]
 
     def keypoints_xyv(self, name: str) -> list[tuple[float, float, float]]:
-        """COCO's keypoints, [x, y, v] each or all in one flat list."""
+        """COCO's keypoints, [x, y, v] each or all in one flat list; where v is 0, x and y are not read and become 0."""
         value = self._get(name, "a list of keypoints")
-        if isinstance(value, list) and len(value) % 3 == 0 and all(map(_is_number, value)):
+        if isinstance(value, list) and len(value) % 3 == 0 and not any(isinstance(part, list) for part in value):
             value = [value[start : start + 3] for start in range(0, len(value), 3)]
+        if isinstance(value, list):
+            value = [[0, 0, 0] if _is_hidden(point) else point for point in value]
         return [(x, y, v) for x, y, v in self._tuples(name, value, "[x, y, v]", 3)]
 
     def box(self, name: str) -> Box:
@@ -90,7 +106,7 @@ class Fields:
         expected = "a box [x_min, y_min, x_max, y_max]"
         x_min, y_min, x_max, y_max = self._four_numbers(name, expected)
         if x_min >= x_max or y_min >= y_max:
-            self._wrong_value(name, f"{expected} that is not empty")
+            raise self._empty_box(name, expected)
         return x_min, y_min, x_max, y_max
 
     def box_xywh(self, name: str) -> Box:
@@ -98,7 +114,7 @@ class Fields:
         expected = "a box [x, y, width, height]"
         x, y, width, height = self._four_numbers(name, expected)
         if width <= 0 or height <= 0:
-            self._wrong_value(name, f"{expected} that is not empty")
+            raise self._empty_box(name, expected)
         return x, y, x + width, y + height
 
     def real(self, name: str) -> float:
@@ -171,6 +187,10 @@ class Fields:
     def _wrong_value(self, name: str, expected: str) -> NoReturn:
         self._fail("wrong value", f"field {name}: expected {expected}, got {_short(self.record[name])}")
 
+    def _empty_box(self, name: str, expected: str) -> EmptyBoxError:
+        detail = f"field {name}: expected {expected} that is not empty, got {_short(self.record[name])}"
+        return EmptyBoxError(self.where, "wrong value", detail)
+
     def _fail(self, reason: str, detail: str) -> NoReturn:
         raise DataError(self.where, reason, detail)
 
@@ -185,6 +205,11 @@ def read_json(uri: str) -> Any:
 
 def _is_number(value: Any) -> TypeGuard[int | float]:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _is_hidden(point: Any) -> bool:
+    """Whether [x, y, v] has v = 0."""
+    return isinstance(point, list) and len(point) == 3 and _is_number(point[2]) and point[2] == 0
 
 
 def _is_finite(value: float) -> bool:

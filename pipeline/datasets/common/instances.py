@@ -1,13 +1,13 @@
 """Pairs of annotated objects of one category, in different images, that share visible keypoints."""
 
 import random
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 from pipeline.datasets.common.fields import Fields
-from pipeline.datasets.common.interface import Box, DataError, DatasetOptions, PairRow
+from pipeline.datasets.common.interface import Box, DataError, DatasetOptions, Note, PairRow, Rejected
 
 Keypoint = TypeVar("Keypoint")
 
@@ -35,7 +35,7 @@ class Instance:
     category: str
     xy_px: dict[str, tuple[float, float]]
     """The visible keypoints by name."""
-    box_xyxy: Box
+    box_xyxy: Box | None
 
 
 def by_name(fields: Fields, names: list[str], keypoints: list[Keypoint]) -> dict[str, Keypoint]:
@@ -48,8 +48,11 @@ def by_name(fields: Fields, names: list[str], keypoints: list[Keypoint]) -> dict
 
 def sample_pairs(
     instances: Iterable[Instance], pairs_per_category: int, seed: int, split: str | None = None
-) -> Iterator[PairRow]:
+) -> Iterator[PairRow | Rejected | Note]:
     """At most `pairs_per_category` pairs of each category, none twice; the order of `instances` makes no difference.
+
+    A category without a pair is a Rejected that says why. Images with several objects of a category, which are paired
+    as if each were the only one, are noted.
 
     The instances of a category are sorted, shuffled, and laid out on a circle; pairs are taken one step apart, then
     two, and so on. So every instance is used about equally often, and all pairs come if the number allows it.
@@ -60,6 +63,7 @@ def sample_pairs(
     for instance in sorted(instances, key=lambda instance: instance.id):
         by_category[instance.category].append(instance)
     for category, members in sorted(by_category.items()):
+        yield from _crowded(members)
         random.Random(f"{seed}:{category}").shuffle(members)
         n_pairs = 0
         for source, target in _around_the_circle(members):
@@ -82,6 +86,28 @@ def sample_pairs(
             n_pairs += 1
             if n_pairs == pairs_per_category:
                 break
+        if not n_pairs:
+            yield _never_met(category, members)
+
+
+def _crowded(members: Sequence[Instance]) -> Iterator[Note]:
+    """A note for each image in which a category has several objects."""
+    where = {instance.image_uri: instance.where for instance in reversed(members)}
+    for image_uri, count in Counter(instance.image_uri for instance in members).items():
+        if count > 1:
+            what = "image with several objects of a category, each paired as if it were the only one"
+            yield Note(where=where[image_uri], what=what)
+
+
+def _never_met(category: str, members: Sequence[Instance]) -> Rejected:
+    """Why the objects of a category make no pair."""
+    n_images = len({instance.image_uri for instance in members})
+    reason = f"category whose objects share fewer than {MIN_SHARED_KEYPOINTS} visible keypoints"
+    if n_images < 2:
+        reason = "category with objects in one image only, and a pair needs two"
+    most = max(len(instance.xy_px) for instance in members)
+    detail = f"{len(members):,} objects in {n_images:,} images, with at most {most} visible keypoints each"
+    return Rejected(pair=category, where=members[0].where, reason=reason, detail=detail, by_design=True)
 
 
 def _around_the_circle(members: Sequence[Instance]) -> Iterator[tuple[Instance, Instance]]:

@@ -1,4 +1,4 @@
-"""What a data set is given, its options, and what it yields: rows of PAIRS and what cannot be one."""
+"""What a data set is given, its options, and what it yields: rows of PAIRS, what cannot be one, and notes."""
 
 import itertools
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -85,12 +85,22 @@ class Rejected:
     """Left out on purpose, which is no error."""
 
 
-class DataError(ValueError):
-    """One pair cannot be used; `reason` and `detail` as in Rejected."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Note:
+    """What the user should know of data that is used."""
 
-    def __init__(self, where: str, reason: str, detail: str) -> None:
+    where: str
+    what: str
+    """Short and the same for all of its kind: what the summary counts."""
+    count: int = 1
+
+
+class DataError(ValueError):
+    """One pair cannot be used; `reason`, `detail` and `by_design` as in Rejected."""
+
+    def __init__(self, where: str, reason: str, detail: str, *, by_design: bool = False) -> None:
         super().__init__(f"{where}: {reason}: {detail}")
-        self.where, self.reason, self.detail = where, reason, detail
+        self.where, self.reason, self.detail, self.by_design = where, reason, detail, by_design
 
 
 def build_or_reject(
@@ -100,7 +110,9 @@ def build_or_reject(
     try:
         return build(*arguments, **keywords)
     except DataError as error:
-        return Rejected(pair=pair, where=error.where, reason=error.reason, detail=error.detail)
+        return Rejected(
+            pair=pair, where=error.where, reason=error.reason, detail=error.detail, by_design=error.by_design
+        )
 
 
 def map_in_threads(build: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.datasets.common.interface import PairRow, Rejected
+from pipeline.datasets.common.interface import Note, PairRow, Rejected
 from pipeline.io import storage
 from schemas.pairs import PAIRS
 
@@ -32,6 +32,10 @@ class Summary:
     unchecked_images: int = 0
     """Those on web servers, which cannot be listed."""
     rejected: list[Rejected] = field(default_factory=list)
+    notes: Counter[str] = field(default_factory=Counter)
+    """How often what was noted of the data."""
+    noted_at: dict[str, str] = field(default_factory=dict)
+    """Where each of `notes` was noted first."""
 
     def reasons(self) -> dict[str, int]:
         """How many were left out, by reason, most frequent first."""
@@ -39,7 +43,7 @@ class Summary:
 
 
 def write_manifest(
-    items: Iterable[PairRow | Rejected],
+    items: Iterable[PairRow | Rejected | Note],
     out: str,
     *,
     dataset: str,
@@ -62,14 +66,20 @@ def write_manifest(
         _write_rejected(summary.rejected, f"{out}.skipped.csv")
         if not summary.pairs:
             reasons = ", ".join(f"{count} x {reason}" for reason, count in summary.reasons().items())
-            raise ValueError(f"no pairs to write to {out}" + (f"; left out: {reasons}" if reasons else ""))
+            raise ValueError(
+                f"no pairs to write to {out}; " + (f"left out: {reasons}" if reasons else f"{dataset} names none here")
+            )
     return summary
 
 
-def _usable(items: Iterable[PairRow | Rejected], summary: Summary, skip_errors: bool) -> Iterator[PairRow]:
+def _usable(items: Iterable[PairRow | Rejected | Note], summary: Summary, skip_errors: bool) -> Iterator[PairRow]:
     pair_ids: set[str] = set()
     listing = _Listing()
     for item in items:
+        if isinstance(item, Note):
+            summary.notes[item.what] += item.count
+            summary.noted_at.setdefault(item.what, item.where)
+            continue
         row = item if isinstance(item, Rejected) else _checked(item, pair_ids, listing)
         if isinstance(row, Rejected):
             if not (skip_errors or row.by_design):

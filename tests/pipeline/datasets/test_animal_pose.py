@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.datasets import animal_pose
-from pipeline.datasets.common.interface import PairRow, Rejected
+from pipeline.datasets.common.interface import Note, PairRow, Rejected
 
 
 def image(image_id: str, *boxes: list[float], jpeg: bytes | None = b"jpeg of ") -> dict[str, Any]:
@@ -26,7 +26,8 @@ def read(folder: Path, images: list[dict[str, Any]], **options: Any) -> list[Pai
 
 @pytest.mark.parametrize("root", ["", "val.parquet"])
 def test_images_are_written_once_beside_the_manifest_byte_for_byte(tmp_path, root):
-    rows = read(tmp_path, [image("a", BOX), image("b", BOX, BOX), image("alone")], root=str(tmp_path / root))
+    note, *rows = read(tmp_path, [image("a", BOX), image("b", BOX, BOX), image("alone")], root=str(tmp_path / root))
+    assert isinstance(note, Note)
     assert {row.split for row in rows} == {"val"}
     assert len(rows) == 2
     folder = tmp_path / "out" / "pairs_images"
@@ -70,7 +71,10 @@ def test_a_file_that_is_read_is_not_written(tmp_path):
 
 
 def test_splits_are_the_files(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"has no \.parquet file"):
+    published = (
+        rf"has no \.parquet file.* --dataset coco --annotations {tmp_path}/keypoints.json --root {tmp_path}/images"
+    )
+    with pytest.raises(FileNotFoundError, match=published):
         list(animal_pose.pairs(animal_pose.Options(root=str(tmp_path), out="pairs.parquet")))
     with pytest.raises(ValueError, match="no split 'train'; there are: val"):
         read(tmp_path, [image("a", BOX)], split="train")
@@ -83,7 +87,7 @@ def test_the_real_validation_split(shared, tmp_path):
         out=str(tmp_path / "pairs.parquet"),
         pairs_per_category=20,
     )
-    rows = list(animal_pose.pairs(options))
+    rows = [item for item in animal_pose.pairs(options) if isinstance(item, PairRow)]
     assert len(rows) == 100
     assert {row.category for row in rows} == {"cat", "cow", "dog", "horse", "sheep"}
     assert all(len(row.keypoint_id) >= 3 for row in rows)

@@ -4,6 +4,7 @@ from collections import Counter
 import pytest
 
 from pipeline.datasets.common.instances import Instance, sample_pairs
+from pipeline.datasets.common.interface import Note, PairRow
 
 
 def instance(number: int, names: str = "abc", category: str = "cat", image: str | None = None) -> Instance:
@@ -34,9 +35,30 @@ def test_points_are_the_shared_ones_in_the_same_order():
 
 
 def test_not_two_of_one_image_nor_of_two_categories_nor_with_two_shared_points():
-    assert not list(sample_pairs([instance(1, image="a.jpg"), instance(2, image="a.jpg")], 10, 0))
-    assert not list(sample_pairs([instance(1), instance(2, category="dog")], 10, 0))
-    assert not list(sample_pairs([instance(1, "abc"), instance(2, "bcd")], 10, 0))
+    for instances in (
+        [instance(1, image="a.jpg"), instance(2, image="a.jpg")],
+        [instance(1), instance(2, category="dog")],
+        [instance(1, "abc"), instance(2, "bcd")],
+    ):
+        assert not [item for item in sample_pairs(instances, 10, 0) if isinstance(item, PairRow)]
+
+
+def test_a_category_without_pairs_says_why():
+    cat, cow, dog = sample_pairs(
+        [instance(1), *(instance(n, "ab", "dog") for n in (2, 3)), *(instance(n, category="cow") for n in (4, 5))], 9, 0
+    )
+    assert isinstance(cow, PairRow)
+    assert (cat.pair, cat.by_design) == ("cat", True)
+    assert cat.reason == "category with objects in one image only, and a pair needs two"
+    assert dog.reason == "category whose objects share fewer than 3 visible keypoints"
+    assert dog.detail == "2 objects in 2 images, with at most 2 visible keypoints each"
+
+
+def test_images_with_several_objects_of_a_category_are_noted():
+    crowd = [instance(number, image="a.jpg") for number in (1, 2)]
+    other = [instance(3), instance(4, category="dog", image="a.jpg"), instance(5, category="dog")]
+    (note,) = [item for item in sample_pairs([*crowd, *other], 10, 0) if isinstance(item, Note)]
+    assert note.what == "image with several objects of a category, each paired as if it were the only one"
 
 
 def test_the_sample_depends_on_the_seed_and_not_on_the_order():
