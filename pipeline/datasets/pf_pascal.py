@@ -1,10 +1,11 @@
 """PF-PASCAL: lists of pairs as CSV, keypoints in the list (test, val) or in Annotations/<class>/<name>.mat (training).
 
-The lists go by two names each, trn_pairs.csv or train_pairs_pf_pascal.csv and so on; the images are in JPEGImages/,
-which may be inside PF-dataset-PASCAL/. Boxes come from Annotations/; where the list has the keypoints, a box that
-cannot be read is null. Coordinates belong to images whose long side is 300 and are scaled where the images here are
-larger. Training rows with flip = 1 mean both images mirrored: a manifest refers to image files, so those rows are left
-out and counted.
+The lists go by two names each, trn_pairs.csv or train_pairs_pf_pascal.csv and so on; the images are in JPEGImages/.
+The lists may be beside JPEGImages/, beside PF-dataset-PASCAL/ that holds it, or in image_pairs/ there; `--root` may be
+any of these folders or the one that holds them. Boxes come from Annotations/; where the list has the keypoints, a box
+that cannot be read is null. Coordinates belong to images whose long side is 300 and are scaled where the images here
+are larger. Training rows with flip = 1 mean both images mirrored: a manifest refers to image files, so those rows are
+left out and counted.
 https://www.di.ens.fr/willow/research/proposalflow
 """
 
@@ -14,7 +15,6 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -31,6 +31,8 @@ from pipeline.datasets.common.interface import (
     choose_split,
     map_in_threads,
 )
+from pipeline.datasets.common.layout import folders_near
+from pipeline.datasets.common.mat import NumberedPoints, read_mat, visible_points
 from pipeline.datasets.common.records import CsvRow, csv_rows
 from pipeline.io import storage
 from pipeline.io.uri_field import Uri
@@ -44,6 +46,7 @@ _CLASSES = (
 _ANNOTATED_LONG_SIDE_PX = 300
 
 _LIST_NAME = re.compile(r"(trn|train|val|test)_pairs(_pf_pascal)?\.csv")
+_OUTER, _INNER = "pf[-_]?pascal", "pf[-_]dataset[-_]pascal|image_pairs|jpegimages|annotations"
 _IMAGE_COLUMNS = ("source_image", "target_image")
 
 
@@ -57,15 +60,15 @@ class Options(SplitOptions):
 
 def pairs(options: Options) -> Iterator[PairRow | Rejected]:
     """Pairs in the order of the list; pair_id begins with the row's number, since a list may name a pair twice."""
-    lists = {}
-    for uri in storage.list_files(options.root, ".csv"):
-        if match := _LIST_NAME.fullmatch(PurePosixPath(uri).name):
-            lists[_split_name(match[1])] = uri
-    if not lists:
-        raise FileNotFoundError(f"{options.root} has no list of pairs such as test_pairs.csv: is --root PF-PASCAL?")
+    folders = list(folders_near(options.root, _OUTER, _INNER))
+    lists = next(filter(None, map(_lists, folders)), None)
+    if lists is None:
+        raise FileNotFoundError(
+            f"{options.root} has no list of pairs such as test_pairs.csv or test_pairs_pf_pascal.csv, nor has a "
+            "folder image_pairs or PF-dataset-PASCAL in it: is --root PF-PASCAL?"
+        )
     split = choose_split(options.split and _split_name(options.split), lists, options.root)
-    inner = storage.join(options.root, "PF-dataset-PASCAL")
-    folder = inner if storage.exists(storage.join(inner, "JPEGImages")) else options.root
+    folder = next((folder for folder in folders if "JPEGImages" in storage.folder_names(folder)), options.root)
     image = functools.cache(functools.partial(_image, folder))
     trained_on = _trained_on(options.training_list) if options.training_list else None
 
@@ -74,6 +77,12 @@ def pairs(options: Options) -> Iterator[PairRow | Rejected]:
         return build_or_reject(row.where, _pair, number, row, split, image, trained_on)
 
     yield from map_in_threads(build, enumerate(csv_rows(lists[split], (*_IMAGE_COLUMNS, "class")), start=1))
+
+
+def _lists(folder: str) -> dict[str, str]:
+    """The lists of pairs in a folder, by split."""
+    uris = storage.list_files(folder, ".csv")
+    return {_split_name(match[1]): uri for uri in uris if (match := _LIST_NAME.fullmatch(PurePosixPath(uri).name))}
 
 
 def _split_name(name: str) -> str:
@@ -87,8 +96,8 @@ class _Image:
     uri: str
     scale: float
     """From the published coordinates to this image's pixels."""
-    points: dict[str, tuple[float, float]]
-    """The visible keypoints by their number; empty without an annotation."""
+    points: NumberedPoints
+    """The visible keypoints; empty without an annotation."""
     box: Box | None
     """None without an annotation."""
 
@@ -183,25 +192,11 @@ def _long_side_px(uri: str) -> int:
         raise DataError(uri, "unreadable image", str(error)) from error
 
 
-def _read_mat(uri: str) -> tuple[dict[str, tuple[float, float]], Box]:
-    """The keypoints that are not NaN, by their number counted from 1, and the box."""
-    import scipy.io  # only here, since the help of the command needs none of it
-
-    try:
-        file: Any = io.BytesIO(storage.read_bytes(uri))  # scipy's stubs know file names only
-    except FileNotFoundError as error:
-        raise DataError(uri, "missing annotation", "the file is not there") from error
-    try:
-        content = scipy.io.loadmat(file, variable_names=("kps", "bbox"))
-    except Exception as error:  # scipy raises errors of any type for malformed files
-        raise DataError(uri, "malformed .mat file", repr(error)) from error
-    kps = content.get("kps")
-    if not (isinstance(kps, np.ndarray) and kps.dtype.kind in "fiu" and kps.ndim == 2 and kps.shape[1] == 2):
-        got = f"shape {kps.shape}, dtype {kps.dtype}" if isinstance(kps, np.ndarray) else repr(kps)
-        raise DataError(uri, "wrong type", f"field kps: expected numbers of shape (K, 2), got {got}")
-    visible = {str(number): xy for number, xy in enumerate(kps.tolist(), start=1) if not np.isnan(xy).any()}
-    fields = Fields({"kps": list(visible.values()), "bbox": np.ravel(np.asarray(content.get("bbox"))).tolist()}, uri)
-    return dict(zip(visible, fields.points("kps"), strict=True)), fields.box("bbox")
+def _read_mat(uri: str) -> tuple[NumberedPoints, Box]:
+    """The visible keypoints and the box."""
+    content = read_mat(uri, ("kps", "bbox"))
+    box = Fields({"bbox": np.ravel(np.asarray(content.get("bbox"))).tolist()}, uri).box("bbox")
+    return visible_points(content.get("kps"), uri, "kps"), box
 
 
 def _trained_on(training_list: str) -> set[frozenset[str]]:

@@ -113,6 +113,33 @@ def test_images_inside_pf_dataset_pascal(root):
     assert row.source_uri == f"{root}/PF-dataset-PASCAL/JPEGImages/a.jpg"
 
 
+@pytest.mark.parametrize("lists", ["", "image_pairs", "PF-dataset-PASCAL"])
+@pytest.mark.parametrize("images", ["", "PF-dataset-PASCAL"])
+@pytest.mark.parametrize("root_is", ["whole", "lists", "images", "above"])
+def test_the_layouts_of_its_downloads_under_every_root(tmp_path, lists, images, root_is):
+    whole = tmp_path / "pf-pascal"
+    for folder in (whole / lists, whole / images / "JPEGImages", whole / images / "Annotations" / "cat"):
+        folder.mkdir(parents=True, exist_ok=True)
+    for name in "ab":
+        Image.new("RGB", (300, 200)).save(whole / images / "JPEGImages" / f"{name}.jpg")
+        annotate(whole / images, name, np.zeros((3, 2)))
+    (whole / lists / "test_pairs.csv").write_text(
+        f"{TEST_HEADER}\nPF-dataset-PASCAL/JPEGImages/a.jpg,b.jpg,8,1,2,3,4\n"
+    )
+    root = {"whole": whole, "lists": whole / lists, "images": whole / images, "above": tmp_path}[root_is]
+    (row,) = read(root)
+    assert row.source_uri == str(whole / images / "JPEGImages" / "a.jpg")
+    assert row.source_box_xyxy == (1, 2, 30, 40)
+
+
+def test_another_data_set_beside_it_is_not_read(tmp_path):
+    for name in ("mine", "pf-pascal"):
+        (tmp_path / name / "JPEGImages").mkdir(parents=True)
+    (tmp_path / "pf-pascal" / "test_pairs.csv").write_text(f"{TEST_HEADER}\n")
+    with pytest.raises(FileNotFoundError, match=r"mine has no list of pairs such as test_pairs\.csv or"):
+        read(tmp_path / "mine")
+
+
 @pytest.mark.parametrize(
     ("row", "reason", "detail"),
     [

@@ -1,6 +1,8 @@
 from pathlib import Path
 
+import numpy as np
 import pytest
+import scipy.io
 
 from pipeline.datasets import pf_willow
 from pipeline.datasets.common.interface import PairRow, Rejected, SplitOptions
@@ -58,6 +60,48 @@ def test_another_table_is_refused(tmp_path):
     with pytest.raises(
         ValueError, match=r"column imageA, imageB, XA1.* is missing; there are: source_image, target_image"
     ):
+        list(pf_willow.pairs(SplitOptions(root=str(tmp_path), out="pairs.parquet")))
+
+
+@pytest.mark.parametrize("name", ["test_pairs.csv", "test_pairs_pf.csv", "test_pairs_pf_willow.csv"])
+@pytest.mark.parametrize("inside", ["", "PF-dataset/"])
+@pytest.mark.parametrize("root", ["PF-WILLOW", "PF-WILLOW/PF-dataset", ""])
+def test_the_list_by_its_names_and_in_its_places(tmp_path, name, inside, root):
+    (tmp_path / "PF-WILLOW" / "PF-dataset" / "car(G)").mkdir(parents=True)
+    text = "\n".join(",".join(row) for row in [HEADER, CELLS])
+    (tmp_path / "PF-WILLOW" / f"{inside}{name}").write_text(text)
+    (row,) = pf_willow.pairs(SplitOptions(root=str(tmp_path / root), out="pairs.parquet"))
+    assert row.source_uri == f"{tmp_path}/PF-WILLOW/PF-dataset/car(G)/a.png"
+
+
+@pytest.mark.parametrize("root", ["PF-WILLOW", "PF-WILLOW/PF-dataset", ""])
+def test_every_image_with_every_other_of_its_folder_where_there_is_no_list(tmp_path, root):
+    for category, names in {"car(G)": "abc", "duck(S)": "ab"}.items():
+        folder = tmp_path / "PF-WILLOW" / "PF-dataset" / category
+        folder.mkdir(parents=True)
+        for name in names:
+            (folder / f"{name}.png").touch()
+            points = np.array([np.arange(10) + ord(name), np.arange(10) * 2.5])
+            if name == "b":
+                points[:, 3] = np.nan
+            scipy.io.savemat(folder / f"{name}.mat", {"pts_coord": points})
+    (folder / "not_annotated.png").touch()
+    rows = list(pf_willow.pairs(SplitOptions(root=str(tmp_path / root), out="pairs.parquet")))
+    assert [row.pair_id for row in rows] == [
+        *(f"{pair}:car(G)" for pair in ("a-b", "a-c", "b-a", "b-c", "c-a", "c-b")),
+        *(f"{pair}:duck(S)" for pair in ("a-b", "b-a")),
+    ]
+    assert rows[0].source_uri == f"{tmp_path}/PF-WILLOW/PF-dataset/car(G)/a.png"
+    assert rows[0].keypoint_id == ["1", "2", "3", *map(str, range(5, 11))]
+    assert rows[1].source_xy_px == [(97 + k, k * 2.5) for k in range(10)]
+    assert rows[1].target_xy_px == [(99 + k, k * 2.5) for k in range(10)]
+    (folder / "a.mat").write_bytes(b"no mat")
+    rejected = list(pf_willow.pairs(SplitOptions(root=str(tmp_path / root), out="pairs.parquet")))[-2:]
+    assert [item.reason for item in rejected] == ["malformed .mat file"] * 2
+
+
+def test_another_folder_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"neither a list of pairs, test_pairs.csv or test_pairs_pf.csv, nor a"):
         list(pf_willow.pairs(SplitOptions(root=str(tmp_path), out="pairs.parquet")))
 
 
