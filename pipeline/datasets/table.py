@@ -1,7 +1,9 @@
-"""Pairs of your own: a CSV or Parquet file with the columns of PAIRS, of which source_uri and target_uri are needed.
+"""Pairs of your own: CSV or Parquet with the columns of PAIRS, of which source_uri and target_uri are needed.
 
-`--annotations` is the file, `--root` the folder that relative URIs start from; `--root` alone may be the file, and its
-folder is then where they start. An unknown column is an error. In CSV
+`--annotations` is the table, `--root` the folder that relative URIs start from; `--root` alone may be the table, and
+its folder is then where they start. A table is a file, .csv, .csv.gz or .parquet, or a folder of such parts as Spark,
+DuckDB and Daft write it, also one with folders category=cat. An unknown column is an error; the index of pandas is left
+out. In CSV
 
     source_xy_px, target_xy_px              'x,y;x,y;...'   the same keypoints in the same order
     keypoint_id                             'left_eye;nose;...'
@@ -10,26 +12,49 @@ folder is then where they start. An unknown column is an error. In CSV
     viewpoint_variation, scale_variation    0, 1 or 2
     truncation, occlusion                   0, 1, 2 or 3
 
-and an empty cell is null. Without a pair_id, a row's id is a hash of what is in it.
+and an empty cell is null. Lists may also be written as JSON, Python, pandas and DuckDB write them, [[x, y], [x, y]].
+Whole numbers may be written as floats, ids and categories may be whole numbers or UUIDs, true and false 1 and 0. In
+Parquet an image may come inline, source_image and target_image, as bytes or {bytes, path}; it is written to a folder
+beside the manifest, OUT_images/.
+
+A keypoint that is missing in one of the images, -1,-1 or nan,nan or null, is left out on both sides and counted; one
+that is left of or above its image otherwise is an error. Without a pair_id, a row's id is a hash of what is in it.
 """
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from dataclasses import fields as dataclass_fields
+from decimal import Decimal
 from typing import Any
+from uuid import UUID
 
 import numpy as np
 
 from pipeline.datasets.common.fields import Fields
-from pipeline.datasets.common.interface import DataError, DatasetOptions, PairRow, Rejected, build_or_reject
-from pipeline.datasets.common.records import CsvRow, csv_rows, parquet_rows
+from pipeline.datasets.common.interface import (
+    TABLE_SUFFIXES,
+    DataError,
+    DatasetOptions,
+    Note,
+    PairRow,
+    Rejected,
+    build_or_reject,
+)
+from pipeline.datasets.common.nested_text import is_list, read_list
+from pipeline.datasets.common.records import CsvRow, TableFile, csv_rows, parquet_rows, table_files
 from pipeline.io import storage
+from pipeline.io.manifest import INLINE_COLUMNS
 from pipeline.io.uri_field import Uri
 
-_REQUIRED = ("source_uri", "target_uri")
 _COLUMNS = tuple(field.name for field in dataclass_fields(PairRow) if field.name != "where")
+_SIDES = ("source", "target")
+_INSTEAD = {f"{side}_uri": f"{side}_image" for side in _SIDES}
+_REQUIRED = tuple(_INSTEAD)
+_MISSING = "keypoint that is missing in one of its images (-1,-1 or nan,nan or null)"
+_EDGE_PX = -0.5
+"""Where an image begins: pixels reach half a pixel around their centres."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,69 +62,212 @@ class Options(DatasetOptions):
     """Which table to read."""
 
     annotations: Uri | None = None
-    """Your own pairs, a .csv or .parquet file, path or URI."""
+    """Your own pairs, a .csv or .parquet file or a folder of them, path or URI."""
 
 
-def pairs(options: Options) -> Iterator[PairRow | Rejected]:
-    """Pairs in the order of the file."""
-    file, root = options.annotations or options.root, options.image_root
-    if file.endswith(".csv"):
-        for row in csv_rows(file, _REQUIRED, _COLUMNS):
-            yield build_or_reject(row.where, _pair_of_text, row, root)
-    elif file.endswith(".parquet"):
-        for fields in parquet_rows(file, _REQUIRED, _COLUMNS):
-            yield build_or_reject(fields.where, _pair, fields, root)
-    else:
+def pairs(options: Options) -> Iterator[PairRow | Rejected | Note]:
+    """Pairs in the order of the files and rows, and a note after each that lost keypoints."""
+    table = options.annotations or options.root
+    files = table_files(table)
+    if not files:
+        if table.endswith(TABLE_SUFFIXES) and not storage.exists(table):
+            raise FileNotFoundError(f"there is no table {table}")
         raise ValueError(
-            f"a table is a .csv or .parquet file with one row per pair, given by --annotations; got {file}"
+            f"a table is a .csv or .parquet file with one row per pair, or a folder of them, given by --annotations; "
+            f"got {table}"
         )
+    storage.refuse_overwrite(options.out, *(file.uri for file in files))
+    for file in files:
+        for row in _rows(file, is_part=len(files) > 1):
+            pair = build_or_reject(row.where, _pair, row, file.partition, options)
+            if isinstance(pair, Rejected):
+                yield pair
+            else:
+                yield from pair
 
 
-def _numbers(text: str) -> list[float]:
-    return [float(number) for number in text.split(",")]
+def _rows(file: TableFile, *, is_part: bool) -> Iterator[CsvRow | Fields]:
+    required = [name for name in _REQUIRED if name not in file.partition]
+    known = [name for name in (*_COLUMNS, *INLINE_COLUMNS) if name not in file.partition]
+    unknown = file.partition.keys() - set(_COLUMNS)
+    if unknown:
+        raise ValueError(f"{file.uri}: unknown column {', '.join(sorted(unknown))}; known are: {', '.join(known)}")
+    if file.is_csv:
+        return csv_rows(file.uri, required, known, may_be_empty=is_part)
+    return parquet_rows(file.uri, required, known, instead=_INSTEAD)
 
 
-def _points(text: str) -> list[list[float]]:
-    return [_numbers(point) for point in text.split(";")]
+def _number(text: str | None) -> float:
+    return float("nan") if text is None or text.strip().lower() in ("", "null", "none", "na") else float(text)
 
 
+def _numbers(text: str) -> list[Any]:
+    return _as_numbers(read_list(text) if is_list(text) else text.split(","))
+
+
+def _points(text: str) -> list[Any]:
+    return _as_numbers(read_list(text) if is_list(text) else [point.split(",") for point in text.split(";")])
+
+
+def _as_numbers(value: Any) -> Any:
+    return [_as_numbers(part) for part in value] if isinstance(value, list) else _number(value)
+
+
+def _texts(text: str) -> list[Any]:
+    try:
+        return read_list(text)
+    except ValueError:
+        if is_list(text):
+            raise
+    return text.split(";")
+
+
+def _whole(text: str) -> int:
+    number = float(text)
+    if not number.is_integer():
+        raise ValueError("not whole")
+    return int(number)
+
+
+_BOOLEANS = {"true": True, "t": True, "1": True, "1.0": True, "false": False, "f": False, "0": False, "0.0": False}
 _FROM_TEXT: dict[str, tuple[Callable[[str], Any], str]] = {
     "source_xy_px": (_points, "'x,y;x,y'"),
     "target_xy_px": (_points, "'x,y;x,y'"),
-    "keypoint_id": (lambda text: text.split(";"), "'name;name'"),
+    "keypoint_id": (_texts, "'name;name'"),
     "source_box_xyxy": (_numbers, "'x_min,y_min,x_max,y_max'"),
     "target_box_xyxy": (_numbers, "'x_min,y_min,x_max,y_max'"),
-    "viewpoint_variation": (int, "a whole number"),
-    "scale_variation": (int, "a whole number"),
-    "truncation": (int, "a whole number"),
-    "occlusion": (int, "a whole number"),
-    "seen_in_training": ({"true": True, "false": False}.__getitem__, "true or false"),
+    "viewpoint_variation": (_whole, "a whole number"),
+    "scale_variation": (_whole, "a whole number"),
+    "truncation": (_whole, "a whole number"),
+    "occlusion": (_whole, "a whole number"),
+    "seen_in_training": (lambda text: _BOOLEANS[text.lower()], "true or false"),
 }
+_TEXTS = ("pair_id", "source_uri", "target_uri", "category", "dataset", "split")
 
 
-def _pair_of_text(row: CsvRow, root: str) -> PairRow:
-    record = dict(row.fields().record)
+def _values(fields: Fields, partition: Mapping[str, str | None]) -> dict[str, Any]:
+    """The row with its values as PAIRS has them, where they are the same values. Raises DataError for other text."""
+    record = {name: _plain(value) for name, value in (*fields.record.items(), *partition.items())}
     for name, (read, expected) in _FROM_TEXT.items():
-        if record.get(name):
+        value = record.get(name)
+        if isinstance(value, str) and value:
             try:
-                record[name] = read(record[name])
+                record[name] = None if value.strip().lower() in ("nan", "null", "none") else read(value)
             except (ValueError, KeyError) as error:
-                detail = f"field {name}: expected {expected}, got {record[name]!r}"
-                raise DataError(row.where, "wrong type", detail) from error
-    return _pair(Fields(record, row.where), root)
+                why = f" ({error})" if is_list(value) and error.args else ""
+                detail = f"field {name}: expected {expected}, got {_short(value)}{why}"
+                raise DataError(fields.where, "wrong type", detail) from error
+    for name in _TEXTS:
+        if name in record:
+            record[name] = _number_as_text(record[name])
+    if isinstance(record.get("keypoint_id"), list):
+        record["keypoint_id"] = [_number_as_text(value) for value in record["keypoint_id"]]
+    if record.get("seen_in_training") in (0, 1):
+        record["seen_in_training"] = bool(record["seen_in_training"])
+    return record
 
 
-def _pair(fields: Fields, root: str) -> PairRow:
+def _plain(value: Any) -> Any:
+    """A value of Parquet as JSON has it: NaN is null, and what is whole is a whole number; not within lists."""
+    if isinstance(value, list):
+        return _without_decimals(value)
+    if isinstance(value, UUID):
+        return str(value)
+    number = _without_decimals(value)
+    if isinstance(number, float):
+        return None if number != number else int(number) if number.is_integer() else number
+    return number
+
+
+def _without_decimals(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_without_decimals(part) for part in value]
+    return float(value) if isinstance(value, Decimal) else value
+
+
+def _number_as_text(value: Any) -> Any:
+    if isinstance(value, UUID):
+        return str(value)
+    is_whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
+    return str(int(value)) if is_whole and not isinstance(value, bool) else value
+
+
+def _short(text: str) -> str:
+    return repr(text) if len(text) <= 60 else f"{text[:57]!r}..."
+
+
+def _pair(
+    row: CsvRow | Fields, partition: Mapping[str, str | None], options: Options
+) -> tuple[PairRow] | tuple[PairRow, Note]:
+    """The pair of a row, and a note if keypoints are left out."""
+    record = _values(row.fields() if isinstance(row, CsvRow) else row, partition)
+    n_missing = _drop_missing_points(record, row.where)
+    pair = _pair_of_values(Fields(record, row.where), options)
+    return (pair, Note(where=row.where, what=_MISSING, count=n_missing)) if n_missing else (pair,)
+
+
+def _drop_missing_points(record: dict[str, Any], where: str) -> int:
+    """Remove keypoints that are missing in one of the images from all lists; how many these are.
+
+    Raises DataError for lists of different lengths, and for a point that is outside its image and not missing.
+    """
+    names = [name for name in ("source_xy_px", "target_xy_px", "keypoint_id") if isinstance(record.get(name), list)]
+    Fields(record, where).same_length(**{name: record[name] for name in names})
+    missing: set[int] = set()
+    for name in names:
+        if name != "keypoint_id":
+            missing |= {number for number, point in enumerate(record[name]) if _is_missing(point)}
+    for name in names:
+        for number, point in enumerate(record[name]):
+            if number not in missing and name != "keypoint_id" and _is_negative(point):
+                detail = f"field {name}, point {number} is {point}; a point that is missing is -1,-1 or nan,nan or null"
+                raise DataError(where, "point left of or above its image", detail)
+        record[name] = [value for number, value in enumerate(record[name]) if number not in missing]
+    return len(missing)
+
+
+def _is_missing(point: Any) -> bool:
+    if not (isinstance(point, list) and len(point) == 2):
+        return point is None
+    return all(number is None or number != number for number in point) or point == [-1, -1]
+
+
+def _is_negative(point: Any) -> bool:
+    numbers = [number for number in point if isinstance(number, (int, float))] if isinstance(point, list) else []
+    return any(number < _EDGE_PX for number in numbers)
+
+
+def _image(fields: Fields, side: str) -> tuple[str, bytes | None]:
+    """One side's image: its URI, or its name and its bytes if it comes inline."""
+    image: Any = fields.record.get(f"{side}_image")
+    path = None
+    if isinstance(image, Mapping):
+        image, path = image.get("bytes"), image.get("path")
+    if image in (None, ""):
+        return path if path and not fields.has(f"{side}_uri") else fields.text(f"{side}_uri"), None
+    data = Fields({f"{side}_image": image}, fields.where).data(f"{side}_image")
+    return f"{hashlib.sha256(data).hexdigest()[:32]}.jpg", data
+
+
+def _written(name: str, data: bytes | None, options: Options) -> str:
+    """The absolute URI of an image, which is written if it came inline."""
+    if data is None:
+        return storage.resolve(name, options.image_root)
+    uri = storage.join(options.inline_images, name)
+    storage.write_if_absent(uri, data)
+    return uri
+
+
+def _pair_of_values(fields: Fields, options: Options) -> PairRow:
     source_xy_px = fields.optional("source_xy_px", fields.points)
     target_xy_px = fields.optional("target_xy_px", fields.points)
     keypoint_id = fields.optional("keypoint_id", fields.texts)
-    lists = {"source_xy_px": source_xy_px, "target_xy_px": target_xy_px, "keypoint_id": keypoint_id}
-    fields.same_length(**{name: values for name, values in lists.items() if values is not None})
+    source, target = (_image(fields, side) for side in _SIDES)
     row = PairRow(
         where=fields.where,
         pair_id=fields.optional("pair_id", fields.text) or "",
-        source_uri=fields.text("source_uri"),
-        target_uri=fields.text("target_uri"),
+        source_uri=source[0],
+        target_uri=target[0],
         category=fields.optional("category", fields.text),
         dataset=fields.optional("dataset", fields.text),
         split=fields.optional("split", fields.text),
@@ -117,8 +285,8 @@ def _pair(fields: Fields, root: str) -> PairRow:
     return replace(
         row,
         pair_id=row.pair_id or _hash(row),
-        source_uri=storage.resolve(row.source_uri, root),
-        target_uri=storage.resolve(row.target_uri, root),
+        source_uri=_written(*source, options),
+        target_uri=_written(*target, options),
     )
 
 

@@ -13,6 +13,9 @@ Points = list[tuple[float, float]]
 Box = tuple[float, float, float, float]
 """(x_min, y_min, x_max, y_max) in pixels."""
 
+TABLE_SUFFIXES = (".csv", ".csv.gz", ".parquet")
+"""How the files of tables end, and the folders of their parts."""
+
 Arguments = ParamSpec("Arguments")
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -30,7 +33,7 @@ class DatasetOptions:
     @property
     def image_root(self) -> str:
         """The folder that relative image URIs start from: the root, or the root's folder where that is a table."""
-        return self.root.rpartition("/")[0] if self.root.endswith((".csv", ".parquet")) else self.root
+        return self.root.rpartition("/")[0] if self.root.endswith(TABLE_SUFFIXES) else self.root
 
     @property
     def inline_images(self) -> str:

@@ -1,15 +1,24 @@
 """Lines of text and rows of CSV and Parquet files, each row with its file and number."""
 
 import csv
-from collections.abc import Collection, Iterator
+import gzip
+import zlib
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
+from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.datasets.common.fields import Fields
-from pipeline.datasets.common.interface import DataError
+from pipeline.datasets.common.interface import TABLE_SUFFIXES, DataError
 from pipeline.io import storage
+from schemas.check import is_index_column
+
+_CELL_BYTES = 2**24
+"""Of a cell of CSV, at most: 10,000 keypoints in full precision have 400 kB."""
+_NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
 def text_lines(uri: str) -> list[str]:
@@ -18,6 +27,40 @@ def text_lines(uri: str) -> list[str]:
         return storage.read_bytes(uri).decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise ValueError(f"{uri}: not a text file in UTF-8: {error}") from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableFile:
+    """One file of a table."""
+
+    uri: str
+    partition: Mapping[str, str | None]
+    """The columns that its folders hold, category=cat, where the table is partitioned."""
+
+    @property
+    def is_csv(self) -> bool:
+        return not self.uri.endswith(".parquet")
+
+
+def table_files(uri: str) -> list[TableFile]:
+    """The files of a table, in order of name: `uri`, or the parts of a folder as Spark, DuckDB and Daft write them.
+
+    Files whose names begin with '.' or '_' are no parts. Folders named column=value are searched, and no others.
+    """
+    if uri.endswith(TABLE_SUFFIXES) and storage.is_file(uri):
+        return [TableFile(uri=uri, partition=_NOTHING)]
+    return list(_parts(uri, {}))
+
+
+def _parts(folder: str, partition: Mapping[str, str | None]) -> Iterator[TableFile]:
+    for file in storage.list_files(folder, ""):
+        if file.endswith(TABLE_SUFFIXES) and not file.rpartition("/")[2].startswith("_"):
+            yield TableFile(uri=file, partition=partition)
+    for name in sorted(storage.folder_names(folder)):
+        column, equals, value = name.partition("=")
+        if equals and not name.startswith((".", "_")):
+            known = None if value == "__HIVE_DEFAULT_PARTITION__" else unquote(value)
+            yield from _parts(storage.join(folder, name), {**partition, unquote(column): known})
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,33 +76,47 @@ class CsvRow:
         if len(self.cells) != len(self.header):
             detail = f"expected {len(self.header)} cells, as in the header, got {len(self.cells)}"
             raise DataError(self.where, "malformed CSV", detail)
-        return Fields(dict(zip(self.header, self.cells, strict=True)), self.where)
+        cells = zip(self.header, self.cells, strict=True)
+        return Fields({name: cell for name, cell in cells if not is_index_column(name)}, self.where)
 
 
-def csv_rows(uri: str, required: Collection[str], known: Collection[str] | None = None) -> Iterator[CsvRow]:
-    """The rows of a CSV file with a header; blank lines are left out.
+def csv_rows(
+    uri: str, required: Collection[str], known: Collection[str] | None = None, *, may_be_empty: bool = False
+) -> Iterator[CsvRow]:
+    """The rows of a CSV file with a header, compressed if its name ends in .gz; blank lines are left out.
 
+    may_be_empty: a file of no bytes has no rows.
     Raises ValueError if one of the `required` columns is absent, if one is not `known` (None allows any), and if the
     file is not CSV in UTF-8; FileNotFoundError if there is no file.
     """
     fs, path = storage.open_uri(uri)
-    with fs.open(path, "r", encoding="utf-8-sig", newline="") as file:
+    compression = "gzip" if uri.endswith(".gz") else None
+    with fs.open(path, "r", encoding="utf-8-sig", newline="", compression=compression) as file:
+        csv.field_size_limit(_CELL_BYTES)
         reader = csv.reader(file, strict=True)
         try:
             header = next(reader, [])
+            if may_be_empty and not header:
+                return
             _check_columns(header, required, known, uri)
             for cells in reader:
                 if cells:
                     yield CsvRow(f"{uri}, line {reader.line_num}", header, cells)
-        except (csv.Error, UnicodeDecodeError) as error:
+        except (csv.Error, UnicodeDecodeError, EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise ValueError(f"{uri}, after line {reader.line_num}: not CSV in UTF-8: {error}") from error
 
 
 def parquet_rows(
-    uri: str, required: Collection[str], known: Collection[str] | None = None, *, optional: Collection[str] = ()
+    uri: str,
+    required: Collection[str],
+    known: Collection[str] | None = None,
+    *,
+    optional: Collection[str] = (),
+    instead: Mapping[str, str] = _NOTHING,
 ) -> Iterator[Fields]:
     """The rows of a Parquet file: the `required` columns and those of the `optional` or `known` ones that it has.
 
+    instead: by `required` column, another one that may be there in its place.
     Raises as csv_rows does.
     """
     fs, path = storage.open_uri(uri)
@@ -68,8 +125,9 @@ def parquet_rows(
         try:
             parquet = pq.ParquetFile(file)
             header = parquet.schema_arrow.names
-            _check_columns(header, required, known, uri)
-            chosen = header if known else [name for name in header if name in (*required, *optional)]
+            _check_columns(header, [name for name in required if instead.get(name) not in header], known, uri)
+            wanted = known or (*required, *optional)
+            chosen = [name for name in header if name in wanted]
             for batch in parquet.iter_batches(batch_size=256, columns=chosen):
                 for record in batch.to_pylist():
                     number += 1
@@ -79,6 +137,7 @@ def parquet_rows(
 
 
 def _check_columns(header: list[str], required: Collection[str], known: Collection[str] | None, uri: str) -> None:
+    header = [name for name in header if not is_index_column(name)]
     missing = [name for name in required if name not in header]
     if missing:
         present = ", ".join(header) or "none"

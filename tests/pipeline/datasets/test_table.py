@@ -1,6 +1,11 @@
+import json
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
+import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -116,7 +121,12 @@ def test_the_default_id_is_the_same_for_numbers_of_another_precision(tmp_path):
         ("source_xy_px", '"1,nan"', "field source_xy_px, point 0 is [1.0, nan]"),
         ("keypoint_id,target_xy_px", 'a,"1,2;3,4"', "target_xy_px has 2, keypoint_id has 1; they must be equally long"),
         ("source_box_xyxy", '"1,2,3"', "field source_box_xyxy: expected a box"),
-        ("occlusion", "1.0", "field occlusion: expected a whole number, got '1.0'"),
+        ("occlusion", "1.5", "field occlusion: expected a whole number, got '1.5'"),
+        ("source_xy_px", '"[[1, 2], [3]]"', "field source_xy_px, point 1: expected [x, y], got [3.0]"),
+        ("source_xy_px", '"[[1, 2], [3, 4]"', "expected 'x,y;x,y', got '[[1, 2], [3, 4]' (it is no list)"),
+        ("source_xy_px", "[[0. 1.] ... [8. 9.]]", "(values are left out, as NumPy prints long arrays)"),
+        ("source_xy_px", '"1,2;-5,3"', "field source_xy_px, point 1 is [-5.0, 3.0]; a point that is missing is -1,-1"),
+        ("source_xy_px", '"-1,30"', "field source_xy_px, point 0 is [-1.0, 30.0]; a point that is missing is -1,-1"),
         ("occlusion", "9", "field occlusion: expected a level in 0..3, got 9"),
         ("seen_in_training", "yes", "field seen_in_training: expected true or false, got 'yes'"),
     ],
@@ -128,8 +138,12 @@ def test_what_is_wrong_is_named_with_its_line_and_column(tmp_path, column, cell,
 
 
 def test_wrong_types_in_parquet(tmp_path):
-    (rejected,) = read(tmp_path, [{"source_uri": "a", "target_uri": "b", "pair_id": 3}])
-    assert rejected.detail == "field pair_id: expected text, got 3"
+    (rejected,) = read(tmp_path, [{"source_uri": "a", "target_uri": "b", "pair_id": 3.5}])
+    assert rejected.detail == "field pair_id: expected text, got 3.5"
+    (rejected,) = read(tmp_path, [{"source_uri": "a", "target_uri": "b", "occlusion": 1.5}])
+    assert rejected.detail == "field occlusion: expected a whole number, got 1.5"
+    (rejected,) = read(tmp_path, [{"source_uri": "a", "target_uri": "b", "seen_in_training": 2}])
+    assert rejected.detail == "field seen_in_training: expected true or false, got 2"
     (rejected,) = read(tmp_path, [{"source_uri": "a", "target_uri": "b", "category": b"cat"}])
     assert rejected.detail == "field category: expected text, got b'cat'"
     (rejected,) = read(tmp_path, [{"source_uri": None, "target_uri": "b"}])
@@ -172,6 +186,210 @@ def test_text_that_is_not_utf8_in_parquet(tmp_path):
     pq.write_table(pa.table({"source_uri": text, "target_uri": text}), file)
     with pytest.raises(ValueError, match=rf"{file}, after row 0: cannot be read as Parquet: .*decode"):
         list(table.pairs(table.Options(root=str(file), out="out.parquet")))
+
+
+POINTS = [[1.5, 2.0], [3.0, 4.25]]
+URIS = {"source_uri": "a", "target_uri": "b"}
+
+
+def test_lists_in_cells_as_pandas_writes_them(tmp_path):
+    of_lists = {"source_xy_px": POINTS, "keypoint_id": ["left eye", "it's"], "source_box_xyxy": [1.0, 2.0, 30.0, 40.5]}
+    of_tuples = {name: tuple(map(tuple, v)) if name == "source_xy_px" else tuple(v) for name, v in of_lists.items()}
+    of_json = {name: json.dumps(value) for name, value in of_lists.items()}
+    of_arrays = {name: np.array(value) for name, value in of_lists.items()}
+    of_objects = of_arrays | {"source_xy_px": np.array([*map(np.float32, POINTS), None], object)[:2]}
+    of_scalars = of_lists | {"source_xy_px": [list(map(np.float32, point)) for point in POINTS]}
+    for values in (of_lists, of_tuples, of_json, of_arrays, of_objects, of_scalars):
+        csv = pd.DataFrame([{**URIS, **values}]).to_csv(index=False)
+        (row,) = read(tmp_path, csv)
+        assert isinstance(row, PairRow), row
+        assert (row.source_xy_px, row.keypoint_id) == ([(1.5, 2), (3, 4.25)], ["left eye", "it's"])
+        assert row.source_box_xyxy == (1, 2, 30, 40.5)
+
+
+def test_a_manifest_as_pandas_writes_it_to_csv(tmp_path):
+    """Arrays of arrays in a column, which pandas prints as NumPy does, over several lines."""
+    points = [[float(n), n + 0.5] for n in range(60)]
+    ids = [f"point {n}" for n in range(60)]
+    pairs = pa.Table.from_pylist([FULL | {"source_xy_px": points, "target_xy_px": points, "keypoint_id": ids}], PAIRS)
+    (row,) = read(tmp_path, pairs.to_pandas().to_csv())
+    assert row.source_xy_px == row.target_xy_px == [tuple(point) for point in points]
+    assert (row.keypoint_id, row.source_box_xyxy, row.occlusion) == (ids, (0, 1, 2, 3), 0)
+    assert row.seen_in_training is True
+
+
+def test_values_of_other_types_that_are_the_same(tmp_path):
+    uuid = UUID("12345678-1234-5678-1234-567812345678")
+    record = {
+        **URIS,
+        "pair_id": 7,
+        "category": 3.0,
+        "viewpoint_variation": 2.0,
+        "occlusion": Decimal("1.0"),
+        "seen_in_training": 1,
+        "source_xy_px": [[Decimal("1.5"), Decimal("2.0")]],
+        "keypoint_id": [0],
+    }
+    (row,) = read(tmp_path, [record])
+    assert (row.pair_id, row.category, row.viewpoint_variation, row.occlusion) == ("7", "3", 2, 1)
+    assert (row.seen_in_training, row.source_xy_px, row.keypoint_id) == (True, [(1.5, 2)], ["0"])
+    (row,) = read(tmp_path, [{**URIS, "viewpoint_variation": float("nan"), "category": float("nan")}])
+    assert row.viewpoint_variation is row.category is None
+    (row,) = read(tmp_path, [{**URIS, "source_xy_px": "1.5,2;3,4.25", "keypoint_id": '["a", "b"]', "occlusion": "3"}])
+    assert (row.source_xy_px, row.keypoint_id, row.occlusion) == ([(1.5, 2), (3, 4.25)], ["a", "b"], 3)
+    ids = pa.ExtensionArray.from_storage(pa.uuid(), pa.array([uuid.bytes], pa.binary(16)))
+    pq.write_table(pa.table({**{name: [uri] for name, uri in URIS.items()}, "pair_id": ids}), tmp_path / "u.parquet")
+    (row,) = table.pairs(table.Options(root=str(tmp_path / "u.parquet"), out="out.parquet"))
+    assert row.pair_id == str(uuid)
+
+
+@pytest.mark.parametrize(
+    ("cell", "expected"),
+    [("True", True), ("False", False), ("TRUE", True), ("t", True), ("1", True), ("0.0", False), ("", None)],
+)
+def test_true_and_false_as_programs_write_them(tmp_path, cell, expected):
+    (row,) = read(tmp_path, f"source_uri,target_uri,seen_in_training,truncation\na,b,{cell},2.0\n")
+    assert (row.seen_in_training, row.truncation) == (expected, 2)
+
+
+def test_the_index_of_pandas_is_left_out(tmp_path):
+    frame = pd.DataFrame({**URIS, "category": list("aba")})[lambda rows: rows["category"] == "a"]
+    frame.to_parquet(tmp_path / "pairs.parquet")
+    of_parquet = list(table.pairs(table.Options(root=str(tmp_path / "pairs.parquet"), out="out.parquet")))
+    for csv in (frame.to_csv(), frame.reset_index().to_csv(), frame.to_csv(index_label="Unnamed: 0")):
+        of_csv = read(tmp_path, csv)
+        assert [row.pair_id for row in of_csv] == [row.pair_id for row in of_parquet]
+        assert [row.category for row in of_csv] == ["a", "a"]
+
+
+@pytest.mark.parametrize("missing", ["-1,-1", "nan,nan", "NaN,NaN", "-1.0,-1.0", "null,null", ","])
+def test_points_that_are_missing_are_left_out_on_both_sides(tmp_path, missing):
+    cells = f'"1,2;{missing};3,4;5,6;{missing}","1,2;3,4;{missing};7,8;{missing}",a;b;c;d;e'
+    row, note = read(tmp_path, f"source_uri,target_uri,source_xy_px,target_xy_px,keypoint_id\na,b,{cells}\n")
+    assert (row.source_xy_px, row.target_xy_px) == ([(1, 2), (5, 6)], [(1, 2), (7, 8)])
+    assert row.keypoint_id == ["a", "d"]
+    assert (note.count, note.where) == (3, f"{tmp_path}/pairs.csv, line 2")
+    assert "missing in one of its images (-1,-1 or nan,nan or null)" in note.what
+
+
+def test_points_that_are_missing_in_parquet(tmp_path):
+    nan = float("nan")
+    record = {**URIS, "source_xy_px": [[1.0, 2.0], None, [nan, nan], [None, None]], "target_xy_px": [[5.0, -0.5]] * 4}
+    row, note = read(tmp_path, [record])
+    assert (row.source_xy_px, row.target_xy_px, note.count) == ([(1, 2)], [(5, -0.5)], 3)
+    (rejected,) = read(tmp_path, [{**record, "target_xy_px": [[5.0, 6.0]] * 3}])
+    assert "source_xy_px has 4, target_xy_px has 3" in rejected.detail
+
+
+def test_all_points_missing_is_a_pair_without_keypoints(tmp_path):
+    row, note = read(tmp_path, 'source_uri,target_uri,source_xy_px,target_xy_px\na,b,"-1,-1","1,2"\n')
+    assert (row.source_xy_px, row.target_xy_px, note.count) == ([], [], 1)
+
+
+def write_parts(folder: Path, names: list[str], frames: list[pd.DataFrame]) -> str:
+    folder.mkdir()
+    for name, frame in zip(names, frames, strict=True):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        if name.endswith(".parquet"):
+            frame.to_parquet(folder / name)
+        else:
+            frame.to_csv(folder / name, index=False)
+    return str(folder)
+
+
+FRAMES = [pd.DataFrame({"source_uri": [f"{n}.png"], "target_uri": [f"{n + 1}.png"]}) for n in range(3)]
+
+
+@pytest.mark.parametrize(
+    ("folder", "names"),
+    [
+        ("spark.parquet", [f"part-{n:05d}-0f3b-c000.snappy.parquet" for n in range(3)]),
+        ("spark.csv", [f"part-{n:05d}-0f3b-c000.csv" for n in range(3)]),
+        ("spark.csv", [f"part-{n:05d}-0f3b-c000.csv.gz" for n in range(3)]),
+        ("duckdb", [f"data_{n}.parquet" for n in range(3)]),
+        ("daft", [f"{n}f2c1d6e-0.parquet" for n in range(3)]),
+    ],
+)
+def test_a_folder_of_parts(tmp_path, folder, names):
+    root = write_parts(tmp_path / folder, names, FRAMES)
+    for name in ("_SUCCESS", "._SUCCESS.crc", f".{names[0]}.crc", "_metadata", "_common_metadata", "part-9.csv"):
+        if not (name == "part-9.csv" and folder != "spark.csv"):  # Spark writes a file without bytes for no rows
+            (tmp_path / folder / name).write_bytes(b"")
+    write_parts(tmp_path / folder / "_temporary", ["0.parquet"], FRAMES[:1])
+    rows = list(table.pairs(table.Options(root=root, out="out.parquet")))
+    starts = root if "." not in folder else str(tmp_path)
+    assert [(row.source_uri, row.where) for row in rows] == [
+        (f"{starts}/{n}.png", f"{root}/{name}, {'row 1' if name.endswith('.parquet') else 'line 2'}")
+        for n, name in enumerate(names)
+    ]
+
+
+def test_a_folder_of_partitions(tmp_path):
+    names = [
+        "category=cat/data_0.parquet",
+        "category=big%20dog/data_0.parquet",
+        "category=__HIVE_DEFAULT_PARTITION__/0.csv",
+    ]
+    root = write_parts(tmp_path / "pairs", names, FRAMES)
+    rows = list(table.pairs(table.Options(root="/images", annotations=root, out="out.parquet")))
+    assert {row.source_uri: row.category for row in rows} == {
+        "/images/0.png": "cat",
+        "/images/1.png": "big dog",
+        "/images/2.png": None,
+    }
+    write_parts(tmp_path / "other", ["klass=cat/0.parquet"], FRAMES[:1])
+    with pytest.raises(ValueError, match="unknown column klass"):
+        list(table.pairs(table.Options(root=str(tmp_path / "other"), out="out.parquet")))
+
+
+def test_a_folder_that_the_manifest_would_be_written_into(tmp_path):
+    root = write_parts(tmp_path / "pairs", ["0.parquet"], FRAMES[:1])
+    with pytest.raises(ValueError, match="is also an input"):
+        list(table.pairs(table.Options(root=root, out=f"{root}/0.parquet")))
+
+
+def test_a_cell_of_ten_thousand_points(tmp_path):
+    points = ";".join(f"{n}.123456,{n}.654321" for n in range(10_000))
+    assert len(points) > 131_072
+    (row,) = read(tmp_path, f'source_uri,target_uri,source_xy_px\na,b,"{points}"\n')
+    assert len(row.source_xy_px) == 10_000
+
+
+def test_images_that_come_inline_are_written_beside_the_manifest(tmp_path):
+    out = tmp_path / "made" / "pairs.parquet"
+    records = [
+        {"pair_id": "a", "source_image": b"first", "target_image": b"second", "category": "cat"},
+        {"pair_id": "b", "source_image": b"second", "target_image": b"first", "category": "cat"},
+    ]
+    of_hugging_face = [
+        {name: {"bytes": value, "path": None} if name.endswith("image") else value for name, value in record.items()}
+        for record in records
+    ]
+    for written in (records, of_hugging_face):
+        pq.write_table(pa.Table.from_pylist(written), tmp_path / "pairs.parquet")
+        first, second = table.pairs(table.Options(root=str(tmp_path / "pairs.parquet"), out=str(out)))
+        assert Path(first.source_uri).read_bytes() == Path(second.target_uri).read_bytes() == b"first"
+        assert (first.source_uri, first.target_uri) == (second.target_uri, second.source_uri)
+        assert {file.parent for file in map(Path, (first.source_uri, first.target_uri))} == {
+            out.parent / "pairs_images"
+        }
+    pq.write_table(
+        pa.Table.from_pylist([{"source_image": {"bytes": None, "path": "a.png"}, "target_uri": "b.png"}]),
+        tmp_path / "pairs.parquet",
+    )
+    (row,) = table.pairs(table.Options(root=str(tmp_path / "pairs.parquet"), out=str(out)))
+    assert (row.source_uri, row.target_uri) == (f"{tmp_path}/a.png", f"{tmp_path}/b.png")
+    (rejected,) = read(tmp_path, [{"source_image": None, "target_uri": "b.png"}])
+    assert rejected.detail == "field source_uri: expected text, but it is absent or empty"
+
+
+def test_a_manifest_that_pandas_filtered_is_a_table(tmp_path):
+    rows = [FULL, {**FULL, "pair_id": "q", "occlusion": None, "source_xy_px": None, "keypoint_id": None}, FULL]
+    frame = pa.Table.from_pylist(rows, PAIRS).to_pandas()
+    frame[frame["pair_id"] == "q"].to_parquet(tmp_path / "q.parquet")
+    (row,) = table.pairs(table.Options(root=str(tmp_path / "q.parquet"), out="out.parquet"))
+    assert (row.pair_id, row.occlusion, row.truncation, row.source_xy_px) == ("q", None, 3, None)
+    assert (row.target_xy_px, row.source_box_xyxy) == ([(5, 6), (7, 8)], (0, 1, 2, 3))
 
 
 @pytest.mark.parametrize(("annotations", "message"), [(None, "got /images"), ("pairs.xlsx", "a .csv or .parquet file")])
