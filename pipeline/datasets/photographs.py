@@ -1,22 +1,36 @@
-"""Photographs in Parquet, of anything: jpeg (the bytes of an image file) and, optionally, image_id.
+"""Photographs in Parquet, of anything: the bytes of an image file in each row and, optionally, an id.
 
-`--root` is one such file or a folder of them; other columns are not read. Two photographs after one another make a pair
-without keypoints, and an odd last one makes one with the first: training by warps and by distillation needs images,
-each about as often as any other. They are written once each, byte for byte, to a folder beside the manifest,
+`--root` is one such file or a folder of them. The bytes are in column jpeg, jpg, png, webp, image or img, as they are
+or as {bytes, path}, which is how img2dataset and Hugging Face store them; the id is in image_id or key. Other columns
+are not read, and rows that img2dataset could not download are left out and counted. Two photographs after one another
+make a pair without keypoints, and an odd last one makes one with the first: training by warps and by distillation needs
+images, each about as often as any other. They are written once each, byte for byte, to a folder beside the manifest,
 OUT_images/.
 
 For a folder of image files use `--dataset folder --pairing sequential`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from pipeline.datasets.common.fields import Fields
 from pipeline.datasets.common.inline_images import InlineImages, parquet_files
-from pipeline.datasets.common.interface import DatasetOptions, PairRow, Rejected, build_or_reject, map_in_threads
+from pipeline.datasets.common.interface import (
+    DataError,
+    DatasetOptions,
+    PairRow,
+    Rejected,
+    build_or_reject,
+    map_in_threads,
+)
 from pipeline.datasets.common.records import parquet_rows
 from pipeline.io import storage
+
+_IMAGES = ("jpeg", "jpg", "png", "webp", "image", "img")
+"""Columns that may hold the image, the first that is there."""
+_IDS = ("image_id", "key")
+"""Columns that may hold its id, the first that is not empty."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +43,7 @@ class _Photograph:
 def pairs(options: DatasetOptions) -> Iterator[PairRow | Rejected]:
     """Rejected photographs first, then pairs in the order of files and rows; pair_id is made of the two image ids.
 
-    A photograph without an image_id is called after its file and row, images-1.
+    A photograph without an id is called after its file and row, images-1.
     """
     files = parquet_files(options.root)
     if not files:
@@ -58,13 +72,26 @@ def pairs(options: DatasetOptions) -> Iterator[PairRow | Rejected]:
 
 def _read(files: list[str], images: InlineImages) -> Iterator[tuple[_Photograph, bytes] | Rejected]:
     for file in files:
-        for number, row in enumerate(parquet_rows(file, ("jpeg",), optional=("image_id",)), start=1):
+        others = {_IMAGES[0]: _IMAGES[1:]}
+        rows = parquet_rows(file, _IMAGES[:1], optional=(*_IMAGES, *_IDS, "status"), instead=others)
+        for number, row in enumerate(rows, start=1):
             yield build_or_reject(row.where, _photograph, row, f"{PurePosixPath(file).stem}-{number}", images)
 
 
 def _photograph(row: Fields, row_id: str, images: InlineImages) -> tuple[_Photograph, bytes]:
-    image_id = row.optional("image_id", row.text) or row_id
-    data = row.data("jpeg")
+    name = next(name for name in _IMAGES if name in row.record)
+    image = row.record[name]
+    if image is None and row.record.get("status", "success") != "success":
+        detail = f"field {name}: there is no image, field status is {row.record['status']!r}"
+        raise DataError(row.where, "image that was not downloaded", detail, by_design=True)
+    if isinstance(image, Mapping):
+        if image.get("bytes") is None and image.get("path"):
+            detail = f"field {name}: the table has no bytes, only the path {image['path']!r}"
+            raise DataError(row.where, "image outside the table", detail)
+        row = Fields({**row.record, name: image.get("bytes")}, row.where)
+    data = row.data(name)
+    ids = (row.optional(name, row.identity) for name in _IDS)
+    image_id = next((value for value in ids if value), row_id)
     return _Photograph(where=row.where, image_id=image_id, uri=images.add(image_id, row.where)), data
 
 

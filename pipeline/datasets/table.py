@@ -50,7 +50,7 @@ from pipeline.io.uri_field import Uri
 
 _COLUMNS = tuple(field.name for field in dataclass_fields(PairRow) if field.name != "where")
 _SIDES = ("source", "target")
-_INSTEAD = {f"{side}_uri": f"{side}_image" for side in _SIDES}
+_INSTEAD = {f"{side}_uri": (f"{side}_image",) for side in _SIDES}
 _REQUIRED = tuple(_INSTEAD)
 _MISSING = "keypoint that is missing in one of its images (-1,-1 or nan,nan or null)"
 _EDGE_PX = -0.5

@@ -6,6 +6,7 @@ import zlib
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any
 from urllib.parse import unquote
 
 import pyarrow as pa
@@ -18,7 +19,7 @@ from schemas.check import is_index_column
 
 _CELL_BYTES = 2**24
 """Of a cell of CSV, at most: 10,000 keypoints in full precision have 400 kB."""
-_NOTHING: Mapping[str, str] = MappingProxyType({})
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 def text_lines(uri: str) -> list[str]:
@@ -112,11 +113,11 @@ def parquet_rows(
     known: Collection[str] | None = None,
     *,
     optional: Collection[str] = (),
-    instead: Mapping[str, str] = _NOTHING,
+    instead: Mapping[str, Collection[str]] = _NOTHING,
 ) -> Iterator[Fields]:
     """The rows of a Parquet file: the `required` columns and those of the `optional` or `known` ones that it has.
 
-    instead: by `required` column, another one that may be there in its place.
+    instead: by `required` column, others of which one may be there in its place.
     Raises as csv_rows does.
     """
     fs, path = storage.open_uri(uri)
@@ -125,7 +126,8 @@ def parquet_rows(
         try:
             parquet = pq.ParquetFile(file)
             header = parquet.schema_arrow.names
-            _check_columns(header, [name for name in required if instead.get(name) not in header], known, uri)
+            needed = [name for name in required if not set(header).intersection(instead.get(name, ()))]
+            _check_columns(header, needed, known, uri)
             wanted = known or (*required, *optional)
             chosen = [name for name in header if name in wanted]
             for batch in parquet.iter_batches(batch_size=256, columns=chosen):

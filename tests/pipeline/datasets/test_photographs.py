@@ -79,9 +79,39 @@ def test_what_cannot_be_paired(tmp_path):
     file = write(tmp_path / "data" / "one.parquet", [photograph("a")])
     with pytest.raises(ValueError, match=r"one\.parquet has 1 photographs that can be used; a pair needs two"):
         read(file, tmp_path)
-    other = write(tmp_path / "data" / "other.parquet", [{"image": b"x"}])
-    with pytest.raises(ValueError, match="column jpeg is missing; there are: image"):
+    other = write(tmp_path / "data" / "other.parquet", [{"picture": b"x"}])
+    with pytest.raises(ValueError, match="column jpeg is missing; there are: picture"):
         read(other, tmp_path)
+
+
+@pytest.mark.parametrize("column", ["jpeg", "jpg", "png", "webp", "image", "img"])
+@pytest.mark.parametrize("is_struct", [False, True])
+def test_columns_of_images_as_others_name_and_store_them(tmp_path, column, is_struct):
+    images = [b"first", b"second"]
+    stored = [{"bytes": image, "path": "image.png"} if is_struct else image for image in images]
+    file = write(tmp_path / "x.parquet", [{column: image, "label": 3} for image in stored])
+    (row,) = read(file, tmp_path)
+    assert row.pair_id == "x-1:x-2"
+    assert [Path(uri).read_bytes() for uri in (row.source_uri, row.target_uri)] == images
+
+
+def test_img2dataset_names_images_and_says_which_were_not_downloaded(tmp_path):
+    rows = [
+        {"jpg": b"first", "key": "000000000", "url": "x", "status": "success"},
+        {"jpg": None, "key": "000000001", "url": "y", "status": "failed_to_download"},
+        {"jpg": b"third", "key": "000000002", "url": "z", "status": "success"},
+    ]
+    rejected, row = read(write(tmp_path / "00000.parquet", rows), tmp_path)
+    assert (rejected.reason, rejected.by_design) == ("image that was not downloaded", True)
+    assert "field status is 'failed_to_download'" in rejected.detail
+    assert row.pair_id == "000000000:000000002"
+
+
+def test_an_image_that_is_only_a_path_is_named(tmp_path):
+    rows = [{"image": {"bytes": image, "path": "a.png"}} for image in (b"first", None, b"third")]
+    rejected, row = read(write(tmp_path / "x.parquet", rows), tmp_path)
+    assert rejected.detail == "field image: the table has no bytes, only the path 'a.png'"
+    assert row.pair_id == "x-1:x-3"
 
 
 def test_a_file_that_is_read_is_not_written(tmp_path):
