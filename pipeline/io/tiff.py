@@ -82,6 +82,8 @@ def read_tiff(data: bytes, max_pixels: int) -> Image.Image:
 
 def _read_page(page: Any, data: bytes, max_pixels: int) -> Image.Image:
     width, height = page.imagewidth, page.imagelength
+    if width * height == 0:
+        raise ValueError(f"the TIFF has {width} x {height} pixels")
     if width * height > max_pixels:
         raise CostlyError(f"{width} x {height} pixels, at most {max_pixels} are read")
     bits, is_plain = page.bitspersample, page.compression in _LOSSLESS and page.photometric in _N_COLOURS

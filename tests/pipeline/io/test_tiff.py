@@ -359,6 +359,13 @@ def test_what_was_read_does_not_stay_in_memory(bits: int) -> None:
         gc.enable()
 
 
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("hw", [(0, 8), (8, 0)])
+def test_no_pixels_are_no_picture(hw: tuple[int, int], bits: int) -> None:
+    with pytest.raises(ImageError, match=f"the TIFF has {hw[1]} x {hw[0]} pixels"):
+        decode_image(tiff(hw[1], hw[0], (258, 3, 1, bits)))
+
+
 def test_a_strip_without_data_is_no_picture() -> None:
     data = tiff(8, 8, (258, 3, 1, 16), (273, 4, 1, 0), (279, 4, 1, 0))
 
