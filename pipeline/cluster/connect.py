@@ -5,9 +5,12 @@ import os
 import shutil
 import socket
 import sys
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from typing import Any
 
+import psutil
 import ray
 import ray._private.state
 import ray.data
@@ -19,6 +22,12 @@ from pipeline.io.storage_options import worker_environment
 
 ANSWER_SECONDS = 10
 """Seconds for the head to accept a connection; Ray itself tries for minutes."""
+START_WAITS = (5, 20, 60)
+"""Seconds between the tries to start an embedded Ray."""
+SHORT_FOLDER = "/tmp/ray"
+"""Folder of an embedded Ray's files where TMPDIR is too long: the one it has without TMPDIR."""
+SOCKET_BYTES = 107 if sys.platform == "linux" else 103
+_LONGEST_SOCKET = "/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
 
 
 @contextmanager
@@ -58,27 +67,88 @@ def _as_raised(cause: ValueError | OSError) -> ValueError | OSError:
 
 
 def _join(address: str) -> None:
-    if address not in ("local", "auto"):
+    if address == "local":
+        _start()
+        return
+    if address != "auto":
         _check_that_it_answers(address)
     try:
-        ray.init(
-            address,
-            include_dashboard=False if address == "local" else None,
-            logging_level=logging.ERROR,
-            log_to_driver=False,
-            runtime_env=worker_environment(),
-        )
+        _init(address)
     except (ConnectionError, AuthenticationError) as error:
-        raise ConnectionError(
-            f"the Ray at {address} cannot be joined: {_one_line(error)}; if it runs, it may want RAY_AUTH_MODE=token "
-            "and its token, in the file RAY_AUTH_TOKEN_PATH or in RAY_AUTH_TOKEN"
-        ) from error
+        raise _refused(address, error) from error
     except RuntimeError as error:  # such as another version of Ray or Python than this process has
         raise ValueError(f"the Ray at {address} cannot be joined: {_one_line(error)}") from error
-    except Exception as error:  # Ray has no type of its own for a machine too busy to start one
+    except Exception as error:
         if isinstance(error, ValueError | OSError):
             raise
         raise ClusterError(f"Ray did not start: {_one_line(error)}") from error
+
+
+def _start() -> None:
+    """An embedded Ray, tried again where a busy machine may be the reason that it did not start.
+
+    Ray gives each of its processes 30 seconds and has errors of many types for one that was not up by then.
+    """
+    os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "120")
+    folder = _short_folder()
+    for wait in (*START_WAITS, None):
+        before = _children()
+        try:
+            _init("local", include_dashboard=False, _temp_dir=folder)
+            return
+        except AuthenticationError as error:
+            raise _refused("local", error) from error
+        except Exception as error:
+            is_input = isinstance(error, ValueError | OSError) and not isinstance(error, ConnectionError | TimeoutError)
+            if is_input:
+                raise
+            _end(_children() - before)  # Ray leaves those that did start
+            if wait is None:
+                tries = len(START_WAITS) + 1
+                raise ClusterError(f"Ray did not start in {tries} tries: {_one_line(error)}") from error
+            print(f"Ray did not start ({_one_line(error)}); trying again in {wait} s", file=sys.stderr, flush=True)
+        time.sleep(wait)
+
+
+def _init(address: str, **options: Any) -> None:
+    ray.init(
+        address,
+        logging_level=logging.ERROR,
+        log_to_driver=False,
+        runtime_env=worker_environment(),
+        **options,
+    )
+
+
+def _short_folder() -> str | None:
+    """The folder of an embedded Ray's files where the one that it would take is too long; None where it is not.
+
+    The paths of Unix sockets, which Ray has in there, may have 107 bytes.
+    """
+    variable = "RAY_TMPDIR" if "RAY_TMPDIR" in os.environ else "TMPDIR"
+    folder = os.environ.get(variable, "")
+    if len(os.fsencode(folder)) <= SOCKET_BYTES - len(_LONGEST_SOCKET):
+        return None
+    print(f"{variable} is too long for the sockets of Ray ({folder}); its files are in {SHORT_FOLDER}", file=sys.stderr)
+    return SHORT_FOLDER
+
+
+def _children() -> set[psutil.Process]:
+    return set(psutil.Process().children(recursive=True))
+
+
+def _end(processes: set[psutil.Process]) -> None:
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(processes, timeout=10)
+
+
+def _refused(address: str, error: Exception) -> ConnectionError:
+    return ConnectionError(
+        f"the Ray at {address} cannot be joined: {_one_line(error)}; if it runs, it may want RAY_AUTH_MODE=token "
+        "and its token, in the file RAY_AUTH_TOKEN_PATH or in RAY_AUTH_TOKEN"
+    )
 
 
 def _check_that_it_answers(address: str) -> None:

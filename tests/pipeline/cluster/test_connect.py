@@ -1,12 +1,16 @@
 """Where Ray is, what it has, and how long a job waits for one that is not there."""
 
+import os
 import socket
+import subprocess
+import sys
 from types import SimpleNamespace
 
+import psutil
 import pytest
 from ray.exceptions import AuthenticationError
 
-from pipeline.cluster.connect import connected, this_cluster
+from pipeline.cluster.connect import SHORT_FOLDER, START_WAITS, connected, this_cluster
 from pipeline.cluster.errors import ClusterError
 from pipeline.cluster.resources import Nodes
 from pipeline.matching.workers import choose_workers
@@ -76,7 +80,120 @@ def test_why_there_is_no_ray_is_one_line(
 
     monkeypatch.setattr("ray.init", refuse)
 
-    with pytest.raises(error, match=message) as raised, connected("auto"):
+    with pytest.raises(error, match=message) as caught, connected("auto"):
         pass
 
-    assert "\n" not in str(raised.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """What was waited between the tries to start Ray, in no time."""
+    waited: list[float] = []
+    monkeypatch.setattr("pipeline.cluster.connect.time.sleep", waited.append)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    return waited
+
+
+class _Init:
+    """A ray.init that raises some errors, one at each call, and then succeeds."""
+
+    def __init__(self, *errors: Exception) -> None:
+        self.errors = list(errors)
+        self.options: list[dict[str, object]] = []
+
+    def __call__(self, address: str, **options: object) -> None:
+        self.options.append({"address": address, **options})
+        if self.errors:
+            raise self.errors.pop(0)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        Exception("The current node timed out\nduring startup."),
+        RuntimeError("Timed out waiting for the port"),
+        TimeoutError("Timed out after 30 seconds"),
+        ConnectionError("no answer"),
+    ],
+)
+def test_an_embedded_ray_that_did_not_start_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch, waits: list[float], capsys: pytest.CaptureFixture[str], error: Exception
+) -> None:
+    init = _Init(error, error)
+    monkeypatch.setattr("ray.init", init)
+
+    with connected(None):
+        assert [options["address"] for options in init.options] == ["local"] * 3
+
+    assert waits == list(START_WAITS[:2])
+    printed = capsys.readouterr()
+    assert printed.err.splitlines() == [
+        f"Ray did not start ({' '.join(str(error).split())}); trying again in {wait} s" for wait in waits
+    ]
+    assert printed.out == ""
+
+
+def test_the_tries_to_start_ray_come_to_an_end(monkeypatch: pytest.MonkeyPatch, waits: list[float]) -> None:
+    init = _Init(*[Exception("too busy")] * 9)
+    monkeypatch.setattr("ray.init", init)
+
+    with pytest.raises(ClusterError, match=r"^Ray did not start in 4 tries: too busy$"), connected("local"):
+        pass
+
+    assert waits == list(START_WAITS)
+
+
+@pytest.mark.parametrize("error", [ValueError("no such option"), OSError(28, "No space left on device")])
+def test_what_a_second_try_would_not_mend_is_raised_at_once(
+    monkeypatch: pytest.MonkeyPatch, waits: list[float], error: Exception
+) -> None:
+    monkeypatch.setattr("ray.init", _Init(error))
+
+    with pytest.raises(type(error), match=str(error).rpartition("]")[2]), connected(None):
+        pass
+
+    assert waits == []
+
+
+def test_what_a_failed_start_left_is_ended(monkeypatch: pytest.MonkeyPatch, waits: list[float]) -> None:
+    command = [sys.executable, "-c", "input()"]
+    earlier = subprocess.Popen(command, stdin=subprocess.PIPE)
+    started: list[subprocess.Popen[bytes]] = []
+
+    def init(*_arguments: object, **_options: object) -> None:
+        started.append(subprocess.Popen(command, stdin=subprocess.PIPE))
+        if len(started) == 1:
+            raise Exception("too busy")
+
+    monkeypatch.setattr("ray.init", init)
+    try:
+        with connected(None):
+            assert not psutil.pid_exists(started[0].pid)
+            assert started[1].poll() is None
+            assert earlier.poll() is None
+    finally:
+        for process in (earlier, *started):
+            process.kill()
+            with process:
+                pass
+
+
+@pytest.mark.parametrize("variable", ["TMPDIR", "RAY_TMPDIR"])
+def test_ray_has_a_short_folder_where_the_temporary_one_is_too_long_for_its_sockets(
+    monkeypatch: pytest.MonkeyPatch, waits: list[float], capsys: pytest.CaptureFixture[str], variable: str
+) -> None:
+    init = _Init()
+    monkeypatch.setattr("ray.init", init)
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    limit = 107 - len(f"/ray/session_2026-11-29_01-31-28_123456_{2**22}/sockets/plasma_store")
+    for folder in ("/" + "d" * (limit - 1), "/" + "d" * limit):
+        monkeypatch.setenv(variable, folder)
+        with connected(None):
+            pass
+
+    assert [options["_temp_dir"] for options in init.options] == [None, SHORT_FOLDER]
+    assert capsys.readouterr().err == (
+        f"{variable} is too long for the sockets of Ray ({os.environ[variable]}); its files are in {SHORT_FOLDER}\n"
+    )
+    assert waits == []
