@@ -14,6 +14,12 @@ from pathlib import Path
 import psutil
 
 BIN = Path(sys.executable).parent
+_UNTIL_THE_PARENT_ENDS = [
+    sys.executable,
+    "-c",
+    "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 15); os.execv(sys.argv[1], sys.argv[1:])",
+]
+"""Before a command: it gets a SIGTERM when this process ends, even if that is killed (PR_SET_PDEATHSIG)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +102,7 @@ def kill(node: "subprocess.Popen[bytes]") -> None:
 
 def _started(options: list[str], environment: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
     """A node, once it is up; Ray gives up after 30 seconds, too few for a busy machine, so it has three tries."""
-    command = [BIN / "ray", "start", "--block", "--disable-usage-stats", *options]
+    command = [*_UNTIL_THE_PARENT_ENDS, str(BIN / "ray"), "start", "--block", "--disable-usage-stats", *options]
     for _ in range(3):
         with log.open("w") as file:
             process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment)
