@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import AvifImagePlugin, Image, UnidentifiedImageError
+from PIL import AvifImagePlugin, Image, ImageFile, UnidentifiedImageError
 
 from nemf.io.redact import redacted
 from nemf.io.store_errors import BAD_URI, CREDENTIALS, NOT_FOUND, PERMISSION_DENIED, TIMEOUT, reason
@@ -124,10 +124,20 @@ def _decode(data: bytes) -> Image.Image:
     if name == "HEIF":
         register_heif()
     image = _open(data, name)
+    frame = image.tile[0].extents if name == "GIF" and image.tile else None
     load_pixels(image)
     if name == "PNG":
         apply_key_colour(image, data)
+    if frame and frame != (0, 0, *image.size) and not image.has_transparency_data:
+        return _frame_on_white(image, frame)
     return image
+
+
+def _frame_on_white(image: Image.Image, frame: tuple[int, int, int, int]) -> Image.Image:
+    """A GIF whose first frame does not fill the canvas: the rest is white as in a browser; in Pillow it is colour 0."""
+    canvas = Image.new("RGB", image.size, "white")
+    canvas.paste(image.crop(frame).convert("RGB"), frame)
+    return canvas
 
 
 def _decode_jpeg(data: bytes) -> Image.Image:
@@ -146,7 +156,7 @@ def _decode_jpeg(data: bytes) -> Image.Image:
     return image
 
 
-def _open(data: bytes, name: str) -> Image.Image:
+def _open(data: bytes, name: str) -> ImageFile.ImageFile:
     image = Image.open(io.BytesIO(data), formats=(name,))
     if image.width * image.height > MAX_PIXELS:
         raise CostlyError(f"{image.width} x {image.height} pixels, at most {MAX_PIXELS} are read")

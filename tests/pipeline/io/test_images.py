@@ -1,5 +1,6 @@
 import io
 import os
+import struct
 import subprocess
 from pathlib import Path
 
@@ -95,6 +96,21 @@ def test_an_image_that_was_opened_keeps_its_xmp() -> None:
     to_rgb(opened)
 
     assert opened.info["xmp"] == b"<x/>"
+
+
+@pytest.mark.parametrize("transparent", [False, True])
+def test_what_the_first_frame_of_a_gif_does_not_cover_is_white(transparent: bool) -> None:
+    rgb = Image.fromarray(noise_rgb(0, (4, 6))).quantize(4)
+    whole = encoded(rgb, "GIF", **({"transparency": 3} if transparent else {}))
+    at = whole.index(b",\0\0\0\0\x06\0\x04\0")
+    moved = whole[:6] + struct.pack("<HH", 9, 8) + whole[10 : at + 1] + struct.pack("<HH", 2, 3) + whole[at + 5 :]
+
+    shown = decode_image(moved).copy()
+
+    np.testing.assert_array_equal(shown[3:7, 2:8], decode_image(whole))
+    shown[3:7, 2:8] = 255
+    assert shown.shape == (8, 9, 3)
+    assert shown.min() == 255
 
 
 def test_a_gif_without_its_last_byte_is_whole() -> None:
