@@ -63,15 +63,15 @@ class MatchStageConfig:
 def build_stream(slices: list[Slice], config: MatchStageConfig) -> ray.data.Dataset:
     """The lazy Ray dataset whose execution matches the slices; its rows describe the committed parts."""
     least, most = config.workers
-    context = ray.data.DataContext.get_current()
-    context.execution_options.resource_limits = ray.data.ExecutionResources(
+    rows = [{"file": s.file, "row_group": s.row_group, "rows": s.rows.tobytes()} for s in slices]
+    items = ray.data.from_items(rows, override_num_blocks=len(rows))
+    # of this stream alone, and not of the process, whose next dataset may need more
+    items.context.execution_options.resource_limits = ray.data.ExecutionResources(
         object_store_memory=CHUNKS_AHEAD * CHUNK_BYTES * most
     )
-    rows = [{"file": s.file, "row_group": s.row_group, "rows": s.rows.tobytes()} for s in slices]
     io_tasks = ray.data.TaskPoolStrategy(size=most)
     return (
-        ray.data.from_items(rows, override_num_blocks=len(rows))
-        .map_batches(
+        items.map_batches(
             partial(decode_slice, config=config),
             batch_size=1,
             batch_format="pyarrow",
