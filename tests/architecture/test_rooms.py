@@ -1,3 +1,4 @@
+import re
 import tomllib
 
 import pytest
@@ -43,3 +44,12 @@ def test_rooms_import_no_module_of_the_same_floor(matrix: dict[tuple[str, str], 
     ]
 
     assert [(a, b) for floor in siblings for a in floor for b in floor if matrix.get((a, b))] == []
+
+
+def test_the_page_of_the_architecture_links_every_room_and_only_files_that_exist():
+    page = ROOT / "docs" / "architecture.md"
+    links = {match for match in re.findall(r"\]\(([^)#]+)\)", page.read_text("utf-8")) if "://" not in match}
+
+    rooms = {f"../pipeline/{room}" for room in ROOMS if (ROOT / "pipeline" / room).is_dir()}
+    assert rooms <= links
+    assert [link for link in links if not (page.parent / link).exists()] == []
