@@ -5,6 +5,8 @@ import importlib
 import sys
 from pathlib import Path
 
+from jobs.output import ending_quietly
+
 GROUPS = {
     "data": ("prepare",),
     "matching": ("match", "evaluate"),
@@ -19,9 +21,10 @@ def main() -> int:
     """Entry point of the console script."""
     if len(sys.argv) < 2 or sys.argv[1] not in names():
         is_help = len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help")
-        if not is_help:
-            print(f"error: there is no command {sys.argv[1]!r}", file=sys.stderr)
-        print(help_text())
+        with ending_quietly():
+            if not is_help:
+                print(f"error: there is no command {sys.argv[1]!r}", file=sys.stderr)
+            print(help_text())
         return 0 if is_help else 2
     name = sys.argv[1]
     sys.argv[0] = f"nemf {name}"

@@ -15,6 +15,7 @@ from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
 import tyro
 
+from jobs.output import closed_streams, ending_quietly, flush
 from nemf.io.redact import redacted
 from nemf.matchers.table import FIXED_NAMES, FOLDER_PREFIX, HELP
 from pipeline.cluster.errors import ClusterError
@@ -23,7 +24,7 @@ from pipeline.io.uri_field import UriField, uri_fields, uris_of
 
 OK, CLUSTER_FAILED, BAD_INPUT, OVER_BUDGET, NOT_GOOD_ENOUGH, INTERRUPTED = 0, 1, 2, 3, 4, 130
 """Exit codes: done; Ray or one of its processes failed, or there is a bug; bad input or configuration; finished beyond
-the error budget; finished, and a requirement is missed; stopped by a signal."""
+the error budget; finished, and a requirement is missed; stopped by a signal. One more is jobs.output.CLOSED."""
 
 Config = TypeVar("Config")
 
@@ -80,27 +81,30 @@ def run_command(
 
     description: the text of --help; None for the docstring of the job's module.
     ValueError and OSError mean bad input and give BAD_INPUT; with NEMF_TRACEBACK=1 they are raised instead.
+    SystemExit if nobody reads the output any more.
     """
     module = sys.modules[run.__module__]
     name = (module.__spec__.name if module.__spec__ else module.__name__).removeprefix("jobs.").replace("_", "-")
-    try:
-        words = sys.argv[1:] if argv is None else argv
-        config, storage_options = parse(config_type, words, name, description or module.__doc__)
-        use_options(storage_options)
-        with _sigterm_as_ctrl_c():
-            run(config)
-    except KeyboardInterrupt as interrupt:
-        print(f"interrupted: {redacted(str(interrupt))}" if interrupt.args else "interrupted", file=sys.stderr)
-        return INTERRUPTED
-    except (OverBudgetError, RequirementError) as error:
-        print(f"error: {redacted(str(error))}", file=sys.stderr)
-        return OVER_BUDGET if isinstance(error, OverBudgetError) else NOT_GOOD_ENOUGH
-    except (ValueError, OSError, ClusterError) as error:
-        if os.environ.get("NEMF_TRACEBACK"):
-            raise
-        print(f"error: {redacted(str(error))}", file=sys.stderr)
-        return CLUSTER_FAILED if isinstance(error, ClusterError) else BAD_INPUT
-    return OK
+    with ending_quietly():
+        try:
+            words = sys.argv[1:] if argv is None else argv
+            config, storage_options = parse(config_type, words, name, description or module.__doc__)
+            use_options(storage_options)
+            with _sigterm_as_ctrl_c():
+                run(config)
+            flush()
+        except KeyboardInterrupt as interrupt:
+            print(f"interrupted: {redacted(str(interrupt))}" if interrupt.args else "interrupted", file=sys.stderr)
+            return INTERRUPTED
+        except (OverBudgetError, RequirementError) as error:
+            print(f"error: {redacted(str(error))}", file=sys.stderr)
+            return OVER_BUDGET if isinstance(error, OverBudgetError) else NOT_GOOD_ENOUGH
+        except (ValueError, OSError, ClusterError) as error:
+            if os.environ.get("NEMF_TRACEBACK") or (isinstance(error, BrokenPipeError) and closed_streams()):
+                raise
+            print(f"error: {redacted(str(error))}", file=sys.stderr)
+            return CLUSTER_FAILED if isinstance(error, ClusterError) else BAD_INPUT
+        return OK
 
 
 def parse(

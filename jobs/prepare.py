@@ -19,6 +19,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from jobs.command import BAD_INPUT, flag_of, run_command
+from jobs.output import ending_quietly
 from pipeline.datasets.common.interface import DatasetOptions
 from pipeline.datasets.common.writer import Summary, write_manifest
 from pipeline.datasets.registry import BUILT_IN, load_dataset, summaries
@@ -156,7 +157,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         config = config_type_of(words)
     except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
+        with ending_quietly():
+            print(f"error: {error}", file=sys.stderr)
         return BAD_INPUT
     return run_command(config, run, words, _description(_dataset_of(words)))
 
