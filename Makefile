@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses auto --dist loadfile \
 	--no-loadscope-reorder
 
-.PHONY: demo test test-all test-browser chaos fuzz lint clean
+.PHONY: demo test test-all test-browser test-readers chaos fuzz lint clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -25,6 +25,9 @@ test-all: $(VENV)/installed lint  ## the same, and the tests marked long
 test-browser: $(VENV)/installed  ## the report in a headless browser; needs chromium on PATH
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[browser]'
 	$(BIN)/python -m pytest tests/browser
+
+test-readers: $(VENV)/installed  ## our tables in other readers of Parquet, each in an environment of its own, from PyPI
+	$(BIN)/python -m pytest tests/readers -rP
 
 chaos: $(VENV)/installed  ## rounds of random kills; CHAOS_ROUNDS, CHAOS_SEED
 	$(BIN)/python -m pytest tests/chaos

@@ -1,1 +1,1 @@
-"""The schemas of the tables, one file per table. Every table is readable with pandas alone."""
+"""The schemas of the tables, one file per table. pandas alone reads each; docs/tables.md names other readers."""

@@ -6,6 +6,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from earlier_tables import as_earlier
 
 from schemas.check import SchemaError, check_schema, conform
 from schemas.matches import MATCHES
@@ -74,7 +75,6 @@ def test_a_column_given_twice() -> None:
 
 
 POINTS = pa.list_(pa.list_(pa.float32()))
-FIXED_POINTS = pa.list_(pa.list_(pa.float32(), 2))
 TYPES = {
     "PAIRS": {
         **dict.fromkeys(("pair_id", "source_uri", "target_uri", "category", "dataset", "split"), pa.string()),
@@ -119,16 +119,6 @@ def test_the_types_that_are_written_are_those_that_every_reader_knows(schema: pa
     assert {field.name: field.type for field in written} == TYPES[schema.metadata[b"table"].decode()]
     assert "fixed_size_list" not in str(written)
     assert written.metadata == schema.metadata
-
-
-def as_earlier(schema: pa.Schema) -> pa.Schema:
-    """The schema as version 1 of PAIRS and version 2 of MATCHES had it."""
-    kinds = {**dict.fromkeys(("source_xy_px", "target_xy_px", "query_xy_px", "reference_xy_px"), FIXED_POINTS)}
-    kinds |= dict.fromkeys(("source_box_xyxy", "target_box_xyxy"), pa.list_(pa.float32(), 4))
-    kinds |= dict.fromkeys(("query_hw", "reference_hw", "flow_hw"), pa.list_(pa.int32(), 2))
-    fields = [field.with_type(kinds.get(field.name, field.type)) for field in schema]
-    version = str(int(schema.metadata[b"schema_version"]) - 1)
-    return pa.schema(fields, metadata={**schema.metadata, b"schema_version": version.encode()})
 
 
 def test_tables_of_the_version_before_are_read_with_the_same_values() -> None:

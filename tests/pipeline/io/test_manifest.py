@@ -9,6 +9,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from earlier_tables import as_earlier
 from make import pair_row, write_pairs
 from PIL import Image
 
@@ -110,6 +111,14 @@ def test_a_table_that_pandas_wrote_is_told_how_to_become_a_manifest(tmp_path: Pa
 
     rows = read_pairs(f"{tmp_path}/pairs.parquet")
     assert (rows["source_xy_px"].to_pylist(), rows["occlusion"].to_pylist()) == (points, [1])
+
+
+def test_a_manifest_of_the_version_before_is_read(tmp_path: Path) -> None:
+    rows = pa.Table.from_pylist([pair_row("1", source_box_xyxy=[1.0, 2.0, 3.0, 4.0]), pair_row("2")], PAIRS)
+    pq.write_table(pa.Table.from_pylist(rows.to_pylist(), as_earlier(PAIRS)), tmp_path / "a.parquet")
+
+    assert read_pairs(str(tmp_path), PAIRS.names).equals(rows)
+    assert list(read_rows(f"{tmp_path}/a.parquet", 0, np.array([0, 1]))) == [rows]
 
 
 @pytest.fixture

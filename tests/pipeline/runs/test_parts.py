@@ -3,7 +3,9 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from earlier_tables import as_earlier
 from make import match_rows
 
 from pipeline.runs.flow_codec import encode_flow
@@ -47,6 +49,26 @@ def test_directions_are_rows_of_their_own(tmp_path: Path) -> None:
     write_part(str(tmp_path), match_rows({"pair_id": "a"}, {"pair_id": "a", "direction": "target_to_source"}))
 
     assert read_matches(str(tmp_path))["direction"].to_pylist() == ["source_to_target", "target_to_source"]
+
+
+def test_parts_of_the_version_before_and_of_this_one_are_one_run(tmp_path: Path) -> None:
+    points = [[1.5, 2.0], [3.0, 4.0]]
+    old = [
+        {"pair_id": "a", "query_xy_px": points, "query_hw": [3, 4], **encode_flow(np.ones((3, 4, 2)))},
+        {"pair_id": "b", "query_xy_px": None, "query_hw": None},
+    ]
+    folder = tmp_path / "parts"
+    folder.mkdir()
+    earlier = pa.Table.from_pylist(match_rows(*old).to_pylist(), as_earlier(MATCHES))
+    pq.write_table(earlier, folder / "part-0.parquet")
+    write_part(str(tmp_path), match_rows({"pair_id": "c", "query_xy_px": points, "query_hw": [5, 6]}))
+
+    rows = read_matches(str(tmp_path))
+
+    assert rows.schema.equals(MATCHES)
+    assert rows["query_xy_px"].to_pylist() == [points, None, points]
+    assert rows["query_hw"].to_pylist() == [[3, 4], None, [5, 6]]
+    assert rows["flow_hw"].to_pylist() == [[3, 4], None, None]
 
 
 def test_an_unfinished_file_is_no_part(tmp_path: Path) -> None:
