@@ -12,12 +12,14 @@ from image_bytes import png, written_by_tifffile
 from make import encoded, noise_rgb
 from PIL import Image
 
+from pipeline.io.image_formats import register_heif
 from pipeline.io.images import ImageError, decode_image
 from schemas.failures import ERROR_KINDS
 
 
 def _files() -> dict[str, bytes]:
     """Small images of every format and of many kinds."""
+    register_heif()
     rgb = Image.fromarray(noise_rgb(0, (30, 40)))
     alpha = rgb.convert("RGBA")
     alpha.putalpha(90)
@@ -48,6 +50,8 @@ def _files() -> dict[str, bytes]:
         "png, key colour": png(noise_rgb(0, (9, 13)).astype(int) * 257, 16, 2, (b"tRNS", bytes(6))),
         "avif": encoded(rgb, "AVIF", exif=turned),
         "avif, moving": encoded(alpha, "AVIF", save_all=True, append_images=[alpha]),
+        "heif": encoded(rgb, "HEIF"),
+        "heif, alpha": encoded(alpha, "HEIF", exif=turned),
         "jpeg without end": encoded(rgb, "JPEG")[:-2],
         "bmp": encoded(rgb, "BMP"),
         "bmp, palette": encoded(rgb.quantize(7), "BMP"),
