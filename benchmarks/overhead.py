@@ -28,8 +28,7 @@ from nemf import load_matcher
 from pipeline.io.manifest import read_pairs
 from pipeline.matching.decode import decode_rows
 from pipeline.matching.match import match_chunk
-from pipeline.matching.options import MatchOptions
-from pipeline.matching.stream import THREADS
+from pipeline.matching.options import THREADS, MatchOptions
 from pipeline.runs.folder import read_run
 from schemas.pairs import PAIRS
 

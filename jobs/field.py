@@ -44,9 +44,12 @@ class Config:
 def run(config: Config) -> None:
     """Score, match, draw, print."""
     # these import torch and matplotlib, which take two seconds
+    import torch
+
     from jobs.points import parse_point
     from nemf.load import load_matcher
     from nemf.matchers.nemf import NemfMatcher
+    from pipeline.matching.options import THREADS
     from pipeline.visualization.field import ScoredPoint, draw_field, encode_figure, format_of, highest_score
 
     image_format = format_of(config.out)
@@ -56,6 +59,7 @@ def run(config: Config) -> None:
         raise ValueError(f"--resolution must be {low} to {high}; got {config.resolution}")
     query_rgb, reference_rgb = read_image(config.query), read_image(config.reference)
     query_xy_px = parse_point(config.point, query_rgb, "--point", "X,Y such as 120,80")
+    torch.set_num_threads(THREADS)
     matcher = load_matcher(config.matcher, device=config.device)
     if not isinstance(matcher, NemfMatcher):
         raise ValueError(

@@ -2,7 +2,8 @@
 
     nemf pair a.jpg b.jpg --points 10,20 30,40 --out match.png
 
-Prints the matches of points of the first image in the second one, and draws them into --out. Takes seconds.
+Prints the matches of points of the first image in the second one, and draws them into --out. Takes seconds. The numbers
+are those of `nemf match` on the same machine and device, to the last bit, if --pair-id is the manifest's pair_id.
 """
 
 import io
@@ -34,6 +35,8 @@ class Config:
     """Points in pixels of the query image, 0,0 being the centre of its top-left pixel; by default a grid of 4 x 4."""
     out: Uri | None = None
     """Image file (.png, .jpg, ...) to draw the match into, path or URI."""
+    pair_id: str = ""
+    """Identity of the pair, of which the random numbers of a search depend; for a row of MATCHES, its pair_id."""
     json: bool = False
     """Print JSON instead of a table."""
     matcher: MatcherName = "nemf-small"
@@ -46,8 +49,11 @@ class Config:
 def run(config: Config) -> None:
     """Match, draw, print."""
     # these import torch, which takes more than a second
+    import torch
+
     from jobs.points import grid_points, parse_points
     from nemf.load import load_matcher
+    from pipeline.matching.options import THREADS
     from pipeline.visualization.matches import draw_match
 
     image_format = None
@@ -56,8 +62,9 @@ def run(config: Config) -> None:
         refuse_overwrite(config.out, config.query, config.reference)
     query_rgb, reference_rgb = read_image(config.query), read_image(config.reference)
     query_xy_px = parse_points(config.points, query_rgb) if config.points else grid_points(query_rgb)
+    torch.set_num_threads(THREADS)
     matcher = load_matcher(config.matcher, backbone_weights=config.backbone_weights, device=config.device)
-    match = matcher.match(query_rgb, reference_rgb, query_xy_px)
+    match = matcher.match(query_rgb, reference_rgb, query_xy_px, pair_id=config.pair_id)
 
     if config.out is not None:
         buffer = io.BytesIO()

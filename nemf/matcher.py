@@ -80,11 +80,17 @@ class Matcher(Protocol):
         query_xy_px: Sequence[Sequence[float | int]] | np.ndarray | Tensor | None = None,
         *,
         dense: bool | None = None,
+        pair_id: str = "",
     ) -> Match:
         """Match one pair of images, each (H, W, 3) uint8 RGB as numpy array, torch tensor or PIL image.
 
         query_xy_px: (K, 2) points (x, y) in pixels of the query image.
         dense: whether to compute the flow as well; by default only without query_xy_px.
+        pair_id: see ImagePair.
+        The result is that of the command `nemf match`, bit for bit, if the pair_id and the pixels are those of its
+        manifest and torch computes on one thread: torch.set_num_threads(1) before. With more threads, on another
+        device or machine, or with other versions of the libraries, the last bits may differ; with another pair_id, all
+        that a random search finds.
         Raises ValueError when an image or the points have another shape or dtype, or points are not finite.
         """
         points = None if query_xy_px is None else as_points(query_xy_px)
@@ -93,6 +99,7 @@ class Matcher(Protocol):
             reference_rgb=as_rgb(reference_rgb, "reference"),
             query_xy_px=points,
             dense=points is None if dense is None else dense,
+            pair_id=pair_id,
         )
         (match,) = self.match_batch([pair])
         return match

@@ -2,8 +2,8 @@
 
 Ray Data moves the rows; the work of the stages is in pipeline.matching.decode, pipeline.matching.match and
 pipeline.runs.parts, none of which knows Ray. Ray restarts a dead process with the same work without limit; the
-quarantine ends this. Every process that matches runs torch on THREADS threads, since a result may change with their
-number; the others never import torch, which would cost each of them 300 MB.
+quarantine ends this. Every process that matches runs torch on options.THREADS threads; the others never import torch,
+which would cost each of them 300 MB.
 """
 
 import time
@@ -19,7 +19,7 @@ import ray.data
 from pipeline.io import storage
 from pipeline.io.manifest import read_rows
 from pipeline.matching.decode import CHUNK_BYTES, Chunk, decode_rows
-from pipeline.matching.options import MatchConfig
+from pipeline.matching.options import THREADS, MatchConfig
 from pipeline.matching.plan import Slice
 from pipeline.matching.prometheus import timed, timed_items
 from pipeline.matching.watchdog import Watchdog
@@ -28,7 +28,6 @@ from pipeline.runs.parts import count_reasons, write_part
 from pipeline.runs.quarantine import Quarantine
 from schemas.matches import MATCHES
 
-THREADS = 1
 MATCH_CPUS = 0.75
 IO_CPUS = 0.25
 """CPUs that a matching process and a decoding or committing task reserve: together one core for each worker."""

@@ -2,11 +2,17 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import skimage.data
+import torch
+from make import pair_row, run_description, write_pairs
 from PIL import Image
 
 from jobs.pair import main
+from pipeline.matching.options import MatchConfig
+from pipeline.matching.stream import MatchStageConfig, MatchWorker, decode_slice
+from pipeline.runs.folder import open_run
 
 
 @pytest.fixture
@@ -82,3 +88,45 @@ def test_a_photograph_is_not_drawn_over(photographs: list[str], capsys: pytest.C
     assert main([*photographs, "--out", photographs[1]]) == 2
     assert photographs[1] in capsys.readouterr().err
     assert Path(photographs[1]).read_bytes() == before
+
+
+def test_the_answer_is_the_row_of_match_bit_for_bit(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """Of the process that `nemf match` matches in, in which the pairs share a batch."""
+    whole = skimage.data.chelsea()
+    images = {"a": whole[:200, :260], "b": whole[30:210, 40:300], "c": whole[60:, 100:]}
+    for name, rgb in images.items():
+        Image.fromarray(rgb).save(tmp_path / f"{name}.png")
+    points = np.array([[20.0, 30.0], [101.25, 77.5], [150.125, 60.0]], np.float32).tolist()
+    rows = [
+        pair_row(
+            f"{source}:{target}",
+            source_uri=str(tmp_path / f"{source}.png"),
+            target_uri=str(tmp_path / f"{target}.png"),
+            source_xy_px=points,
+        )
+        for source, target in ("ab", "bc", "ca")
+    ]
+    config = MatchStageConfig(
+        run=open_run(str(tmp_path / "run"), run_description(), dry_run=True),
+        attempt=1,
+        stop_file=str(tmp_path / "run" / "stop"),
+        in_progress_folder=str(tmp_path / "run" / "begun"),
+        device="cpu",
+        workers=(1, 1),
+        matching=MatchConfig(matcher="nemf-small"),
+    )
+    pairs = write_pairs(tmp_path / "pairs.parquet", rows)
+    plan = pa.table({"file": [pairs], "row_group": [0], "rows": [np.arange(3, dtype=np.int32).tobytes()]})
+    (decoded,) = decode_slice(plan, config)
+    matched = {row["pair_id"]: row for row in MatchWorker(config)(decoded).to_pylist()}
+
+    for row in rows:
+        torch.set_num_threads(2)
+        line = [row["source_uri"], row["target_uri"], "--pair-id", row["pair_id"], "--json", "--device", "cpu"]
+        assert main([*line, "--points", *(f"{x},{y}" for x, y in points)]) == 0
+        answer = json.loads(capsys.readouterr().out)["points"]
+        assert torch.get_num_threads() == 1
+        expected = matched[row["pair_id"]]
+        assert expected["status"] == "ok"
+        assert [point["reference_xy_px"] for point in answer] == expected["reference_xy_px"]
+        assert [point["confidence"] for point in answer] == expected["point_confidence"]

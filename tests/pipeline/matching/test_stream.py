@@ -13,8 +13,8 @@ from make import match_rows, run_description, write_image_pairs
 
 from pipeline.io import storage
 from pipeline.matching.decode import Chunk
-from pipeline.matching.options import MatchConfig, MatchOptions
-from pipeline.matching.stream import THREADS, MatchStageConfig, MatchWorker, commit, decode_slice
+from pipeline.matching.options import THREADS, MatchConfig, MatchOptions
+from pipeline.matching.stream import MatchStageConfig, MatchWorker, commit, decode_slice
 from pipeline.runs.folder import open_run
 from pipeline.runs.parts import list_parts, part_sizes, read_matches
 
