@@ -237,10 +237,12 @@ def test_values_of_other_types_that_are_the_same(tmp_path):
     assert row.viewpoint_variation is row.category is None
     (row,) = read(tmp_path, [{**URIS, "source_xy_px": "1.5,2;3,4.25", "keypoint_id": '["a", "b"]', "occlusion": "3"}])
     assert (row.source_xy_px, row.keypoint_id, row.occlusion) == ([(1.5, 2), (3, 4.25)], ["a", "b"], 3)
-    ids = pa.ExtensionArray.from_storage(pa.uuid(), pa.array([uuid.bytes], pa.binary(16)))
-    pq.write_table(pa.table({**{name: [uri] for name, uri in URIS.items()}, "pair_id": ids}), tmp_path / "u.parquet")
-    (row,) = table.pairs(table.Options(root=str(tmp_path / "u.parquet"), out="out.parquet"))
-    assert row.pair_id == str(uuid)
+    for kind in (pa.uuid(), pa.binary(16), pa.binary()):
+        ids = pa.array([uuid.bytes], pa.binary(16)).cast(kind)
+        file = tmp_path / "uuid.parquet"
+        pq.write_table(pa.table({**{name: [uri] for name, uri in URIS.items()}, "pair_id": ids}), file)
+        (row,) = table.pairs(table.Options(root=str(file), out="out.parquet"))
+        assert row.pair_id == str(uuid)
 
 
 @pytest.mark.parametrize(
