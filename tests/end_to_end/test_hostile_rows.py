@@ -83,6 +83,8 @@ def _good_rows(root: Path) -> list[Good]:
     cmyk = write("cmyk.jpg", Image.fromarray(PHOTOGRAPH).convert("CMYK"), "JPEG", quality=95)
     palette = Image.fromarray(PHOTOGRAPH).quantize(64)
     grey = PHOTOGRAPH[..., 1]
+    thumbnail = (PHOTOGRAPH[::8, ::8], {"subfiletype": 1, "subifds": 1})
+    (root / "camera.tif").write_bytes(written_by_tifffile(thumbnail, PHOTOGRAPH, photometric="rgb"))
     shifted, one_pixel = PHOTOGRAPH[8:, 16:], PHOTOGRAPH[:1, :1]
     outside = [[-50.0, 400.0], [9999.0, 3.0]]
     return [
@@ -94,6 +96,7 @@ def _good_rows(root: Path) -> list[Good]:
         good("cmyk", cmyk, _rgb(Image.open(root / cmyk))),
         good("16-bit grey", write("grey.png", grey.astype(np.uint16) * 257), np.repeat(grey[..., None], 3, axis=2)),
         good("palette", write("palette.png", palette), _rgb(palette)),
+        good("thumbnail first", "camera.tif", PHOTOGRAPH),
         good(
             "one pixel",
             write("one-pixel.png", one_pixel),

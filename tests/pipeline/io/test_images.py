@@ -76,6 +76,17 @@ def test_a_turned_image_is_turned_beside_exif_that_cannot_be_written_back() -> N
     assert decode_image(encoded(noise_rgb(0, (4, 6)), exif=b"Exif\0\0" + turned)).shape == (6, 4, 3)
 
 
+def test_exif_in_a_text_of_a_png_is_applied() -> None:
+    """As ImageMagick writes it."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    record = exif.tobytes()
+    text = PngImagePlugin.PngInfo()
+    text.add_text("Raw profile type exif", f"\nexif\n{len(record):8}\n{record.hex()}\n", zip=True)
+
+    assert decode_image(encoded(noise_rgb(0, (4, 6)), pnginfo=text)).shape == (6, 4, 3)
+
+
 @pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP", "AVIF"])
 def test_an_orientation_that_only_xmp_states_turns_nothing(image_format: str) -> None:
     packet = '<x:xmpmeta><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
