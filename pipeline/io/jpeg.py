@@ -17,7 +17,8 @@ _SEGMENT = re.compile(rb"\xff([^\x00\x01\xd0-\xd8\xff])")
 _ZERO_TAIL = bytes(64)
 _RESTART = re.compile(rb"\xff([\xd0-\xd7])")
 _LOSSLESS, _HIERARCHICAL, _ARITHMETIC = (0xC3, 0xCB), (0xC5, 0xC6, 0xC7, 0xCD, 0xCE, 0xCF), (0xC9, 0xCA, 0xCB)
-_FRAMES = (0xC0, 0xC1, 0xC2, *_LOSSLESS, *_HIERARCHICAL, *_ARITHMETIC)
+_JPEG_LS = 0xF7
+_FRAMES = (0xC0, 0xC1, 0xC2, *_LOSSLESS, *_HIERARCHICAL, *_ARITHMETIC, _JPEG_LS)
 
 
 def check_scans(data: bytes) -> None:
@@ -33,6 +34,8 @@ def unsupported_jpeg(data: bytes) -> str | None:
         return None
     marker, body = frame
     bits, components = body[0], body[5]
+    if marker == _JPEG_LS:
+        return "JPEG-LS"
     if marker in _LOSSLESS:
         return "a lossless JPEG"
     if marker in _HIERARCHICAL:

@@ -77,6 +77,7 @@ def _box(brand: bytes) -> bytes:
 IMPOSTORS: dict[str, tuple[bytes, str]] = {
     "svg": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "an SVG drawing"),
     "svg with a declaration": (b"<?xml version='1.0'?>\n<!-- drawn -->\n<svg/>", "an SVG drawing"),
+    "svg with a byte order mark": (b"\xef\xbb\xbf<svg xmlns='http://www.w3.org/2000/svg'/>", "an SVG drawing"),
     "html": (b"<!DOCTYPE html><html><body>404</body></html>", "an HTML page"),
     "pdf": (b"%PDF-1.7\n1 0 obj<</Type/Catalog>>endobj\ntrailer<</Root 1 0 R>>", "a PDF"),
     "eps": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n", "PostScript"),

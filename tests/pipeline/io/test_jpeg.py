@@ -1,5 +1,6 @@
 import io
 
+import imagecodecs
 import numpy as np
 import pytest
 from image_bytes import segment
@@ -137,6 +138,42 @@ def test_kinds_that_are_not_read_are_named(marker: int, bits: int, kind: str) ->
         decode_image(changed, "a.jpg")
 
     assert error.value.failure.kind == "unsupported_mode"
+
+
+@pytest.mark.parametrize(
+    ("data", "kind"),
+    [
+        (imagecodecs.jpeg8_encode(noise_rgb(0).astype(np.uint16) * 16, bitspersample=12), "a 12-bit JPEG"),
+        (imagecodecs.ljpeg_encode(noise_rgb(0)[..., 0].astype(np.uint16), bitspersample=12), "a lossless JPEG"),
+        (imagecodecs.jpegls_encode(noise_rgb(0)[..., 0]), "JPEG-LS"),
+    ],
+    ids=["12 bits", "lossless", "JPEG-LS"],
+)
+def test_files_of_kinds_that_are_not_read_are_named(data: bytes, kind: str) -> None:
+    with pytest.raises(ImageError, match=f"^a.jpg: not an image we read: it is {kind}$") as error:
+        decode_image(data, "a.jpg")
+
+    assert error.value.failure.kind == "unsupported_mode"
+
+
+def test_eight_bits_without_loss_are_read_or_named() -> None:
+    """Newer builds of libjpeg-turbo decode them."""
+    rgb, kind = noise_rgb(0), ""
+    try:
+        np.testing.assert_array_equal(decode_image(imagecodecs.jpeg8_encode(rgb, lossless=True)), rgb)
+    except ImageError as error:
+        kind = error.failure.kind
+    assert kind in ("", "unsupported_mode")
+
+
+@pytest.mark.parametrize("stored", ["CMYK", "YCCK"])
+def test_ink_of_another_library(stored: str) -> None:
+    ink = np.zeros((32, 48, 4), np.uint8)
+    ink[..., 1:3] = 255
+
+    data = imagecodecs.jpeg8_encode(255 - ink, colorspace="CMYK", outcolorspace=stored, level=95)
+
+    assert np.abs(decode_image(data).astype(int) - [255, 0, 0]).max() <= 3
 
 
 def test_a_jpeg_of_two_components_is_named() -> None:
