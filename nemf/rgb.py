@@ -56,12 +56,18 @@ def set_orientation(image: Image.Image, orientation: int) -> None:
     image.info["exif"] = exif.tobytes()
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    """Not by ImageOps.exif_transpose, which copies every image and fails where it cannot write the EXIF back."""
+def exif_orientation(image: Image.Image) -> int:
+    """The EXIF orientation of an image, 1 to 8; 1, not turned, where there is none or it cannot be read."""
     only_exif = Image.new("1", (1, 1))  # whose getexif() knows no XMP
     only_exif.info = {key: image.info[key] for key in _EXIF if key in image.info}
     try:
-        turn = _SHOWN_AFTER.get(only_exif.getexif().get(ExifTags.Base.Orientation, 1))
+        orientation = only_exif.getexif().get(ExifTags.Base.Orientation, 1)
+        return orientation if orientation in _SHOWN_AFTER else 1
     except Exception:  # whatever a broken record makes Pillow meet
-        return image
+        return 1
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Not by ImageOps.exif_transpose, which copies every image and fails where it cannot write the EXIF back."""
+    turn = _SHOWN_AFTER.get(exif_orientation(image))
     return image if turn is None else image.transpose(turn)

@@ -11,6 +11,9 @@ Annotations that no pair can use are left out and counted: crowds, those without
 box (unless no annotation has one: then the pairs have none). A pair is two objects of one category in different images
 that share three visible keypoints.
 
+Points and boxes belong to an image of the width and height that `images` states, if it does: another size is an error,
+and that of the stored pixels of a photograph that its EXIF orientation turns means that they are turned with it.
+
 Both images of a pair are in the same part of the data set: `--split` train has 80 % of the images, val and test 10 %
 each, drawn by a hash of the file's name and `--split-seed`. Without `--split` all images are paired.
 
@@ -148,6 +151,7 @@ def _instance(
         category=category.text("name"),
         xy_px=xy_px,
         box_xyxy=_box(fields, read_box),
+        image_wh=image.size_wh("width", "height"),
     )
 
 

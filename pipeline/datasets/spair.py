@@ -68,4 +68,6 @@ def _pair(pair_id: str, root: str, split: str, folder: str, present: set[str]) -
         scale_variation=fields.level("scale_variation", 2),
         truncation=fields.level("truncation", 3),
         occlusion=fields.level("occlusion", 3),
+        source_stated_wh=fields.size_of_list("src_imsize"),
+        target_stated_wh=fields.size_of_list("trg_imsize"),
     )

@@ -47,8 +47,9 @@ from pipeline.datasets.common.records import CsvRow, TableFile, csv_rows, parque
 from pipeline.io import storage
 from pipeline.io.manifest import INLINE_COLUMNS
 from pipeline.io.uri_field import Uri
+from schemas.pairs import PAIRS
 
-_COLUMNS = tuple(field.name for field in dataclass_fields(PairRow) if field.name != "where")
+_COLUMNS = tuple(field.name for field in dataclass_fields(PairRow) if field.name in PAIRS.names)
 _SIDES = ("source", "target")
 _INSTEAD = {f"{side}_uri": (f"{side}_image",) for side in _SIDES}
 _REQUIRED = tuple(_INSTEAD)

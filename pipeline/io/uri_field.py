@@ -80,6 +80,11 @@ def is_relative(location: str) -> bool:
     return "://" not in location and not Path(location).is_absolute()
 
 
+def on_the_web(uri: str) -> bool:
+    """Whether a URI is of a web server, which has no listings."""
+    return uri.lower().startswith(("http://", "https://"))
+
+
 def _annotation(hint: Any) -> UriField | None:
     """The UriField in a type, wherever it is: of `Uri | None` or `tuple[Uri, ...]` in a part of it."""
     for part in (*getattr(hint, "__metadata__", ()), *get_args(hint)):

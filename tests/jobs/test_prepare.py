@@ -8,6 +8,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from jobs import submit
 from jobs.prepare import main, make_config
@@ -106,6 +107,38 @@ def test_no_pairs_and_why_and_what_is_noted(images, tmp_path, capsys):
     assert prepare(out, "coco", images, "--annotations", "c.json") == 0
     noted = "note: 1 x image with several objects of a category, each paired as if it were the only one (first: "
     assert noted in capsys.readouterr().out
+
+
+def test_annotations_that_do_not_fit_their_images(images, tmp_path, capsys):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (60, 40)).save(images / "a.jpg", exif=exif)
+    Image.new("RGB", (60, 40)).save(images / "b.jpg")
+    points = {"category_id": 1, "keypoints": [1, 2, 2, 10, 20, 2, 59, 70, 2], "bbox": [1, 2, 30, 20]}
+    content = {
+        "images": [
+            {"id": n, "file_name": name, "width": 60, "height": 40} for n, name in enumerate(("a.jpg", "b.jpg"))
+        ],
+        "categories": [{"id": 1, "name": "dot", "keypoints": ["a", "b", "c"]}],
+        "annotations": [points | {"id": n, "image_id": n} for n in range(2)],
+    }
+    file, out = tmp_path / "c.json", tmp_path / "pairs.parquet"
+    file.write_text(json.dumps(content))
+    flags = ("--annotations", str(file))
+    assert prepare(out, "coco", images, *flags) == 0
+    shown = capsys.readouterr().out
+    assert "note: 1 x image annotated as stored: its points and boxes are turned as its EXIF orientation" in shown
+    assert "note: 2 x point outside its image" in shown
+    (row,) = pd.read_parquet(out).to_dict("records")
+    side = "source" if row["source_uri"].endswith("a.jpg") else "target"
+    assert [list(point) for point in row[f"{side}_xy_px"]][:2] == [[37, 1], [19, 10]]
+    assert list(row[f"{side}_box_xyxy"]) == [17, 1, 37, 31]
+    content["images"][1]["width"] = 600
+    file.write_text(json.dumps(content))
+    assert prepare(out, "coco", images, *flags) == 2
+    assert "annotation of another image size: the annotation is of 600 x 40 pixels, and the" in capsys.readouterr().err
+    assert prepare(out, "coco", images, *flags, "--no-check-sizes") == 0
+    assert capsys.readouterr().out.count("\n") == 1
 
 
 def test_relative_uris_of_images_that_came_inline(tmp_path):

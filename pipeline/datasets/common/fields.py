@@ -117,6 +117,15 @@ class Fields:
             raise self._empty_box(name, expected)
         return x, y, x + width, y + height
 
+    def size_wh(self, width: str, height: str) -> tuple[int, int] | None:
+        """Width and height of an image; None unless both are whole numbers above 0, since tools leave them out."""
+        return _size_wh([self.record.get(width), self.record.get(height)])
+
+    def size_of_list(self, name: str) -> tuple[int, int] | None:
+        """Width and height of an image in a list [width, height, ...]; None as in size_wh."""
+        value = self.record.get(name)
+        return _size_wh(value[:2]) if isinstance(value, list) else None
+
     def real(self, name: str) -> float:
         """A finite number."""
         value = self._get(name, "a number")
@@ -205,6 +214,11 @@ def read_json(uri: str) -> Any:
 
 def _is_number(value: Any) -> TypeGuard[int | float]:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _size_wh(values: list[Any]) -> tuple[int, int] | None:
+    whole = [int(value) for value in values if _is_number(value) and _is_finite(value) and value == int(value) > 0]
+    return (whole[0], whole[1]) if len(whole) == 2 else None
 
 
 def _is_hidden(point: Any) -> bool:

@@ -36,6 +36,8 @@ class Instance:
     xy_px: dict[str, tuple[float, float]]
     """The visible keypoints by name."""
     box_xyxy: Box | None
+    image_wh: tuple[int, int] | None = None
+    """Width and height of the image as the annotation states them."""
 
 
 def by_name(fields: Fields, names: list[str], keypoints: list[Keypoint]) -> dict[str, Keypoint]:
@@ -82,6 +84,8 @@ def sample_pairs(
                 keypoint_id=shared,
                 source_box_xyxy=source.box_xyxy,
                 target_box_xyxy=target.box_xyxy,
+                source_stated_wh=source.image_wh,
+                target_stated_wh=target.image_wh,
             )
             n_pairs += 1
             if n_pairs == pairs_per_category:

@@ -9,7 +9,7 @@ from typing import ParamSpec, TypeVar
 from pipeline.io.uri_field import Uri
 
 Points = list[tuple[float, float]]
-"""K points (x, y) in pixels of the image as it is stored."""
+"""K points (x, y) in pixels of the image as shown, that is with its EXIF orientation applied."""
 Box = tuple[float, float, float, float]
 """(x_min, y_min, x_max, y_max) in pixels."""
 
@@ -72,6 +72,9 @@ class PairRow:
     truncation: int | None = None
     occlusion: int | None = None
     seen_in_training: bool | None = None
+    source_stated_wh: tuple[int, int] | None = None
+    """Width and height of the source image as the annotation states them; no column of PAIRS."""
+    target_stated_wh: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

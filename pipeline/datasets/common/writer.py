@@ -11,8 +11,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.datasets.common.image_frames import fit_to_images
 from pipeline.datasets.common.interface import Note, PairRow, Rejected
 from pipeline.io import storage
+from pipeline.io.uri_field import on_the_web
 from schemas.pairs import PAIRS
 
 ROW_GROUP_ROWS = 4096
@@ -48,17 +50,20 @@ def write_manifest(
     *,
     dataset: str,
     skip_errors: bool = False,
+    check_sizes: bool = True,
     written_uri: Callable[[str], str] = str,
 ) -> Summary:
     """Write the pairs among `items` to `out`, and those left out, if any, to `<out>.skipped.csv`.
 
     dataset: the name for pairs without one of their own.
     skip_errors: leave out pairs that cannot be used instead of raising ValueError at the first of them.
+    check_sizes: whether annotations are compared with the sizes of their images (image_frames).
     written_uri: from an image's absolute URI to the one that is written.
     Raises ValueError also when no pair is left.
     """
     summary = Summary()
-    records = (_record(row, dataset, written_uri) for row in _usable(items, summary, skip_errors))
+    fitted = fit_to_images(items) if check_sizes else items
+    records = (_record(row, dataset, written_uri) for row in _usable(fitted, summary, skip_errors))
     with storage.atomic_writer(out) as path:
         with pq.ParquetWriter(path, PAIRS, compression="zstd") as writer:
             while group := list(itertools.islice(records, ROW_GROUP_ROWS)):
@@ -96,7 +101,7 @@ def _usable(items: Iterable[PairRow | Rejected | Note], summary: Summary, skip_e
         if row.category is not None:
             summary.categories.add(row.category)
         yield row
-    summary.unchecked_images = sum(map(_on_the_web, summary.images))
+    summary.unchecked_images = sum(map(on_the_web, summary.images))
 
 
 def _checked(row: PairRow, pair_ids: set[str], listing: "_Listing") -> PairRow | Rejected:
@@ -119,16 +124,12 @@ class _Listing:
         self._names: dict[str, set[str]] = {}
 
     def has(self, uri: str) -> bool:
-        if _on_the_web(uri):
+        if on_the_web(uri):
             return True
         folder, _, name = uri.rpartition("/")
         if folder not in self._names:
             self._names[folder] = storage.file_names(folder or "/")
         return name in self._names[folder]
-
-
-def _on_the_web(uri: str) -> bool:
-    return uri.startswith(("http://", "https://"))
 
 
 def _record(row: PairRow, dataset: str, written_uri: Callable[[str], str]) -> dict[str, Any]:

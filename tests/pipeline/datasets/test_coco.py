@@ -228,6 +228,17 @@ def test_nothing_is_read_of_what_stands_behind_v_0(tmp_path, hidden):
     assert row.keypoint_id == ["nose", "left_eye", "tail"]
 
 
+@pytest.mark.parametrize(
+    ("stated", "size"), [({"width": 640, "height": 480.0}, (640, 480)), ({"width": 0, "height": 0}, None), ({}, None)]
+)
+def test_the_stated_size_of_an_image_goes_with_the_pair(tmp_path, stated, size):
+    what = content()
+    what["images"][0] |= stated
+    (row,) = read(tmp_path, what)
+    by_uri = {row.source_uri: row.source_stated_wh, row.target_uri: row.target_stated_wh}
+    assert by_uri == {"/images/data/a.jpg": size, "/images/data/b.jpg": None}
+
+
 def many(n_images: int) -> dict[str, Any]:
     """A file of many images, with one object in each."""
     images = [{"id": number, "file_name": f"{number}.jpg"} for number in range(n_images)]

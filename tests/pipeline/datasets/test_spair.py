@@ -59,6 +59,16 @@ def test_a_pair_becomes_a_row(tmp_path):
     ]
 
 
+@pytest.mark.parametrize(
+    ("imsize", "size"),
+    [([500, 375, 3], (500, 375)), ([500, 375], (500, 375)), ([500], None), ("500x375", None), (None, None)],
+)
+def test_the_stated_size_of_an_image_goes_with_the_pair(tmp_path, imsize, size):
+    write(tmp_path, "000001-a-b:cat", ANNOTATION | {"src_imsize": imsize})
+    (row,) = read(tmp_path)
+    assert (row.source_stated_wh, row.target_stated_wh) == (size, None)
+
+
 def test_file_names_with_a_dash_for_the_colon(tmp_path):
     write(tmp_path, "000001-a-b-cat", ANNOTATION)
     assert [row.pair_id for row in read(tmp_path)] == ["000001-a-b:cat"]
