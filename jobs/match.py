@@ -62,7 +62,7 @@ class Config:
     """Run folder, path or URI; created, or continued if it holds the same run."""
     matcher: MatcherName = "nemf-small"
     backbone_weights: Uri | None = None
-    """Local safetensors file of backbone weights, with a .json beside it; default: the library's own."""
+    """Local safetensors file of weights, as timm or torchvision publish them; default: the library's own."""
     image_root: Uri | None = None
     """Folder, path or URI, of the manifest's relative image URIs."""
     allow_prefix: Annotated[Names, UriField(verbatim_uris=True)] = ()

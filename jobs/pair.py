@@ -41,7 +41,7 @@ class Config:
     """Print JSON instead of a table."""
     matcher: MatcherName = "nemf-small"
     backbone_weights: Uri | None = None
-    """Local safetensors file of backbone weights, with a .json beside it; default: the library's own."""
+    """Local safetensors file of weights, as timm or torchvision publish them; default: the library's own."""
     device: str = "auto"
     """cpu, cuda, cuda:N, or auto: a GPU if there is one."""
 

@@ -31,7 +31,7 @@ class Config:
     out: Uri
     """Folder for manifests and runs."""
     weights: Uri | None = None
-    """Local safetensors file of ImageNet weights, with a .json beside it; default: the library's own."""
+    """Local safetensors file of weights, as timm or torchvision publish them; default: the library's own."""
     threads: int = 1
     """Computing threads."""
     workers: int = 1

@@ -26,7 +26,7 @@ class RecipeOptions:
     out: Path
     """Folder for manifests and runs."""
     weights: str | None
-    """Local safetensors file of ImageNet weights, with a .json beside it; None for the library's own."""
+    """Local safetensors file of weights, as timm or torchvision publish them; None for the library's own."""
     threads: int
     """Computing threads."""
     bfloat16: bool

@@ -28,6 +28,7 @@ READOUTS = ("argmax", "soft-argmax")
 MIN_IMAGE_SIZE, MAX_IMAGE_SIZE = 32, 1024
 
 _CODE_VERSION = 1
+_IMAGE_SIZE = 320
 _POINTS_PER_TILE = 16
 _UPSAMPLING = 4
 _SOFT_RADIUS = 4
@@ -60,9 +61,10 @@ class NearestNeighbourMatcher(Matcher):
 
     readout: 'argmax', the centre of the best cell, or 'soft-argmax', the mean of the cells up to 4 around it weighted
         by softmax(cosine / 0.02), which is finer than a cell.
-    image_size: side S of the square that images are squashed to, in pixels; a multiple of 16. Features live on
-        (S/8, S/8) cells, made from the backbone's deepest map of at least (S/16, S/16), and matches on four times as
-        many a side.
+    image_size: side S of the square that images are squashed to, in pixels; a multiple of the patch of a vision
+        transformer, else of 16, or the one size that a network takes; by default the multiple nearest to 320. Features
+        live on (S/8, S/8) cells, rounded, made from the backbone's deepest map of at least (S/16, S/16), or
+        (S/patch, S/patch) if that is coarser, and matches on four times as many a side.
 
     The confidence of a match is the cosine of the features there (0 if negative). A query point outside its
     image takes the feature nearest to it. The flow has the resolution of the feature cells: each cell's centre is
@@ -76,14 +78,23 @@ class NearestNeighbourMatcher(Matcher):
         device: torch.device,
         *,
         readout: str = "argmax",
-        image_size: int = 320,
+        image_size: int | None = None,
     ) -> None:
         if readout not in READOUTS:
             raise ValueError(f"{name}: readout must be one of {', '.join(READOUTS)}; got {readout!r}")
+        unit = backbone.patch_size or 16
+        if image_size is None:
+            image_size = round(_IMAGE_SIZE / unit) * unit
         if not MIN_IMAGE_SIZE <= image_size <= MAX_IMAGE_SIZE:
             raise ValueError(f"{name}: image_size must be {MIN_IMAGE_SIZE} to {MAX_IMAGE_SIZE}; got {image_size}")
-        if image_size % 16:
-            raise ValueError(f"{name}: image_size must be a multiple of 16, so that cells tile it; got {image_size}")
+        if image_size % unit and image_size != backbone.trained_size:
+            below = image_size // unit * unit
+            nearest = [str(size) for size in (below, below + unit) if MIN_IMAGE_SIZE <= size <= MAX_IMAGE_SIZE]
+            why = "the side of the network's patches" if backbone.patch_size else "so that cells tile it"
+            raise ValueError(
+                f"{name}: image_size must be a multiple of {unit}, {why}; got {image_size}, "
+                f"near it: {' and '.join(nearest)}"
+            )
         self.name = name
         self.image_size = image_size
         self.readout = readout
@@ -91,9 +102,9 @@ class NearestNeighbourMatcher(Matcher):
         configuration = [_CODE_VERSION, backbone.digest(), image_size, readout]
         self.fingerprint = hashlib.sha256(json.dumps(configuration).encode()).hexdigest()[:16]
         self.backbone = backbone.to(device)
-        self.cells_hw = (image_size // 8, image_size // 8)
+        self.cells_hw = (round(image_size / 8), round(image_size / 8))
         self.score_hw = (_UPSAMPLING * self.cells_hw[0], _UPSAMPLING * self.cells_hw[1])
-        self.level = self._choose_level()
+        self.level = self._choose_level(image_size // max(unit, 16))
 
     def match_batch(self, pairs: Sequence[ImagePair]) -> Iterator[Match]:
         cache = FeatureCache(lambda images: [[self.encode(rgb)] for rgb in images])
@@ -175,8 +186,8 @@ class NearestNeighbourMatcher(Matcher):
         weight = near * torch.exp((score - best[:, None]) / _SOFT_TEMPERATURE)
         return weight @ cell_xy / weight.sum(dim=1, keepdim=True)
 
-    def _choose_level(self) -> int:
-        """The index of the backbone's map that the features are made from."""
+    def _choose_level(self, min_cells: int) -> int:
+        """The index of the backbone's deepest map that has so many cells a side."""
         blank = torch.zeros(1, 3, self.image_size, self.image_size, device=self.device)
         try:
             with torch.inference_mode():
@@ -184,12 +195,13 @@ class NearestNeighbourMatcher(Matcher):
         except (AssertionError, RuntimeError, ValueError) as error:
             raise ValueError(
                 f"{self.name}: the network cannot take images of {self.image_size} x {self.image_size} ({error}); "
-                "choose its size with ?image_size="
+                f"choose its size with ?image_size={self.backbone.trained_size or ''}, or a network that takes others: "
+                "a ViT, DeiT, DINOv2, EVA or Swin of timm, or a convolutional network"
             ) from error
-        fine = [level for level, features in enumerate(maps) if features.shape[2] >= self.image_size // 16]
+        fine = [level for level, features in enumerate(maps) if features.shape[2] >= min_cells]
         if not fine:
             raise ValueError(
-                f"{self.name}: no feature map has {self.image_size // 16} cells a side; "
+                f"{self.name}: no feature map has {min_cells} cells a side; "
                 f"there are {', '.join(str(features.shape[2]) for features in maps)}"
             )
         return fine[-1]

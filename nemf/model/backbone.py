@@ -5,17 +5,23 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from nemf.model.backbone_config import BackboneConfig
-from nemf.model.weights_file import load_weights, read_config
+from nemf.model.weights_file import Published, check_file, config_file, load_weights, read_config
 
-_Published = Callable[[str, tuple[int, ...] | None], tuple[nn.Module, BackboneConfig]]
-_FromFile = Callable[[str, BackboneConfig], tuple[nn.Module, set[str]]]
+
+class _Source(NamedTuple):
+    """What a library knows of its model called `model`."""
+
+    model: str
+    default_config: Callable[[str], BackboneConfig]
+    published: Callable[[str, tuple[int, ...] | None], tuple[nn.Module, BackboneConfig]]
+    from_file: Callable[[str, BackboneConfig], tuple[nn.Module, Published]]
 
 
 class Backbone(nn.Module):
@@ -32,6 +38,24 @@ class Backbone(nn.Module):
         self.register_buffer("mean", torch.tensor(config.mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(config.std).view(3, 1, 1), persistent=False)
         self.eval()
+
+    @property
+    def patch_size(self) -> int | None:
+        """Side of the patches of a vision transformer that takes images of any multiple of it; None for others."""
+        transformer: Any = getattr(self.network, "model", None)
+        takes_multiples = getattr(transformer, "dynamic_img_size", False)
+        # where images are padded to multiples, they may have any size
+        if not takes_multiples or getattr(transformer.patch_embed, "dynamic_img_pad", False):
+            return None
+        return int(transformer.patch_embed.feat_ratio())
+
+    @property
+    def trained_size(self) -> int | None:
+        """Side of the images that the network was built for, in pixels, where its library says that it is fixed."""
+        library: Mapping[str, Any] = getattr(self.network, "pretrained_cfg", {})
+        if not library.get("fixed_input_size"):
+            return None
+        return int(self.config.create_kwargs.get("img_size") or library["input_size"][-1])
 
     def forward(self, image: Float[Tensor, "b 3 h w"]) -> list[Tensor]:
         """Feature maps (b, c_l, h_l, w_l) of images normalised as (rgb / 255 - mean) / std."""
@@ -63,36 +87,37 @@ def tensors_digest(tensors: Mapping[str, Tensor], configuration: Any) -> str:
 def load_backbone(name: str, weights: Path | None = None, out_indices: tuple[int, ...] | None = None) -> Backbone:
     """The backbone called 'timm/MODEL' or 'torchvision/MODEL'.
 
-    weights: a safetensors file with a .json beside it (see nemf.model.weights_file); None for the library's own
-        ImageNet weights, which it downloads once.
-    out_indices: which maps to give instead of those that the file names, or of all.
+    weights: a safetensors file of the model's whole state dict or of that of features_only=True (see
+        nemf.model.weights_file); None for the library's own weights, which it downloads once.
+    out_indices: which maps to give instead of those that a .json beside the file names. By default timm gives those
+        that it chooses itself (all stages of a pyramid, the last three blocks of a vision transformer), torchvision
+        those of all four layers.
     timm gives the maps of its features_only=True. torchvision gives, for the ResNet family, the sums before the last
     ReLU of layer1..layer4; its out_indices are these numbers, 1 to 4. 'torchvision-blocks/MODEL' does so for any of
     its residual blocks, which out_indices number from 1 through all four layers ("hyperpixels").
     Raises ValueError for a name, a file or weights that will not do, FileNotFoundError where a file is not there.
     """
-    model, published, from_file = _find(name)
+    source = _find(name)
     if weights is None:
         try:
-            network, config = published(model, out_indices)
+            network, config = source.published(source.model, out_indices)
         except Exception as error:  # no two libraries, and no two network faults, raise the same kind
             raise ValueError(
-                f"{name}: cannot load its own ImageNet weights ({type(error).__name__}: {error}); "
-                "where they cannot be downloaded, give --backbone-weights FILE.safetensors"
+                f"{name}: cannot load its own weights ({type(error).__name__}: {error}); where they cannot be "
+                "downloaded, give --backbone-weights FILE.safetensors, the model's whole state dict as it is published"
             ) from error
         return Backbone(name, network, config)
 
-    config = read_config(weights, model)
+    check_file(weights)
+    described = config_file(weights)
+    config = read_config(described, source.model, source.default_config)
     if out_indices is not None:
         config = replace(config, out_indices=out_indices)
     try:
-        network, spare = from_file(model, config)
-    except Exception as error:  # the file's arguments may be anything, and so may what they break
-        raise ValueError(
-            f"{weights.with_suffix('.json')}: {name} cannot be built with {config.create_kwargs} and out_indices "
-            f"{list(config.out_indices or [])} ({type(error).__name__}: {error})"
-        ) from error
-    load_weights(network, weights, spare)
+        network, published = _built(name, source, config)
+    except ValueError as error:
+        raise ValueError(f"{described or weights}: {error}") from error
+    load_weights(network, weights, name, published)
     return Backbone(name, network, config)
 
 
@@ -101,18 +126,22 @@ def build_backbone(name: str, config: BackboneConfig) -> Backbone:
 
     Raises ValueError for a name that load_backbone would not take and for a configuration that does not fit.
     """
-    model, _, from_file = _find(name)
+    network, _ = _built(name, _find(name), config)
+    return Backbone(name, network, config)
+
+
+def _built(name: str, source: _Source, config: BackboneConfig) -> tuple[nn.Module, Published]:
+    """The network with random weights, and how its library publishes its tensors; ValueError where none can be."""
     try:
-        network, _ = from_file(model, config)
+        return source.from_file(source.model, config)
     except Exception as error:  # the configuration may hold anything, and so may what it breaks
         raise ValueError(
             f"{name} cannot be built with {config.create_kwargs} and out_indices {list(config.out_indices or [])} "
             f"({type(error).__name__}: {error})"
         ) from error
-    return Backbone(name, network, config)
 
 
-def _find(name: str) -> tuple[str, _Published, _FromFile]:
+def _find(name: str) -> _Source:
     """The model of that name, and how to build it with its library's weights and without.
 
     The libraries are imported here: they take seconds, and features such as dense SIFT need neither.
@@ -122,12 +151,12 @@ def _find(name: str) -> tuple[str, _Published, _FromFile]:
         from nemf.model import timm_backbones
 
         timm_backbones.check(model)
-        return model, timm_backbones.published, timm_backbones.from_file
+        return _Source(model, timm_backbones.default_config, timm_backbones.published, timm_backbones.from_file)
     if library in ("torchvision", "torchvision-blocks"):
         from nemf.model import torchvision_backbones
 
         torchvision_backbones.check(library, model)
-        if library == "torchvision-blocks":
-            return model, torchvision_backbones.blocks_published, torchvision_backbones.blocks_from_file
-        return model, torchvision_backbones.stages_published, torchvision_backbones.stages_from_file
+        kind = "blocks" if library == "torchvision-blocks" else "stages"
+        functions = ("default_config", "published", "from_file")
+        return _Source(model, *(getattr(torchvision_backbones, f"{kind}_{function}") for function in functions))
     raise ValueError(f"there is no backbone {name!r}; there are timm/MODEL and torchvision/MODEL")

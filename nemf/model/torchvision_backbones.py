@@ -3,11 +3,14 @@
 Stages give the sums of the last blocks of layer1..layer4, blocks those of any ("hyperpixels").
 """
 
+from dataclasses import replace
+
 import torchvision
 from torch import nn
 from torchvision.models.feature_extraction import create_feature_extractor
 
 from nemf.model.backbone_config import BackboneConfig, refuse_reserved
+from nemf.model.weights_file import Published
 
 
 def check(library: str, model: str) -> None:
@@ -17,34 +20,50 @@ def check(library: str, model: str) -> None:
         raise ValueError(f"there is no backbone {library}/{model}; of torchvision there are {', '.join(resnets)}")
 
 
+def stages_default_config(model: str) -> BackboneConfig:
+    """What the transforms of torchvision's own weights say, and the maps of all four layers."""
+    return replace(blocks_default_config(model), out_indices=(1, 2, 3, 4))
+
+
 def stages_published(model: str, out_indices: tuple[int, ...] | None) -> tuple[nn.Module, BackboneConfig]:
     """The network with torchvision's own weights."""
     weights = torchvision.models.get_model_weights(model).DEFAULT
     network = torchvision.models.get_model(model)
     network.load_state_dict(weights.get_state_dict(check_hash=True, weights_only=True))
-    normalisation = weights.transforms()
-    config = BackboneConfig(
-        mean=tuple(normalisation.mean), std=tuple(normalisation.std), out_indices=out_indices or (1, 2, 3, 4)
-    )
+    config = stages_default_config(model)
+    config = replace(config, out_indices=out_indices or config.out_indices)
     return _stages(network, config), config
 
 
-def stages_from_file(model: str, config: BackboneConfig) -> tuple[nn.Module, set[str]]:
-    """The network with random weights, and the names of the tensors of its whole, some of which may be cut off."""
+def stages_from_file(model: str, config: BackboneConfig) -> tuple[nn.Module, Published]:
+    """The network with random weights, and how torchvision publishes its tensors."""
     network = _with_random_weights(model, config)
-    return _stages(network, config), set(network.state_dict())
+    return _stages(network, config), _published_as(network)
+
+
+def blocks_default_config(model: str) -> BackboneConfig:
+    """What the transforms of torchvision's own weights say; nothing says which blocks."""
+    normalisation = torchvision.models.get_model_weights(model).DEFAULT.transforms()
+    return BackboneConfig(mean=tuple(normalisation.mean), std=tuple(normalisation.std))
 
 
 def blocks_published(model: str, out_indices: tuple[int, ...] | None) -> tuple[nn.Module, BackboneConfig]:
     """Raises ValueError: nothing says which blocks."""
-    raise ValueError("only a local file's out_indices say which blocks to take")
+    raise ValueError("only out_indices in the .json beside a local file say which blocks to take")
 
 
-def blocks_from_file(model: str, config: BackboneConfig) -> tuple[nn.Module, set[str]]:
-    """The network with random weights, and the names of the tensors of its whole, some of which may be cut off."""
+def blocks_from_file(model: str, config: BackboneConfig) -> tuple[nn.Module, Published]:
+    """The network with random weights, and how torchvision publishes its tensors."""
+    if not config.out_indices:
+        raise ValueError("out_indices must say which blocks to take")
     network = _with_random_weights(model, config)
     blocks = _residual_blocks(network)
-    return _sums(network, [blocks[index - 1] for index in config.out_indices or ()]), set(network.state_dict())
+    return _sums(network, [blocks[index - 1] for index in config.out_indices]), _published_as(network)
+
+
+def _published_as(network: nn.Module) -> Published:
+    """The names of the whole network's tensors, which feature extractors keep."""
+    return Published(own_names={name: name for name in network.state_dict()})
 
 
 def _with_random_weights(model: str, config: BackboneConfig) -> nn.Module:

@@ -1,8 +1,17 @@
-"""A network's weights in a local safetensors file, and how to build and feed it in a .json of the same name."""
+"""A network's weights in a local safetensors file, and how to build and feed it in a .json of the same name.
+
+The file holds the tensors of the library's whole model, as it publishes them, or of the network that gives its feature
+maps. All names may begin alike, as in 'module.' or 'backbone.'; tensors that no map needs may be there or not.
+The .json may be left out, and so may each of its fields: the library's own configuration of its weights stands in.
+"""
 
 import json
 import reprlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import shlex
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,22 +22,53 @@ from torch import Tensor, nn
 
 from nemf.model.backbone_config import BackboneConfig
 
+_CONVERSION = (
+    "import sys, torch, safetensors.torch as s; d = torch.load(sys.argv[1], map_location='cpu', weights_only=True); "
+    "d = d.get('state_dict', d.get('model', d)); "
+    "s.save_file({k: v.clone().contiguous() for k, v in d.items() if torch.is_tensor(v)}, sys.argv[2])"
+)
+"""A program that makes a safetensors file of a pickled state dict, whatever wraps it; it runs no code of the pickle."""
 
-def read_config(weights: Path, model: str) -> BackboneConfig:
-    """The configuration in the .json of the same name as the weights file of `model`.
 
-    Raises FileNotFoundError if a file is missing, ValueError naming the field that is missing or wrong.
-    """
-    path = weights.with_suffix(".json")
+_MAX_LISTED = 20
+"""Of the tensors of one fault that an error names."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Published:
+    """How a library publishes the tensors of a network."""
+
+    own_names: Mapping[str, str]
+    """The names of the whole model's tensors, each with its name in the network; those that it lacks keep theirs."""
+    convert: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None
+    """The library's own rule that turns other names, such as those of the model's authors, into those above."""
+
+
+def check_file(weights: Path) -> None:
+    """Raises ValueError for a file that is no .safetensors, FileNotFoundError for one that is not there."""
     if weights.suffix != ".safetensors":
-        raise ValueError(f"backbone weights {weights}: only .safetensors files are read, since others can run code")
+        command = shlex.join(["python", "-c", _CONVERSION, str(weights), str(weights.with_suffix(".safetensors"))])
+        raise ValueError(
+            f"backbone weights {weights}: only .safetensors files are read, since others can run code; "
+            f"convert it once: {command}"
+        )
     if not weights.is_file():
         raise FileNotFoundError(f"backbone weights {weights}: there is no such file")
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"backbone weights {weights}: {path} is missing; it says how to build and feed the network: "
-            '{"create_kwargs": {}, "out_indices": [1, 2, 3], "mean": [r, g, b], "std": [r, g, b]}'
-        )
+
+
+def config_file(weights: Path) -> Path | None:
+    """The .json of the same name as the weights file, if there is one."""
+    path = weights.with_suffix(".json")
+    return path if path.is_file() else None
+
+
+def read_config(path: Path | None, model: str, default_config: Callable[[str], BackboneConfig]) -> BackboneConfig:
+    """The configuration of `model` in a .json, with fields of default_config(model) where it lacks them.
+
+    Raises ValueError naming the field that is wrong.
+    """
+    if path is None:
+        return default_config(model)
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
@@ -36,25 +76,65 @@ def read_config(weights: Path, model: str) -> BackboneConfig:
     if not isinstance(fields, dict):
         raise ValueError(f"{path}: must be a JSON object; got {reprlib.repr(fields)}")
 
-    def take(name: str, expected: str, holds: Any) -> Any:
-        if name not in fields:
-            raise ValueError(f"{path}: field {name} is missing; it must be {expected}")
-        if not holds(fields[name]):
-            raise ValueError(f"{path}: field {name} must be {expected}; got {reprlib.repr(fields[name])}")
-        return fields[name]
-
-    if fields.get("model", model) != model:
+    if fields.get("model", model) not in (model, model.partition(".")[0]):
         raise ValueError(f"{path}: these are weights of {reprlib.repr(fields['model'])}, not of {model!r}")
-    values: dict[str, Any] = {name: take(name, *expected) for name, expected in FIELDS.items()}
-    return BackboneConfig(**values | {name: tuple(values[name]) for name in ("out_indices", "mean", "std")})
+    given = {name: fields[name] for name in FIELDS if name in fields}
+    for name, value in given.items():
+        expected, holds = FIELDS[name]
+        if not holds(value):
+            raise ValueError(f"{path}: field {name} must be {expected}; got {reprlib.repr(value)}")
+    given |= {name: tuple(value) for name, value in given.items() if isinstance(value, list)}
+    if {"out_indices", "mean", "std"} <= given.keys():
+        return BackboneConfig(**given)
+    return replace(default_config(model), **given)
 
 
-def load_weights(network: nn.Module, weights: Path, spare: Iterable[str] = ()) -> None:
-    """Fill `network` with the file's tensors; raises as `read_tensors` and `check_tensors` do."""
+def load_weights(network: nn.Module, weights: Path, name: str, published: Published) -> None:
+    """Fill `network`, called `name`, with the file's tensors.
+
+    Raises ValueError as `read_tensors` and `check_tensors` do, and for a file that holds more than one such network.
+    """
     what = f"backbone weights {weights}"
-    tensors = read_tensors(weights.read_bytes(), what)
-    check_tensors(network.state_dict(), tensors, f"{what} do not fit the network", spare)
-    network.load_state_dict(tensors, strict=False)
+    published_names = {own: whole for whole, own in published.own_names.items()}
+    expected = {published_names.get(own, own): tensor for own, tensor in network.state_dict().items()}
+
+    def published_name(name: str) -> str:
+        return published_names.get(name, name)
+
+    tensors = _without_prefix(read_tensors(weights.read_bytes(), what), published_name, expected.keys(), what)
+    tensors = {published_name(name): tensor for name, tensor in tensors.items()}
+    spare = published.own_names.keys()
+    if published.convert is not None and not expected.keys() <= tensors.keys() <= expected.keys() | spare:
+        with suppress(Exception):  # whatever the library's rule makes of tensors that are none of its own
+            converted = published.convert(dict(tensors))
+            if expected.keys() <= converted.keys():
+                tensors = converted
+    check_tensors(expected, tensors, f"{what} do not fit {name}", spare)
+    network.load_state_dict({published.own_names.get(n, n): tensor for n, tensor in tensors.items()}, strict=False)
+
+
+def _without_prefix(
+    tensors: dict[str, Tensor], published_name: Callable[[str], str], expected: Set[str], what: str
+) -> dict[str, Tensor]:
+    """The tensors of the network that the file holds, without what the names of them all begin with, as in 'module.'.
+
+    Where that is not '', other tensors are parts of a larger model and left out. Raises ValueError where the network is
+    there more than once.
+    """
+    found = Counter[str]()
+    for name in tensors:
+        parts = name.split(".")
+        for i in range(len(parts)):
+            if published_name(".".join(parts[i:])) in expected:
+                found["".join(f"{part}." for part in parts[:i])] += 1
+    best = max(found.values(), default=0)
+    if 2 * best <= len(expected):  # another network
+        return tensors
+    prefixes = sorted(prefix for prefix, count in found.items() if count == best)
+    prefix = max(prefixes, key=len)  # where the network itself is called 'model', '' and 'model.' both fit
+    if not all(prefix.startswith(other) for other in prefixes):
+        raise ValueError(f"{what} hold the network more than once, below {', '.join(prefixes)}: keep one")
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 def read_tensors(data: bytes, what: str) -> dict[str, Tensor]:
@@ -97,10 +177,14 @@ def check_tensors(
 
 
 def refuse(misfit: str, faults: Mapping[str, Sequence[str]]) -> None:
-    """Raises ValueError listing the names of each kind of fault, one line a kind, unless all lists are empty."""
-    listed = [f"{fault}: {', '.join(names)}" for fault, names in faults.items() if names]
+    """Raises ValueError listing names of each kind of fault, one line a kind, unless all lists are empty."""
+    listed = [f"{fault}: {_listed(names)}" for fault, names in faults.items() if names]
     if listed:
         raise ValueError("\n  ".join([f"{misfit}:", *listed]))
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join([*names[:_MAX_LISTED], *([f"{len(names) - _MAX_LISTED} more"] if names[_MAX_LISTED:] else [])])
 
 
 def _is_number(value: Any) -> bool:

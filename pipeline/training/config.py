@@ -37,7 +37,7 @@ class TrainingConfig:
     """Side of the network's square images, in pixels; default: that of the start. From a checkpoint of another size,
     backbone and neck are taken, and the rest is initialised anew."""
     backbone_weights: Uri | None = None
-    """Local safetensors file of backbone weights, with a .json beside it; default: the library's own."""
+    """Local safetensors file of weights, as timm or torchvision publish them; default: the library's own."""
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     """Steps, learning rates and averaging."""
     batch_size: int = 8

@@ -52,8 +52,11 @@ def describe_run(settings: dict[str, Any], manifests: Sequence[str], files: Sequ
 
 
 def weights_files(weights: str | None) -> list[str]:
-    """The weights file of a backbone and its configuration beside it; [] for None."""
-    return [] if weights is None else [weights, str(Path(weights).with_suffix(".json"))]
+    """The weights file of a backbone and the configuration beside it, if there is one; [] for None."""
+    if weights is None:
+        return []
+    config = Path(weights).with_suffix(".json")
+    return [weights, *([str(config)] if config.is_file() else [])]
 
 
 def checkpoint_files(folder: str) -> list[str]:

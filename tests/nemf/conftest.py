@@ -28,11 +28,13 @@ def _one_thread() -> None:
 
 @pytest.fixture
 def write_weights(tmp_path: Path) -> Callable[..., Path]:
-    """Writes tensors and a configuration (a dict, or the text of the .json) as a weights file."""
+    """Writes tensors and a configuration (a dict, or the text of the .json; None for no .json) as a weights file."""
 
-    def write(tensors: dict[str, torch.Tensor], config: Any, name: str = "weights") -> Path:
+    def write(tensors: dict[str, torch.Tensor], config: Any = None, name: str = "weights") -> Path:
         path = tmp_path / f"{name}.safetensors"
-        save_file(tensors, path)
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
+        if config is None:
+            return path
         path.with_suffix(".json").write_text(config if isinstance(config, str) else json.dumps(config))
         return path
 

@@ -2,12 +2,15 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import skimage.data
+import timm
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 from skimage.transform import warp
 from torch import nn
 
@@ -309,6 +312,124 @@ def test_the_deepest_map_that_is_fine_enough_is_taken():
     assert matcher(14, 14, 14).level == 2
     with pytest.raises(ValueError, match="no feature map has 20 cells a side; there are 10"):
         matcher(32)
+
+
+VITS = {
+    8: "vit_small_patch8_224",
+    14: "vit_small_patch14_dinov2",
+    16: "vit_tiny_patch16_224",
+    32: "vit_small_patch32_224",
+}
+SMALL_VIT: dict[str, Any] = {"depth": 3, "embed_dim": 24, "num_heads": 2}
+
+
+@pytest.fixture
+def vit(write_weights: Callable[..., Path]) -> Callable[..., NearestNeighbourMatcher]:
+    """The matcher of a small vision transformer with random weights."""
+
+    def load(name: str, options: str = "") -> NearestNeighbourMatcher:
+        torch.manual_seed(4)
+        path = write_weights(timm.create_model(name, **SMALL_VIT).state_dict(), {"create_kwargs": SMALL_VIT})
+        matcher = load_matcher(f"nearest-neighbour:timm/{name}{options}", backbone_weights=str(path), device="cpu")
+        assert isinstance(matcher, NearestNeighbourMatcher)
+        return matcher
+
+    return load
+
+
+@pytest.mark.parametrize(
+    ("patch", "size"), [(8, 168), (8, 320), (14, 322), (14, 336), (14, 518), (16, 224), (16, 400), (32, 320), (32, 416)]
+)
+def test_a_bright_square_is_where_the_features_change(
+    patch: int, size: int, vit: Callable[..., NearestNeighbourMatcher]
+):
+    names = [VITS[patch], *(["vit_small_patch14_reg4_dinov2"] if patch == 14 else [])]
+    for name in names:
+        matcher = vit(name, f"?image_size={size}")
+        blank = np.full((size, size, 3), 90, np.uint8)
+        for column, row in [(1, 2), (size // patch - 2, 3), (4, size // patch - 1)]:
+            square = blank.copy()
+            square[row * patch : (row + 1) * patch, column * patch : (column + 1) * patch] = 255
+            change = (matcher.encode(square) - matcher.encode(blank)).norm(dim=0)
+            # of cells as far from the centre of the square as each other, the mean
+            y, x = (np.argwhere(change.numpy() > 0.9 * change.max().item()).mean(axis=0) + 0.5) * size / len(change)
+            assert abs(x - (column + 0.5) * patch) <= patch / 2
+            assert abs(y - (row + 0.5) * patch) <= patch / 2
+
+
+@pytest.mark.parametrize(("patch", "size"), [(8, 320), (14, 322), (16, 320), (32, 320)])
+def test_the_default_size_is_a_multiple_of_the_patch(
+    patch: int, size: int, vit: Callable[..., NearestNeighbourMatcher]
+):
+    matcher = vit(VITS[patch])
+    assert matcher.image_size == size
+    assert matcher.cells_hw == (40, 40)
+    assert matcher.fingerprint == vit(VITS[patch], f"?image_size={size}").fingerprint
+    match = matcher.match(noise(40, 50), noise(60, 30), [[3, 4]], dense=True)
+    assert np.isfinite(match.reference_xy_px).all()
+    assert np.isfinite(match.flow_px).all()
+
+
+@pytest.mark.parametrize(
+    ("patch", "size", "message"),
+    [
+        (14, 320, "multiple of 14, the side of the network's patches; got 320, near it: 308 and 322"),
+        (14, 1023, "multiple of 14, the side of the network's patches; got 1023, near it: 1022"),
+        (32, 336, "multiple of 32, the side of the network's patches; got 336, near it: 320 and 352"),
+    ],
+)
+def test_sizes_that_patches_do_not_tile(
+    patch: int, size: int, message: str, vit: Callable[..., NearestNeighbourMatcher]
+):
+    with pytest.raises(ValueError, match=message):
+        vit(VITS[patch], f"?image_size={size}")
+
+
+def test_a_network_takes_the_size_it_was_built_for(write_weights: Callable[..., Path]):
+    name, arguments = VITS[14], SMALL_VIT | {"dynamic_img_size": False, "img_size": 70}
+    path = str(write_weights(timm.create_model(name, **arguments).state_dict(), {"create_kwargs": arguments}))
+    matcher = load_matcher(f"nearest-neighbour:timm/{name}?image_size=70", backbone_weights=path, device="cpu")
+    assert matcher.match(noise(9, 9), noise(9, 9), [[3, 4]]).reference_xy_px.shape == (1, 2)
+
+
+def test_a_network_of_one_size_names_it_and_those_that_take_others(write_weights: Callable[..., Path]):
+    name = "cait_xxs24_224"
+    path = str(write_weights(timm.create_model(name).state_dict()))
+    with pytest.raises(ValueError, match=r"320 x 320 .* \?image_size=224, or a network .* DINOv2, EVA or Swin of timm"):
+        load_matcher(f"nearest-neighbour:timm/{name}", backbone_weights=path, device="cpu")
+    matcher = load_matcher(f"nearest-neighbour:timm/{name}?image_size=224", backbone_weights=path, device="cpu")
+    assert matcher.match(noise(9, 9), noise(9, 9), [[3, 4]]).reference_xy_px.shape == (1, 2)
+
+
+def test_real_weights_whole_and_halved_give_the_features_of_those_cut_out(shared: Path, write_weights: Any):
+    """The whole model is stored in float16, its first blocks beside it in float32."""
+    folder, name = shared / "weights", "vit_tiny_patch16_224"
+    whole, cut = load_file(folder / f"{name}.safetensors"), load_file(folder / f"{name}-features.safetensors")
+    rounded = {key: cut[key].to(whole[key.removeprefix("model.")].dtype) for key in cut}
+    config = (folder / f"{name}.json").read_text()
+    paths = [folder / f"{name}.safetensors", write_weights(rounded, config), folder / f"{name}-features.safetensors"]
+    features = [
+        load_matcher(f"nearest-neighbour:timm/{name}", backbone_weights=str(path), device="cpu").encode(
+            skimage.data.astronaut()
+        )
+        for path in paths
+    ]
+    assert torch.equal(features[0], features[1])
+    assert (features[0] * features[2]).sum(dim=0).min() > 0.999
+
+
+@pytest.mark.parametrize("name", ["tf_efficientnet_lite2", "mobilenetv1_100"])
+def test_real_weights_that_end_at_a_stage(shared: Path, name: str):
+    path = str(shared / "weights" / f"{name}.safetensors")
+    image = skimage.data.astronaut()
+    matcher = load_matcher(f"nearest-neighbour:timm/{name}", backbone_weights=path, device="cpu")
+    assert matcher.match(image, image, [[200, 100]]).reference_xy_px == pytest.approx(np.array([[200, 100]]), abs=8)
+
+
+def test_fingerprints_of_matchers_stay(shared: Path):
+    weights = str(shared / "weights" / "mobilenetv1_100.safetensors")
+    assert load_matcher(MOBILENET, backbone_weights=weights, device="cpu").fingerprint == "f1696babd50de144"
+    assert load_matcher(SIFT, device="cpu").fingerprint == "920fce8e03a02173"
 
 
 def test_the_measured_pck_on_real_pairs(shared: Path):

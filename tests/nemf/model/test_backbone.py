@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from timm.layers.format import Format
 from torch import nn
 
+from nemf.model import timm_backbones
 from nemf.model.backbone import Backbone, build_backbone, load_backbone
 from nemf.model.backbone_config import BackboneConfig
 
@@ -60,6 +61,92 @@ def test_torchvision_maps_are_the_sums_before_the_last_relu(write_weights: Calla
                 x = torch.relu(total)
             assert total.min() < 0
             assert torch.allclose(features, total, atol=1e-5)
+
+
+PUBLISHED = [
+    "convnext_atto",
+    "deit_tiny_distilled_patch16_224",
+    "deit_tiny_patch16_224",
+    "densenet121",
+    "edgenext_xx_small",
+    "efficientnet_lite0",
+    "eva02_tiny_patch14_224",
+    "ghostnet_050",
+    "mobilenetv1_100",
+    "mobilenetv2_035",
+    "mobilenetv3_small_050",
+    "mobilevit_xxs",
+    "pit_ti_224",
+    "regnety_002",
+    "resnet10t",
+    "swin_tiny_patch4_window7_224",
+    "tf_efficientnet_b0",
+    "vit_tiny_patch16_224",
+    "xcit_nano_12_p16_224",
+]
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_whole_model_of_timm_gives_the_maps_of_the_library(name: str, write_weights: Callable[..., Path]):
+    torch.manual_seed(3)
+    whole = timm.create_model(name)
+    for module in whole.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 1.5)
+    tensors = whole.state_dict()
+    published = whole.pretrained_cfg
+    library = timm.create_model(
+        name, features_only=True, pretrained=True, pretrained_cfg_overlay={"state_dict": dict(tensors)}
+    ).eval()
+    size = published["input_size"][-1] if published["fixed_input_size"] else 64
+    image = torch.randn(1, 3, size, size)
+    backbone = load_backbone(f"timm/{name}", write_weights(tensors))
+    with torch.inference_mode():
+        maps, expected = backbone(image), library(image)
+    if getattr(library, "output_fmt", None) == Format.NHWC:
+        expected = [features.permute(0, 3, 1, 2) for features in expected]
+    assert len(maps) == len(expected) > 1
+    assert all(torch.equal(features, other) for features, other in zip(maps, expected, strict=True))
+    assert (backbone.config.mean, backbone.config.std) == (published["mean"], published["std"])
+    assert load_backbone(f"timm/{name}", write_weights(library.state_dict(), name="maps")).digest() == backbone.digest()
+
+
+def test_the_whole_model_of_torchvision_needs_no_json(write_weights: Callable[..., Path]):
+    torch.manual_seed(2)
+    tensors = torchvision.models.resnet18().state_dict()
+    assert "fc.weight" in tensors
+    described = write_weights(tensors, {"create_kwargs": {}, "out_indices": [1, 2, 3, 4], **IMAGENET}, "described")
+    backbone = load_backbone("torchvision/resnet18", write_weights(tensors))
+    assert backbone.digest() == load_backbone("torchvision/resnet18", described).digest()
+    with pytest.raises(ValueError, match=r"weights\.safetensors: .*out_indices must say which blocks to take"):
+        load_backbone("torchvision-blocks/resnet18", write_weights(tensors))
+
+
+def test_other_weights_with_another_normalisation_are_named(caplog: pytest.LogCaptureFixture):
+    assert timm_backbones.default_config("vit_base_patch16_224").mean == (0.5, 0.5, 0.5)
+    (record,) = caplog.records
+    assert "timm/vit_base_patch16_224: mean (0.5, 0.5, 0.5)" in record.getMessage()
+    assert "timm/vit_base_patch16_224.dino" in record.getMessage()
+    caplog.clear()
+    assert timm_backbones.default_config("vit_base_patch16_224.dino").mean == tuple(IMAGENET["mean"])
+    assert timm_backbones.default_config("vit_tiny_patch16_224").mean == (0.5, 0.5, 0.5)
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("size", [224, 336])
+@pytest.mark.parametrize("dynamic", [None, True])
+def test_vision_transformers_take_multiples_of_their_patch(
+    size: int, dynamic: bool | None, write_weights: Callable[..., Path]
+):
+    small: dict[str, object] = {"depth": 3, "embed_dim": 24, "num_heads": 2}
+    tensors = timm.create_model("vit_small_patch14_reg4_dinov2", **small).state_dict()
+    given = small if dynamic is None else small | {"dynamic_img_size": dynamic}
+    backbone = load_backbone("timm/vit_small_patch14_reg4_dinov2", write_weights(tensors, {"create_kwargs": given}))
+    assert (backbone.patch_size, backbone.trained_size) == (14, 518)
+    with torch.inference_mode():
+        maps = backbone(torch.randn(1, 3, size, size))
+    assert [features.shape[1:] for features in maps] == 3 * [(24, size // 14, size // 14)]
 
 
 def test_maps_are_channels_first():
