@@ -220,7 +220,7 @@ def _points(table: pa.Table, name: str) -> tuple[Float64[np.ndarray, "n 2"], Int
 
 
 def _values(column: pa.ChunkedArray) -> Shaped[np.ndarray, " _"]:
-    """The numbers in a column of fixed-size lists, one list after another."""
+    """The numbers in a column of lists that are equally long, one list after another."""
     return pc.list_flatten(column).to_numpy()
 
 

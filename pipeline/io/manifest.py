@@ -33,7 +33,6 @@ MAX_OPEN_FILES = 16
 MAX_READ_BYTES = 2**28
 """About the most bytes of inline images, and of other columns, that are read at once."""
 _BATCH_ROWS = 1024
-_CHECKED_ROWS = 2**16
 _READ_AHEAD_BYTES = 2**23
 """Read at once in a pass over a remote file: of a column, this is what lies in several row groups."""
 
@@ -279,7 +278,7 @@ class _File:
         ]
         expected, first_row = _schema(unsure), 0
         with self.parquet() as parquet:
-            for batch in parquet.iter_batches(_CHECKED_ROWS, columns=unsure):
+            for batch in parquet.iter_batches(_BATCH_ROWS, columns=unsure):
                 conform(pa.Table.from_batches([batch]), expected, self.uri, first_row=first_row)
                 first_row += batch.num_rows
 
