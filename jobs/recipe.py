@@ -2,8 +2,15 @@
 
     python -m jobs.recipe nemf-small --data data --out runs/nemf-small --weights mobilenetv1_100.safetensors
 
-The recipes are functions of jobs/recipes.py, whose docstrings state the data they need and the cost. Existing manifests
-are kept, and every training resumes: run the same command again after any interruption.
+All but the paper's recipes read two folders, which docs/training.md says where to get:
+
+    data/animal-pose/keypoints.json     Animal-Pose as published: its annotations,
+    data/animal-pose/images/            and its photographs
+    data/photographs/                   a thousand photographs or more, of anything, as image files or in Parquet
+
+The paper's read data/SPair-71k or data/PF-PASCAL. `nemf prepare` makes manifests of these, `nemf train` and `nemf
+distil` the networks, each in OUT. The recipes are functions of jobs/recipes.py, whose docstrings state the cost.
+Existing manifests are kept, and every training resumes: run the same command again after any interruption.
 """
 
 import sys

@@ -1,6 +1,7 @@
 """Recipes: whole trainings as configurations, stage by stage. `python -m jobs.recipe NAME` runs one.
 
-Each docstring states the data needed, the cost and the result. A stage is the Config of a job.
+Each docstring states the data needed, the cost and the result; docs/training.md, where the data are from and the
+commands of each stage. A stage is the Config of a job.
 """
 
 from collections.abc import Callable
@@ -44,12 +45,12 @@ def nemf_small(options: RecipeOptions) -> list[Stage]:
     The backbone is distilled twice: from the first descriptors of nemf_mobilenet, then from the second ones, with
     nearly half its photographs from ImageNet. The field is initialised at the correlation of its own descriptors.
 
-    Needs: data/animal-pose (train.parquet, val.parquet), data/imagenet-1000 (images.parquet), and weights of timm's
-    mobilenetv1_100, which are not part of the result. Cost: README.md, Training. Result: its model card.
+    Needs: data/animal-pose, data/photographs and weights of timm's mobilenetv1_100, which are not part of the result.
+    Cost: README.md, Training. Result: its model card.
     """
     of_teacher, out = replace(options, out=options.out / "teacher"), options.out
     *manifests, teacher, better_teacher, _, _ = nemf_mobilenet(of_teacher)
-    imagenet, animals = str(of_teacher.out / "imagenet.parquet"), str(of_teacher.out / "animals.parquet")
+    imagenet, animals = _photographs(of_teacher).out, _animals(of_teacher)
     distilled = distil.Config(
         photographs=(imagenet, animals),
         out=str(out / "distilled"),
@@ -84,7 +85,7 @@ def nemf_mobilenet(options: RecipeOptions) -> list[Stage]:
     The descriptors are trained three times, each from the result of the last: the rate falls along three cosines. The
     last training is short, on larger images, with a larger share of warped photographs.
 
-    Needs: data/animal-pose, data/imagenet-1000 and weights of timm's mobilenetv1_100.
+    Needs: data/animal-pose, data/photographs and weights of timm's mobilenetv1_100.
     """
     descriptors = replace(_descriptors(options, "nemf-mobilenet"), backbone_weights=options.weights)
     again = replace(_descriptors(options, f"{descriptors.out}/checkpoint"), out=f"{descriptors.out}-again")
@@ -157,17 +158,58 @@ RECIPES: dict[str, Recipe] = {
 
 
 def _manifests(options: RecipeOptions) -> list[Stage]:
-    animals, out = str(options.data / "animal-pose"), options.out
-    return [
+    """The manifests train.parquet, val.parquet and imagenet.parquet, and animals.parquet where _animals names it."""
+    return [*_animal_pose(options), _photographs(options)]
+
+
+def _animal_pose(options: RecipeOptions) -> list[Stage]:
+    """Pairs of Animal-Pose: of keypoints.json and images/, as published, or of train.parquet and val.parquet."""
+    folder, out = options.data / "animal-pose", options.out
+    numbers = {"train": 4000, "val": 100}
+    if not _has_parquet(folder):
+        return [
+            prepare.make_config(
+                "coco",
+                root=str(folder / "images"),
+                annotations=str(folder / "keypoints.json"),
+                split=split,
+                pairs_per_category=pairs_per_category,
+                on_error="skip",
+                out=str(out / f"{split}.parquet"),
+            )
+            for split, pairs_per_category in numbers.items()
+        ]
+    pairs = [
         prepare.make_config(
-            "animal-pose", root=animals, split="train", pairs_per_category=4000, out=str(out / "train.parquet")
-        ),
-        prepare.make_config(
-            "animal-pose", root=animals, split="val", pairs_per_category=100, out=str(out / "val.parquet")
-        ),
-        prepare.make_config("photographs", root=f"{animals}/train.parquet", out=str(out / "animals.parquet")),
-        prepare.make_config("photographs", root=str(options.data / "imagenet-1000"), out=str(out / "imagenet.parquet")),
+            "animal-pose",
+            root=str(folder),
+            split=split,
+            pairs_per_category=pairs_per_category,
+            out=str(out / f"{split}.parquet"),
+        )
+        for split, pairs_per_category in numbers.items()
     ]
+    return [*pairs, prepare.make_config("photographs", root=f"{folder}/train.parquet", out=_animals(options))]
+
+
+def _animals(options: RecipeOptions) -> str:
+    """A manifest whose images are the photographs of Animal-Pose's training part."""
+    name = "animals" if _has_parquet(options.data / "animal-pose") else "train"
+    return str(options.out / f"{name}.parquet")
+
+
+def _photographs(options: RecipeOptions) -> prepare.Config:
+    """Photographs of anything, as image files or in Parquet: in data/photographs, or else in data/imagenet-1000."""
+    folder, out = options.data / "photographs", str(options.out / "imagenet.parquet")
+    if not folder.exists() and (options.data / "imagenet-1000").exists():
+        folder = options.data / "imagenet-1000"
+    if _has_parquet(folder):
+        return prepare.make_config("photographs", root=str(folder), out=out)
+    return prepare.make_config("folder", root=str(folder), pairing="sequential", out=out)
+
+
+def _has_parquet(folder: Path) -> bool:
+    return any(folder.glob("*.parquet"))
 
 
 def _descriptors(options: RecipeOptions, start: str) -> train.Config:

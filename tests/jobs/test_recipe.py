@@ -1,12 +1,19 @@
+import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from make import encoded, noise_rgb
 
 from jobs import distil, prepare, train
 from jobs.recipe import main
 from jobs.recipes import RECIPES, RecipeOptions
 from pipeline.datasets.registry import BUILT_IN
+from pipeline.io.manifest import read_pairs
+from pipeline.training.photographs import Photographs
 
 
 @pytest.fixture
@@ -59,3 +66,87 @@ def test_an_unknown_recipe_is_answered_with_all(tmp_path: Path, capsys: pytest.C
 def test_missing_data_are_told_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert main(["nemf-small", "--data", str(tmp_path / "none"), "--out", str(tmp_path / "out")]) == 2
     assert "animal-pose" in capsys.readouterr().err
+
+
+def _write_published(data: Path, n_images: int = 60) -> None:
+    """Animal-Pose as its authors publish it, of small pictures, and a folder of photographs."""
+    folder = data / "animal-pose"
+    for name in ("animal-pose/images", "photographs"):
+        (data / name).mkdir(parents=True)
+    images = {str(number): f"2007_{number:06}.jpg" for number in range(1, n_images + 1)}
+    keypoints = [[5 + 2 * k, 4 + k, int(k < 12)] for k in range(20)]
+    annotations = [
+        {
+            "image_id": number,
+            "bbox": [2, 2, 44, 26],
+            "keypoints": keypoints,
+            "num_keypoints": 20,
+            "category_id": 1 + number % 2,
+        }
+        for number in range(1, n_images + 1)
+    ]
+    names = [f"keypoint_{k}" for k in range(20)]
+    categories = [
+        {"supercategory": "animal", "id": 1 + k, "name": name, "keypoints": names, "skeleton": [[0, 1]]}
+        for k, name in enumerate(("dog", "cat"))
+    ]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    (folder / "keypoints.json").write_text(json.dumps(content))
+    for number, name in enumerate(images.values()):
+        (folder / "images" / name).write_bytes(encoded(noise_rgb(number, (32, 48)), "JPEG"))
+    for number in range(5):
+        (data / "photographs" / f"{number}.jpg").write_bytes(encoded(noise_rgb(number, (32, 48)), "JPEG"))
+
+
+def _images_of(manifest: Path) -> set[str]:
+    table = read_pairs(str(manifest))
+    return {uri for name in ("source_uri", "target_uri") for uri in table[name].to_pylist()}
+
+
+def test_the_published_downloads_are_all_that_a_recipe_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The trainings get the manifests that are made of them, and can read their images."""
+    data, out = tmp_path / "data", tmp_path / "out"
+    _write_published(data)
+    trained: list[str] = []
+
+    def run(config: train.Config | distil.Config) -> None:
+        photographs = Photographs(config.photographs, None, 16, 0)
+        assert photographs.batch(0, 4).shape == (4, 3, 16, 16)
+        assert photographs.unusable() == []
+        trained.append(config.out)
+
+    monkeypatch.setattr("jobs.train.run", run)
+    monkeypatch.setattr("jobs.distil.run", run)
+
+    assert main(["nemf-small", "--data", str(data), "--out", str(out), "--weights", "w.safetensors"]) == 0
+
+    assert trained[-1] == str(out / "field")
+    train_images, val_images = (_images_of(out / "teacher" / f"{split}.parquet") for split in ("train", "val"))
+    assert len(train_images) > len(val_images) > 1
+    assert not train_images & val_images
+    pairs = read_pairs(str(out / "teacher" / "train.parquet"))
+    assert set(pairs["category"].to_pylist()) == {"cat", "dog"}
+    assert pairs["keypoint_id"][0].as_py() == [f"keypoint_{k}" for k in range(12)]
+    assert pairs["source_box_xyxy"][0].as_py() == [2, 2, 44, 26]
+    assert len(_images_of(out / "teacher" / "imagenet.parquet")) == 5
+
+
+def test_data_in_parquet_are_read_as_before(options: RecipeOptions):
+    picture = encoded(np.zeros((16, 16, 3), np.uint8), "JPEG")
+    for name in ("animal-pose/train", "animal-pose/val", "imagenet-1000/images"):
+        file = options.data / f"{name}.parquet"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.table({"jpeg": [picture]}), file)
+
+    *manifests, _, _, distilled, _, _, _ = RECIPES["nemf-small"](options)
+
+    assert [
+        (stage.dataset, Path(stage.root).relative_to(options.data), Path(stage.out).name) for stage in manifests
+    ] == [
+        ("animal-pose", Path("animal-pose"), "train.parquet"),
+        ("animal-pose", Path("animal-pose"), "val.parquet"),
+        ("photographs", Path("animal-pose/train.parquet"), "animals.parquet"),
+        ("photographs", Path("imagenet-1000"), "imagenet.parquet"),
+    ]
+    assert isinstance(distilled, distil.Config)
+    assert [Path(manifest).name for manifest in distilled.photographs] == ["imagenet.parquet", "animals.parquet"]
