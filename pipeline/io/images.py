@@ -147,12 +147,12 @@ def _decode_jpeg(data: bytes) -> Image.Image:
         image = _open(data, "JPEG")
         load_pixels(image)
     except (OSError, SyntaxError) as error:
-        if kind := unsupported_jpeg(data):
+        is_truncated = "truncated" in str(error)
+        if is_truncated and (complete := decode_without_end_mark(data)):
+            return complete
+        if not is_truncated and (kind := unsupported_jpeg(data)):
             raise UnsupportedError(kind) from error
-        complete = decode_without_end_mark(data) if "truncated" in str(error) else None
-        if complete is None:
-            raise
-        return complete
+        raise
     return image
 
 

@@ -81,7 +81,7 @@ def _decoded(data: bytes) -> Image.Image:
 
 
 def _has_all_scans(data: bytes) -> bool:
-    """Whether there are scans for every coefficient of every component, to its last bit."""
+    """Whether there are scans for every coefficient of every component, to its last bit; their data may be missing."""
     missing: dict[int, set[int]] = {}
     for marker, body in _segments(data):
         try:
