@@ -30,7 +30,7 @@ MAX_KEYPOINTS = 10_000
 """Of a pair; for more there is dense flow. A few bytes of Parquet can repeat a point ten million times."""
 MAX_OPEN_FILES = 16
 """Files of one manifest that stay open at once, each with 16 MB in memory where it is remote."""
-MAX_READ_BYTES = 2**28
+MAX_READ_BYTES = 2**26
 """About the most bytes of inline images, and of other columns, that are read at once."""
 _BATCH_ROWS = 1024
 _READ_AHEAD_BYTES = 2**23
