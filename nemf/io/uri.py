@@ -1,5 +1,6 @@
 """Files anywhere fsspec reaches: opening URIs, retrying operations on them, and errors that name the URI."""
 
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +16,9 @@ RETRY_SECONDS = 60.0
 """Default time for all tries of one operation: enough for all of nemf.io.retry when each fails at once. Libraries of
 some stores spend a minute on each try by themselves."""
 
+_WELL_FORMED = re.compile(r"(?:[\w.~:/?#\[\]@!$&'()*+,;=-]|%[0-9A-Fa-f]{2})*", re.ASCII)
+"""A URL that needs no percent-encoding."""
+
 Result = TypeVar("Result")
 
 
@@ -26,8 +30,11 @@ def open_uri(uri: str, *, retries: bool = True) -> tuple[Any, str]:
 
     retries: whether S3's libraries retry by themselves, as they must for files that are read piece by piece.
     """
-    once = not retries and fsspec.utils.get_protocol(str(uri)) in ("s3", "s3a")
-    options = {"config_kwargs": _botocore_once()} if once else {}
+    protocol = fsspec.utils.get_protocol(str(uri))
+    once = not retries and protocol in ("s3", "s3a")
+    options: dict[str, Any] = {"config_kwargs": _botocore_once()} if once else {}
+    if protocol in ("http", "https") and _WELL_FORMED.fullmatch(str(uri)):
+        options["encoded"] = True  # signatures hold for a URL as it was given
     try:
         fs, path = fsspec.core.url_to_fs(str(uri), use_listings_cache=False, **options)
     except ImportError as error:

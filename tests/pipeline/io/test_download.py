@@ -31,6 +31,7 @@ from nemf.io.store_errors import CredentialsError
 from pipeline.io import images, storage
 from pipeline.io.images import ImageError, fetch_image
 from pipeline.io.manifest import Manifest, read_rows
+from pipeline.io.storage_options import use_options
 from pipeline.matching.decode import decode_rows
 
 PICTURE = encoded(noise_rgb(0))
@@ -176,9 +177,11 @@ def web() -> Iterator[str]:
 
 class _Page(BaseHTTPRequestHandler):
     seen: list[str] = []  # noqa: RUF012
+    authorization: list[str | None] = []  # noqa: RUF012
 
     def do_GET(self) -> None:
         self.seen.append(self.path)
+        self.authorization.append(self.headers["Authorization"])
         name = self.path.partition("?")[0].strip("/")
         if name == "moved":
             self._head(302, Location="/secret")
@@ -307,3 +310,63 @@ def test_images_are_fetched_side_by_side_and_not_all_at_once(
 
     assert sum(len(chunk.pairs) for chunk in chunks) == 16
     assert 1 < most[0] <= 8
+
+
+@pytest.mark.parametrize(
+    ("given", "sent"),
+    [
+        ("/a%2Fb.png?sig=a%2Bb%2f%3D%7E&x=%20+y", None),
+        ("/a'b(1).png?list[]=1&t=1:2,3", None),
+        ("/a b/ü.png?q=ö", "/a%20b/%C3%BC.png?q=%C3%B6"),
+        ("/100%.png", "/100%25.png"),
+    ],
+)
+@pytest.mark.parametrize("read", [fetch_image, storage.read_bytes])
+def test_a_url_is_sent_as_it_was_given(web: str, given: str, sent: str | None, read: Callable[[str], bytes]) -> None:
+    """Signatures are of those characters; what no URL may hold is percent-encoded."""
+    _Page.seen.clear()
+
+    assert read(f"{web}{given}") == PICTURE
+
+    assert set(_Page.seen) == {sent or given}
+
+
+@pytest.fixture
+def _file_system_options() -> Iterator[None]:
+    """fsspec's configuration is the process': put back what was there."""
+    earlier = dict(fsspec.config.conf)
+    yield
+    fsspec.config.conf.clear()
+    fsspec.config.conf.update(earlier)
+
+
+@pytest.mark.usefixtures("_file_system_options")
+def test_headers_of_the_storage_options_are_sent(web: str, tmp_path: Path) -> None:
+    file = tmp_path / "options.json"
+    file.write_text('{"http": {"headers": {"Authorization": "Bearer of-the-tests"}}}')
+    use_options(f"@{file}")
+    _Page.authorization.clear()
+
+    assert fetch_image(f"{web}/headers.png") == storage.read_bytes(f"{web}/headers.png") == PICTURE
+
+    assert set(_Page.authorization) == {"Bearer of-the-tests"}
+
+
+@pytest.mark.usefixtures("_file_system_options")
+def test_a_proxy_of_the_storage_options_is_asked(web: str) -> None:
+    use_options(f'{{"http": {{"proxy": "{web}"}}}}')
+    _Page.seen.clear()
+
+    assert fetch_image("http://elsewhere.invalid/a.png") == PICTURE
+
+    assert _Page.seen == ["http://elsewhere.invalid/a.png"]
+
+
+@pytest.mark.usefixtures("_file_system_options")
+def test_a_url_is_percent_encoded_never_if_the_storage_options_say_so(web: str) -> None:
+    use_options('{"http": {"encoded": true}}')
+    _Page.seen.clear()
+
+    assert fetch_image(f"{web}/100%.png") == PICTURE
+
+    assert _Page.seen == ["/100%.png"]
