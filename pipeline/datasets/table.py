@@ -89,8 +89,8 @@ def pairs(options: Options) -> Iterator[PairRow | Rejected | Note]:
 
 def _rows(file: TableFile, *, is_part: bool) -> Iterator[CsvRow | Fields]:
     required = [name for name in _REQUIRED if name not in file.partition]
-    known = [name for name in (*_COLUMNS, *INLINE_COLUMNS) if name not in file.partition]
-    unknown = file.partition.keys() - set(_COLUMNS)
+    known = (*_COLUMNS, *INLINE_COLUMNS)
+    unknown = file.partition.keys() - set(known)
     if unknown:
         raise ValueError(f"{file.uri}: unknown column {', '.join(sorted(unknown))}; known are: {', '.join(known)}")
     if file.is_csv:
@@ -231,7 +231,7 @@ def _drop_missing_points(record: dict[str, Any], where: str) -> int:
 
 def _is_missing(point: Any) -> bool:
     if not (isinstance(point, list) and len(point) == 2):
-        return point is None
+        return point is None or point != point
     return all(number is None or number != number for number in point) or point == [-1, -1]
 
 

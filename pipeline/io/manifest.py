@@ -124,7 +124,7 @@ class Manifest:
                 present = _present(columns, parquet)
                 for group in range(parquet.num_row_groups):
                     first_row = 0
-                    n_read = min(n_rows, _rows_at_once(parquet.metadata.row_group(group), present))
+                    n_read = min(n_rows, rows_at_once(parquet.metadata.row_group(group), present))
                     for batch in parquet.iter_batches(n_read, row_groups=[group], columns=present):
                         rows = _as_pairs(pa.Table.from_batches([batch]), expected, file.uri)
                         yield Window(file.uri, group, first_row, rows)
@@ -168,7 +168,7 @@ def read_rows(file: str, row_group: int, rows: np.ndarray) -> Iterator[pa.Table]
     taken: list[pa.RecordBatch] = []
     offset = n_bytes = n_yielded = last = 0
     with _File(file, keep_open=False, read_ahead=0).parquet([row_group]) as parquet:
-        n_read = min(_BATCH_ROWS, _rows_at_once(parquet.metadata.row_group(row_group), parquet.schema_arrow.names))
+        n_read = min(_BATCH_ROWS, rows_at_once(parquet.metadata.row_group(row_group), parquet.schema_arrow.names))
         for batch in parquet.iter_batches(n_read, row_groups=[row_group]):
             first, last = np.searchsorted(ascending, [offset, offset + batch.num_rows])
             if last > first:
@@ -190,7 +190,7 @@ def _in_order(batches: Sequence[pa.RecordBatch], position: np.ndarray, file: str
     return _as_pairs(pa.Table.from_batches(batches).take(pa.array(np.argsort(position))), PAIRS, file)
 
 
-def _rows_at_once(group: pq.RowGroupMetaData, columns: Sequence[str]) -> int:
+def rows_at_once(group: pq.RowGroupMetaData, columns: Sequence[str]) -> int:
     """How many rows of a row group, at least one, have about MAX_READ_BYTES in these columns."""
     n_bytes = 1.0
     for number in range(group.num_columns):

@@ -15,8 +15,10 @@ import pyarrow.parquet as pq
 from pipeline.datasets.common.fields import Fields
 from pipeline.datasets.common.interface import TABLE_SUFFIXES, DataError
 from pipeline.io import storage
+from pipeline.io.manifest import rows_at_once
 from schemas.check import is_index_column
 
+_BATCH_ROWS = 256
 _CELL_BYTES = 2**24
 """Of a cell of CSV, at most: 10,000 keypoints in full precision have 400 kB."""
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
@@ -130,10 +132,12 @@ def parquet_rows(
             _check_columns(header, needed, known, uri)
             wanted = known or (*required, *optional)
             chosen = [name for name in header if name in wanted]
-            for batch in parquet.iter_batches(batch_size=256, columns=chosen):
-                for record in batch.to_pylist():
-                    number += 1
-                    yield Fields(record, f"{uri}, row {number}")
+            for group in range(parquet.num_row_groups):
+                n_read = min(_BATCH_ROWS, rows_at_once(parquet.metadata.row_group(group), chosen))
+                for batch in parquet.iter_batches(n_read, row_groups=[group], columns=chosen):
+                    for record in batch.to_pylist():
+                        number += 1
+                        yield Fields(record, f"{uri}, row {number}")
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise ValueError(f"{uri}, after row {number}: cannot be read as Parquet: {error}") from error
 

@@ -114,6 +114,18 @@ def test_an_image_that_is_only_a_path_is_named(tmp_path):
     assert row.pair_id == "x-1:x-3"
 
 
+def test_large_photographs_are_read_few_at_a_time(tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.io.manifest.MAX_READ_BYTES", 100)
+    file = write(tmp_path / "x.parquet", [{"jpeg": bytes([number]) * 50} for number in range(9)])
+    sizes = []
+    read_batches = pq.ParquetFile.iter_batches
+    monkeypatch.setattr(
+        pq.ParquetFile, "iter_batches", lambda self, n, **k: sizes.append(n) or read_batches(self, n, **k)
+    )
+    assert len(read(file, tmp_path)) == 5
+    assert sizes == [1]
+
+
 def test_a_file_that_is_read_is_not_written(tmp_path):
     write(tmp_path / "pairs.parquet", [photograph("a"), photograph("b")])
     with pytest.raises(ValueError, match="is also an input"):

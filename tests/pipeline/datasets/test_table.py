@@ -274,6 +274,14 @@ def test_points_that_are_missing_are_left_out_on_both_sides(tmp_path, missing):
     assert "missing in one of its images (-1,-1 or nan,nan or null)" in note.what
 
 
+@pytest.mark.parametrize(
+    "cell", ["[[1, 2], null]", "[(1.0, 2.0), None]", "[array([1., 2.]) None]", "[[1, 2], [NaN, NaN]]"]
+)
+def test_points_that_are_missing_in_lists_of_text(tmp_path, cell):
+    row, note = read(tmp_path, f'source_uri,target_uri,source_xy_px,target_xy_px\na,b,"{cell}","1,2;3,4"\n')
+    assert (row.source_xy_px, row.target_xy_px, note.count) == ([(1, 2)], [(1, 2)], 1)
+
+
 def test_points_that_are_missing_in_parquet(tmp_path):
     nan = float("nan")
     record = {**URIS, "source_xy_px": [[1.0, 2.0], None, [nan, nan], [None, None]], "target_xy_px": [[5.0, -0.5]] * 4}
@@ -339,6 +347,9 @@ def test_a_folder_of_partitions(tmp_path):
         "/images/1.png": "big dog",
         "/images/2.png": None,
     }
+    both = [FRAMES[0].assign(category="cat")]  # Parquet that has the column of its folder too
+    (row,) = table.pairs(table.Options(root=write_parts(tmp_path / "both", ["category=cat/0.parquet"], both), out="o"))
+    assert row.category == "cat"
     write_parts(tmp_path / "other", ["klass=cat/0.parquet"], FRAMES[:1])
     with pytest.raises(ValueError, match="unknown column klass"):
         list(table.pairs(table.Options(root=str(tmp_path / "other"), out="out.parquet")))

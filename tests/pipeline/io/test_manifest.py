@@ -113,6 +113,20 @@ def test_a_table_that_pandas_wrote_is_told_how_to_become_a_manifest(tmp_path: Pa
     assert (rows["source_xy_px"].to_pylist(), rows["occlusion"].to_pylist()) == (points, [1])
 
 
+def test_images_as_hugging_face_stores_them(tmp_path: Path) -> None:
+    images = [{"bytes": b"first", "path": None}, {"bytes": b"second", "path": "b.png"}]
+    pq.write_table(
+        pa.table({"pair_id": ["1", "2"], "source_image": images, "target_image": images}), tmp_path / "a.parquet"
+    )
+
+    (rows,) = read_rows(f"{tmp_path}/a.parquet", 0, np.array([1, 0]))
+
+    assert rows["source_image"].to_pylist() == rows["target_image"].to_pylist() == [b"second", b"first"]
+    with Manifest(str(tmp_path)) as manifest:
+        (window,) = manifest.windows(["source_image"], 9)
+    assert window.rows["source_image"].to_pylist() == [b"first", b"second"]
+
+
 def test_a_manifest_of_the_version_before_is_read(tmp_path: Path) -> None:
     rows = pa.Table.from_pylist([pair_row("1", source_box_xyxy=[1.0, 2.0, 3.0, 4.0]), pair_row("2")], PAIRS)
     pq.write_table(pa.Table.from_pylist(rows.to_pylist(), as_earlier(PAIRS)), tmp_path / "a.parquet")
