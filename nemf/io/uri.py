@@ -18,6 +18,8 @@ some stores spend a minute on each try by themselves."""
 
 _WELL_FORMED = re.compile(r"(?:[\w.~:/?#\[\]@!$&'()*+,;=-]|%[0-9A-Fa-f]{2})*", re.ASCII)
 """A URL that needs no percent-encoding."""
+_UNCHAINED = ("file", "local", "http", "https", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss")
+"""Schemes whose names may contain '::'; with others it chains file systems, as in zip://a.png::s3://bucket/b.zip."""
 
 Result = TypeVar("Result")
 
@@ -30,18 +32,34 @@ def open_uri(uri: str, *, retries: bool = True) -> tuple[Any, str]:
 
     retries: whether S3's libraries retry by themselves, as they must for files that are read piece by piece.
     """
-    protocol = fsspec.utils.get_protocol(str(uri))
+    uri = str(uri)
+    protocol = unchained_protocol(uri)
     once = not retries and protocol in ("s3", "s3a")
-    options: dict[str, Any] = {"config_kwargs": _botocore_once()} if once else {}
-    if protocol in ("http", "https") and _WELL_FORMED.fullmatch(str(uri)):
+    options: dict[str, Any] = {"use_listings_cache": False}
+    if once:
+        options["config_kwargs"] = _botocore_once()
+    if protocol in ("http", "https") and _WELL_FORMED.fullmatch(uri):
         options["encoded"] = True  # signatures hold for a URL as it was given
     try:
-        fs, path = fsspec.core.url_to_fs(str(uri), use_listings_cache=False, **options)
+        if protocol is not None and "::" in uri:
+            options |= fsspec.get_filesystem_class(protocol)._get_kwargs_from_urls(uri)
+            fs = fsspec.filesystem(protocol, **options)
+            path = fs._strip_protocol(uri)
+        else:
+            fs, path = fsspec.core.url_to_fs(uri, **options)
     except ImportError as error:
         raise ValueError(str(error)) from error
     if once:
         fs.retries = 1
     return fs, path
+
+
+def unchained_protocol(uri: str) -> str | None:
+    """The scheme of a URI, file for a path; None where fsspec is to open it by its own rules, such as chained URIs."""
+    first = re.split("://|::", uri, maxsplit=1)[0]
+    if first == uri or first not in fsspec.available_protocols():
+        return "file"
+    return first if uri.startswith(f"{first}://") and first in _UNCHAINED else None
 
 
 def with_retries(uri: str, operation: Callable[[Any, str], Result], *, seconds: float = RETRY_SECONDS) -> Result:

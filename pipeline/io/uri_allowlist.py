@@ -12,6 +12,8 @@ from urllib.parse import unquote
 from fsspec.core import split_protocol
 from fsspec.implementations.local import LocalFileSystem
 
+from nemf.io.uri import unchained_protocol
+
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
@@ -33,7 +35,8 @@ def check_prefixes(prefixes: Sequence[str]) -> None:
 
 def _location(uri: str) -> tuple[str, str] | None:
     """(scheme, rest of the URI), comparable as text; None for a URI whose target only opening it would show."""
-    if "::" in uri or _CONTROL.search(uri):  # chained URLs; characters that parsers of URLs drop
+    is_chained = "::" in uri and unchained_protocol(uri) not in ("file", "local")
+    if is_chained or _CONTROL.search(uri):  # the latter are characters that parsers of URLs drop
         return None
     scheme, rest = split_protocol(uri)
     if scheme in (None, "file", "local"):

@@ -69,6 +69,13 @@ def test_an_empty_object_is_empty(s3: FaultyS3) -> None:
     assert fetch_image("s3://images/empty.png") == b""
 
 
+def test_the_name_of_an_object_may_contain_two_colons(s3: FaultyS3) -> None:
+    storage.write_bytes("s3://images/scan::0.png", PICTURE)
+
+    assert fetch_image("s3://images/scan::0.png") == PICTURE
+    assert "scan::0.png" in storage.file_names("s3://images")
+
+
 @pytest.mark.parametrize("fault", [slow_down, internal_error, lost_reply, cut, reset_in_body])
 def test_what_may_pass_is_asked_again(s3: FaultyS3, fault: Callable[[Request], None]) -> None:
     s3.once("GET /images/a.png", fault, fault)

@@ -53,6 +53,14 @@ def test_what_only_looks_so_is_not(uri: str, prefix: str) -> None:
     assert not is_allowed(uri, [prefix])
 
 
+def test_a_local_name_with_two_colons_is_where_it_leads(tmp_path: Path) -> None:
+    for uri in (f"{tmp_path}/scan::0.png", f"file://{tmp_path}/scan::0.png"):
+        assert is_allowed(uri, [str(tmp_path)])
+        assert not is_allowed(uri, [f"{tmp_path}/other", "s3://bucket"])
+    assert not is_allowed(f"simplecache::{tmp_path}/a.png", [str(tmp_path)])
+    assert not is_allowed(f"{tmp_path}/a::b/../../c.png", [str(tmp_path)])
+
+
 def test_local_paths_are_where_they_lead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     images = tmp_path / "images"
     images.mkdir()
