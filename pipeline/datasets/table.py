@@ -118,9 +118,7 @@ def _texts(text: str) -> list[Any]:
     try:
         return read_list(text)
     except ValueError:
-        if is_list(text):
-            raise
-    return text.split(";")
+        return text.split(";")
 
 
 def _whole(text: str) -> int:
@@ -153,7 +151,8 @@ def _values(fields: Fields, partition: Mapping[str, str | None]) -> dict[str, An
         value = record.get(name)
         if isinstance(value, str) and value:
             try:
-                record[name] = None if value.strip().lower() in ("nan", "null", "none") else read(value)
+                is_null = name != "keypoint_id" and value.strip().lower() in ("nan", "null", "none")
+                record[name] = None if is_null else read(value)
             except (ValueError, KeyError) as error:
                 why = f" ({error})" if is_list(value) and error.args else ""
                 detail = f"field {name}: expected {expected}, got {_short(value)}{why}"
@@ -176,10 +175,10 @@ def _plain(value: Any) -> Any:
         return _without_decimals(value)
     if isinstance(value, UUID):
         return str(value)
-    number = _without_decimals(value)
-    if isinstance(number, float):
-        return None if number != number else int(number) if number.is_integer() else number
-    return number
+    if isinstance(value, float) and value != value:
+        return None
+    is_whole = isinstance(value, (float, Decimal)) and value % 1 == 0
+    return int(value) if is_whole else _without_decimals(value)
 
 
 def _without_decimals(value: Any) -> Any:
@@ -214,18 +213,17 @@ def _drop_missing_points(record: dict[str, Any], where: str) -> int:
 
     Raises DataError for lists of different lengths, and for a point that is outside its image and not missing.
     """
-    names = [name for name in ("source_xy_px", "target_xy_px", "keypoint_id") if isinstance(record.get(name), list)]
-    Fields(record, where).same_length(**{name: record[name] for name in names})
-    missing: set[int] = set()
-    for name in names:
-        if name != "keypoint_id":
-            missing |= {number for number, point in enumerate(record[name]) if _is_missing(point)}
-    for name in names:
-        for number, point in enumerate(record[name]):
-            if number not in missing and name != "keypoint_id" and _is_negative(point):
+    points = {name: record[name] for name in ("source_xy_px", "target_xy_px") if isinstance(record.get(name), list)}
+    names = {"keypoint_id": record["keypoint_id"]} if isinstance(record.get("keypoint_id"), list) else {}
+    Fields(record, where).same_length(**points, **names)
+    missing = {number for values in points.values() for number, point in enumerate(values) if _is_missing(point)}
+    for name, values in points.items():
+        for number, point in enumerate(values):
+            if number not in missing and _is_negative(point):
                 detail = f"field {name}, point {number} is {point}; a point that is missing is -1,-1 or nan,nan or null"
                 raise DataError(where, "point left of or above its image", detail)
-        record[name] = [value for number, value in enumerate(record[name]) if number not in missing]
+    for name, values in (points | names).items():
+        record[name] = [value for number, value in enumerate(values) if number not in missing]
     return len(missing)
 
 

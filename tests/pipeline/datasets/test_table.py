@@ -245,6 +245,13 @@ def test_values_of_other_types_that_are_the_same(tmp_path):
         assert row.pair_id == str(uuid)
 
 
+def test_ids_of_many_digits_and_names_with_brackets(tmp_path):
+    (row,) = read(tmp_path, [{**URIS, "pair_id": Decimal("12345678901234567891"), "category": 2**62 + 1}])
+    assert (row.pair_id, row.category) == ("12345678901234567891", str(2**62 + 1))
+    (row,) = read(tmp_path, "source_uri,target_uri,keypoint_id\na,b,(left) eye;nose [tip];none\n")
+    assert row.keypoint_id == ["(left) eye", "nose [tip]", "none"]
+
+
 @pytest.mark.parametrize(
     ("cell", "expected"),
     [("True", True), ("False", False), ("TRUE", True), ("t", True), ("1", True), ("0.0", False), ("", None)],
