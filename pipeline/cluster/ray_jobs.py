@@ -10,14 +10,15 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.error import HTTPError
 
+from nemf.io.redact import redacted
 from pipeline.cluster.errors import ClusterError
 
 if TYPE_CHECKING:
     from ray.dashboard.modules.job.pydantic_models import JobDetails
     from ray.job_submission import JobSubmissionClient
 
-ANSWER_SECONDS = 10
-"""Timeout of the first request to a head."""
+ANSWER_SECONDS = (10, 30, 60)
+"""Timeouts of the first request to a head, one for each try: a busy head accepts the connection and answers late."""
 STOP_SECONDS = 600
 """Time a job gets, after the request to stop, to commit what is in flight; Ray's default is three seconds."""
 LOST_SECONDS = 60
@@ -34,7 +35,7 @@ def connect(address: str) -> "JobSubmissionClient":
     if not address.startswith(("http://", "https://")):
         raise ValueError(f"--address {address}: {expected}")
     try:
-        urllib.request.urlopen(f"{address.rstrip('/')}/api/version", timeout=ANSWER_SECONDS).close()
+        _wait_for_answer(f"{address.rstrip('/')}/api/version")
     except HTTPError as error:
         error.close()  # a head answers; the client below raises with its reason
     except OSError as error:
@@ -51,6 +52,18 @@ def connect(address: str) -> "JobSubmissionClient":
         ) from error
     except RuntimeError as error:
         raise ValueError(f"{address}: {error}; {expected}") from error
+
+
+def _wait_for_answer(url: str) -> None:
+    """Raises OSError if nothing answers, at once unless the connection was accepted."""
+    for number, seconds in enumerate(ANSWER_SECONDS, start=1):
+        try:
+            urllib.request.urlopen(url, timeout=seconds).close()
+            return
+        except TimeoutError:  # a connection that is not accepted in time is a URLError
+            if number == len(ANSWER_SECONDS):
+                raise
+            print(f"no answer from {redacted(url)} in {seconds} s; trying again", file=sys.stderr, flush=True)
 
 
 def submit(

@@ -1,4 +1,6 @@
+import socket
 from collections.abc import AsyncIterator
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -79,3 +81,43 @@ def test_a_second_ctrl_c_leaves_the_job_to_its_end() -> None:
 
     with pytest.raises(KeyboardInterrupt, match="job was asked to stop and has not ended yet"):
         ray_jobs.follow(cluster, "job")
+
+
+def test_a_head_that_answers_late_is_asked_again(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    timeouts: list[float] = []
+
+    def answer(url: str, timeout: float) -> Any:
+        assert url == "http://head:8265/api/version"
+        timeouts.append(timeout)
+        if len(timeouts) < 3:
+            raise TimeoutError("timed out")
+        return SimpleNamespace(close=lambda: None)
+
+    monkeypatch.setattr("urllib.request.urlopen", answer)
+    monkeypatch.setattr("ray.job_submission.JobSubmissionClient", lambda address: address)
+    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "")
+
+    assert ray_jobs.connect("http://head:8265/") == "http://head:8265/"
+
+    assert timeouts == [10, 30, 60]
+    assert capsys.readouterr().err.splitlines() == [
+        f"no answer from http://head:8265/api/version in {seconds} s; trying again" for seconds in (10, 30)
+    ]
+
+
+@pytest.mark.parametrize("accepts", [True, False])
+def test_a_head_that_never_answers(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], accepts: bool
+) -> None:
+    monkeypatch.setattr(ray_jobs, "ANSWER_SECONDS", (0.01, 0.01))
+    server = socket.create_server(("127.0.0.1", 0))
+    address = f"http://127.0.0.1:{server.getsockname()[1]}"
+    if not accepts:
+        server.close()
+
+    with server if accepts else nullcontext(), pytest.raises(ConnectionError, match=f"^no Ray answers at {address}: "):
+        ray_jobs.connect(address)
+
+    assert capsys.readouterr().err.count("trying again") == int(accepts)
