@@ -109,7 +109,8 @@ def load_weights(network: nn.Module, weights: Path, name: str, published: Publis
             converted = published.convert(dict(tensors))
             if expected.keys() <= converted.keys():
                 tensors = converted
-    check_tensors(expected, tensors, f"{what} do not fit {name}", spare)
+    misfit = f"{what} do not fit {name} by its library's names of tensors"
+    check_tensors(expected, tensors, misfit, spare)
     network.load_state_dict({published.own_names.get(n, n): tensor for n, tensor in tensors.items()}, strict=False)
 
 
