@@ -79,14 +79,14 @@ def run(config: Config) -> str:
 
 
 def _with_files_below_root(config: Config) -> Config:
-    """`config` with each relative path that is a file below --root, and none in the working folder, as that file."""
+    """`config` with each relative path that leads somewhere below --root, and nowhere in the working folder, so."""
     below: dict[str, Any] = {}
     for name, field in uri_fields(type(config)).items():
         value = getattr(config, name)
         is_own = name not in ("root", "out") and value and value not in (field.names or ())
         if is_own and is_relative(value) and not storage.exists(value):
             uri = storage.join(config.image_root, value)
-            if storage.is_file(uri):
+            if storage.exists(uri):
                 below[name] = uri
     return replace(config, **below)
 

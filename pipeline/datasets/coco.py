@@ -54,7 +54,12 @@ def pairs(options: Options) -> Iterator[PairRow | Rejected | Note]:
     """Rejected records first, then pairs by category; keypoint_id is the keypoint's name."""
     if options.annotations is None:
         raise ValueError("coco needs --annotations: the JSON file with images, annotations and categories")
-    content = read_json(options.annotations)
+    try:
+        content = read_json(options.annotations)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"there is no file {options.annotations}, and none of that name below --root {options.root}"
+        ) from error
     if not isinstance(content, dict):
         raise ValueError(f"{options.annotations}: expected an object, got {type(content).__name__}")
     document = Fields(content, options.annotations)

@@ -148,6 +148,14 @@ def test_another_file_is_refused(tmp_path, what, message):
         read(tmp_path, what)
 
 
+def test_a_file_that_is_not_there_is_named_with_where_it_was_looked_for():
+    options = coco.Options(root="/images", out="pairs.parquet", annotations="/nowhere/c.json")
+    with pytest.raises(
+        FileNotFoundError, match=r"no file /nowhere/c\.json, and none of that name below --root /images"
+    ):
+        list(coco.pairs(options))
+
+
 def test_the_file_must_be_named():
     with pytest.raises(ValueError, match="coco needs --annotations"):
         list(coco.pairs(coco.Options(root="/images", out="pairs.parquet")))
