@@ -99,6 +99,8 @@ def _may_hold(kind: pa.DataType, expected: pa.DataType) -> bool:
     if pa.types.is_binary(expected):
         if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
             kind = kind.field("bytes").type
+            if pa.types.is_null(kind):
+                return True
         return pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)
     if pa.types.is_struct(expected):
         return (

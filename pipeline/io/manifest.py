@@ -279,7 +279,8 @@ class _File:
         expected, first_row = _schema(unsure), 0
         with self.parquet() as parquet:
             for batch in parquet.iter_batches(_BATCH_ROWS, columns=unsure):
-                conform(pa.Table.from_batches([batch]), expected, self.uri, first_row=first_row)
+                rows = conform(pa.Table.from_batches([batch]), expected, self.uri, first_row=first_row)
+                _refuse_missing_points(rows, self.uri, first_row)
                 first_row += batch.num_rows
 
     @contextmanager
@@ -330,8 +331,25 @@ def _check_columns(actual: pa.Schema, file: str) -> None:
     try:
         check_schema(actual, PAIRS, file)
     except SchemaError as error:
-        made = f"nemf prepare --dataset table --annotations {shlex.quote(file)} --root IMAGES --out PAIRS.parquet"
-        raise SchemaError(f"{error}. If other software wrote it, `{made}` makes a manifest of it") from error
+        raise SchemaError(f"{error}. If other software wrote it, `{_prepare(file)}` makes a manifest of it") from error
+
+
+def _refuse_missing_points(rows: pa.Table, file: str, first_row: int) -> None:
+    """Raises SchemaError for a keypoint -1,-1, as other software writes one that is missing: it would be matched."""
+    for name in ("source_xy_px", "target_xy_px"):
+        if name in rows.column_names:
+            numbers = pc.list_flatten(pc.list_flatten(rows[name])).to_numpy().reshape(-1, 2)
+            if (numbers == -1).all(axis=1).any():
+                row = next(row for row, points in enumerate(rows[name].to_pylist()) if [-1, -1] in (points or []))
+                raise SchemaError(
+                    f"{file}, row {first_row + row + 1}: column {name} has a keypoint -1,-1. If it is a missing one, "
+                    f"`{_prepare(file)}` leaves it out"
+                )
+
+
+def _prepare(file: str) -> str:
+    """The command that makes a manifest of a table."""
+    return f"nemf prepare --dataset table --annotations {shlex.quote(file)} --root IMAGES --out PAIRS.parquet"
 
 
 def _check_lengths(metadata: pq.FileMetaData, file: str) -> None:

@@ -197,6 +197,7 @@ def test_what_pandas_filtered_is_what_it_was(kept: list[str]) -> None:
             pa.array([[1, 2, 3, 4], None, None], pa.large_list(pa.int64())),
             [[1, 2, 3, 4], None, None],
         ),
+        ("source_image", pa.array([{"bytes": None, "path": "p"}, None, None]), [None, None, None]),
         (
             "source_image",
             pa.array([{"bytes": b"x", "path": None}, None, {"bytes": b"", "path": "p"}]),

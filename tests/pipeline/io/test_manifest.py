@@ -163,6 +163,7 @@ def test_a_manifest_that_pandas_filtered_is_one(tmp_path: Path, filtered: pd.Dat
     [
         ("occlusion", 2.5, "filtered.parquet, row 2: column occlusion is 2.5, which is no int8"),
         ("source_box_xyxy", [1, 2, 3], r"filtered.parquet, row 2: column source_box_xyxy is \[1.*3\D*\], which is no"),
+        ("target_xy_px", [[1, 2], [-1, -1]], r"row 2: column target_xy_px has a keypoint -1,-1\..* leaves it out"),
         ("source_xy_px", [[1, 2, 3]], r"filtered.parquet, row 2: column source_xy_px is .* of 2 numbers each"),
     ],
 )
