@@ -27,6 +27,7 @@ START_WAITS = (5, 20, 60)
 SHORT_FOLDER = "/tmp/ray"
 """Folder of an embedded Ray's files where TMPDIR is too long: the one it has without TMPDIR."""
 SOCKET_BYTES = 107 if sys.platform == "linux" else 103
+"""Bytes that the path of a Unix socket may have."""
 _LONGEST_SOCKET = "/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
 
 
@@ -99,10 +100,10 @@ def _start() -> None:
         except AuthenticationError as error:
             raise _refused("local", error) from error
         except Exception as error:
-            is_input = isinstance(error, ValueError | OSError) and not isinstance(error, ConnectionError | TimeoutError)
-            if is_input:
+            if isinstance(error, ValueError | OSError) and not isinstance(error, ConnectionError | TimeoutError):
                 raise
-            _end(_children() - before)  # Ray leaves those that did start
+            ray.shutdown()  # of what ray.init knows; processes of a node that was not up in time stay
+            _end(_children() - before)
             if wait is None:
                 tries = len(START_WAITS) + 1
                 raise ClusterError(f"Ray did not start in {tries} tries: {_one_line(error)}") from error
@@ -121,10 +122,7 @@ def _init(address: str, **options: Any) -> None:
 
 
 def _short_folder() -> str | None:
-    """The folder of an embedded Ray's files where the one that it would take is too long; None where it is not.
-
-    The paths of Unix sockets, which Ray has in there, may have 107 bytes.
-    """
+    """The folder of an embedded Ray's files if its own choice is too long for the sockets in there; None if not."""
     variable = "RAY_TMPDIR" if "RAY_TMPDIR" in os.environ else "TMPDIR"
     folder = os.environ.get(variable, "")
     if len(os.fsencode(folder)) <= SOCKET_BYTES - len(_LONGEST_SOCKET):
