@@ -7,8 +7,8 @@ absolute paths or URIs, and coco_url stands in for a missing file_name. Ids are 
     COCO            a list of {id, file_name}               bbox [x, y, width, height]; an annotation has an id
     Animal-Pose     an object {"1": "2007_000063.jpg"}      bbox [x_min, y_min, x_max, y_max]; its position is its id
 
-Annotations that no pair can use are left out and counted: crowds, those without a visible keypoint, and those without a
-box (unless no annotation has one: then the pairs have none). A pair is two objects of one category in different images
+Annotations that no pair can use are left out and counted: those without a visible keypoint, and those without a box
+(unless no annotation has one: then the pairs have none). A pair is two objects of one category in different images
 that share three visible keypoints.
 
 Points and boxes belong to an image of the width and height that `images` states, if it does: another size is an error,
@@ -145,8 +145,15 @@ def _by_id(records: list[Fields]) -> Generator[Rejected, None, _ById]:
 def _instance(
     annotation_id: str, fields: Fields, images: _ById, categories: _ById, read_box: _ReadBox, root: str
 ) -> Instance:
+    if _is_absent(fields, "keypoints"):
+        raise _unusable(fields, "annotation without a visible keypoint")
     category = _referred(fields, "category_id", categories)
-    xy_px = _visible(fields, category)
+    if _is_absent(category, "keypoints"):
+        raise _unusable(fields, "annotation of a category without keypoints")
+    keypoints = by_name(fields, category.texts("keypoints"), fields.keypoints_xyv("keypoints"))
+    xy_px = {name: (x, y) for name, (x, y, v) in keypoints.items() if v > 0}
+    if not xy_px:
+        raise _unusable(fields, "annotation without a visible keypoint")
     image = _referred(fields, "image_id", images)
     name = "coco_url" if image.has("coco_url") and not image.has("file_name") else "file_name"
     return Instance(
@@ -160,22 +167,8 @@ def _instance(
     )
 
 
-def _visible(fields: Fields, category: Fields) -> dict[str, tuple[float, float]]:
-    """The visible keypoints by name. DataError, by design, for an annotation that no pair can use."""
-    if _is_absent(category, "keypoints"):
-        raise _unusable(fields, "annotation of a category without keypoints")
-    if fields.record.get("iscrowd") == 1:
-        raise _unusable(fields, "annotation of a crowd")
-    if _is_absent(fields, "keypoints"):
-        raise _unusable(fields, "annotation without a visible keypoint")
-    keypoints = by_name(fields, category.texts("keypoints"), fields.keypoints_xyv("keypoints"))
-    xy_px = {name: (x, y) for name, (x, y, v) in keypoints.items() if v > 0}
-    if not xy_px:
-        raise _unusable(fields, "annotation without a visible keypoint")
-    return xy_px
-
-
 def _unusable(fields: Fields, reason: str) -> DataError:
+    """The error of an annotation that no pair can use: left out by design."""
     return DataError(fields.where, reason, "no pair can use it", by_design=True)
 
 
