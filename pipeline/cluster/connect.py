@@ -102,6 +102,8 @@ def _start() -> None:
         except Exception as error:
             if isinstance(error, ValueError | OSError) and not isinstance(error, ConnectionError | TimeoutError):
                 raise
+            if isinstance(error, BrokenPipeError):  # of stdout, which Ray flushes
+                raise
             ray.shutdown()  # of what ray.init knows; processes of a node that was not up in time stay
             _end(_children() - before)
             if wait is None:

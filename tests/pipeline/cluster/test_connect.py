@@ -144,7 +144,9 @@ def test_the_tries_to_start_ray_come_to_an_end(monkeypatch: pytest.MonkeyPatch, 
     assert waits == list(START_WAITS)
 
 
-@pytest.mark.parametrize("error", [ValueError("no such option"), OSError(28, "No space left on device")])
+@pytest.mark.parametrize(
+    "error", [ValueError("no such option"), OSError(28, "No space left on device"), BrokenPipeError(32, "Broken pipe")]
+)
 def test_what_a_second_try_would_not_mend_is_raised_at_once(
     monkeypatch: pytest.MonkeyPatch, waits: list[float], error: Exception
 ) -> None:
