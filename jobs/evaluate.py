@@ -34,7 +34,7 @@ from pipeline.io import storage
 from pipeline.io.manifest import Manifest
 from pipeline.io.uri_field import Uri
 from pipeline.runs.parts import read_matches
-from pipeline.runs.selection import planned_count, planned_limit, planned_pairs
+from pipeline.runs.selection import is_other_manifest, planned_count, planned_limit, planned_pairs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +84,12 @@ def run(config: Config) -> str:
     with Manifest(config.pairs) as manifest:
         large = planned_count(manifest, config.matches) >= LARGE
         _check_out(config.out, large)
+        if is_other_manifest(manifest, config.matches):
+            print(
+                f"note: {config.pairs} is not the manifest that {config.matches} was matched with: its keypoints and "
+                "boxes are scored, and pairs that it alone has count as failed",
+                file=sys.stderr,
+            )
         result = _evaluate_on_ray(config, protocols) if large else _evaluate(config, manifest, protocols)
     for_programs = config.format in text_tables.PROGRAM_FORMATS
     if for_programs:
@@ -111,7 +117,9 @@ def _evaluate(config: Config, manifest: Manifest, protocols: Sequence[Protocol])
     pairs = planned_pairs(manifest, config.matches)
     matches = read_matches(config.matches, MATCH_COLUMNS)
     bootstrap = {"replicates": config.replicates, "seed": config.seed}
-    metrics = evaluate(matches, pairs, protocols, config.alpha, config.failed, **bootstrap)
+    metrics = evaluate(
+        matches, pairs, protocols, config.alpha, config.failed, **bootstrap, manifest_digest=manifest.digest()
+    )
     differences = {}
     for other in config.compare:
         others = read_matches(other, MATCH_COLUMNS)

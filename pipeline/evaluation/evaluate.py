@@ -34,6 +34,7 @@ def evaluate(
     *,
     replicates: int = REPLICATES,
     seed: int = 0,
+    manifest_digest: str | None = None,
 ) -> pa.Table:
     """METRICS of the matches: per dataset, protocol, direction, subset and alpha; overall, per group and per pair.
 
@@ -42,6 +43,7 @@ def evaluate(
     pairs: PAIRS rows without inline images; pairs they lack are not evaluated, whatever the matches hold.
     alphas: thresholds as a share of the protocol's T, each above 0.
     failed: whether pairs that failed or are missing count as wrong or are excluded; `n_failed` counts them anyway.
+    manifest_digest: of the manifest that the pairs are from, to be written down with the numbers.
     replicates, seed: of the bootstrap that the intervals come from; 0 replicates for no intervals.
     `n_pairs` and `n_points` count what the averages are over; where that is nothing, PCK is 0. Subset leak_free holds
     the pairs known not to be seen in training, and exists where the manifest knows of any pair.
@@ -58,7 +60,7 @@ def evaluate(
     pairs = pairs.take(pc.sort_indices(pairs["pair_id"]))  # sums depend on their order in the last digits
     sums, pair_rows = sum_pck(matches, pairs, bootstrap_weights(pairs, seed, replicates), spec)
     rows = [METRICS.empty_table(), *summary_rows(sums, spec), *pair_rows]
-    provenance = provenance_metadata(fingerprints, spec, replicates, seed)
+    provenance = provenance_metadata(fingerprints, spec, replicates, seed, manifest_digest)
     return pa.concat_tables(rows).replace_schema_metadata({**METRICS.metadata, **provenance})
 
 
@@ -140,10 +142,11 @@ def sum_pck(
 
 
 def provenance_metadata(
-    fingerprints: Sequence[str], spec: EvaluationSpec, replicates: int, seed: int
+    fingerprints: Sequence[str], spec: EvaluationSpec, replicates: int, seed: int, manifest_digest: str | None
 ) -> dict[bytes, bytes]:
-    """Metadata of a METRICS file in addition to its schema's: the matcher, the protocols, the bootstrap."""
-    return {
+    """Metadata of a METRICS file in addition to its schema's: matcher, manifest, protocols, bootstrap."""
+    manifest = {b"manifest_digest": manifest_digest.encode()} if manifest_digest else {}
+    return manifest | {
         b"fingerprint": "".join(fingerprints).encode(),
         b"failed": spec.failed.encode(),
         b"protocols": json.dumps([asdict(protocol) for protocol in spec.directions]).encode(),

@@ -98,6 +98,7 @@ def evaluate_on_ray(
         raise ValueError(f"the matches are of {len(fingerprints)} matchers, score one at a time: {fingerprints}")
     with Manifest(pairs_uri) as manifest:
         row_groups = _row_groups(manifest, planned_limit(manifest, matches_uri))
+        manifest_digest = manifest.digest()
     if not row_groups:
         raise ValueError(f"{pairs_uri}: the manifest has no rows")
     task = BucketTask(
@@ -128,7 +129,7 @@ def evaluate_on_ray(
         raise ValueError(NO_PAIR_ANSWERED)
     sums_by_scope = _add_sums(rows.filter(pc.not_equal(rows["group_kind"], _UNSCORED)), 1 + replicates)
     in_order = {scope: _sorted_groups(sums_by_group) for scope, sums_by_group in sorted(sums_by_scope.items())}
-    provenance = provenance_metadata(fingerprints, task.spec, replicates, seed)
+    provenance = provenance_metadata(fingerprints, task.spec, replicates, seed, manifest_digest)
     summary = pa.concat_tables(summary_rows(in_order, task.spec))
     summary = summary.replace_schema_metadata({**METRICS.metadata, **provenance})
     write_metrics(storage.join(out, SUMMARY), summary)

@@ -148,10 +148,11 @@ class _Run:
 
 
 def _read_run(metrics_uri: str, matches_uri: str, pairs_uri: str) -> _Run:
-    """Raises ValueError if the metrics were evaluated from other matches."""
+    """Raises ValueError if the metrics were evaluated from other matches or with another manifest."""
     metrics = read_metrics(metrics_uri)
     with Manifest(pairs_uri) as manifest:
         pairs = planned_pairs(manifest, matches_uri)
+        manifest_digest = manifest.digest()
     columns = [*MATCH_COLUMNS, *run_summary.RUN_COLUMNS, *GALLERY_COLUMNS, "matcher", "point_confidence"]
     matches = read_matches(matches_uri, list(dict.fromkeys(columns)))
     metadata = metrics.schema.metadata or {}
@@ -161,6 +162,11 @@ def _read_run(metrics_uri: str, matches_uri: str, pairs_uri: str) -> _Run:
         raise ValueError(
             f"{metrics_uri} was evaluated from other matches than {matches_uri} holds (fingerprint "
             f"{evaluated or 'none'}, here {fingerprint or 'none'}); run python -m jobs.evaluate again"
+        )
+    if metadata.get(b"manifest_digest", manifest_digest.encode()).decode() != manifest_digest:
+        raise ValueError(
+            f"{metrics_uri} was evaluated with another manifest than {pairs_uri}: give the one that was evaluated, "
+            "or run nemf evaluate again"
         )
     return _Run(
         metrics_uri=metrics_uri,

@@ -25,6 +25,15 @@ def planned_limit(manifest: Manifest, matches_uri: str) -> int | None:
     return limit
 
 
+def is_other_manifest(manifest: Manifest, matches_uri: str) -> bool:
+    """Whether the matches are of a run that was made from a manifest of other content."""
+    try:
+        run = read_run(matches_uri)
+    except FileNotFoundError:
+        return False
+    return manifest.digest() != run.manifest_digest
+
+
 def planned_pairs(manifest: Manifest, matches_uri: str) -> pa.Table:
     """The PAIRS rows, without inline images, of the first planned_limit pairs of the manifest."""
     return manifest.read().slice(0, planned_limit(manifest, matches_uri))

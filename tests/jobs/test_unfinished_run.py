@@ -10,6 +10,7 @@ from jobs import compact, evaluate, match, retry_errors, status, verify
 from pipeline.evaluation.metrics import load_metrics
 from pipeline.io import storage
 from pipeline.io.manifest import Manifest
+from pipeline.report.page import render_report
 from pipeline.report.run_summary import coverage
 from pipeline.runs.folder import Run, open_run, read_run
 from pipeline.runs.lease import Attempt, Owner
@@ -80,3 +81,32 @@ def test_errors_are_asked_again_of_the_four(run: Run, monkeypatch: pytest.Monkey
 
     (config,) = configs
     assert (config.limit, config.retry) == (4, ("fetch:timeout",))
+
+
+def test_another_manifest_is_named_by_evaluate_and_refused_by_report(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [pair_row(f"pair-{number}", **BOXES) for number in range(2)]
+    moved = [[x + 1, y] for x, y in pair_row("")["target_xy_px"]]
+    matched = write_pairs(tmp_path / "matched.parquet", rows)
+    corrected = write_pairs(tmp_path / "corrected.parquet", [{**row, "target_xy_px": moved} for row in rows])
+    run = open_run(str(tmp_path / "run"), run_description(matched, matcher="identity"))
+    points = pair_row("")["source_xy_px"]
+    sizes = {"query_hw": [30, 40], "reference_hw": [30, 40]}
+    write_part(
+        run.out,
+        match_rows(
+            *({"pair_id": row["pair_id"], "query_xy_px": points, "reference_xy_px": points, **sizes} for row in rows)
+        ),
+    )
+    metrics = str(tmp_path / "metrics.parquet")
+    flags = {"matches": run.out, "protocol": ("spair",), "out": metrics, "alpha": (0.01,)}
+
+    evaluate.run(evaluate.Config(pairs=matched, **flags))
+    assert "is not the manifest" not in capsys.readouterr().err
+    evaluate.run(evaluate.Config(pairs=corrected, **flags))
+    assert f"note: {corrected} is not the manifest that {run.out} was matched with" in capsys.readouterr().err
+    with pytest.raises(
+        ValueError, match=r"metrics\.parquet was evaluated with another manifest than .*matched\.parquet"
+    ):
+        render_report(metrics, run.out, matched)
