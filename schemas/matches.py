@@ -58,3 +58,9 @@ RESULT_COLUMNS = tuple(name for name in MATCHES.names if name not in ("attempt",
 def directions_of(direction: str) -> tuple[str, ...]:
     """The members of DIRECTIONS that the option value 'source_to_target', 'target_to_source' or 'both' names."""
     return DIRECTIONS if direction == "both" else (direction,)
+
+
+def sides_of(direction: str) -> tuple[str, str]:
+    """The sides of the pair, 'source' and 'target', that are query and reference in a direction."""
+    query, reference = direction.split("_to_")
+    return query, reference

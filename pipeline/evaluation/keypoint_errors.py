@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float64, Int64, Shaped
 
 from nemf import pck
 from pipeline.evaluation.protocols import Protocol
+from schemas.matches import sides_of
 
 MATCH_COLUMNS = (
     *("pair_id", "direction", "status", "fingerprint"),
@@ -84,7 +85,7 @@ def keypoint_errors(matches: pa.Table, pairs: pa.Table, protocol: Protocol, dire
 
     Raises ValueError if matches answer other points than the manifest holds, or a pair lacks what T needs.
     """
-    query, reference = ("source", "target") if direction == "source_to_target" else ("target", "source")
+    query, reference = sides_of(direction)
     n_points = count_points(pairs, query, reference)
 
     matches = matches.filter(pc.equal(matches["direction"], direction))

@@ -17,13 +17,10 @@ from pipeline.matching.isolation import MatchResult, match_isolated
 from pipeline.matching.options import MatchOptions
 from pipeline.matching.predictions import prediction_columns
 from schemas.failures import Failure
-from schemas.matches import MATCHES
+from schemas.matches import MATCHES, sides_of
 
 DENSE_PIXELS_AT_ONCE = 2**24
 """Query pixels whose flow is in memory at once (12 bytes each), unless one image has more."""
-
-_SIDES = {"source_to_target": ("source", "target"), "target_to_source": ("target", "source")}
-"""The sides of the pair that are query and reference in each direction."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -80,7 +77,7 @@ def _request(
     columns = {"pair_id": pair["pair_id"], "direction": direction}
     if failure:
         return MatchRequest(columns=columns, failure=failure)
-    query_side, reference_side = _SIDES[direction]
+    query_side, reference_side = sides_of(direction)
     query, reference = chunk.images[pair[f"{query_side}_key"]], chunk.images[pair[f"{reference_side}_key"]]
     for image, name in ((query, "query_hw"), (reference, "reference_hw")):
         if image.rgb is not None:

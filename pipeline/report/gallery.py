@@ -24,6 +24,7 @@ from pipeline.runs.flow_codec import decode_flow
 from pipeline.runs.parts import list_parts
 from pipeline.visualization.flow import colour_flow, warp_onto_query
 from pipeline.visualization.matches import draw_match
+from schemas.matches import sides_of
 from schemas.pairs import PAIRS
 
 GALLERY_COLUMNS = ("pair_id", "direction", "status", "query_xy_px", "reference_xy_px", "flow_hw")
@@ -166,7 +167,7 @@ def _draw_pair(
         points = _flow_points(flow_px)
     else:
         points = np.array(match["query_xy_px"], np.float32), np.array(match["reference_xy_px"], np.float32)
-    sides = ("source", "target") if match["direction"] == "source_to_target" else ("target", "source")
+    sides = sides_of(match["direction"])
     query, reference = (images[pair[f"{side}_key"]] for side in sides)
     truth_xy_px, caption = None, f"{len(points[0])} points{' of the flow' * shows_flow}, no truth to compare with"
     if correct is not None:
