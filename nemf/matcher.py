@@ -1,4 +1,37 @@
-"""The interface of every matcher: from pairs of images to matches."""
+"""The interface of every matcher: from pairs of images to matches.
+
+A matcher of your own is a class with match_batch, and a function that makes it. A whole one, in a file my_matchers.py:
+
+    import numpy as np
+
+    from nemf import Match, Matcher
+
+
+    class Shift(Matcher):
+        '''Every pixel moves by the same number of pixels.'''
+
+        def __init__(self, dx, dy):
+            self.name, self.fingerprint = "shift", f"shift 1 {dx} {dy}"
+            self.shift_px = np.array([dx, dy], np.float32)
+
+        def match_batch(self, pairs):
+            for pair in pairs:
+                # None means no points; a dense pair asks for the flow of every query pixel
+                points = np.zeros((0, 2), np.float32) if pair.query_xy_px is None else pair.query_xy_px
+                hw = pair.query_rgb.shape[:2]
+                yield Match(
+                    reference_xy_px=points + self.shift_px,
+                    point_confidence=np.ones(len(points), np.float32),
+                    flow_px=np.broadcast_to(self.shift_px, (*hw, 2)) if pair.dense else None,
+                    flow_confidence=np.ones(hw, np.float32) if pair.dense else None,
+                )
+
+
+    def shift(backbone_weights, device):
+        return Shift(3, 0)
+
+It is used as `nemf match --matcher my_matchers:shift --pairs pairs.parquet --out runs/shift`.
+"""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

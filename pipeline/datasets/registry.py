@@ -39,14 +39,15 @@ this folder is the same, with a name in the table below.
 """
 
 import ast
-import importlib
 import importlib.util
 import inspect
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_type_hints
 
+from nemf.plugins import load_attribute
 from pipeline.datasets.common.interface import DatasetOptions, Note, PairRow, Rejected
 
 BUILT_IN = {
@@ -83,18 +84,11 @@ def load_dataset(name: str) -> Dataset:
         raise ValueError(
             f"there is no data set {name!r}; there are: {', '.join(BUILT_IN)}; and package.module:function for your own"
         )
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        raise ValueError(f"data set {name!r}: there is no module {error.name!r} on Python's path") from error
-    except Exception as error:  # the module may be anybody's
-        raise ValueError(
-            f"data set {name!r}: {module_name} cannot be imported ({type(error).__name__}: {error})"
-        ) from error
-    function = getattr(module, function_name, None)
+    function = load_attribute(f"{module_name}:{function_name}", f"data set {name!r}")
     if not inspect.isfunction(function):
         raise ValueError(f"data set {name!r}: {module_name} has no function {function_name}")
-    return Dataset(pairs=function, options=_options_of(function, name), description=inspect.getdoc(module) or "")
+    description = inspect.getdoc(sys.modules[module_name]) or ""
+    return Dataset(pairs=function, options=_options_of(function, name), description=description)
 
 
 def summaries() -> dict[str, str]:

@@ -1,17 +1,21 @@
 """The named protocols under which PCK is measured.
 
 Seven choices fix a number; a Protocol is these choices. All are made after matching, so that one run is scored under
-any number of them. A protocol of your own is a Protocol in a module of yours, called `package.module:NAME`:
+any number of them. A protocol of your own is a Protocol in a module of yours, a whole one in my_protocols.py:
+
+    from pipeline.evaluation.protocols import Protocol
 
     STRICT = Protocol(name="strict", directions=("source_to_target",), base="box", inclusive=False)
+
+It is used as `nemf evaluate --protocol my_protocols:STRICT ...`.
 """
 
-import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from schemas.matches import DIRECTIONS
+from nemf.plugins import load_attribute
+from schemas.matches import DIRECTIONS, sides_of
 
 _FORTH, _BACK = DIRECTIONS
 
@@ -76,9 +80,8 @@ class Protocol:
 
     def describe(self, direction: str) -> str:
         """The seven choices in one line of text, for a direction."""
-        roles = {"query": "source", "reference": "target"}
-        if direction == _BACK:
-            roles = {"query": "target", "reference": "source"}
+        query, reference = sides_of(direction)
+        base_side = query if self.base_of == "query" else reference
         base = {"box": "object box", "image": "image", "keypoints": "keypoints' tight box"}[self.base]
         padded = "" if self.padding is None else f" padded with {self.padding:g}"
         space = {
@@ -92,7 +95,7 @@ class Protocol:
             "truncated": ", query keypoints cut down to whole pixels",
         }[self.points]
         return (
-            f"{direction.replace('_', ' ')}, T = longest side of the {roles[self.base_of]} {base}{padded}, {space}, "
+            f"{direction.replace('_', ' ')}, T = longest side of the {base_side} {base}{padded}, {space}, "
             f"d {'<=' if self.inclusive else '<'} alpha T{points}, average over "
             + {"image": "images", "point": "keypoints", "class": "categories"}[self.average]
         )
@@ -155,14 +158,7 @@ def protocol(name: str) -> Protocol:
         raise ValueError(
             f"there is no protocol {name!r}; there are: {', '.join(PROTOCOLS)}; and package.module:NAME for your own"
         )
-    try:
-        loaded = getattr(importlib.import_module(module_name), attribute, None)
-    except ModuleNotFoundError as error:
-        raise ValueError(f"protocol {name!r}: there is no module {error.name!r} on Python's path") from error
-    except Exception as error:  # the module may do anything
-        raise ValueError(
-            f"protocol {name!r}: {module_name} cannot be imported ({type(error).__name__}: {error})"
-        ) from error
+    loaded = load_attribute(name, f"protocol {name!r}")
     if not isinstance(loaded, Protocol):
         raise ValueError(
             f"protocol {name!r}: {module_name} has no pipeline.evaluation.protocols.Protocol called {attribute!r}"

@@ -30,6 +30,18 @@ number = 3
 
 def broken(**arguments):
     return object()
+
+def raises(backbone_weights, device):
+    raise KeyError("weights")
+
+class Plain(Matcher):
+    name, fingerprint = "plain", "1"
+
+    def match_batch(self, pairs):
+        return []
+
+def alone():
+    return Plain()
 """
 
 
@@ -45,6 +57,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def own_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "own_matchers.py").write_text(FACTORY)
     (tmp_path / "own_unfinished.py").write_text("import no_such_library\n")
+    (tmp_path / "own_typo.py").write_text("import os\ndef make(:\n")
     monkeypatch.syspath_prepend(str(tmp_path))
 
 
@@ -144,17 +157,22 @@ def test_built_by_a_factory_of_ones_own():
         ("own_matchers:make?seed=1", r"matcher own_matchers:make takes no options: leave out \?seed=1"),
         ("identity?", r"matcher identity takes no options: leave out \?$"),
         ("own_matchers:broken", "broken returned a object without name, fingerprint, match_batch"),
+        ("own_matchers:raises", r"'own_matchers:raises': a factory is called with \(.*raises then raised KeyError"),
+        (
+            "own_matchers:Plain",
+            r"a factory is called with \(backbone_weights=\.\.\., device=\.\.\.\), and Plain then raised TypeError",
+        ),
+        ("own_matchers:alone", r"it must take backbone_weights=\.\.\. and device=\.\.\.: got an unexpected"),
+        ("own_typo:make", r"'own_typo:make': own_typo cannot be imported \(SyntaxError: .*own_typo\.py, line 2\)\)"),
+        (
+            "own_unfinished:make",
+            "'own_unfinished:make': there is no module 'no_such_library' on Python's path, which own_unfinished",
+        ),
     ],
 )
 def test_names_that_will_not_do(name: str, message: str):
     with pytest.raises(ValueError, match=message):
         load_matcher(name)
-
-
-@pytest.mark.usefixtures("own_module")
-def test_a_fault_inside_ones_own_module_is_shown_as_it_is():
-    with pytest.raises(ModuleNotFoundError, match="no_such_library"):
-        load_matcher("own_unfinished:make")
 
 
 @pytest.mark.parametrize("name", [SIFT, "identity", "CHECKPOINT", "descriptors:CHECKPOINT"])

@@ -1,3 +1,5 @@
+import re
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -6,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from nemf import ImagePair, Match, Matcher
+from nemf import ImagePair, Match, Matcher, load_matcher, matcher
 from nemf.matcher import as_points
 from pipeline.io.images import read_image
 
@@ -113,3 +115,19 @@ def test_a_pair_that_is_none_is_refused_before_any_matcher_sees_it(wrong: dict[s
 def test_points_that_are_none(points: object, message: str):
     with pytest.raises(ValueError, match=message):
         as_points(points)
+
+
+def test_the_example_of_the_docstring_is_a_matcher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    file, code, name = re.search(
+        r"in a file (\S+):\n\n(    .*?)\n\nIt is used as `nemf match --matcher (\S+)", matcher.__doc__, re.DOTALL
+    ).groups()
+    (tmp_path / file).write_text(textwrap.dedent(code))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    shift = load_matcher(name)
+    assert (shift.name, shift.fingerprint) == ("shift", "shift 1 3 0")
+    with_points, dense = shift.match(IMAGE, IMAGE, [[1, 2]]), shift.match(IMAGE, IMAGE)
+    assert with_points.reference_xy_px.tolist() == [[4, 2]]
+    assert with_points.flow_px is None
+    assert dense.reference_xy_px.shape == (0, 2)
+    assert dense.flow_px.tolist() == [[[3, 0]] * 5] * 4
+    assert dense.flow_confidence.tolist() == [[1] * 5] * 4

@@ -1,10 +1,13 @@
 import json
+import re
+import textwrap
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pipeline.evaluation import protocols
 from pipeline.evaluation.protocols import PROTOCOLS, Protocol, protocol, protocol_of
 
 FORTH, BACK = "source_to_target", "target_to_source"
@@ -180,6 +183,15 @@ def test_a_choice_that_there_is_not_is_refused(change: dict[str, Any], message: 
 def test_what_is_no_name_of_a_module_is_answered_with_all_there_are(name: str):
     with pytest.raises(ValueError, match=r"there is no protocol .*package\.module:NAME for your own"):
         protocol(name)
+
+
+def test_the_example_of_the_docstring_is_a_protocol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    file, code, name = re.search(
+        r"one in (\S+):\n\n(    .*?)\n\nIt is used as `nemf evaluate --protocol (\S+)", protocols.__doc__, re.DOTALL
+    ).groups()
+    (tmp_path / file).write_text(textwrap.dedent(code))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert protocol(name) == Protocol(name="strict", directions=(FORTH,), base="box", inclusive=False)
 
 
 def test_choices_of_another_version_are_told():
