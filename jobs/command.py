@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
+from types import NoneType
 from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
 import tyro
@@ -45,7 +46,7 @@ Names = Annotated[
 ]
 """Several names in one flag, separated by commas or spaces."""
 Uris = Annotated[Names, UriField()]
-"""Several paths or URIs in one flag, separated likewise."""
+"""Several paths or URIs in one flag, separated by commas or spaces."""
 MatcherName = Annotated[
     str,
     UriField(names=FIXED_NAMES, prefixes=(FOLDER_PREFIX,)),
@@ -59,6 +60,7 @@ _StorageOptions = Annotated[
     tyro.conf.arg(
         metavar="JSON|@FILE",
         help='Options of file systems by scheme, such as {"s3": {"anon": true}}; @FILE.json if there are secrets.',
+        help_behavior_hint="",
     ),
 ]
 
@@ -137,26 +139,37 @@ def flag_of(config_type: type[Any], field_name: str) -> str:
 
 
 def _command_line(config_type: type[Any]) -> type[Any]:
-    """The Config with --storage-options as one more field, and with the help texts that tyro is to show."""
+    """The Config with --storage-options as one more field, and with the help texts for tyro."""
     hints, texts = get_type_hints(config_type, include_extras=True), _docstrings(config_type)
     fields: list[Any] = [("storage_options", _StorageOptions, dataclasses.field(default=None))]
     for field in dataclasses.fields(config_type):
         hint: Any = hints[field.name]
-        shown = tyro.conf.arg(help=texts.get(field.name), metavar=_metavar(config_type, field.name))
+        text = texts.get(field.name)
+        no_default = field.default in (None, ()) or (text is not None and "default: " in text)
+        shown = tyro.conf.arg(
+            help=text,
+            metavar=_metavar(config_type, field.name),
+            help_behavior_hint="" if no_default else None,
+        )
         default = dataclasses.field(default=field.default, default_factory=field.default_factory)
         fields.append((field.name, Annotated[hint, shown], default))
     return dataclasses.make_dataclass("CommandLine", fields, bases=(config_type,), frozen=True, kw_only=True)
 
 
 def _metavar(config_type: type[Any], field_name: str) -> str | None:
-    """The name of a field's value in the help, for positional arguments and paths; None for tyro's own choice."""
+    """The name of a field's value in the help, for positional arguments, paths and fields that may be None.
+
+    None for tyro's own choice, which names the None of `int | None` as if it could be written.
+    """
     if not (flag := flag_of(config_type, field_name)).startswith("--"):
         return flag
     uri_field = uri_fields(config_type).get(field_name)
     if uri_field is None:
-        return None
+        kinds = set(get_args(get_type_hints(config_type)[field_name]))
+        return next((kind.__name__.upper() for kind in (int, float, str) if kinds == {kind, NoneType}), None)
     several = "[,...]" if get_origin(get_type_hints(config_type)[field_name]) is tuple else ""
-    return ("PATH|URI" if uri_field.names is None else "NAME|PATH|URI") + several
+    value = "PATH" if uri_field.local else "PATH|URI"
+    return ("" if uri_field.names is None else "NAME|") + value + several
 
 
 def _docstrings(config_type: type[Any]) -> dict[str, str]:

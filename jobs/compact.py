@@ -1,10 +1,10 @@
 """Merge the many small parts of a run into few large, sorted ones.
 
-    python -m jobs.compact runs/x
+    nemf compact runs/x
 
-Superseded rows are dropped. The run may be finished or not, but no attempt may be at work: compaction holds the run
-folder as an attempt does. Killed at any point, run it again. Cost: reads and writes the run once; the temporary
-folder (TMPDIR) needs as much room as the run, memory some four times --target-mb and the keys of all rows.
+Superseded rows are dropped. The run may be finished or not, but no attempt may be running: compaction holds the run
+folder as an attempt does. If it is killed at any point, run it again. Cost: reads and writes the run once; the
+temporary folder (TMPDIR) needs as much room as the run, memory some four times --target-mb and the keys of all rows.
 """
 
 import sys
@@ -28,13 +28,13 @@ class Config:
     out: tyro.conf.Positional[Uri]
     """Run folder, path or URI."""
     target_mb: int = 128
-    """About how many megabytes a part gets."""
+    """Approximate size of a part in MB."""
 
 
 def run(config: Config) -> int:
-    """Compact; the number of parts after it.
+    """Compact the run; returns the number of parts after it.
 
-    Raises ValueError for what the caller can mend, an attempt at work included; FileNotFoundError if `out` is no run.
+    Raises ValueError for bad input and while an attempt is running; FileNotFoundError if `out` is no run.
     """
     if not 1 <= config.target_mb <= 1024:
         raise ValueError(f"--target-mb must be 1 to 1024; got {config.target_mb}")

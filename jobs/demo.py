@@ -1,6 +1,6 @@
 """Run prepare, match, evaluate and report on real photographs with known answers.
 
-    python -m jobs.demo --out demo
+    nemf demo --out demo
 
 The photographs are part of scikit-image. Each is warped by known smooth transformations, so that the true position of
 every keypoint is known. Needs no data, no download and no network; takes about a minute on two cores.

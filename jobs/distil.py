@@ -1,6 +1,6 @@
-"""Replace a network's backbone by a smaller one that is trained to give its feature maps.
+"""Replace a network's backbone by a smaller one trained to reproduce its feature maps.
 
-    python -m jobs.distil --teacher runs/large/checkpoint --student nemf-small --photographs photographs.parquet \\
+    nemf distil --teacher runs/large/checkpoint --student nemf-small --photographs photographs.parquet \\
         --out runs/small --steps 6000
 
 Writes the teacher with the student's backbone, and its model card, to OUT/checkpoint, which jobs.train can start from.
@@ -47,7 +47,7 @@ class Config(DistillationConfig):
 def run(config: Config) -> str:
     """Train, and return the checkpoint folder.
 
-    Raises ValueError or OSError for what the caller can mend, and KeyboardInterrupt after a signal; the last saved
+    Raises ValueError or OSError for bad input, and KeyboardInterrupt after a signal; the last saved
     state stays in every case.
     """
     # they import torch, which takes seconds

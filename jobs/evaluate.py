@@ -1,8 +1,8 @@
 """Score matches against keypoints: PCK under named protocols, per category and overall.
 
-    python -m jobs.evaluate --matches runs/x --pairs pairs.parquet --protocol spair nemf --out metrics.parquet
-    python -m jobs.evaluate ... --compare runs/y
-    python -m jobs.evaluate ... --format json --require "spair image .1 all >= 50"
+    nemf evaluate --matches runs/x --pairs pairs.parquet --protocol spair nemf --out metrics.parquet
+    nemf evaluate ... --compare runs/y
+    nemf evaluate ... --format json --require "spair image .1 all >= 50"
 
 Predictions are stored once, so any number of protocols is computed from them without running a model: seconds for
 thousands of pairs, no GPU. The result is METRICS: one Parquet file, or a folder of that name for a million pairs or
@@ -12,8 +12,10 @@ more, which are scored on Ray. Intervals are 95 %, by a bootstrap over images.
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import pandas as pd
+import tyro
 
 from jobs.command import Names, RequirementError, Uris, run_command
 from pipeline.evaluation import text_tables
@@ -28,7 +30,7 @@ from pipeline.evaluation.evaluate import (
 )
 from pipeline.evaluation.keypoint_errors import MATCH_COLUMNS, Failed
 from pipeline.evaluation.metrics import write_metrics
-from pipeline.evaluation.protocols import Protocol, protocol
+from pipeline.evaluation.protocols import PROTOCOLS, Protocol, protocol
 from pipeline.evaluation.quality_gate import parse_threshold
 from pipeline.io import storage
 from pipeline.io.manifest import Manifest
@@ -43,21 +45,23 @@ class Config:
     """Run folder of jobs.match, or one MATCHES Parquet file."""
     pairs: Uri
     """The PAIRS manifest that was matched."""
-    protocol: Names
-    """Protocols to score, such as spair or pf-pascal, or package.module:NAME for your own; the error of an unknown name
-    lists all of them."""
+    protocol: Annotated[
+        Names,
+        tyro.conf.arg(help=f"Protocols to score: {', '.join(PROTOCOLS)}; or package.module:NAME for your own."),
+    ]
     out: Uri
     """METRICS Parquet file to write; for a million pairs or more a folder of them, which must hold nothing else."""
     alpha: tuple[float, ...] = DEFAULT_ALPHAS
-    """Thresholds, as a share of the protocol's T."""
+    """Thresholds, each a share of the protocol's T, the size that a point's error is compared with, such as the longer
+    side of the object's box."""
     failed: Failed = "wrong"
     """Pairs that failed or are missing: count their keypoints as wrong, or exclude them from the averages."""
     compare: Uris = ()
-    """Other runs over the same manifest: how much better or worse each is, with an interval of the difference, on the
-    pairs that both were to match."""
+    """Other runs over the same manifest; prints the difference in PCK to each, with its interval, on the pairs that
+    both runs cover."""
     require: tuple[str, ...] = ()
-    """Least values, such as "spair image .1 all >= 50" (protocol, average over image, point or class, alpha, all or a
-    category); where one is missed the exit code is 4."""
+    """Minimum values, such as "spair image .1 all >= 50" (protocol, average over image, point or class, alpha, all or a
+    category); the exit code is 4 if a value is below its minimum."""
     format: text_tables.Format = "text"
     """Format of the printed tables; csv and json print one tidy table and nothing else: METRICS without single pairs,
     or with --compare the differences."""
@@ -107,9 +111,9 @@ def run(config: Config) -> str:
 @dataclass(frozen=True, kw_only=True)
 class _Result:
     metrics: pd.DataFrame
-    """METRICS, of large runs without single pairs."""
+    """METRICS rows; for large runs without those of single pairs."""
     differences: dict[str, pd.DataFrame]
-    """From this run to each other run, by the other's path."""
+    """The differences in PCK from this run to each other run, by the other run's path."""
     unscored: Unscored
 
 

@@ -16,7 +16,7 @@ import tyro
 
 from jobs.command import run_command
 from pipeline.io import storage
-from pipeline.io.uri_field import Uri
+from pipeline.io.uri_field import LocalPath, Uri
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +25,7 @@ class Config:
 
     checkpoint_dir: tyro.conf.Positional[Uri]
     """Folder with model_best.pth and args.pkl, path or URI."""
-    out: Uri
+    out: LocalPath
     """Local folder to write; must not hold a checkpoint yet."""
 
 

@@ -1,10 +1,10 @@
-"""Match every pair of a manifest, durably.
+"""Match every pair of a manifest, and resume after interruptions.
 
-    python -m jobs.match --pairs pairs.parquet --out runs/x --matcher nemf-small
+    nemf match --pairs pairs.parquet --out runs/x --matcher nemf-small
 
 Writes MATCHES parts below --out and _SUCCESS at the end. Run the same command again after any interruption: it matches
 the pairs that have no result yet, and again those that ended as errors. Cost: some 15 s to start, then what the matcher
-costs; see the README for measured rates.
+costs; see the README for measured rates. `python -m jobs.match` is the same command.
 """
 
 import importlib.metadata
@@ -23,7 +23,7 @@ from jobs.command import MatcherName, Names, OverBudgetError, as_json, run_comma
 from nemf.io.redact import redacted
 from pipeline.io.manifest import Manifest
 from pipeline.io.uri_allowlist import check_prefixes
-from pipeline.io.uri_field import Uri, UriField, with_absolute_uris
+from pipeline.io.uri_field import LocalPath, Uri, UriField, with_absolute_uris
 from pipeline.matching.options import OUTPUTS, MatchConfig, MatchOptions
 from pipeline.matching.plan import Plan, make_plan
 from pipeline.runs.counts import ALL, NONE, check_retry, max_limit, summary
@@ -32,7 +32,7 @@ from pipeline.runs.lease import acquire, remove_stale_files
 from schemas.matches import directions_of
 
 _LONGEST_TIMEOUT = 1e6
-"""Seconds; Python's clocks overflow at some thousand years."""
+"""Maximum of --answer-timeout in seconds; Python's clocks overflow at some thousand years."""
 
 Workers = Annotated[
     tuple[int, int],
@@ -61,7 +61,7 @@ class Config:
     out: Uri
     """Run folder, path or URI; created, or continued if it holds the same run."""
     matcher: MatcherName = "nemf-small"
-    backbone_weights: Uri | None = None
+    backbone_weights: LocalPath | None = None
     """Local safetensors file of weights, as timm or torchvision publish them; default: the library's own."""
     image_root: Uri | None = None
     """Folder, path or URI, of the manifest's relative image URIs."""
@@ -70,7 +70,8 @@ class Config:
     outputs: Names = MatchOptions.outputs
     """Results to store: keypoints, flow, confidence, cycle (distance of a point from itself when matched back)."""
     direction: Literal["source_to_target", "target_to_source", "both"] = "source_to_target"
-    """From the query image, whose points are matched, to the reference image; both: a row for each."""
+    """Whose points are matched: source_to_target takes the source's points and finds them in the target; both gives a
+    row for each."""
     limit: int | None = None
     """Match only the first N pairs; a later run with a larger limit matches the rest."""
     retry: Names = (ALL,)
@@ -81,12 +82,12 @@ class Config:
     """Print what would be done; write nothing and start nothing."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device to match on; auto: GPUs if the cluster has any."""
-    workers: Workers | None = None
+    workers: Annotated[Workers | None, tyro.conf.arg(metavar="N|MIN,MAX")] = None
     """Number of matching processes, or their least and largest number; default: one per core, or per GPU."""
     gpus_per_worker: float = 1.0
     """GPUs of each matching process, 0.5 for two that share one; ignored on CPUs. Does not change results."""
     slice_pairs: int = 128
-    """Pairs matched and committed together, which a crash can cost. Does not change results."""
+    """Pairs matched and committed together; a crash can lose their results. Does not change results."""
     batch_pairs: int = MatchOptions.batch_pairs
     """Pairs given to the matcher at once: an image they share is encoded once. Does not change results."""
     answer_timeout: float = 600.0
@@ -188,7 +189,7 @@ def _run(config: Config, manifest: Manifest) -> str:
                 address=config.address,
             )
         count = run_folder.count(ids, requested)
-        if count.missing:  # an earlier attempt was asked for more pairs and never finished
+        if count.missing:  # an earlier attempt had a larger --limit and never finished
             count = run_folder.count(ids, max_limit(config.limit, finished["limit"]) if finished else config.limit)
         remove_stale_files(config.out)
         run_folder.finish(count)
@@ -211,7 +212,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _describe(config: Config, manifest: Manifest) -> dict[str, Any]:
-    """The content of run.json but the run's id; loads the matcher for its fingerprint."""
+    """The content of run.json without the run's id; loads the matcher for its fingerprint."""
     matcher = nemf.load_matcher(config.matcher, backbone_weights=config.backbone_weights, device="cpu")
     shaping = {"directions": config.options.directions, "outputs": config.options.outputs}
     return {
@@ -231,7 +232,7 @@ def _plan(
     planned, others = ids.slice(0, config.limit), ids.slice(0, requested).slice(len(ids.slice(0, config.limit)))
     completed = run_folder.completed(planned, config.retry)
     settled = Counter(completed.reasons)
-    if len(others):  # that only earlier attempts were asked for: no error of theirs is tried again
+    if len(others):  # pairs that only an earlier attempt's --limit covers: their errors are not tried again
         settled.update(run_folder.completed(others, (NONE,)).reasons)
     return make_plan(manifest, planned, completed.ids, slice_pairs=config.slice_pairs), dict(settled)
 

@@ -17,7 +17,7 @@ CLOSED = 128 + signal.SIGPIPE
 def ending_quietly() -> Iterator[None]:
     """SystemExit(CLOSED) instead of a BrokenPipeError of stdout or stderr; both are flushed at the end of the block.
 
-    What else may go wrong with writing, such as a full disk, is raised here and not after the interpreter's end. A
+    Other errors of writing, such as a full disk, are raised here and not after the interpreter's end. A
     stream that the process was started without goes nowhere, and not into a file that happens to get its number.
     """
     for name in ("stdout", "stderr"):
@@ -49,7 +49,7 @@ def flush() -> None:
 
 
 def closed_streams() -> list[TextIO]:
-    """Those of stdout and stderr that are pipes or sockets without a reader."""
+    """The streams among stdout and stderr that are pipes or sockets without a reader."""
     return [stream for stream in (sys.stdout, sys.stderr) if _is_closed(stream)]
 
 

@@ -1,6 +1,6 @@
 """Make a checkpoint ready for release: size, search settings and model card.
 
-    python -m jobs.pack --checkpoint runs/small/checkpoint --out packed/mine --half --search grid_strides=8 \\
+    nemf pack --checkpoint runs/small/checkpoint --out packed/mine --half --search grid_strides=8 \\
         --metrics spair.parquet willow.parquet --training-data "Animal-Pose (research use)"
 
 OUT is a checkpoint folder again (model.safetensors, config.json, README.md), which every job takes as a matcher.
@@ -26,17 +26,17 @@ class Config:
     out: Uri
     """Folder to write, path or URI; checkpoint files in it are replaced."""
     name: str | None = None
-    """Name in the model card; default: that of the folder."""
+    """Name in the model card; default: the name of the folder."""
     search: tuple[str, ...] = ()
-    """Settings of the search to save, name=value, see nemf.search.config.SearchConfig; default: those it has."""
+    """Settings of the search to save, name=value, see nemf.search.config.SearchConfig; default: the checkpoint's."""
     half: bool = False
     """Write weights as float16."""
     metrics: Uris = ()
-    """METRICS tables of its measured PCK, paths or URIs."""
+    """METRICS tables of the network's measured PCK, paths or URIs."""
     training_data: str | None = None
-    """Name and terms of use of its training data."""
+    """Name and terms of use of the network's training data."""
     commands: tuple[str, ...] = ()
-    """The command lines that made it."""
+    """The command lines that made the checkpoint."""
 
 
 def run(config: Config) -> str:

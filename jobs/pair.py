@@ -1,8 +1,8 @@
-"""Match one pair of images: print, and draw, where points of the one are in the other.
+"""Match one pair of images: print, and draw, where points of the first image are in the second.
 
     nemf pair a.jpg b.jpg --points 10,20 30,40 --out match.png
 
-Prints the matches of points of the first image in the second one, and draws them into --out. Takes seconds. The numbers
+Prints the position of each point in the second image, and draws the matches into --out. Takes seconds. The numbers
 are those of `nemf match` on the same machine and device, to the last bit, if --pair-id is the manifest's pair_id.
 """
 
@@ -20,7 +20,7 @@ from PIL import Image
 from jobs.command import MatcherName, run_command
 from pipeline.io.images import read_image
 from pipeline.io.storage import refuse_overwrite, write_bytes
-from pipeline.io.uri_field import Uri
+from pipeline.io.uri_field import LocalPath, Uri
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,17 +30,17 @@ class Config:
     query: tyro.conf.Positional[Uri]
     """Image that has the points, path or URI."""
     reference: tyro.conf.Positional[Uri]
-    """Image to find them in, path or URI."""
+    """Image to find the points in, path or URI."""
     points: Annotated[tuple[str, ...], tyro.conf.arg(metavar="X,Y [X,Y ...]")] = ()
     """Points in pixels of the query image, 0,0 being the centre of its top-left pixel; by default a grid of 4 x 4."""
     out: Uri | None = None
     """Image file (.png, .jpg, ...) to draw the match into, path or URI."""
     pair_id: str = ""
-    """Identity of the pair, of which the random numbers of a search depend; for a row of MATCHES, its pair_id."""
+    """Identity of the pair, on which the random numbers of a search depend; for a row of MATCHES, its pair_id."""
     json: bool = False
     """Print JSON instead of a table."""
     matcher: MatcherName = "nemf-small"
-    backbone_weights: Uri | None = None
+    backbone_weights: LocalPath | None = None
     """Local safetensors file of weights, as timm or torchvision publish them; default: the library's own."""
     device: str = "auto"
     """cpu, cuda, cuda:N, or auto: a GPU if there is one."""

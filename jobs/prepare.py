@@ -1,6 +1,6 @@
-"""Turn a data set into a PAIRS manifest, the table of image pairs that jobs.match reads.
+"""Turn a data set into a PAIRS manifest, the table of image pairs that `nemf match` reads.
 
-    python -m jobs.prepare --dataset spair --root SPair-71k --split test --out pairs.parquet
+    nemf prepare --dataset spair --root SPair-71k --split test --out pairs.parquet
 
 `nemf prepare --dataset NAME --help` describes a data set and its options. For one of your own, package.module:function,
 see pipeline/datasets/registry.py.
@@ -40,11 +40,11 @@ class Config(DatasetOptions):
     on_error: Literal["raise", "skip"] = "raise"
     """A pair that cannot be used ends the job, or is left out and listed in OUT.skipped.csv."""
     check_sizes: bool = True
-    """Compare points, and sizes that annotations state, with the images' sizes: the heads of the image files are read.
-    Not of those on web servers."""
+    """Compare points, and sizes that annotations state, with the images' sizes, which are read from the heads of the
+    image files; images on web servers are not checked."""
     relative_uris: bool = False
-    """Write image URIs relative to --root (or its folder, where it is a table), to be given to jobs.match as
-    --image-root, instead of absolute ones. Images that are written beside the manifest are relative to its folder."""
+    """Write image URIs relative to --root, or to its folder if it is a table; pass that folder to `nemf match` as
+    --image-root. Images written next to the manifest are relative to the manifest's folder."""
 
 
 def config_type(dataset: str) -> type[Config]:
@@ -79,7 +79,7 @@ def run(config: Config) -> str:
 
 
 def _with_files_below_root(config: Config) -> Config:
-    """`config` with each relative path that leads somewhere below --root, and nowhere in the working folder, so."""
+    """`config` with each relative path that exists only below --root, and not in the working folder, made absolute."""
     below: dict[str, Any] = {}
     for name, field in uri_fields(type(config)).items():
         value = getattr(config, name)
@@ -92,7 +92,7 @@ def _with_files_below_root(config: Config) -> Config:
 
 
 def _relative(uri: str, config: Config) -> str:
-    """`uri` relative to the image root, or to the manifest's folder if it was written beside it; itself if neither."""
+    """`uri` relative to the image root, or to the manifest's folder if it was written there; otherwise unchanged."""
     for above, base in ((config.inline_images, config.out.rpartition("/")[0]), (config.image_root, config.image_root)):
         if uri.startswith(f"{above}/"):
             return uri.removeprefix(f"{base}/")
@@ -122,9 +122,9 @@ def _print(summary: Summary, out: str) -> None:
 
 
 def config_type_of(words: Sequence[str]) -> type[Config]:
-    """The Config that a command line is for: that of its --dataset, or Config itself without one.
+    """The Config type of a command line: that of its --dataset, or Config itself without one.
 
-    Raises ValueError if there is no such data set, or for an option that another one has and this one has not.
+    Raises ValueError if there is no such data set, or for an option that only other data sets have.
     """
     if (dataset := _dataset_of(words)) is None:
         return Config

@@ -1,6 +1,6 @@
 """Run a whole training by its name, from data sets to a checkpoint.
 
-    python -m jobs.recipe nemf-small --data data --out runs/nemf-small --weights mobilenetv1_100.safetensors
+    nemf recipe nemf-small --data data --out runs/nemf-small --weights mobilenetv1_100.safetensors
 
 All but the paper's recipes read two folders, which docs/training.md says where to get:
 
@@ -23,7 +23,7 @@ import tyro
 from jobs import distil, prepare, train
 from jobs.command import run_command
 from jobs.recipes import RECIPES, RecipeOptions
-from pipeline.io.uri_field import Uri
+from pipeline.io.uri_field import LocalPath, Uri
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +37,7 @@ class Config:
     """Folder of the data sets."""
     out: Uri
     """Folder for manifests and runs."""
-    weights: Uri | None = None
+    weights: LocalPath | None = None
     """Local safetensors file of weights, as timm or torchvision publish them; default: the library's own."""
     threads: int = 1
     """Computing threads."""

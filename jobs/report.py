@@ -1,6 +1,6 @@
 """Write one self-contained HTML page about a run: PCK, plots, failures, time, drawn pairs.
 
-    python -m jobs.report --metrics metrics.parquet --matches runs/x --pairs pairs.parquet --out report.html
+    nemf report --metrics metrics.parquet --matches runs/x --pairs pairs.parquet --out report.html
 
 Needs what jobs.match and jobs.evaluate wrote, and the images of the few pairs it draws. The page loads nothing from
 anywhere else and runs no script; it takes seconds for thousands of pairs and has about 60 kB per drawn pair, 15 kB more

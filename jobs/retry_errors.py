@@ -1,9 +1,9 @@
 """Match those pairs of a run again that ended as errors, with the settings of the run.
 
-    python -m jobs.retry_errors runs/x --kinds fetch:timeout,fetch:unavailable
+    nemf retry-errors runs/x --kinds fetch:timeout,fetch:unavailable
 
-The same as the run's own `match` command with `--retry`, without having to repeat that command; like it, it goes on
-with pairs that were not matched yet. Cost and exit codes are those of `match`.
+Does the same as the run's own `match` command with `--retry`, without repeating that command's flags; pairs that were
+not matched yet are matched too. Cost and exit codes are those of `match`.
 """
 
 import dataclasses
@@ -42,7 +42,8 @@ class Config:
 
 
 def run(config: Config) -> str:
-    """Match again; the run folder. Raises as jobs.match.run does, and ValueError where the run has no such errors."""
+    """Match again; returns the run folder. Raises as jobs.match.run does, and ValueError if the run has no such
+    errors."""
     out = storage.absolute(config.out)
     kinds = (*config.kinds, "worker") if config.quarantine else config.kinds
     check_retry(kinds)
@@ -54,7 +55,7 @@ def run(config: Config) -> str:
         _check_errors_exist(run_folder, settings.pairs, named)
     limit = run_folder.limit()
     if config.quarantine:
-        lease = acquire(out, job="retry-errors")  # refused while an attempt is at work
+        lease = acquire(out, job="retry-errors")  # refused while an attempt is running
         storage.delete(storage.join(out, "quarantine"))
         lease.release()
     return match.run(dataclasses.replace(settings, out=out, retry=kinds, limit=limit, address=config.address))

@@ -1,6 +1,6 @@
 """Show the state of a run: active or not, progress, rate, errors by reason.
 
-    python -m jobs.status runs/x
+    nemf status runs/x
 
 Works from any machine that can read the run folder, at any time, without Ray. Opens no part: a second, whatever the
 number of pairs. Exit code 0 whatever the state, 2 if there is no run; programs read `state` of --json.

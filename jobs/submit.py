@@ -46,7 +46,7 @@ _ERRORS = {
     NOT_GOOD_ENOUGH: RequirementError,
     INTERRUPTED: KeyboardInterrupt,
 }
-"""By exit code of the job: the error that ends this command with the same code; ClusterError for all others."""
+"""The error that ends this command with the same exit code as the job's, by that code; ClusterError for all others."""
 
 
 @dataclass(frozen=True, kw_only=True)

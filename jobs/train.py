@@ -1,6 +1,6 @@
-"""Train a NeMF network on annotated pairs, durably.
+"""Train a NeMF network on annotated pairs, and resume after interruptions.
 
-    python -m jobs.train --pairs train.parquet --validation val.parquet --out runs/mine --start shipped \\
+    nemf train --pairs train.parquet --validation val.parquet --out runs/mine --start shipped \\
         --steps 2000 --lr 3e-4
 
 Writes the trained network and its model card to OUT/checkpoint (what nemf.load_matcher reads), the losses to
@@ -81,7 +81,7 @@ class Config(TrainingConfig):
 def run(config: Config) -> str:
     """Train, and return the checkpoint folder.
 
-    Raises ValueError or OSError for what the caller can mend, ClusterError when Ray or a worker failed, and
+    Raises ValueError or OSError for bad input, ClusterError when Ray or a worker failed, and
     KeyboardInterrupt after a signal; the last saved state stays in every case.
     """
     # they import torch, which takes seconds

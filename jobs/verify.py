@@ -1,6 +1,6 @@
 """Recount a run folder against its manifest and name every problem.
 
-    python -m jobs.verify runs/x
+    nemf verify runs/x
 
 Prints the counts. Exit code 0 if the run is finished and whole, 2 with every problem named if not. Reads the key
 columns of all parts, starts nothing, changes nothing.
@@ -31,7 +31,7 @@ class Config:
 
 
 def run(config: Config) -> Count:
-    """The counts. Raises ValueError listing every problem, FileNotFoundError if `out` is no run folder."""
+    """Returns the counts. Raises ValueError listing every problem, FileNotFoundError if `out` is no run folder."""
     out = storage.absolute(config.out)
     run_folder = read_run(out)
     pairs = run_folder.config["pairs"] if config.pairs is None else config.pairs

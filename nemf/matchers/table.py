@@ -11,9 +11,9 @@ from pathlib import Path
 from nemf import pretrained
 
 FIXED_NAMES = ("identity", *pretrained.NAMES)
-"""Names that stay what they are even where a folder is called so."""
+"""Names that always mean these matchers, even if a folder has the same name."""
 FOLDER_PREFIX = "descriptors:"
-"""What may stand before the path or URI of a checkpoint folder."""
+"""Prefix that may precede the path or URI of a checkpoint folder."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,7 +23,7 @@ class MatcherEntry:
     form: str
     """How the name is written, capital letters standing for what varies."""
     about: str
-    """What the matcher is, for help."""
+    """Description of the matcher, for help."""
     fits: Callable[[str], bool]
     """Whether a name, without its options, is written this way."""
     builder: str
@@ -55,14 +55,14 @@ TABLE = (
     ),
     MatcherEntry(
         form="nearest-neighbour:timm/MODEL",
-        about="features of a frozen ImageNet network",
+        about="features of a frozen ImageNet network of timm",
         fits=lambda base: base.startswith("nearest-neighbour:timm/"),
         builder=_NEAREST_NEIGHBOUR,
         takes_backbone_weights=True,
     ),
     MatcherEntry(
         form="nearest-neighbour:torchvision/MODEL",
-        about="likewise",
+        about="features of a frozen ImageNet network of torchvision",
         fits=lambda base: base.startswith("nearest-neighbour:") and "/" in base,
         builder=_NEAREST_NEIGHBOUR,
         takes_backbone_weights=True,
@@ -82,13 +82,13 @@ TABLE = (
     ),
     MatcherEntry(
         form="descriptors:FOLDER",
-        about="those of a NeMF checkpoint, without its field",
+        about="descriptors of a NeMF checkpoint matched by nearest neighbour, without its matching field",
         fits=lambda base: base.startswith(FOLDER_PREFIX),
         builder="nemf.matchers.descriptors:build",
     ),
     MatcherEntry(
         form="the path or URI of a NeMF checkpoint folder",
-        about="any such network",
+        about="the network of that checkpoint",
         fits=_is_folder,
         builder=_CHECKPOINT,
     ),
@@ -105,8 +105,10 @@ TABLE = (
 
 FORMS = ", ".join(entry.form for entry in TABLE)
 """How the names of matchers are written, for errors."""
-HELP = f"The matcher: {', '.join(f'{entry.form} ({entry.about})' for entry in TABLE)}. Options may follow a '?'."
-"""The same with what they are, for the help of commands."""
+HELP = (
+    f"Name of the matcher: {', '.join(f'{entry.form} ({entry.about})' for entry in TABLE)}. Options may follow a '?'."
+)
+"""The forms with a description of each matcher, for the help of commands."""
 
 
 def find_entry(name: str) -> MatcherEntry:

@@ -1,7 +1,7 @@
 """Fields of configurations that are paths or URIs: `Uri` for one, `UriField` to annotate other types.
 
-From the annotation follow absolute paths for workers, which run in folders of their own, jobs.command's check that none
-is empty, and what jobs.submit must refuse: paths that mean something on one machine only.
+The annotation is used to make paths absolute for workers, which run in folders of their own; by jobs.command to refuse
+empty paths; and by jobs.submit to refuse paths that exist on one machine only.
 """
 
 import dataclasses
@@ -19,11 +19,14 @@ class UriField:
     """Annotates a field whose value is a path or URI, a tuple of them, or None."""
 
     names: tuple[str, ...] | None = None
-    """The value may be a name instead: these always are, and so is all else that neither is a URI nor exists."""
+    """Values that are always names. With names, any other value that is neither a URI nor an existing path is one too;
+    None if the value is never a name."""
     prefixes: tuple[str, ...] = ()
-    """What may precede the path or URI in the value, such as descriptors: of a matcher."""
+    """Prefixes that may precede the path or URI in the value, such as descriptors: of a matcher."""
     verbatim_uris: bool = False
     """A URI keeps its trailing slashes: s3:// as a prefix of other URIs."""
+    local: bool = False
+    """The help names a local path and no URI."""
 
     def split(self, value: str) -> tuple[str, str]:
         """(prefix, path or URI); (value, "") for a name. Options of a matcher, behind a '?', stay with the path."""
@@ -45,6 +48,8 @@ class UriField:
 
 Uri = Annotated[str, UriField()]
 """A path or URI."""
+LocalPath = Annotated[str, UriField(local=True)]
+"""A path on this machine."""
 
 
 def uri_fields(config_type: type[Any]) -> dict[str, UriField]:
@@ -55,7 +60,7 @@ def uri_fields(config_type: type[Any]) -> dict[str, UriField]:
 
 
 def uris_of(config: Any) -> Iterator[tuple[str, str]]:
-    """(field name, path or URI) for each that a configuration holds; names and what is not given are left out."""
+    """(field name, path or URI) for each path or URI in a configuration; names and unset fields are left out."""
     for name, field in uri_fields(type(config)).items():
         for value in _values(getattr(config, name)):
             uri = field.split(value)[1]
@@ -76,17 +81,17 @@ def with_absolute_uris(config: Config) -> Config:
 
 
 def is_relative(location: str) -> bool:
-    """Whether a path means something only in the folder, or the home, of this process."""
+    """Whether a path depends on the working folder, or the home folder, of this process."""
     return "://" not in location and not Path(location).is_absolute()
 
 
 def on_the_web(uri: str) -> bool:
-    """Whether a URI is of a web server, which has no listings."""
+    """Whether a URI is on a web server, which has no listings."""
     return uri.lower().startswith(("http://", "https://"))
 
 
 def _annotation(hint: Any) -> UriField | None:
-    """The UriField in a type, wherever it is: of `Uri | None` or `tuple[Uri, ...]` in a part of it."""
+    """The UriField in a type, or in a part of it, such as `Uri | None` or `tuple[Uri, ...]`; None if there is none."""
     for part in (*getattr(hint, "__metadata__", ()), *get_args(hint)):
         if isinstance(part, UriField):
             return part

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from nemf.model.presets import PRESETS, CostFeatureKind
 from nemf.training.config import DistillerConfig, TrainerConfig
-from pipeline.io.uri_field import Uri, UriField
+from pipeline.io.uri_field import LocalPath, Uri, UriField
 
 SHIPPED = "shipped"
 SELECTION_METRIC = "pck@0.1"
@@ -36,7 +36,7 @@ class TrainingConfig:
     image_size: int | None = None
     """Side of the network's square images, in pixels; default: that of the start. From a checkpoint of another size,
     backbone and neck are taken, and the rest is initialised anew."""
-    backbone_weights: Uri | None = None
+    backbone_weights: LocalPath | None = None
     """Local safetensors file of weights, as timm or torchvision publish them; default: the library's own."""
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     """Steps, learning rates and averaging."""
