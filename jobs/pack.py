@@ -28,7 +28,7 @@ class Config:
     name: str | None = None
     """Name in the model card; default: the name of the folder."""
     search: tuple[str, ...] = ()
-    """Settings of the search to save, name=value, see nemf.search.config.SearchConfig; default: the checkpoint's."""
+    """Settings of the search to save, name=value, see nemf.search.config.SearchConfig; default: the settings it has."""
     half: bool = False
     """Write weights as float16."""
     metrics: Uris = ()

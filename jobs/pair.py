@@ -1,4 +1,4 @@
-"""Match one pair of images: print, and draw, where points of the first image are in the second.
+"""Match one pair of images: print, and draw, where points of the first are in the second.
 
     nemf pair a.jpg b.jpg --points 10,20 30,40 --out match.png
 

@@ -1,4 +1,4 @@
-"""Points of an image as they are given on a command line, and a grid of them where none are."""
+"""Points of an image as they are given on a command line, and a grid of them if there are none."""
 
 from collections.abc import Sequence
 
