@@ -1,8 +1,10 @@
 """`nemf NAME ...` runs `python -m jobs.NAME ...`; a '-' in NAME is a '_' of the module."""
 
 import ast
+import difflib
 import importlib
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from jobs.output import ending_quietly
@@ -22,13 +24,26 @@ def main() -> int:
     if len(sys.argv) < 2 or sys.argv[1] not in names():
         is_help = len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help")
         with ending_quietly():
+            print(help_text(), flush=True)
             if not is_help:
-                print(f"error: there is no command {sys.argv[1]!r}", file=sys.stderr)
-            print(help_text())
+                print(f"error: {_unknown(sys.argv[1])}", file=sys.stderr)
         return 0 if is_help else 2
+    _add_working_folder()
     name = sys.argv[1]
     sys.argv[0] = f"nemf {name}"
     return int(importlib.import_module(f"jobs.{module_of(name)}").main(sys.argv[2:]))
+
+
+def _unknown(name: str) -> str:
+    similar = difflib.get_close_matches(name, names(), n=1)
+    return f"there is no command {name!r}" + (f"; did you mean {similar[0]}?" if similar else "")
+
+
+def _add_working_folder() -> None:
+    """Let modules of the working folder be imported, as `python -m` does; a console script has its own folder there."""
+    if not sys.flags.safe_path:
+        with suppress(FileNotFoundError):  # the folder was removed
+            sys.path.insert(0, str(Path.cwd()))
 
 
 def names() -> list[str]:

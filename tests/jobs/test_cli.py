@@ -3,6 +3,7 @@
 import importlib
 import pkgutil
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +13,7 @@ from jobs import cli
 
 def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
     monkeypatch.setattr(sys, "argv", ["nemf", *words])
+    monkeypatch.setattr(sys, "path", [*sys.path])
     return cli.main()
 
 
@@ -38,11 +40,34 @@ def test_help_lists_every_command_with_its_summary(
     assert all(summary.endswith(".") and len(summary) <= 90 for summary in summaries.values())
 
 
+@pytest.mark.parametrize(
+    ("word", "hint"),
+    [("mtach", "; did you mean match?"), ("retry_errors", "; did you mean retry-errors?"), ("zzz", "")],
+)
 def test_an_unknown_command_is_an_error_that_lists_the_known_ones(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], word: str, hint: str
 ) -> None:
-    assert run(monkeypatch, "matsch") == 2
+    assert run(monkeypatch, word) == 2
 
     out, error = capsys.readouterr()
-    assert error == "error: there is no command 'matsch'\n"
+    assert error == f"error: there is no command {word!r}{hint}\n"
     assert "\n  match  " in out
+
+
+def test_modules_of_the_working_folder_are_found_as_by_python_m(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    code = (
+        '"""Own pairs."""',
+        "from pipeline.datasets.common.interface import DatasetOptions",
+        "def pairs(options: DatasetOptions): yield from ()",
+    )
+    (tmp_path / "my_own_pairs.py").write_text("\n".join(code))
+    monkeypatch.chdir(tmp_path)
+
+    with pytest.raises(SystemExit) as stopped:
+        run(monkeypatch, "prepare", "--dataset", "my_own_pairs:pairs", "--help")
+
+    assert stopped.value.code == 0
+    assert "Own pairs." in capsys.readouterr().out
+    assert sys.path[0] == str(tmp_path)
