@@ -113,7 +113,7 @@ class Config:
             raise ValueError(f"--workers is N or MIN,MAX, from 1 up; got {self.workers[0]},{self.workers[1]}")
         if not self.gpus_per_worker > 0 or (self.gpus_per_worker > 1 and self.gpus_per_worker % 1):
             raise ValueError(f"--gpus-per-worker is a share of one GPU or a whole number; got {self.gpus_per_worker}")
-        check_retry(self.retry)
+        check_retry("--retry", self.retry)
         if not 0 < self.answer_timeout <= _LONGEST_TIMEOUT:
             raise ValueError(
                 f"--answer-timeout is a number of seconds, above 0 and at most {_LONGEST_TIMEOUT:g}; "

@@ -46,7 +46,7 @@ def run(config: Config) -> str:
     errors."""
     out = storage.absolute(config.out)
     kinds = (*config.kinds, "worker") if config.quarantine else config.kinds
-    check_retry(kinds)
+    check_retry("--kinds", kinds)
     run_folder = read_run(out)
     settings = _settings({**run_folder.config, **({"pairs": config.pairs} if config.pairs else {})})
     # a pair in quarantine may have no row yet: its attempt may have died before the commit
@@ -68,8 +68,9 @@ def _check_errors_exist(run_folder: Run, pairs: str, kinds: Sequence[str]) -> No
     errors = {reason: n for reason, n in reasons.items() if reason != "ok"}
     absent = [kind for kind in kinds if not any(is_retried(reason, [kind]) for reason in errors)]
     if absent:
-        present = ", ".join(f"{reason.replace(': ', ':')} ({n})" for reason, n in errors.items())
-        raise ValueError(f"{run_folder.out} has no errors {', '.join(absent)}; it has {present or 'none'}")
+        listed = ", ".join(f"{reason.replace(': ', ':')} ({n})" for reason, n in errors.items())
+        present = f"it has {listed}" if errors else "the run has no errors"
+        raise ValueError(f"{run_folder.out} has no errors {', '.join(absent)}; {present}")
 
 
 def _settings(recorded: dict[str, Any]) -> match.Config:

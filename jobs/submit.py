@@ -69,7 +69,7 @@ class Config:
         known = [name for name in cli.names() if name != "submit"]
         if not self.job or self.job[0] not in known:
             given = repr(self.job[0]) if self.job else "nothing"
-            raise ValueError(f"behind -- stands a nemf command, one of {', '.join(known)}; got {given}")
+            raise ValueError(f"expected a nemf command after --: {', '.join(known)}; got {given}")
         if unset := [name for name in self.env if name not in os.environ]:
             raise ValueError(f"--env {','.join(unset)}: not set here")
         if self.working_dir is not None and not Path(self.working_dir).is_dir():

@@ -184,8 +184,8 @@ def read_file(folder: str | Path, name: str, max_bytes: int | None = None) -> by
             if not fs.isdir(path):
                 raise FileNotFoundError(f"checkpoint folder {folder}: there is no such folder") from error
             files = sorted(PurePosixPath(file).name for file in fs.ls(path, detail=False))[:20]
-            listed = ", ".join(files) or "nothing"
-            raise FileNotFoundError(f"checkpoint folder {folder}: {name} is missing; there is {listed}") from error
+            content = f"there is {', '.join(files)}" if files else "the folder is empty"
+            raise FileNotFoundError(f"checkpoint folder {folder}: {name} is missing; {content}") from error
 
     data = with_retries(str(folder), read)
     if data is None:

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.runs.parts import KEY_COLUMNS, count_each, reasons_of
-from schemas.failures import ERROR_STAGES
+from schemas.failures import ERROR_KINDS, ERROR_STAGES
 
 ALL, NONE = "all", "none"
 COLUMNS = (*KEY_COLUMNS, "error_stage", "error_kind", "fingerprint")
@@ -46,14 +46,22 @@ def completed_pairs(
     return Completed(ids=completed, reasons=count_each(reasons.filter(of_completed)))
 
 
-def check_retry(retry: Collection[str]) -> None:
-    """Raises ValueError for what is no choice of errors to try again."""
-    unknown = [name for name in retry if name.split(":")[0] not in (ALL, NONE, *ERROR_STAGES)]
+def check_retry(flag: str, retry: Collection[str]) -> None:
+    """Raises ValueError naming the flag for what is no choice of errors to try again."""
+    unknown = [name for name in retry if name not in (ALL, NONE, *ERROR_STAGES) and not _is_kind(name)]
     if unknown or not retry:
+        stages = {name.partition(":")[0] for name in unknown if ":" in name}
+        kinds = [f"{stage} are {', '.join(kinds)}" for stage, kinds in ERROR_KINDS.items() if stage in stages]
         raise ValueError(
-            f"errors to ask again are {ALL}, {NONE}, a stage ({', '.join(ERROR_STAGES)}) or a kind such as "
-            f"fetch:timeout; got {', '.join(unknown) or 'nothing'}"
+            f"{flag} takes {ALL}, {NONE}, a stage ({', '.join(ERROR_STAGES)}) or a kind such as fetch:timeout; "
+            f"got {', '.join(unknown) or 'nothing'}" + "".join(f"; the kinds of {text}" for text in kinds)
         )
+
+
+def _is_kind(name: str) -> bool:
+    """Whether this is 'stage:kind' of a failure; at stage match any word may be a kind, the name of an exception."""
+    stage, _, kind = name.partition(":")
+    return kind in ERROR_KINDS.get(stage, ()) or (stage == "match" and kind.isidentifier())
 
 
 def is_retried(reason: str, retry: Collection[str]) -> bool:

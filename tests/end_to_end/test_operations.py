@@ -135,7 +135,7 @@ def test_what_is_left_alone_is_not_asked_again(out: str, pairs: str, capsys: pyt
 
     assert f"{N_PAIRS} pairs: {N_PAIRS} done, 0 to do in 0 slices" in capsys.readouterr().out
     assert match.main([*flags, "--retry", "fetsch"]) == 2
-    assert "errors to ask again are all, none, a stage" in capsys.readouterr().err
+    assert "--retry takes all, none, a stage" in capsys.readouterr().err
 
 
 def test_errors_are_asked_again_with_the_settings_of_the_run(out: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -24,9 +24,9 @@ def _no_address(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--", "matsch"], "behind -- stands a nemf command, one of .*evaluate, .*match, .*; got 'matsch'"),
-        (["--", "submit"], "behind -- stands a nemf command, .*; got 'submit'"),
-        ([], "behind -- stands a nemf command, .*; got nothing"),
+        (["--", "matsch"], "expected a nemf command after --: .*evaluate, .*match, .*; got 'matsch'"),
+        (["--", "submit"], "expected a nemf command after --: .*; got 'submit'"),
+        ([], "expected a nemf command after --: .*; got nothing"),
         (MATCH, "which cluster"),
         (["--address", "head:8265", *MATCH], "--address head:8265: expected the address of a head's dashboard"),
         (["--env", "NOT_SET_ANYWHERE", *MATCH], "--env NOT_SET_ANYWHERE: not set here"),

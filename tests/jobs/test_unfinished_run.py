@@ -78,6 +78,8 @@ def test_errors_are_asked_again_of_the_four(run: Run, monkeypatch: pytest.Monkey
     retry_errors.run(retry_errors.Config(out=run.out, kinds=("fetch:timeout",)))
     with pytest.raises(ValueError, match=r"has no errors fetch:not_found; it has fetch:timeout \(1\)"):
         retry_errors.run(retry_errors.Config(out=run.out, kinds=("fetch:not_found",)))
+    with pytest.raises(ValueError, match=r"--kinds takes all, .*; got fetch:timeuot; the kinds of fetch are not_found"):
+        retry_errors.run(retry_errors.Config(out=run.out, kinds=("fetch:timeuot",)))
 
     (config,) = configs
     assert (config.limit, config.retry) == (4, ("fetch:timeout",))

@@ -37,6 +37,15 @@ def test_a_table_of_another_version_is_refused_and_one_that_does_not_say_is_not(
     check_schema(PAIRS.with_metadata({"pandas": "{}"}), PAIRS, "of pandas")
 
 
+def test_a_table_that_says_it_is_another_has_only_that_said() -> None:
+    for actual, expected, message in (
+        (PAIRS, METRICS, "^mine is a PAIRS table, expected METRICS$"),
+        (METRICS, PAIRS, "^mine is a METRICS table, expected PAIRS$"),
+    ):
+        with pytest.raises(SchemaError, match=message):
+            check_schema(actual, expected, "mine")
+
+
 def test_absent_nullable_columns_become_null_and_order_is_free() -> None:
     table = pa.table({"target_uri": ["b"], "pair_id": ["1"]})
 

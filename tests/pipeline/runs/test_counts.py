@@ -4,7 +4,7 @@ import pyarrow as pa
 import pytest
 from make import match_rows
 
-from pipeline.runs.counts import COLUMNS, completed_pairs, count_rows, max_limit
+from pipeline.runs.counts import COLUMNS, check_retry, completed_pairs, count_rows, max_limit
 from pipeline.runs.parts import list_parts, read_matches, write_part
 
 ONE_WAY = ("source_to_target",)
@@ -53,6 +53,27 @@ def test_errors_that_are_not_tried_again_are_completed(tmp_path: Path, retry: li
     assert set(completed.ids.to_pylist()) == {"gone", "late", "half"} - tried_again
     assert sum(completed.reasons.values()) == 2 * len(completed.ids)
     assert completed.reasons.get("fetch: timeout", 0) == (0 if "late" in tried_again else 2)
+
+
+@pytest.mark.parametrize("name", ["all", "none", "fetch", "fetch:timeout", "match:RuntimeError", "worker:died"])
+def test_errors_that_may_be_tried_again(name: str) -> None:
+    check_retry("--retry", [name])
+
+
+@pytest.mark.parametrize(
+    ("retry", "ending"),
+    [
+        ([], "got nothing"),
+        (["fetch", "timeout"], "got timeout"),
+        (["all:foo", "none:timeout"], "got all:foo, none:timeout"),
+        (["match:"], "got match:; the kinds of match are not_finite, bad_answer"),
+        (["worker:timeuot"], "got worker:timeuot; the kinds of worker are died, timeout"),
+        (["fetch:a", "fetch:b"], "got fetch:a, fetch:b; the kinds of fetch are not_found, permission_denied, bad_uri"),
+    ],
+)
+def test_what_is_no_error_to_try_again_is_refused(retry: list[str], ending: str) -> None:
+    with pytest.raises(ValueError, match=rf"^--retry takes all, none, a stage \(manifest, fetch.*; {ending}"):
+        check_retry("--retry", retry)
 
 
 def _completed(out: Path, ids: pa.ChunkedArray, directions: tuple[str, ...]) -> tuple[set[str], dict[str, int]]:
