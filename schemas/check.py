@@ -10,6 +10,7 @@ from schemas.types import LIST_SIZES
 
 _EARLIER_VERSIONS = {b"PAIRS": (b"1",), b"MATCHES": (b"2",)}
 """Versions that hold the same values in other types: lists of a fixed size."""
+_TABLES = (b"PAIRS", b"MATCHES", b"METRICS")
 _INDEX_COLUMN = re.compile(r"|__index_level_\d+__|Unnamed: \d+|index|level_\d+")
 
 
@@ -28,9 +29,12 @@ def check_schema(actual: pa.Schema, expected: pa.Schema, where: str) -> None:
     Column order is free, and the index of a pandas table may be there. A nullable column may be absent (it then counts
     as all null). A type may be another that can hold the same values: Arrow's `large_` and view variants, lists of a
     fixed size, numbers of another type, whole numbers with NaN for null, a struct {bytes, path} for an image. Whether
-    the values fit is for `conform` to say.
+    the values fit is for `conform` to say. Of a table whose metadata name another one, only this is said.
     """
     table = (expected.metadata or {}).get(b"table", b"")
+    other = (actual.metadata or {}).get(b"table")
+    if other in _TABLES and table != other:
+        raise SchemaError(f"{where} is a {other.decode()} table, expected {table.decode()}")
     differences = []
     actual_version, version = ((schema.metadata or {}).get(b"schema_version") for schema in (actual, expected))
     if actual_version and version and actual_version not in (version, *_EARLIER_VERSIONS.get(table, ())):

@@ -21,6 +21,8 @@ def read_metrics(uri: str) -> pa.Table:
     Raises FileNotFoundError, or ValueError if it is another table or no Parquet file.
     """
     file = uri if storage.is_file(uri) else storage.join(uri, SUMMARY)
+    if file != uri and not storage.is_file(file):
+        raise FileNotFoundError(f"there is no METRICS file {uri}")
     with open_parquet(file) as parquet:
         table = parquet.read()
     return conform(table, METRICS, uri).replace_schema_metadata(table.schema.metadata)

@@ -3,12 +3,14 @@ from typing import Any
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from pipeline.evaluation import evaluate
 from pipeline.evaluation.metrics import load_metrics, per_category, read_metrics, write_metrics
 from schemas.check import SchemaError
 from schemas.metrics import METRICS
+from schemas.pairs import PAIRS
 
 CHOSEN = {"dataset": "toy", "protocol": "spair", "direction": "source_to_target"}
 
@@ -17,6 +19,14 @@ def _row(kind: str, group: str, n_pairs: int, pck: tuple[float, float], alpha: f
     counts = {"n_pairs": n_pairs, "n_points": 4 * n_pairs, "n_failed": 0}
     row = {**CHOSEN, "subset": "all", "alpha": alpha, "group_kind": kind, "group": group, **counts}
     return {**row, "pck_image": pck[0], "pck_point": pck[1], **more}
+
+
+def test_what_is_no_metrics_file_is_named(tmp_path: Path):
+    with pytest.raises(FileNotFoundError, match=f"^there is no METRICS file {tmp_path}/metrics.parquet$"):
+        read_metrics(f"{tmp_path}/metrics.parquet")
+    pq.write_table(PAIRS.empty_table(), tmp_path / "pairs.parquet")
+    with pytest.raises(SchemaError, match=r"pairs\.parquet is a PAIRS table, expected METRICS$"):
+        read_metrics(f"{tmp_path}/pairs.parquet")
 
 
 def _metrics() -> pa.Table:
