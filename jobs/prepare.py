@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, make_dataclass, replace
 from functools import partial
 from itertools import pairwise
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
@@ -64,14 +65,20 @@ def run(config: Config) -> str:
     """
     config = with_absolute_uris(_with_files_below_root(config))
     _check_out(config)
-    summary = write_manifest(
-        load_dataset(config.dataset).pairs(config),
-        config.out,
-        dataset=config.dataset,
-        skip_errors=config.on_error == "skip",
-        check_sizes=config.check_sizes,
-        written_uri=partial(_relative, config=config) if config.relative_uris else str,
-    )
+    try:
+        summary = write_manifest(
+            load_dataset(config.dataset).pairs(config),
+            config.out,
+            dataset=config.dataset,
+            skip_errors=config.on_error == "skip",
+            check_sizes=config.check_sizes,
+            written_uri=partial(_relative, config=config) if config.relative_uris else str,
+        )
+    except (ValueError, OSError) as error:
+        # with annotations elsewhere, the images may be on other machines
+        if getattr(config, "annotations", None) or "://" in config.root or Path(config.root).exists():
+            raise
+        raise FileNotFoundError(f"--root: there is no folder {config.root}") from error
     _print(summary, config.out)
     if config.relative_uris and (outside := sum(_relative(uri, config) == uri for uri in summary.images)):
         print(f"kept absolute: {outside:,} images, which are not below {config.image_root}")

@@ -30,7 +30,7 @@ _RULES: dict[str, Callable[[list[str]], _Names]] = {
 class Options(DatasetOptions):
     """How to pair the images of a folder."""
 
-    pairing: Annotated[str, UriField(names=("all", "sequential", "star"))] = "all"
+    pairing: Annotated[str, UriField(names=("all", "sequential", "star"), only_these_names=True)] = "all"
     """all pairs; sequential (each image with the next); star (the first with each other); or a text file with two names
     per line."""
 

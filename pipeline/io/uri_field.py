@@ -21,6 +21,8 @@ class UriField:
     names: tuple[str, ...] | None = None
     """Values that are always names. With names, any other value that is neither a URI nor an existing path is one too;
     None if the value is never a name."""
+    only_these_names: bool = False
+    """Any other value is a path or URI, whether it exists or not."""
     prefixes: tuple[str, ...] = ()
     """Prefixes that may precede the path or URI in the value, such as descriptors: of a matcher."""
     verbatim_uris: bool = False
@@ -35,7 +37,9 @@ class UriField:
         prefix = next((prefix for prefix in self.prefixes if value.startswith(prefix)), "")
         location = value.removeprefix(prefix)
         path = location.partition("?")[0]
-        is_location = path and path not in self.names and ("://" in path or Path(path).exists())
+        is_location = (
+            path and path not in self.names and (self.only_these_names or "://" in path or Path(path).exists())
+        )
         return (prefix, location) if is_location else (value, "")
 
     def absolute(self, value: str) -> str:

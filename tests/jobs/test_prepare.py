@@ -194,6 +194,13 @@ def test_what_cannot_be_asked(images, tmp_path, capsys, dataset, flags, message)
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("dataset", ["spair", "folder", "pf-pascal", "photographs"])
+def test_a_root_that_is_not_there_is_named(tmp_path, monkeypatch, capsys, dataset):
+    monkeypatch.chdir(tmp_path)
+    assert prepare(tmp_path / "pairs.parquet", dataset, Path("nowhere")) == 2
+    assert capsys.readouterr().err == f"error: --root: there is no folder {tmp_path}/nowhere\n"
+
+
 def test_the_manifest_has_the_suffix_by_which_it_is_found(images, tmp_path, capsys):
     assert prepare(tmp_path / "pairs", "folder", images) == 2
     assert f"error: --out must end in .parquet, got {tmp_path}/pairs\n" in capsys.readouterr().err

@@ -37,6 +37,22 @@ def _no_address(monkeypatch: pytest.MonkeyPatch) -> None:
         ),
         (["--", "match", "--pairs=p.parquet", "--out", "/nfs/x"], "--pairs p.parquet is relative"),
         (
+            ["--", "prepare", "--dataset=folder", "--root=/d", "--out=/o.parquet", "--pairing", "names.txt"],
+            "--pairing names.txt is relative to this machine's folder",
+        ),
+        (
+            [
+                "--address=head:1",
+                "--",
+                "prepare",
+                "--dataset=folder",
+                "--root=/d",
+                "--out=/o.parquet",
+                "--pairing=star",
+            ],
+            "--address head:1: expected the address of a head's dashboard",
+        ),
+        (
             ["--", "train", "--pairs", "s3://b/p,q.parquet", "--out", "/nfs/x"],
             "--pairs q.parquet is relative",
         ),
