@@ -33,7 +33,7 @@ def check_schema(actual: pa.Schema, expected: pa.Schema, where: str) -> None:
     """
     table = (expected.metadata or {}).get(b"table", b"")
     other = (actual.metadata or {}).get(b"table")
-    if other in _TABLES and table != other:
+    if table and other in _TABLES and other != table:
         raise SchemaError(f"{where} is a {other.decode()} table, expected {table.decode()}")
     differences = []
     actual_version, version = ((schema.metadata or {}).get(b"schema_version") for schema in (actual, expected))

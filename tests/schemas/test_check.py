@@ -44,6 +44,7 @@ def test_a_table_that_says_it_is_another_has_only_that_said() -> None:
     ):
         with pytest.raises(SchemaError, match=message):
             check_schema(actual, expected, "mine")
+    check_schema(PAIRS, PAIRS.remove_metadata(), "mine")
 
 
 def test_absent_nullable_columns_become_null_and_order_is_free() -> None:
