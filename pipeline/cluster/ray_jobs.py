@@ -69,7 +69,7 @@ def _wait_for_answer(url: str) -> None:
 def submit(
     client: "JobSubmissionClient", entrypoint: str, *, environment: Mapping[str, str], working_dir: str | None
 ) -> str:
-    """Submit a shell command as a job; the id of the submission. Raises ClusterError if Ray refuses it.
+    """Submit a shell command as a job; returns the id of the submission. Raises ClusterError if Ray refuses it.
 
     environment: variables that are set for the job. working_dir: folder to send and to run in; None for none.
     """
@@ -83,7 +83,8 @@ def submit(
 
 
 def follow(client: "JobSubmissionClient", submission: str) -> "JobDetails":
-    """Show the job's log until it ends; its details. Ctrl-C stops the job, a second one does not wait for its end."""
+    """Show the job's log until it ends; returns its details. Ctrl-C stops the job, a second one does not wait for its
+    end."""
     log = _Log(client, submission)
     try:
         return log.follow()
@@ -113,7 +114,8 @@ class _Log:
         self._shown = 0
 
     def follow(self) -> "JobDetails":
-        """Print the log until the job ends; its details. Raises ClusterError after LOST_SECONDS without an answer."""
+        """Print the log until the job ends; returns its details. Raises ClusterError after LOST_SECONDS without an
+        answer."""
         from aiohttp import ClientError
 
         answered_at = time.monotonic()

@@ -9,7 +9,7 @@ ROUNDING = 1e-6
 
 
 def _times(kind: str, has: float, amount: float) -> int:
-    """How many times `amount` fits into `has`; a share below 1 of a GPU is one of a single GPU."""
+    """How many times `amount` fits into `has`; an amount below 1 must be of a single GPU."""
     if kind == "GPU" and amount < 1:
         return int(has) * int(1 / amount + ROUNDING)
     return int(has / amount + ROUNDING)
@@ -33,13 +33,13 @@ class Cluster:
 
     now: Sequence[Nodes]
     later: Sequence[Nodes] = ()
-    """All nodes at most; none without an autoscaler."""
+    """All nodes that the autoscaler may run at most; empty without an autoscaler."""
     shared_memory: float | None = None
     """Bytes of /dev/shm, where an object store is fast; None for a cluster of several machines."""
 
     @property
     def most(self) -> Sequence[Nodes]:
-        """The nodes available sooner or later."""
+        """The nodes available now or by autoscaling."""
         return self.later or self.now
 
 

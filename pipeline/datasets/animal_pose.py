@@ -1,7 +1,7 @@
 """Animal-Pose as Parquet: image_id, jpeg, instances[category, bbox_xyxy, keypoints[name, x, y]].
 
 `--root` is one such file or a folder of them, <split>.parquet. The images of the pairs are written once each, byte for
-byte, to a folder beside the manifest, OUT_images/.
+byte, to the folder OUT_images/ next to the manifest.
 """
 
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ from pipeline.io import storage
 
 @dataclass(frozen=True, kw_only=True)
 class Options(SplitOptions, SamplingOptions):
-    """What to read of Animal-Pose."""
+    """Options of the data set Animal-Pose."""
 
 
 def pairs(options: Options) -> Iterator[PairRow | Rejected | Note]:

@@ -35,19 +35,19 @@ from pipeline.io.uri_field import Uri
 _ById = dict[str, Fields]
 _ReadBox = Callable[[Fields, str], Box]
 _TRAIN, _TRAIN_AND_VAL = 0.8, 0.9
-"""Shares of the images."""
+"""The share of the images in train, and in train and val together; the others are in test."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options(SamplingOptions):
-    """What to read of a data set in COCO's form."""
+    """Options of a data set in COCO's form."""
 
     annotations: Uri | None = None
     """The JSON file, path or URI."""
     split: Literal["train", "val", "test"] | None = None
-    """Only pairs of images of this part: 80, 10 and 10 % of the images. All are paired if it is left out."""
+    """Pair only the images of this part: train has 80 % of the images, val and test 10 % each; default: all images."""
     split_seed: int = 0
-    """Another seed draws other parts; give the same one for all parts."""
+    """Seed of the division into parts; use the same one for all parts."""
 
 
 def pairs(options: Options) -> Iterator[PairRow | Rejected | Note]:
@@ -91,7 +91,7 @@ def part_of(image_name: str, seed: int) -> str:
 
 
 def _in_split(instances: list[Instance], options: Options) -> list[Instance]:
-    """The objects in images of the part that is asked for. Raises ValueError if there is none of many."""
+    """The objects in images of the part `--split`. Raises ValueError if there are objects, but none in that part."""
     if options.split is None:
         return instances
     inside = [instance for instance in instances if part_of(instance.image_uri, options.split_seed) == options.split]

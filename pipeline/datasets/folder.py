@@ -28,7 +28,7 @@ _RULES: dict[str, Callable[[list[str]], _Names]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Options(DatasetOptions):
-    """How to pair the images of a folder."""
+    """Options of a folder of images."""
 
     pairing: Annotated[str, UriField(names=("all", "sequential", "star"), only_these_names=True)] = "all"
     """all pairs; sequential (each image with the next); star (the first with each other); or a text file with two names
@@ -36,7 +36,7 @@ class Options(DatasetOptions):
 
 
 def pairs(options: Options) -> Iterator[PairRow | Rejected]:
-    """What is left out, then pairs without keypoints; pair_id is made of the two file names."""
+    """Rejected files first, then pairs without keypoints; pair_id is made of the two file names."""
     rule = _RULES.get(options.pairing)
     if rule is None:
         for number, line in enumerate(_lines(options.pairing), start=1):

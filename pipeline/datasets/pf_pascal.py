@@ -1,12 +1,11 @@
 """PF-PASCAL: lists of pairs as CSV, keypoints in the list (test, val) or in Annotations/<class>/<name>.mat (training).
 
 The lists go by two names each, trn_pairs.csv or train_pairs_pf_pascal.csv and so on; the images are in JPEGImages/.
-The lists may be beside JPEGImages/, beside PF-dataset-PASCAL/ that holds it, or in image_pairs/ there; `--root` may be
-any of these folders or the one that holds them. Boxes come from Annotations/; where the list has the keypoints, a box
-that cannot be read is null. Coordinates belong to images whose long side is 300 and are scaled where the images here
-are larger. Training rows with flip = 1 mean both images mirrored: a manifest refers to image files, so those rows are
-left out and counted.
-https://www.di.ens.fr/willow/research/proposalflow
+The lists may be next to JPEGImages/, next to PF-dataset-PASCAL/ that holds it, or in image_pairs/ there; `--root` may
+be any of these folders or the one that holds them. Boxes come from Annotations/; where the list has the keypoints, a
+box that cannot be read is null. Coordinates belong to images whose long side is 300 and are scaled where the images
+here are larger. Training rows with flip = 1 mean both images mirrored: a manifest refers to image files, so those rows
+are left out and counted. https://www.di.ens.fr/willow/research/proposalflow
 """
 
 import functools
@@ -52,7 +51,7 @@ _IMAGE_COLUMNS = ("source_image", "target_image")
 
 @dataclass(frozen=True, kw_only=True)
 class Options(SplitOptions):
-    """What to read of PF-PASCAL."""
+    """Options of the data set PF-PASCAL."""
 
     training_list: Uri | None = None
     """The list of training pairs, path or URI. Pairs of the same two images are flagged as seen in training."""
@@ -95,11 +94,11 @@ class _Image:
 
     uri: str
     scale: float
-    """From the published coordinates to this image's pixels."""
+    """Factor from the published coordinates to this image's pixels."""
     points: NumberedPoints
     """The visible keypoints; empty without an annotation."""
     box: Box | None
-    """None without an annotation."""
+    """The object's box; None without an annotation."""
 
 
 def _pair(
@@ -200,6 +199,6 @@ def _read_mat(uri: str) -> tuple[NumberedPoints, Box]:
 
 
 def _trained_on(training_list: str) -> set[frozenset[str]]:
-    """The pairs of images of a training list, whichever way round."""
+    """The pairs of images of a training list, each as a set of two, so that their order does not matter."""
     rows = (row.fields() for row in csv_rows(training_list, _IMAGE_COLUMNS))
     return {frozenset(PurePosixPath(fields.text(name)).name for name in _IMAGE_COLUMNS) for fields in rows}

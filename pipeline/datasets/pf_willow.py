@@ -1,6 +1,6 @@
 """PF-WILLOW: test_pairs.csv with imageA, imageB and ten keypoints of each, XA1..XA10, YA1..YA10, XB1.., YB1..
 
-The list also goes by the name test_pairs_pf.csv. It is beside PF-dataset/, which holds the images, or in it; `--root`
+The list also goes by the name test_pairs_pf.csv. It is next to PF-dataset/, which holds the images, or in it; `--root`
 is either folder, or the one above. Without a list, every image is paired with every other one of its folder in
 PF-dataset/, which is what the list has, and the keypoints come from the .mat file of its name, pts_coord.
 

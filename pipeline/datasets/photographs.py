@@ -28,9 +28,9 @@ from pipeline.datasets.common.records import parquet_rows
 from pipeline.io import storage
 
 _IMAGES = ("jpeg", "jpg", "png", "webp", "image", "img")
-"""Columns that may hold the image, the first that is there."""
+"""Columns that may hold the image; the first existing one is read."""
 _IDS = ("image_id", "key")
-"""Columns that may hold its id, the first that is not empty."""
+"""Columns that may hold the image's id; the first that is not empty is read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +43,7 @@ class _Photograph:
 def pairs(options: DatasetOptions) -> Iterator[PairRow | Rejected]:
     """Rejected photographs first, then pairs in the order of files and rows; pair_id is made of the two image ids.
 
-    A photograph without an id is called after its file and row, images-1.
+    A photograph without an id is named after its file and row, such as images-1.
     """
     files = parquet_files(options.root)
     if not files:
@@ -96,7 +96,7 @@ def _photograph(row: Fields, row_id: str, images: InlineImages) -> tuple[_Photog
 
 
 def _write(item: tuple[_Photograph, bytes] | Rejected) -> _Photograph | Rejected:
-    """Write the photograph's bytes to its file, and drop them: all of a data set's would not fit in memory."""
+    """Write the photograph's bytes to its file, and drop them, since those of a whole data set do not fit in memory."""
     if isinstance(item, Rejected):
         return item
     photograph, data = item

@@ -1,4 +1,4 @@
-"""The data sets by name, and the door for those of other packages: `package.module:function`.
+"""The data sets by name, and data sets of other packages, named `package.module:function`.
 
 A data set is a function that takes its options and yields pairs. The options are a dataclass, named by the annotation
 of the function's one argument; `nemf prepare` makes its flags from them. A whole one, in a file my_package/pets.py:
@@ -15,7 +15,7 @@ of the function's one argument; `nemf prepare` makes its flags from them. A whol
 
     @dataclass(frozen=True, kw_only=True)
     class Options(DatasetOptions):
-        '''What to read of Pets, besides what every data set is given: root and out.'''
+        '''Options of Pets, in addition to those of every data set, root and out.'''
 
         breed: str | None = None
         '''Only pairs of this breed.'''
@@ -74,7 +74,7 @@ class Dataset:
     """
     options: type[DatasetOptions]
     description: str
-    """The docstring of its module."""
+    """The docstring of the data set's module."""
 
 
 def load_dataset(name: str) -> Dataset:
@@ -92,7 +92,7 @@ def load_dataset(name: str) -> Dataset:
 
 
 def summaries() -> dict[str, str]:
-    """The first line of each built-in data set's docstring, by name, read without importing what it needs."""
+    """The first line of each built-in data set's docstring, by name, read without importing the modules."""
     lines = {}
     for name, location in BUILT_IN.items():
         spec = importlib.util.find_spec(location.partition(":")[0])

@@ -55,12 +55,12 @@ _INSTEAD = {f"{side}_uri": (f"{side}_image",) for side in _SIDES}
 _REQUIRED = tuple(_INSTEAD)
 _MISSING = "keypoint that is missing in one of its images (-1,-1 or nan,nan or null)"
 _EDGE_PX = -0.5
-"""Where an image begins: pixels reach half a pixel around their centres."""
+"""Coordinate of an image's left and top edge: pixels reach half a pixel around their centres."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options(DatasetOptions):
-    """Which table to read."""
+    """Options of a table of pairs."""
 
     annotations: Uri | None = None
     """Your own pairs, a .csv or .parquet file or a folder of them, path or URI."""
@@ -209,7 +209,7 @@ def _pair(
 
 
 def _drop_missing_points(record: dict[str, Any], where: str) -> int:
-    """Remove keypoints that are missing in one of the images from all lists; how many these are.
+    """Remove keypoints that are missing in one of the images from all lists; returns their number.
 
     Raises DataError for lists of different lengths, and for a point that is outside its image and not missing.
     """
@@ -292,13 +292,13 @@ def _pair_of_values(fields: Fields, options: Options) -> PairRow:
 
 
 def _hash(row: PairRow) -> str:
-    """The same for the same values, whichever the order of the columns and the format of the file."""
+    """An id that is a hash of the row's values; it depends neither on the order of columns nor on the file's format."""
     values = [getattr(row, name) for name in _COLUMNS]
     return hashlib.sha256(json.dumps(_as_float32(values)).encode()).hexdigest()[:16]
 
 
 def _as_float32(value: Any) -> Any:
-    """`value` with its numbers rounded to what PAIRS holds."""
+    """`value` with its numbers rounded to the precision of PAIRS."""
     if isinstance(value, (list, tuple)):
         return [_as_float32(part) for part in value]
     return float(np.float32(value)) if isinstance(value, float) else value

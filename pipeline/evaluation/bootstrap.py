@@ -29,7 +29,7 @@ class BootstrapWeights:
 
     source: UInt64[np.ndarray, " p"]
     target: UInt64[np.ndarray, " p"]
-    """Equal to `source` where a pair is drawn as one."""
+    """Keys of the target images; equal to `source` for pairs that are drawn as one."""
     seed: int
     n_replicates: int
 

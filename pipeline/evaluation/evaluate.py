@@ -21,7 +21,7 @@ from schemas.metrics import METRICS
 
 DEFAULT_ALPHAS = (0.01, 0.03, 0.05, 0.1, 0.15)
 LARGE = 1_000_000
-"""From so many pairs on they are evaluated by pipeline.evaluation.evaluate_on_ray; below, one process is faster."""
+"""Minimum number of pairs evaluated by pipeline.evaluation.evaluate_on_ray; for fewer, one process is faster."""
 NO_PAIR_ANSWERED = "the matches answer none of the manifest's pairs: is it the manifest that was matched?"
 
 
@@ -93,11 +93,11 @@ class Unscored:
     """Counts of pairs and matches that are in no average."""
 
     n_answered: int
-    """Pairs that have a match at all, ok or error."""
+    """Number of pairs that have a match, ok or error."""
     n_without_keypoints: int
-    """Pairs without keypoints."""
+    """Number of pairs without keypoints."""
     n_foreign: int
-    """Matches of pairs that the manifest does not hold."""
+    """Number of matches of pairs that the manifest does not hold."""
 
 
 def count_unscored(matches: pa.Table, pairs: pa.Table) -> Unscored:
@@ -111,11 +111,11 @@ def count_unscored(matches: pa.Table, pairs: pa.Table) -> Unscored:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationSpec:
-    """Which protocols, in which directions, at which alphas, and how failed pairs count."""
+    """The protocols to score, their directions and alphas, and how failed pairs count."""
 
     directions: dict[Protocol, list[str]]
     alphas: tuple[float, ...]
-    """Ascending."""
+    """Thresholds as shares of T, ascending."""
     failed: Failed
 
 
@@ -201,7 +201,7 @@ def _pair_rows(
 
 
 def _stored(column: str, percent: float) -> float | None:
-    """What METRICS hold of a percentage: NaN is 0 in a column that always has a number, and null in the others."""
+    """A percentage as METRICS store it: NaN is 0 in a column that always has a number, and null in the others."""
     if np.isfinite(percent):
         return float(percent)
     return None if METRICS.field(column).nullable else 0.0

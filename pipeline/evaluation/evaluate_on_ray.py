@@ -43,7 +43,7 @@ from schemas.metrics import METRICS
 from schemas.pairs import PAIRS
 
 BUCKET_PAIRS = 50_000
-"""About so many pairs are evaluated together by a process, which takes some 700 MB."""
+"""Approximate number of pairs that a process evaluates together, in some 700 MB."""
 
 _PAIRS = pa.schema([field for field in PAIRS if field.name not in INLINE_COLUMNS], metadata=PAIRS.metadata)
 _MATCHES = pa.schema([MATCHES.field(name) for name in dict.fromkeys([*MATCH_COLUMNS, *KEY_COLUMNS])])
@@ -83,7 +83,7 @@ def evaluate_on_ray(
     seed: int = 0,
     bucket_pairs: int = BUCKET_PAIRS,
 ) -> tuple[pa.Table, Unscored]:
-    """METRICS of all groups but single pairs, as evaluate returns them, and what is in no average.
+    """METRICS of all groups but single pairs, as evaluate returns them, and the counts of pairs in no average.
 
     Ray must be connected. Writes METRICS to the folder `out`: summary.parquet, and the rows of single pairs in one file
     per bucket; those of an earlier evaluation are replaced. Raises ValueError as evaluate does, in a worker as Ray's
@@ -121,7 +121,7 @@ def evaluate_on_ray(
         .map_groups(partial(evaluate_bucket, task=task, shared=shared), batch_format="pyarrow")
         .iter_batches(batch_size=None, batch_format="pyarrow")
     )
-    # sums depend on their order in the last digits, and buckets come in any
+    # sums depend on their order in the last digits, and buckets arrive in any order
     rows = pa.concat_tables([_SUMS.empty_table(), *tables])
     rows = rows.take(pc.sort_indices(rows["bucket"]))
     unscored = _add_unscored(rows)
@@ -210,7 +210,7 @@ def _delete_earlier(out: str) -> None:
 
 
 def _sorted_groups(sums_by_group: SumsByGroup) -> SumsByGroup:
-    """By name within a kind, 'all' last."""
+    """The sums sorted by group_kind and group, 'all' last."""
     return dict(sorted(sums_by_group.items(), key=lambda item: (item[0] == ("all", "all"), item[0])))
 
 

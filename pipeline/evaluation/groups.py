@@ -22,7 +22,7 @@ SumsByGroup = dict[Group, PCKSums]
 
 
 def group_columns(pairs: pa.Table) -> pd.DataFrame:
-    """What PAIRS rows are grouped by, one text column each, 'unknown' for null; pair ids; and the leak columns.
+    """The columns that PAIRS rows are grouped by, as text with 'unknown' for null; pair ids; and the leak columns.
 
     leak_is_known: the manifest has a value of seen_in_training; leak_free: that value is False.
     Raises ValueError if pair ids repeat.

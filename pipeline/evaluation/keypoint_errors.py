@@ -25,13 +25,13 @@ Failed = Literal["wrong", "exclude"]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class KeypointErrors:
-    """Of the P pairs of a manifest under one protocol and direction; N keypoints, those of pair after pair."""
+    """Errors of the N keypoints of P pairs under one protocol and direction, pair after pair."""
 
     protocol: Protocol
     n_points: Int64[np.ndarray, " p"]
-    """Keypoints of each pair that count; 0 for a pair that has none."""
+    """Number of keypoints of each pair that count; 0 for a pair without any."""
     failed: Bool[np.ndarray, " p"]
-    """Whether there are keypoints, but the pair failed or is missing in the matches."""
+    """True for pairs with keypoints that failed or are missing in the matches."""
     error_px: Float64[np.ndarray, " n"]
     """Distances in pixels of the protocol's space; infinite for failed pairs."""
     base_px: Float64[np.ndarray, " n"]

@@ -12,7 +12,7 @@ from schemas.check import conform
 from schemas.metrics import METRICS
 
 SUMMARY = "summary.parquet"
-"""The file of a folder of METRICS, which large runs have, with all rows but those of single pairs."""
+"""Name of the file, in a folder of METRICS of a large run, that has all rows but those of single pairs."""
 
 
 def read_metrics(uri: str) -> pa.Table:

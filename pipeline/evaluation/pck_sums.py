@@ -20,7 +20,7 @@ Percents = Float64[np.ndarray, "rows alphas"]
 
 _N_PAIRS, _N_POINTS, _N_FAILED, _N_COUNTS = 0, 1, 2, 3
 _MAX_VALUES = 2**23
-"""Of bootstrap weights that are in memory together."""
+"""Maximum bytes of bootstrap weights in memory."""
 _COVERAGE_PERCENT = 95
 
 

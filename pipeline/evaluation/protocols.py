@@ -21,7 +21,7 @@ _FORTH, _BACK = DIRECTIONS
 
 Average = Literal["image", "point", "class"]
 COLUMN_OF_AVERAGE: dict[Average, str] = {"image": "pck_image", "point": "pck_point", "class": "pck_class_mean"}
-"""Columns of METRICS."""
+"""Columns of METRICS by average."""
 
 
 @dataclass(frozen=True, kw_only=True)

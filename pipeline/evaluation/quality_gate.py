@@ -1,4 +1,4 @@
-"""The least PCK a run must reach, such as 'spair image .1 all >= 50', so that a pipeline can stop below it."""
+"""The minimum PCK of a run, such as 'spair image .1 all >= 50', so that a pipeline can stop below it."""
 
 import math
 import operator
@@ -18,14 +18,14 @@ _OPERATORS = {">=": operator.ge, ">": operator.gt}
 
 @dataclass(frozen=True, kw_only=True)
 class PCKThreshold:
-    """The least PCK of one protocol, average, alpha and group."""
+    """The minimum PCK of one protocol, average, alpha and group."""
 
     text: str
     protocol: str
     average: Average
     alpha: float
     group: str
-    """'all', or a category."""
+    """Name of the group: 'all', or a category."""
     comparison: str
     """'>=' or '>'."""
     percent: float

@@ -88,7 +88,7 @@ def published_tables(metrics: pd.DataFrame, run: str, form: Format, *, dim: bool
 
 
 def unscored_notes(unscored: Unscored) -> str:
-    """Which pairs and matches are in no average; empty where all are in one."""
+    """Text about the pairs and matches that are in no average; empty if there are none."""
     lines = []
     if unscored.n_without_keypoints:
         lines.append(f"\n{unscored.n_without_keypoints:,} pairs have no keypoints to score and are in no average")

@@ -1,4 +1,4 @@
-"""The image formats that are read, their suffixes, and what a file of another format is."""
+"""The image formats that are read, their suffixes, and descriptions of files of other formats."""
 
 import functools
 import importlib.util
@@ -14,7 +14,7 @@ FORMATS: dict[str, tuple[str, ...]] = {
     "AVIF": (".avif",),
     "HEIF": (".heic", ".heif"),
 }
-"""Pillow's name of each format, and how its files end. HEIF needs the package pillow-heif."""
+"""File suffixes by Pillow's name of the format. HEIF needs the package pillow-heif."""
 
 _MISSING_HEIF = "HEIF (HEIC); pip install 'nemf[heif]' to read it"
 
@@ -28,7 +28,7 @@ _SIGNATURES: dict[str, bytes] = {
     "AVIF": rb".{4}ftyp(?:avi[fs]|(?:mif1|msf1).{0,48}?avif)",
     "HEIF": rb".{4}ftyp(?:hei[cxms]|hev[cx]|mif1|msf1)",
 }
-"""Regular expressions for how files of FORMATS begin; the first that matches counts."""
+"""Regular expressions for the first bytes of files of FORMATS; the first that matches counts."""
 _OTHERS: tuple[tuple[bytes, str], ...] = (
     (rb"\xff\x0a|\0\0\0\x0cJXL ", "JPEG XL"),
     (rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51", "JPEG 2000"),
@@ -72,7 +72,7 @@ _OTHERS: tuple[tuple[bytes, str], ...] = (
     ),
     (rb"\0{16}", "zeros"),
 )
-"""Regular expressions for how files of other formats begin, and what they are."""
+"""Regular expressions for the first bytes of files of other formats, each with a description of the format."""
 
 
 class CostlyError(ValueError):
@@ -89,12 +89,12 @@ def readable_formats() -> tuple[str, ...]:
 
 
 def readable_suffixes() -> tuple[str, ...]:
-    """How files of the readable formats end, in lower case."""
+    """The suffixes of files of the readable formats, in lower case."""
     return tuple(suffix for name in readable_formats() for suffix in FORMATS[name])
 
 
 def why_not_read(suffix: str) -> str:
-    """Why files that end in `suffix`, in lower case, are not read."""
+    """The reason why files that end in `suffix`, in lower case, are not read, as text."""
     if suffix in FORMATS["HEIF"]:
         return f"{suffix} file: {_MISSING_HEIF}"
     return f"{suffix} file, no image that is read" if suffix else "file without a suffix"
@@ -109,7 +109,7 @@ def format_of(data: bytes) -> str | None:
 
 
 def describe(data: bytes) -> str | None:
-    """What a file that cannot be opened is by its first bytes, in words; None where they do not tell."""
+    """A description of a file that cannot be opened, from its first bytes; None if they match no known format."""
     name = format_of(data)
     if name == "HEIF" and not _has_heif():
         return _MISSING_HEIF

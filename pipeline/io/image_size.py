@@ -18,12 +18,12 @@ _SIDEWAYS = (5, 6, 7, 8)
 
 
 class ImageSize(NamedTuple):
-    """The size of an image as it is stored, and how it is turned to be shown."""
+    """The size of an image as it is stored, and its EXIF orientation."""
 
     stored_wh: tuple[int, int]
     """Width and height in pixels."""
     orientation: int
-    """As in EXIF, 1 to 8; 1 is shown as stored."""
+    """EXIF orientation, 1 to 8; 1 is shown as stored."""
 
     @property
     def shown_wh(self) -> tuple[int, int]:
@@ -34,7 +34,7 @@ class ImageSize(NamedTuple):
 def read_image_size(uri: str) -> ImageSize | None:
     """The size of the image at `uri`; None if there is no image that can be read.
 
-    Of a remote file 64 KiB are read, and all of it where they do not tell: one request, or two.
+    Of a remote file 64 KiB are read, and all of it if they do not hold the size: one request, or two.
     """
     with suppress(Exception):  # each kind of file, and of store, fails in its own way
         fs, path = open_uri(uri)

@@ -33,9 +33,10 @@ from schemas.failures import FailureError
 
 MAX_FILE_BYTES = 256 * 2**20
 MAX_PIXELS = 8192 * 6144
-"""Those of a camera of 50 megapixels. Decoding takes 10 bytes a pixel, 0.5 GB; up to 21 with transparency."""
+"""Maximum number of pixels, that of a 50 megapixel camera. Decoding takes 10 bytes a pixel, 0.5 GB; with transparency
+up to 21 bytes."""
 FETCH_SECONDS = 60.0
-"""Time for the download of one image, including retries."""
+"""Maximum time for the download of one image, including retries."""
 
 # More pixels than Pillow's limit are an error, not a warning. Odd metadata does no harm.
 warnings.filterwarnings("error", category=Image.DecompressionBombWarning)

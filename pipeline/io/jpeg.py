@@ -1,4 +1,4 @@
-"""JPEG files: what decoding one costs, what kind it is, and whether one without its end mark is complete."""
+"""JPEG files: the cost of decoding one, its kind, and whether one without its end mark is complete."""
 
 import io
 import re
@@ -9,7 +9,8 @@ from PIL import Image, ImageChops
 from pipeline.io.image_formats import CostlyError
 
 MAX_JPEG_SCANS = 100
-"""Every scan takes the time of the whole image; encoders write a dozen. libtiff has the same limit."""
+"""Maximum number of scans. Each takes as long as the whole image; encoders write a dozen. libtiff has the same
+limit."""
 
 _END_OF_IMAGE, _START_OF_SCAN = 0xD9, 0xDA
 _SEGMENT = re.compile(rb"\xff([^\x00\x01\xd0-\xd8\xff])")

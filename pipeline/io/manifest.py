@@ -25,16 +25,17 @@ from schemas.pairs import PAIRS
 
 INLINE_COLUMNS = ("source_image", "target_image")
 MAX_TEXT_BYTES = 4096
-"""Of an id, a URI or another text. A few bytes of Parquet can repeat a text of megabytes in a million rows."""
+"""Maximum length of an id, a URI or another text: a few bytes of Parquet can repeat megabytes of text in every row."""
 MAX_KEYPOINTS = 10_000
-"""Of a pair; for more there is dense flow. A few bytes of Parquet can repeat a point ten million times."""
+"""Maximum number of keypoints of a pair; a few bytes of Parquet can repeat a point ten million times. For more points
+use dense flow."""
 MAX_OPEN_FILES = 16
-"""Files of one manifest that stay open at once, each with 16 MB in memory where it is remote."""
+"""Maximum number of files of one manifest that stay open; a remote one takes 16 MB of memory."""
 MAX_READ_BYTES = 2**26
-"""About the most bytes of inline images, and of other columns, that are read at once."""
+"""Approximate maximum of bytes of inline images, and of bytes of other columns, that are read at once."""
 _BATCH_ROWS = 1024
 _READ_AHEAD_BYTES = 2**23
-"""Read at once in a pass over a remote file: of a column, this is what lies in several row groups."""
+"""Bytes read at once in a pass over a remote file: a column's data in several row groups."""
 
 
 class Window(NamedTuple):

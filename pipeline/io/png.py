@@ -11,7 +11,7 @@ from PIL import Image
 
 _GREY, _RGB = 0, 2
 _DEPTH, _COLOUR_TYPE = 24, 25
-"""Where IHDR states them."""
+"""Offsets of the bit depth and the colour type in a PNG's IHDR chunk."""
 _ROWS = 256
 
 

@@ -21,7 +21,7 @@ from nemf.io.uri import with_retries
 
 
 def absolute(uri: str) -> str:
-    """`uri` so that it means the same in every process: a path becomes absolute. Raises ValueError if it is empty."""
+    """`uri` with a path made absolute, so that it is valid in every process. Raises ValueError if it is empty."""
     if not uri:
         raise ValueError("expected a path or URI, got nothing")
     return uri.rstrip("/") if "://" in uri else str(Path(uri).expanduser().absolute())

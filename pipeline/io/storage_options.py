@@ -37,7 +37,7 @@ def use_options(given: str | None) -> None:
 
 
 def worker_environment() -> dict[str, Any] | None:
-    """Ray's runtime_env by which workers, wherever they start, use the options of this process; None without any.
+    """A Ray runtime_env with which all workers use the storage options of this process; None if there are no options.
 
     The options are the content of a function that Ray stores, not a part of the environment, which Ray displays.
     """

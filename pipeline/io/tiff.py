@@ -26,7 +26,7 @@ _N_COLOURS = {
     PHOTOMETRIC.SEPARATED: 4,
     PHOTOMETRIC.CIELAB: 3,
 }
-"""Samples of a pixel beside alpha, for the kinds that tifffile is used for."""
+"""Number of samples of a pixel without alpha, for the kinds of pixels that tifffile reads."""
 _MODES = {
     PHOTOMETRIC.MINISWHITE: "L",
     PHOTOMETRIC.MINISBLACK: "L",
@@ -38,9 +38,9 @@ _MODES = {
 _WITHOUT_ALPHA = (PHOTOMETRIC.SEPARATED, PHOTOMETRIC.CIELAB)
 _CAMERA_RAW = (PHOTOMETRIC.CFA, PHOTOMETRIC.LINEAR_RAW)
 _LOSSLESS = (1, 5, 8, 32773, 32946, 34925, 50000)
-"""Compressions that tifffile is used for: none, LZW, Deflate (two numbers), PackBits, LZMA, Zstandard."""
+"""Compressions that tifffile reads: none, LZW, Deflate (two numbers), PackBits, LZMA, Zstandard."""
 _ALPHA_MODES = {1: "a", 2: "A"}
-"""What Pillow adds to a mode, by the value of ExtraSamples: colours multiplied by alpha, or not."""
+"""The suffix of Pillow's modes by the value of ExtraSamples: colours multiplied by alpha, or not."""
 _COLOR_MAP = 320
 _MAX_BITS = 16
 _NUMBERS = {
@@ -51,7 +51,7 @@ _NUMBERS = {
     SAMPLEFORMAT.COMPLEXIEEEFP: "complex ",
 }
 _MAX_SEGMENT_BYTES_PER_PIXEL = 8
-"""A strip or tile may be the whole picture with four samples of 16 bits."""
+"""Maximum bytes of a strip or tile, which may be the whole picture with four samples of 16 bits."""
 _BUFFER_BYTES = 2**24
 _ROWS = 64
 

@@ -12,9 +12,9 @@ from typing import NamedTuple
 from pipeline.io.image_formats import CostlyError
 
 MAX_TIFF_TAGS = 2**16
-"""In all directories up to the picture's."""
+"""Maximum number of tags in all directories up to the picture's."""
 MAX_TIFF_VALUES = 2**18
-"""Numbers of one tag: more strips than the tallest image of 16 bits has rows, for each of four channels.
+"""Maximum number of values of a tag: the tallest image has 2^16 rows, each a strip, for each of four channels.
 
 Readers make several Python objects of every number in a TIFF's tags, such as the offset of a strip.
 """
@@ -22,7 +22,7 @@ Readers make several Python objects of every number in a TIFF's tags, such as th
 _NEW_SUBFILE_TYPE, _SUBFILE_TYPE, _WIDTH, _HEIGHT, _ORIENTATION, _SUB_DIRECTORIES = 254, 255, 256, 257, 274, 330
 _KEPT = (_NEW_SUBFILE_TYPE, _SUBFILE_TYPE, _WIDTH, _HEIGHT, _ORIENTATION, _SUB_DIRECTORIES)
 _REDUCED, _MASK = 1, 4
-"""Bits of NewSubfileType."""
+"""Bits of the tag NewSubfileType."""
 _BYTES = (1, 2, 6, 7)
 """Types of tags whose values stay together as bytes."""
 _INTEGERS = {3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}
@@ -32,9 +32,9 @@ class Directory(NamedTuple):
     """A directory of a TIFF."""
 
     offset: int
-    """Where it begins in the file."""
+    """Offset of the directory in the file."""
     orientation: int
-    """How its image is turned (EXIF); that of the directory above where it says nothing."""
+    """EXIF orientation of its image; if it has none, that of the directory above."""
     subfile_type: int
     """Bits of NewSubfileType: 1 a thumbnail, 4 a mask."""
     n_pixels: int
@@ -62,7 +62,7 @@ def move_first_directory(data: bytes, offset: int) -> bytes:
 
 
 def first_directory(data: bytes) -> int:
-    """Where the first directory begins."""
+    """Offset of the first directory."""
     order, start, offset_format = _header(data)
     return struct.unpack_from(order + offset_format, data, start)[0]
 
@@ -88,7 +88,7 @@ class _Walk:
         self._visited: set[int] = set()
 
     def directories(self) -> Iterator[Directory]:
-        """Up to the first that cannot be read."""
+        """Yields the directories up to the first that cannot be read."""
         pending = [(first_directory(self._data), 1)]
         while pending:
             offset, orientation = pending.pop()
@@ -109,7 +109,7 @@ class _Walk:
             pending += [(following, 1), *reversed(below)]
 
     def _read(self, offset: int) -> tuple[dict[int, tuple[int, ...]], int]:
-        """The values of the tags that matter here, and the offset of the next directory."""
+        """The values of the tags that are used here, and the offset of the next directory."""
         values: dict[int, tuple[int, ...]] = {}
         (n_tags,) = self._unpack(self._entries, offset)
         start, size = offset + struct.calcsize("<" + self._entries), struct.calcsize("<" + self._entry)

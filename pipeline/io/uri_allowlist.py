@@ -24,7 +24,7 @@ def is_allowed(uri: str, prefixes: Sequence[str]) -> bool:
 
 
 def check_prefixes(prefixes: Sequence[str]) -> None:
-    """Raises ValueError for a prefix that would allow nothing, or something else than it seems to."""
+    """Raises ValueError for a prefix that would allow nothing, or other URIs than its text suggests."""
     for prefix in prefixes:
         if not prefix or _location(prefix) is None:
             raise ValueError(

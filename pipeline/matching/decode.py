@@ -54,11 +54,11 @@ class DecodedImage:
     """(H, W, 3) uint8."""
     failure: Failure | None = None
     milliseconds: float = 0.0
-    """Of fetching and decoding."""
+    """Time to fetch and decode."""
 
     @property
     def n_bytes(self) -> int:
-        """Memory of the pixels."""
+        """Memory of the pixels in bytes."""
         return 0 if self.rgb is None else self.rgb.nbytes
 
 

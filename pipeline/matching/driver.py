@@ -62,7 +62,7 @@ def match_on_ray(
 
 
 def _record_commit(part: dict[str, Any], lease: Lease) -> int:
-    """Add a committed part to the lease, its event log and Prometheus; the number of its rows."""
+    """Add a committed part to the lease, its event log and Prometheus; returns the number of its rows."""
     reasons = {entry["reason"]: entry["rows"] for entry in part["reasons"]}
     lease.count(reasons)
     count_committed(reasons, part["bytes"])

@@ -17,7 +17,7 @@ Columns = Callable[[ImagePair, Match], dict[str, Any]]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class MatchResult:
-    """The columns of one matched pair, or why there are none."""
+    """The columns of one matched pair, or its failure."""
 
     columns: dict[str, Any] = field(default_factory=dict)
     """Columns of MATCHES; empty after a failure."""

@@ -30,10 +30,10 @@ class MatchRequest:
     columns: dict[str, Any] = field(default_factory=dict)
     """Columns of MATCHES that are known before matching."""
     image_pair: ImagePair | None = None
-    """What to match; None after a failure."""
+    """The images and points to match; None after a failure."""
     failure: Failure | None = None
     decode_milliseconds: float | None = None
-    """None for a pair whose images were not decoded."""
+    """Time to fetch and decode the images; None if they were not decoded."""
 
 
 def match_chunk(
@@ -157,7 +157,7 @@ def _batches(pairs: Sequence[ImagePair], options: MatchOptions) -> Iterator[list
 def _match(
     matcher: Matcher, batch: Sequence[ImagePair], options: MatchOptions, on_prediction: Callable[[], None]
 ) -> list[MatchResult]:
-    """The results of one batch, with all that the options ask for."""
+    """The results of one batch, with all outputs of the options."""
     results = match_isolated(matcher, batch, partial(prediction_columns, outputs=options.outputs), on_prediction)
     if "cycle" not in options.outputs:
         return results

@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field
 
 OUTPUTS = ("keypoints", "flow", "confidence", "cycle")
-"""What a run may store: the reference points, the dense flow, the confidence of either, and the cycle error: how far,
-in pixels, a point is from itself after it was matched there and back (which doubles the work)."""
+"""The outputs that a run may store: the reference points, the dense flow, the confidence of either, and the cycle
+error: how far, in pixels, a point is from itself after it was matched there and back (which doubles the work)."""
 
 THREADS = 1
 """Computing threads of torch wherever pairs are matched: a match may change with them in its last bits."""

@@ -32,7 +32,7 @@ class Slice:
     file: str
     row_group: int
     rows: np.ndarray
-    """int32, indices into the row group."""
+    """Indices into the row group, int32."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Ends this process when its work hangs: Ray and the quarantine handle processes that die, not those that hang."""
+"""A watchdog that ends this process when its work hangs: Ray and the quarantine handle only processes that die."""
 
 import faulthandler
 import os

@@ -1,4 +1,5 @@
-"""The number of matching processes, and whether the cluster has room for them: an error now, not an endless wait."""
+"""The number of matching processes, and whether the cluster has room for them: without it the job fails at once instead
+of waiting forever."""
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -38,7 +39,8 @@ def _one_for_each(cluster: Cluster, each: Mapping[str, float]) -> int:
 
 
 def _lacks(nodes: Sequence[Nodes], workers: int, each: Mapping[str, float]) -> list[str]:
-    """Texts of what is missing, each with the amount available; none if the nodes have room for `workers` processes."""
+    """The missing resources as texts, each with the amount available; empty if the nodes have room for the
+    processes."""
     needed = {kind: workers * amount for kind, amount in each.items()}
     needed["CPU"] += IO_CPUS
     lacks = [

@@ -14,7 +14,8 @@ N_BINS = 10
 
 @dataclass(frozen=True, kw_only=True)
 class Bin:
-    """Keypoints of similar confidence, of which low, high and mean are given."""
+    """Keypoints of similar confidence: their number, the share of correct ones, and their lowest, highest and mean
+    confidence."""
 
     low: float
     high: float
@@ -30,7 +31,7 @@ class RiskCoverage:
     kept: Float64[np.ndarray, " n"]
     """Share of all keypoints that is kept, ascending to 1."""
     wrong: Float64[np.ndarray, " n"]
-    """Share of those that is wrong."""
+    """Share of the kept keypoints that is wrong, 0..1."""
 
     @property
     def area(self) -> float:

@@ -41,9 +41,9 @@ class QualitativeExample:
     dataset: str
     category: str
     kind: str
-    """best, worst, random or no truth."""
+    """Why the pair is drawn: best, worst, random or no truth."""
     row: int
-    """Index into the pairs."""
+    """Index of the pair in PAIRS."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,9 +51,9 @@ class DrawnFlow:
     """A dense flow as two images, data URIs."""
 
     colours_uri: str
-    """Directions and lengths as colours of the wheel."""
+    """Image of the flow's directions and lengths as colours of the wheel."""
     longest_px: float
-    """The length with full colour."""
+    """Length with full colour, in pixels."""
     warped_uri: str
     """The reference image warped onto the query by the flow."""
 
@@ -206,7 +206,7 @@ def _manifest_rows(pairs_uri: str, ids: Sequence[str]) -> pa.Table:
 def _encoded_flows(matches_uri: str, ids: Sequence[str], direction: str) -> dict[str, dict[str, Any]]:
     """The flow columns of the pairs that have a flow, by pair_id; read part after part, as flows are large.
 
-    Attempts that matched a pair agree, so any row of it will do.
+    Attempts that matched a pair agree, so any of its rows is taken.
     """
     columns = ["pair_id", "flow", "flow_hw", "flow_dtype", "flow_scale"]
     has_flow = (pc.field("pair_id").isin(ids)) & (pc.field("direction") == direction) & pc.field("flow").is_valid()

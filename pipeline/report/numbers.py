@@ -14,7 +14,7 @@ from pipeline.evaluation.protocols import Protocol, protocol_of
 HEADLINE_ALPHA = 0.1
 """The alpha of the large numbers and of the bars, if it was evaluated, and of the colours of drawn points."""
 AVERAGES = {"pck_image": "image average", "pck_point": "keypoint average", "pck_class_mean": "mean of categories"}
-"""Columns of METRICS and their names on the page."""
+"""Columns of METRICS with their names on the page."""
 _VARIATION = {"0": "easy", "1": "medium", "2": "hard"}
 _WHICH_IMAGE = {"0": "none", "1": "source", "2": "target", "3": "both"}
 _LEVELS = dict(zip(NUISANCES, (_VARIATION, _VARIATION, _WHICH_IMAGE, _WHICH_IMAGE), strict=True))
@@ -31,19 +31,19 @@ class Estimate:
 
 @dataclass(frozen=True, kw_only=True)
 class GroupNumbers:
-    """All that METRICS hold of one group."""
+    """The METRICS of one group."""
 
     name: str
     n_pairs: int
     n_points: int
     n_failed: int
     estimates: dict[str, list[Estimate]]
-    """By column of METRICS (see AVERAGES), one per alpha, ascending."""
+    """Percentages by column of METRICS (see AVERAGES), one per alpha, ascending."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Numbers:
-    """All that METRICS hold of one data set under one protocol in one direction."""
+    """The METRICS of one data set under one protocol in one direction."""
 
     alphas: list[float]
     headline: int
@@ -53,7 +53,7 @@ class Numbers:
     overall: GroupNumbers
     leak_free: GroupNumbers | None
     categories: list[GroupNumbers]
-    """By name."""
+    """The categories by name."""
     nuisances: list[tuple[str, list[GroupNumbers]]]
     """Name and levels of the nuisances of which the manifest has any level."""
 
@@ -120,7 +120,7 @@ def groups(metrics: pd.DataFrame, kind: str) -> list[GroupNumbers]:
 
 
 def _estimates(rows: pd.DataFrame, column: str) -> list[Estimate]:
-    """One per alpha; a group without pairs has None, where METRICS have 0."""
+    """Percentages, one per alpha; None for a group without pairs, for which METRICS have 0."""
     known = rows[[column, f"{column}_low", f"{column}_high"]].to_numpy(np.float64, copy=True)
     known[rows["n_pairs"] == 0] = np.nan
     present = [[None if np.isnan(value) else float(value) for value in row] for row in known]

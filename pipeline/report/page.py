@@ -30,9 +30,10 @@ from pipeline.runs.selection import planned_pairs
 from pipeline.visualization.flow import draw_wheel
 
 MAX_DRAWN_CATEGORIES = 18
-"""Of all data sets together: a drawn pair has about 60 kB and its flow 15 kB, six of each category make 8 MB."""
+"""Maximum number of drawn categories of all data sets: a drawn pair has about 60 kB and its flow 15 kB, so that six of
+each category make 8 MB."""
 MAX_TABLE_CATEGORIES = 200
-"""Rows of one table."""
+"""Maximum number of rows of a table."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -121,7 +122,7 @@ def render_report(
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Run:
-    """What a page is made of."""
+    """The tables that a page is made from."""
 
     metrics_uri: str
     matches_uri: str
@@ -132,7 +133,7 @@ class _Run:
     failed: Failed
     fingerprint: str
     matches: pa.Table
-    """Of the planned pairs."""
+    """MATCHES rows of the planned pairs."""
     pairs: pa.Table
     """The planned pairs, without inline images."""
     dataset: np.ndarray

@@ -27,9 +27,9 @@ class ErrorHistogram:
 
     n_points: int
     percent_nearer: float
-    """Of n_points, those with an error below the plot's range."""
+    """Percentage of n_points with an error below the plot's range."""
     percent_beyond: float
-    """Of n_points, those with an error above it."""
+    """Percentage of n_points with an error above the plot's range."""
     plot: Plot
 
 
@@ -39,7 +39,7 @@ class ConfidencePlots:
 
     n_points: int
     n_without: int
-    """Keypoints of answered pairs that have no confidence, which are excluded."""
+    """Number of keypoints of answered pairs without a confidence, which are excluded."""
     area: float
     """AURC of the order by confidence, 0..1."""
     best_area: float

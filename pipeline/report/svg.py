@@ -38,7 +38,7 @@ class Line:
     x: Real[np.ndarray, " l"]
     y: Real[np.ndarray, " l"]
     style: str
-    """Class in the style sheet."""
+    """CSS class of the line."""
     name: str = ""
     """Label at its right end, unless empty."""
 

@@ -29,7 +29,7 @@ from schemas.matches import MATCHES
 
 ROW_GROUP_BYTES = 2**23
 ROW_GROUP_ROWS = 4096
-"""The most bytes and rows of a row group, which has to be read to look up one pair."""
+"""Maximum bytes and rows of a row group, which is read as a whole to look up one pair."""
 _SORTED_BY = ("pair_id", "direction")
 _BATCH_BYTES = 2**25
 

@@ -20,9 +20,9 @@ class Completed:
     """The pairs that need not be matched again."""
 
     ids: pa.ChunkedArray
-    """Those that have, in every direction, a row that stays."""
+    """Ids of the pairs that have, in every direction, a row that is not matched again."""
     reasons: dict[str, int]
-    """Their rows: how many are 'ok', and how many are errors of each 'stage: kind'."""
+    """Number of rows of these pairs by reason: 'ok', or 'stage: kind' of an error."""
 
 
 def completed_pairs(
@@ -47,7 +47,7 @@ def completed_pairs(
 
 
 def check_retry(flag: str, retry: Collection[str]) -> None:
-    """Raises ValueError naming the flag for what is no choice of errors to try again."""
+    """Raises ValueError naming the flag unless each name is 'all', 'none', a stage or a kind of error."""
     unknown = [name for name in retry if name not in (ALL, NONE, *ERROR_STAGES) and not _is_kind(name)]
     if unknown or not retry:
         stages = {name.partition(":")[0] for name in unknown if ":" in name}
@@ -75,28 +75,28 @@ class Count:
     """The rows (pairs x directions) of a run, counted against its manifest."""
 
     limit: int | None
-    """How many pairs, the first of the manifest, are counted; None for all."""
+    """Number of pairs counted, the first ones of the manifest; None for all."""
     expected: int
     reasons: dict[str, int]
-    """Committed rows of these pairs that are 'ok', or errors by 'stage: kind'."""
+    """Number of committed rows of these pairs by reason: 'ok', or 'stage: kind' of an error."""
     unexpected: int
-    """Rows of another run, or of pairs that the manifest does not have."""
+    """Number of rows of another run, or of pairs that the manifest does not have."""
     digest: str
-    """Of all rows, see rows_digest."""
+    """Digest of all rows, see rows_digest."""
 
     @property
     def ok(self) -> int:
-        """Rows that are answered."""
+        """Number of rows that are answered."""
         return self.reasons.get("ok", 0)
 
     @property
     def error(self) -> int:
-        """Rows that are errors."""
+        """Number of rows that are errors."""
         return sum(self.reasons.values()) - self.ok
 
     @property
     def missing(self) -> int:
-        """Rows that are expected and not committed."""
+        """Number of rows that are expected and not committed."""
         return self.expected - self.ok - self.error
 
 
@@ -143,6 +143,6 @@ def max_limit(limit: int | None, other: int | None) -> int | None:
 
 
 def _of_run(rows: pa.Table, directions: tuple[str, ...], fingerprint: str) -> pa.ChunkedArray:
-    """Which rows (bool) are of the run."""
+    """Mask (bool) of the rows that belong to the run."""
     in_direction = pc.is_in(rows["direction"], value_set=pa.array(directions))
     return pc.and_(in_direction, pc.equal(rows["fingerprint"], fingerprint))

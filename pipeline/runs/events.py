@@ -1,4 +1,4 @@
-"""What happened in an attempt, one JSON object a line.
+"""The event log of an attempt, one JSON object a line.
 
     <out>/attempts/<n>.events/<segment>.jsonl    in order; pandas.read_json(segment, lines=True) reads one
 
@@ -10,7 +10,7 @@ Every event has `timestamp` (UTC; pandas parses a column of that name as a date)
 
     started             host, pid
     took_over           earlier (the number of an attempt that never ended), its host and pid
-    planned             rows (that the run was asked for), settled (those completed before, by reason), slices
+    planned             rows (requested so far), settled (rows completed before, by reason), slices
     committed           part, bytes, rows, reasons, seconds (of matching, of committing)
     worker_died         work (its stage, and a hash of its pairs)
     quarantined         pair_id, reason

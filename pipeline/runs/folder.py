@@ -1,16 +1,16 @@
-"""A run and its folder: what it is made of, how many pairs it was asked for, and which of them are done.
+"""A run and its folder: its settings, the number of pairs requested, and the pairs that are done.
 
     <out>/run.json                     created once: what is matched, by what, with which settings
     <out>/parts/part-<key>.parquet     MATCHES rows; a part that exists is committed (runs/parts.py)
     <out>/attempts/<n>.json            one start of the job: its process, heartbeat and progress (runs/lease.py)
     <out>/attempts/<n>.stop            the attempt was asked to stop
     <out>/attempts/<n>.begun/          work in progress, and processes that died at it (runs/quarantine.py)
-    <out>/attempts/<n>.events/         what happened, as JSON lines (runs/events.py)
+    <out>/attempts/<n>.events/         event log, as JSON lines (runs/events.py)
     <out>/quarantine/<key>.json        a pair that killed or hung its process, and is left out
     <out>/_SUCCESS                     written last: the counts, and a digest of the rows they were counted from
 
 Resume: the same command again goes on where the last attempt ended. `open_run` refuses another run the folder, and
-`lease.acquire` a second attempt while one is at work. Only the parts say what is done. Three
+`lease.acquire` a second attempt while one is running. Only the parts show what is done. Three
 functions decide what is done again:
 
     counts.is_retried         which errors are to be tried again (--retry)
@@ -49,29 +49,29 @@ class Run:
     """The run folder, path or URI."""
     run_id: str
     fingerprint: str
-    """Of the matcher, the directions and the outputs, see run_fingerprint."""
+    """Hash of the matcher, the directions and the outputs, see run_fingerprint."""
     manifest_digest: str
     image_root: str | None
     config: dict[str, Any]
     """The settings of the first attempt, a jobs.match.Config as JSON."""
     versions: dict[str, str]
-    """Of Python and the packages, at the first attempt."""
+    """Versions of Python and the packages at the first attempt."""
 
     @property
     def directions(self) -> tuple[str, ...]:
-        """Every pair has a row in each of them."""
+        """The directions of the run; every pair has a row in each."""
         return directions_of(self.config["direction"])
 
     def limit(self) -> int | None:
-        """How many pairs, the first of the manifest, belong to the run; None for all.
+        """The number of pairs of the run, the first ones of the manifest; None for all.
 
-        Of a finished run those that _SUCCESS counted, else the most that any attempt was asked for.
+        For a finished run the number in _SUCCESS, otherwise the largest number that any attempt was started with.
         """
         success = self.success()
         return success["limit"] if success else self.requested_limit()
 
     def requested_limit(self) -> int | None:
-        """The largest number of pairs that any attempt was asked for; None for all."""
+        """The largest number of pairs that any attempt was started with; None for all."""
         limit = self.config["limit"]
         rows = [attempt.rows for attempt in read_attempts(self.out) if attempt.rows]
         return limit and max([limit, *(n // len(self.directions) for n in rows)])

@@ -3,7 +3,7 @@
     <out>/attempts/<n>.json      owner, started, heartbeat (advances every few seconds), end, progress
     <out>/attempts/<n>.stop      the attempt is to stop: nothing new is started, what is in flight is committed
     <out>/attempts/<n>.begun/    the work in progress, see pipeline.runs.quarantine
-    <out>/attempts/<n>.events/   what happened, see pipeline.runs.events
+    <out>/attempts/<n>.events/   event log, see pipeline.runs.events
 
 An attempt starts by creating its file, which only one process can. An attempt whose owner died on this host is taken
 over at once. Of an owner on another host only the heartbeat is known: when it stands still for STALE_SECONDS the
@@ -31,11 +31,11 @@ from pipeline.runs.events import EventLog
 HEARTBEAT_SECONDS = 5.0
 STALE_SECONDS = 30.0
 RATE_SECONDS = 300.0
-"""The window over which rows_per_second is taken."""
+"""The time window in seconds over which rows_per_second is measured."""
 
 
 class RunInUseError(ValueError):
-    """Another attempt is at work on the same run folder."""
+    """Another attempt is running on the same run folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,21 +77,21 @@ class Attempt:
     written: float = 0.0
     ended: float | None = None
     rows: int | None = None
-    """Rows (pairs x directions) that the run was asked for, by this attempt or an earlier one; None while it plans."""
+    """Number of rows (pairs x directions) requested by this attempt or an earlier one; None while it plans."""
     settled: dict[str, int] = field(default_factory=dict)
-    """Those of them that earlier attempts completed, by reason ('ok', or 'stage: kind' of an error)."""
+    """Number of requested rows that earlier attempts completed, by reason ('ok', or 'stage: kind' of an error)."""
     counts: dict[str, int] = field(default_factory=dict)
-    """Rows that it committed itself, by reason, up to its last heartbeat."""
+    """Number of rows that this attempt committed, by reason, up to its last heartbeat."""
     rows_per_second: float | None = None
-    """Committed over the last RATE_SECONDS; None before the first."""
+    """Rate of committed rows over the last RATE_SECONDS; None before the first."""
 
     @property
     def is_dead(self) -> bool:
-        """Whether it ended, or its process is known to be dead."""
+        """Whether the attempt ended, or its process is known to be dead."""
         return self.ended is not None or (self.owner.is_here() and not self.owner.is_alive())
 
     def state(self, now: float) -> Literal["ended", "died", "silent", "planning", "running"]:
-        """What is known of it at the time `now`.
+        """The state of the attempt at the time `now`.
 
         silent: it is on another machine and has not written for STALE_SECONDS: the next attempt may take over.
         """
@@ -127,14 +127,14 @@ class Lease:
         """Called after each heartbeat, and before the attempt ends."""
         self._heartbeat = 0
         self.counts: Counter[str] = Counter()
-        """Rows committed so far, by reason."""
+        """Number of rows committed so far, by reason."""
         self._totals = deque([(time.monotonic(), 0)], maxlen=round(RATE_SECONDS / HEARTBEAT_SECONDS) + 1)
         self._released = threading.Event()
         self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
         self._thread.start()
 
     def plan(self, rows: int, settled: Mapping[str, int]) -> None:
-        """Record how many rows the run is asked for, and how many of them earlier attempts completed, by reason."""
+        """Record the number of rows requested, and the number that earlier attempts completed, by reason."""
         self.attempt = replace(self.attempt, rows=rows, settled=dict(settled))
 
     def count(self, reasons: Mapping[str, int]) -> None:
@@ -142,7 +142,7 @@ class Lease:
         self.counts.update(reasons)
 
     def request_stop(self) -> None:
-        """Have the workers start nothing new."""
+        """Ask the workers to start nothing new."""
         self.events.record("stop_requested")
         storage.write_bytes(self.stop_file, b"")
 
@@ -222,7 +222,7 @@ def read_attempts(out: str) -> list[Attempt]:
 
 
 def remove_stale_files(out: str) -> None:
-    """Remove what killed processes left: unfinished files, and claims of work. The caller holds the lease."""
+    """Remove the remains of killed processes, unfinished files and claims of work. The caller holds the lease."""
     for folder in (out, *(storage.join(out, name) for name in ("parts", "attempts", "quarantine"))):
         storage.remove_temporary_files(folder)
     for attempt in read_attempts(out):

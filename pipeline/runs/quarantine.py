@@ -29,7 +29,7 @@ Result = TypeVar("Result")
 
 
 class Quarantine:
-    """What one process works on, and the pairs that it leaves out."""
+    """The work of one process, and the pairs that it leaves out."""
 
     def __init__(self, out: str, in_progress_folder: str) -> None:
         self._folder = storage.join(out, "quarantine")
@@ -98,7 +98,7 @@ class QuarantineMonitor:
         self._known = storage.file_names(self._folder)
 
     def record_new(self) -> None:
-        """Record what is new since the last call. Costs two listings."""
+        """Record the deaths and quarantined pairs that are new since the last call. Costs two listings."""
         for name in self._new_names(self._lease.in_progress_folder):
             if name.startswith(_DIED):
                 self._lease.events.record("worker_died", work=name.removeprefix(_DIED))

@@ -1,4 +1,4 @@
-"""Which pairs of a manifest are to be scored: those that the run which matched them was asked for."""
+"""The pairs of a manifest that are scored: those that the run was to match."""
 
 import pyarrow as pa
 
@@ -7,7 +7,7 @@ from pipeline.runs.folder import read_run
 
 
 def planned_limit(manifest: Manifest, matches_uri: str) -> int | None:
-    """How many pairs, the first of the manifest, the matches are of: the limit of their run; None for all.
+    """The number of pairs, the first ones of the manifest, that the matches cover: their run's limit; None for all.
 
     matches_uri: a run folder, or anything else that holds MATCHES, which is taken to be of all pairs.
     Raises ValueError if the run has a limit and was made from another manifest, whose first pairs are others.
@@ -40,6 +40,6 @@ def planned_pairs(manifest: Manifest, matches_uri: str) -> pa.Table:
 
 
 def planned_count(manifest: Manifest, matches_uri: str) -> int:
-    """How many rows planned_pairs has, without reading them."""
+    """The number of rows of planned_pairs, without reading them."""
     limit = planned_limit(manifest, matches_uri)
     return manifest.n_pairs if limit is None else min(manifest.n_pairs, limit)

@@ -1,4 +1,4 @@
-"""A signal stops an attempt gracefully: what is in flight is finished and committed."""
+"""Signals stop an attempt gracefully: work in flight is finished and committed."""
 
 import signal
 import sys

@@ -21,7 +21,7 @@ class AttemptStatus:
     number: int
     job: str
     state: str
-    """ended, died, silent (on another machine, no heartbeat for long), planning or running."""
+    """State of the attempt: ended, died, silent (on another machine, no heartbeat for long), planning or running."""
     host: str
     pid: int
     started: float
@@ -29,7 +29,7 @@ class AttemptStatus:
     ended: float | None
     heartbeat_age_seconds: float
     counts: dict[str, int]
-    """Rows it committed, by reason."""
+    """Number of rows that the attempt committed, by reason."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,18 +38,18 @@ class Status:
 
     out: str
     state: str
-    """finished, or else what its last attempt is; 'ended' is a run that stopped before it was finished."""
+    """State of the run: finished, or the state of its last attempt; 'ended' means stopped before it was finished."""
     matcher: str
     directions: tuple[str, ...]
     fingerprint: str
     versions: dict[str, str]
     attempts: list[AttemptStatus] = field(default_factory=list)
     rows: int | None
-    """How many the run was asked for; None if no attempt has planned yet."""
+    """Number of rows requested; None if no attempt has planned yet."""
     reasons: dict[str, int]
-    """How many are completed, by reason: 'ok', or 'stage: kind' of an error."""
+    """Number of completed rows by reason: 'ok', or 'stage: kind' of an error."""
     rows_per_second: float | None
-    """Over the last minutes, while an attempt is running."""
+    """Rate over the last minutes, while an attempt is running."""
     seconds_left: float | None
     quarantined: int
     parts: int
@@ -57,11 +57,11 @@ class Status:
 
     @property
     def completed(self) -> int:
-        """How many rows are completed, ok or error."""
+        """Number of completed rows, ok or error."""
         return sum(self.reasons.values())
 
     def to_json(self) -> dict[str, Any]:
-        """As plain JSON values."""
+        """The status as plain JSON values."""
         return asdict(self)
 
 
@@ -96,7 +96,7 @@ def read_status(out: str) -> Status:
 
 
 def _progress(success: dict[str, Any] | None, attempts: list[Attempt]) -> tuple[int | None, dict[str, int]]:
-    """(rows the run was asked for, completed rows by reason): from _SUCCESS, else from the attempts that planned."""
+    """(number of rows requested, completed rows by reason), from _SUCCESS, otherwise from the attempts that planned."""
     if success:
         return sum(success["reasons"].values()), success["reasons"]
     planned = [attempt for attempt in attempts if attempt.rows is not None]

@@ -1,4 +1,4 @@
-"""Settings of a training run and of a distillation: what the run folder records, and what the processes need."""
+"""Settings of a training run and of a distillation, which the run folder records and the processes use."""
 
 from dataclasses import dataclass, field
 from typing import Annotated
@@ -17,13 +17,13 @@ class TrainingConfig:
     """The network to train, its data, and the settings of the training."""
 
     pairs: tuple[Uri, ...]
-    """PAIRS manifests to learn from, paths or URIs."""
+    """PAIRS manifests of training pairs, paths or URIs."""
     out: Uri
     """Folder of the run, path or URI; created, or continued if it holds the same run."""
     weights: tuple[float, ...] = ()
     """Relative frequency of each manifest; default: all equal."""
     photographs: tuple[Uri, ...] = ()
-    """PAIRS manifests whose images are warped, keypoints or not; default: those of --pairs."""
+    """PAIRS manifests whose images are warped, keypoints or not; default: the manifests of --pairs."""
     image_root: Uri | None = None
     """Folder, path or URI, of the manifests' relative image URIs."""
     names_across_categories: bool = False
@@ -50,9 +50,9 @@ class TrainingConfig:
     """Settings of the search for validation and for the checkpoint, name=value, see nemf.search.config.SearchConfig;
     default: those of the start, else the published ones."""
     validation: Uri | None = None
-    """PAIRS manifest by which the checkpoint is chosen; default: the last one is kept."""
+    """PAIRS manifest to choose the checkpoint by; default: the last checkpoint is kept."""
     validation_pairs: int = 100
-    """Number of its pairs to match, chosen at random once."""
+    """Number of validation pairs to match, chosen at random once."""
     protocol: str = "spair"
     """Protocol of the PCK on the validation pairs."""
     log_every: int = 10

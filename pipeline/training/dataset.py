@@ -30,7 +30,7 @@ MIN_SIDE_PX = 16
 """Minimum side of an image; augmentation could crop a smaller one to a single pixel."""
 
 Side = Literal["source", "target"]
-"""Of a row of the manifest."""
+"""The image of a manifest row."""
 _SIDES: tuple[Side, Side] = ("source", "target")
 Result = TypeVar("Result")
 _READ_ROWS = 64

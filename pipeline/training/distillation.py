@@ -33,7 +33,7 @@ def distil(config: DistillationConfig, distiller: Distiller, stop_requested: Cal
     """Train to the last step, write the checkpoint, and mark the run as finished.
 
     distiller: at step 0; the folder's last state is restored. stop_requested: called at each step; once it is true the
-    state is saved and training ends. Raises ValueError or OSError for what the caller can mend.
+    state is saved and training ends. Raises ValueError or OSError for bad input.
     """
     torch.set_num_threads(config.threads)
     network, search = _distilled_config(config), checkpoints.read_search(config.teacher)

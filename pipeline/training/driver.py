@@ -32,7 +32,7 @@ def train_on_ray(
 
     lease: that of the run folder. device: cpu, cuda, or auto for GPUs if the cluster has any.
     address: Ray cluster; None for RAY_ADDRESS, else an embedded one.
-    Raises ValueError or OSError for what the caller can mend, ClusterError where Ray or a worker failed, and
+    Raises ValueError or OSError for bad input, ClusterError where Ray or a worker failed, and
     KeyboardInterrupt after a signal; the last saved state stays in every case.
     """
     # the job's subclass may be of __main__, which workers do not have
@@ -101,7 +101,7 @@ def _require(resources: dict[str, float], n_workers: int, each: dict[str, float]
 
 
 def _show_progress(thread: threading.Thread, progress_queue: Queue, n_steps: int) -> str | None:
-    """A progress bar until the thread has ended; the error of a worker that the user can mend, if any."""
+    """Show a progress bar until the thread has ended; returns the error of a worker that means bad input, if any."""
     user_error = None
     interval = 0.5 if sys.stderr.isatty() else 10.0
     with tqdm(total=n_steps, unit="step", mininterval=interval) as progress:

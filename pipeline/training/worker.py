@@ -51,7 +51,7 @@ def train(
 
     report_progress: called by the first worker with {"step": n} at the start, then with each row of the history.
     stop_requested: called at each row of the history; once it is true the state is saved and training ends.
-    Raises ValueError or OSError for what the caller can mend, FloatingPointError where training diverges.
+    Raises ValueError or OSError for bad input, FloatingPointError where training diverges.
     """
     torch.set_num_threads(config.threads)
     search = search_settings(config)

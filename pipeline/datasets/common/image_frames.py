@@ -102,7 +102,7 @@ def _with_side(row: PairRow, side: str, xy_px: Points | None, box_xyxy: Box | No
 
 
 def _turned(x: float, y: float, size: ImageSize) -> tuple[float, float]:
-    """A point of the stored pixels in the image as shown, for the orientations that lie sideways."""
+    """A point of the stored pixels in the image as shown, for the EXIF orientations that swap width and height."""
     width, height = size.stored_wh
     shown_x = height - 1 - y if size.orientation in (6, 7) else y
     shown_y = width - 1 - x if size.orientation in (7, 8) else x

@@ -1,11 +1,11 @@
-"""Images inside Parquet tables: each becomes a file in a folder beside the manifest, named by its id."""
+"""Images inside Parquet tables: each becomes a file in a folder next to the manifest, named by its id."""
 
 from pipeline.datasets.common.interface import DataError
 from pipeline.io import storage
 
 
 def parquet_files(root: str) -> list[str]:
-    """Sorted URIs of the .parquet files that `root` holds, or is; none if it is a folder without any."""
+    """Sorted URIs of the .parquet files in the folder `root`, or of `root` itself if it is a file; may be empty."""
     return [root] if root.endswith(".parquet") else storage.list_files(root, ".parquet")
 
 

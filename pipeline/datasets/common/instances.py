@@ -19,9 +19,9 @@ class SamplingOptions(DatasetOptions):
     """The options of a data set whose pairs are drawn from its instances."""
 
     pairs_per_category: int = 1000
-    """At most this many pairs of each category."""
+    """Maximum number of pairs of each category."""
     seed: int = 0
-    """Another seed draws other pairs."""
+    """Seed of the random choice of pairs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +29,7 @@ class Instance:
     """One object in one image."""
 
     id: str
-    """Unique in the data set."""
+    """Id of the object, unique in the data set."""
     where: str
     image_uri: str
     category: str
@@ -104,7 +104,7 @@ def _crowded(members: Sequence[Instance]) -> Iterator[Note]:
 
 
 def _never_met(category: str, members: Sequence[Instance]) -> Rejected:
-    """Why the objects of a category make no pair."""
+    """The reason why the objects of a category make no pair, as text."""
     n_images = len({instance.image_uri for instance in members})
     reason = f"category whose objects share fewer than {MIN_SHARED_KEYPOINTS} visible keypoints"
     if n_images < 2:

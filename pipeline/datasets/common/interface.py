@@ -1,4 +1,4 @@
-"""What a data set is given, its options, and what it yields: rows of PAIRS, what cannot be one, and notes."""
+"""The interface of data sets: their options, and what they yield, which is rows of PAIRS, rejected items and notes."""
 
 import itertools
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -14,7 +14,7 @@ Box = tuple[float, float, float, float]
 """(x_min, y_min, x_max, y_max) in pixels."""
 
 TABLE_SUFFIXES = (".csv", ".csv.gz", ".parquet")
-"""How the files of tables end, and the folders of their parts."""
+"""Suffixes of table files and of folders of table parts."""
 
 Arguments = ParamSpec("Arguments")
 Item = TypeVar("Item")
@@ -28,7 +28,7 @@ class DatasetOptions:
     root: Uri
     """Folder of the data set, or its one file, path or URI."""
     out: Uri
-    """The manifest to write, path or URI. Images that come inline are written beside it, to OUT_images/."""
+    """The manifest to write, path or URI. Images that come inline are written to OUT_images/ next to it."""
 
     @property
     def image_root(self) -> str:
@@ -37,7 +37,7 @@ class DatasetOptions:
 
     @property
     def inline_images(self) -> str:
-        """The folder, beside the manifest, for images that come inline."""
+        """The folder, next to the manifest, for images that come inline."""
         return f"{self.out.removesuffix('.parquet')}_images"
 
 
@@ -54,13 +54,13 @@ class PairRow:
     """One row of PAIRS, whose columns the fields are (schemas.pairs). URIs are absolute."""
 
     where: str
-    """The file, and the row of it, that the pair comes from: for error messages."""
+    """The file and row that the pair comes from, for error messages."""
     pair_id: str
     source_uri: str
     target_uri: str
     category: str | None = None
     dataset: str | None = None
-    """None: the data set's own name."""
+    """Name of the data set; None for the name given to `nemf prepare`."""
     split: str | None = None
     source_xy_px: Points | None = None
     target_xy_px: Points | None = None
@@ -84,20 +84,20 @@ class Rejected:
     pair: str
     where: str
     reason: str
-    """Short, and the same for all of its kind: the summary counts by it."""
+    """Short text, equal for all items with the same fault; the summary counts items by it."""
     detail: str
-    """The expected and the actual value."""
+    """The expected and the actual value, as text."""
     by_design: bool = False
-    """Left out on purpose, which is no error."""
+    """True if the item is left out by design, which is no error."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Note:
-    """What the user should know of data that is used."""
+    """Information for the user about data that is used."""
 
     where: str
     what: str
-    """Short and the same for all of its kind: what the summary counts."""
+    """Short text, equal for all notes of the same kind; the summary counts notes by it."""
     count: int = 1
 
 
@@ -112,7 +112,7 @@ class DataError(ValueError):
 def build_or_reject(
     pair: str, build: Callable[Arguments, Result], *arguments: Arguments.args, **keywords: Arguments.kwargs
 ) -> Result | Rejected:
-    """`build(...)`, or its DataError as a Rejected `pair`."""
+    """The result of `build(...)`, or its DataError as a Rejected of `pair`."""
     try:
         return build(*arguments, **keywords)
     except DataError as error:
@@ -122,7 +122,7 @@ def build_or_reject(
 
 
 def map_in_threads(build: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-    """`build(item)` for every item, in order, in 16 threads: many small files are fetched side by side."""
+    """The results of `build(item)` for all items, in order; 16 threads fetch many small files in parallel."""
     remaining = iter(items)
     with ThreadPoolExecutor(max_workers=16) as pool:
         while some := list(itertools.islice(remaining, 512)):
@@ -130,7 +130,7 @@ def map_in_threads(build: Callable[[Item], Result], items: Iterable[Item]) -> It
 
 
 def choose_split(split: str | None, available: Collection[str], where: str) -> str:
-    """`split` if it is available, or the only one that is for None. Raises ValueError otherwise."""
+    """`split` if it is available; for None the only available one. Raises ValueError otherwise."""
     listing = ", ".join(sorted(available))
     if split is None:
         if len(available) == 1:

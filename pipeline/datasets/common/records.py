@@ -20,7 +20,7 @@ from schemas.check import is_index_column
 
 _BATCH_ROWS = 256
 _CELL_BYTES = 2**24
-"""Of a cell of CSV, at most: 10,000 keypoints in full precision have 400 kB."""
+"""Maximum size of a CSV cell; 10,000 keypoints in full precision have 400 kB."""
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -38,7 +38,7 @@ class TableFile:
 
     uri: str
     partition: Mapping[str, str | None]
-    """The columns that its folders hold, category=cat, where the table is partitioned."""
+    """The columns that the names of its folders give, such as category=cat, if the table is partitioned."""
 
     @property
     def is_csv(self) -> bool:
@@ -119,7 +119,7 @@ def parquet_rows(
 ) -> Iterator[Fields]:
     """The rows of a Parquet file: the `required` columns and those of the `optional` or `known` ones that it has.
 
-    instead: by `required` column, others of which one may be there in its place.
+    instead: for a `required` column, other columns of which one may take its place.
     Raises as csv_rows does.
     """
     fs, path = storage.open_uri(uri)

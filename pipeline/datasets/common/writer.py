@@ -24,23 +24,23 @@ _COLUMNS = [name for name in PAIRS.names if name not in ("source_image", "target
 
 @dataclass
 class Summary:
-    """Counts of a manifest, and what was left out of it."""
+    """Counts of a manifest, and the items left out of it."""
 
     pairs: int = 0
     keypoints: int = 0
-    """One for each pair of corresponding points."""
+    """Number of pairs of corresponding points."""
     categories: set[str] = field(default_factory=set)
     images: set[str] = field(default_factory=set)
     unchecked_images: int = 0
-    """Those on web servers, which cannot be listed."""
+    """Number of images on web servers, whose existence is not checked since servers have no listings."""
     rejected: list[Rejected] = field(default_factory=list)
     notes: Counter[str] = field(default_factory=Counter)
-    """How often what was noted of the data."""
+    """Number of notes by their text."""
     noted_at: dict[str, str] = field(default_factory=dict)
-    """Where each of `notes` was noted first."""
+    """File and row of the first note of each text in `notes`."""
 
     def reasons(self) -> dict[str, int]:
-        """How many were left out, by reason, most frequent first."""
+        """Number of items left out by reason, most frequent first."""
         return dict(Counter(rejected.reason for rejected in self.rejected).most_common())
 
 
@@ -55,10 +55,10 @@ def write_manifest(
 ) -> Summary:
     """Write the pairs among `items` to `out`, and those left out, if any, to `<out>.skipped.csv`.
 
-    dataset: the name for pairs without one of their own.
+    dataset: the data set's name for pairs without one of their own.
     skip_errors: leave out pairs that cannot be used instead of raising ValueError at the first of them.
     check_sizes: whether annotations are compared with the sizes of their images (image_frames).
-    written_uri: from an image's absolute URI to the one that is written.
+    written_uri: maps an image's absolute URI to the URI written in the manifest.
     Raises ValueError also when no pair is left.
     """
     summary = Summary()
@@ -142,7 +142,7 @@ def _record(row: PairRow, dataset: str, written_uri: Callable[[str], str]) -> di
 
 
 def _write_rejected(rejected: Sequence[Rejected], uri: str) -> None:
-    """Write a CSV file of what was left out; if nothing was, remove that of an earlier call."""
+    """Write a CSV file of the items left out; if there are none, remove the file of an earlier call."""
     if not rejected:
         storage.delete_file(uri)
         return
