@@ -1,1 +1,1 @@
-"""The tables' way through Ray Data: plan, decode, match, commit, read, evaluate."""
+"""The stages that tables pass through: prepare, plan, decode, match, commit, evaluate, report and train."""

@@ -72,7 +72,10 @@ async def _get_http(fs: Any, url: str, max_bytes: int, redirects: bool) -> bytes
         status = f"the server said {response.status} {response.reason}"
         if 300 <= response.status < 400:
             raise DownloadError("not_allowed", f"{status}, and no redirection is followed")
-        if response.status in (401, 403):  # says nothing of the credentials of this process for stores
+        if response.status in (
+            401,
+            403,
+        ):  # unrelated to this process's credentials for stores
             raise PermissionError(status)
         if response.status == 404:
             raise FileNotFoundError(status)

@@ -34,7 +34,7 @@ def apply_key_colour(image: Image.Image, data: bytes) -> None:
 
 
 def _low_bytes(data: bytes) -> Image.Image:
-    """The low bytes of 16-bit colours: what Pillow keeps as high bytes if it takes the file for little-endian."""
+    """The low bytes of 16-bit colours, which Pillow keeps as high bytes if it reads the file as little-endian."""
     image = Image.open(io.BytesIO(data), formats=("PNG",))
     image.tile = [tile._replace(args="RGB;16L") for tile in image.tile]
     image.load()

@@ -51,11 +51,11 @@ _NUMBERS = {
     SAMPLEFORMAT.COMPLEXIEEEFP: "complex ",
 }
 _MAX_SEGMENT_BYTES_PER_PIXEL = 8
-"""Maximum bytes of a strip or tile, which may be the whole picture with four samples of 16 bits."""
+"""Maximum bytes of a strip or tile for each pixel allowed: it may be the whole picture with four samples of 16 bits."""
 _BUFFER_BYTES = 2**24
 _ROWS = 64
 
-logging.getLogger("tifffile").setLevel(logging.CRITICAL + 1)  # what is wrong with a file stands in its row
+logging.getLogger("tifffile").setLevel(logging.CRITICAL + 1)  # faults of a file are in its MATCHES row
 
 
 def read_tiff(data: bytes, max_pixels: int) -> Image.Image:

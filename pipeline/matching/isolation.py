@@ -76,7 +76,7 @@ def _one_each(matcher: Matcher, pairs: Sequence[ImagePair]) -> Iterator[Match]:
     for number in range(len(pairs)):
         match: Any = next(matches, _NOTHING)
         if match is _NOTHING:
-            raise InvalidMatchError("bad_answer", f"match_batch answered {number} of {len(pairs)} pairs")
+            raise InvalidMatchError("bad_answer", f"match_batch returned {number} matches for {len(pairs)} pairs")
         yield match
     if next(matches, _NOTHING) is not _NOTHING:
-        raise InvalidMatchError("bad_answer", f"match_batch answered more than the {len(pairs)} pairs it was asked")
+        raise InvalidMatchError("bad_answer", f"match_batch returned more than {len(pairs)} matches")

@@ -1,5 +1,4 @@
-"""The number of matching processes, and whether the cluster has room for them: without it the job fails at once instead
-of waiting forever."""
+"""The number of matching processes, and a check that the cluster has room for them, since Ray would wait forever."""
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence

@@ -33,7 +33,7 @@ MAX_DRAWN_CATEGORIES = 18
 """Maximum number of drawn categories of all data sets: a drawn pair has about 60 kB and its flow 15 kB, so that six of
 each category make 8 MB."""
 MAX_TABLE_CATEGORIES = 200
-"""Maximum number of rows of a table."""
+"""Maximum number of categories in a table."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -91,7 +91,7 @@ def _worker(train_loop_config: dict[str, Any]) -> None:
 
 
 def _require(resources: dict[str, float], n_workers: int, each: dict[str, float]) -> None:
-    """Raises ValueError if the cluster has too little: Ray would wait for ever."""
+    """Raises ValueError if the cluster has too few resources; Ray would wait forever."""
     for kind, amount in each.items():
         if n_workers * amount > resources.get(kind, 0):
             raise ValueError(
