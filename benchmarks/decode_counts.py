@@ -28,12 +28,12 @@ from pipeline.matching.plan import make_plan
 from schemas.pairs import PAIRS
 
 _FEATURES = torch.zeros(1).expand(192, 32, 32)
-"""As large as nemf-small's, for what is kept to be bounded as there."""
+"""Features of an image, of the size of nemf-small's, so that the cache drops them as it does for nemf-small."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """What to count."""
+    """The manifest and the sizes of slices."""
 
     pairs: str
     """PAIRS manifest, path or URI."""
@@ -47,14 +47,14 @@ class Config:
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """Counts for each pair."""
+    """Counts per pair."""
 
     order: str
     slice_pairs: int
     fetches: float
     decodes: float
     passes: float
-    """Images shown to an encoder."""
+    """Number of images that an encoder computes."""
 
 
 def run(config: Config) -> list[Measured]:

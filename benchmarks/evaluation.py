@@ -37,7 +37,7 @@ class Config:
     pairs: tuple[int, ...] = (12_234, 100_000, 1_000_000)
     """Numbers of pairs; 12,234 is SPair-71k's test split."""
     replicates: int = 1000
-    """Of the bootstrap."""
+    """Number of bootstrap replicates."""
     out: str | None = None
     """Folder for evaluation.md and evaluation.json; default: print only."""
 

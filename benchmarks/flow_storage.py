@@ -37,7 +37,7 @@ class Config:
     matcher: str = "nemf-small"
     """Name of the matcher."""
     limit: int = 32
-    """How many pairs, drawn from the manifest."""
+    """Number of pairs, drawn from the manifest."""
     out: str | None = None
     """Folder for flow_storage.md and flow_storage.json; default: print only."""
 
@@ -51,7 +51,7 @@ class Measured:
     bytes_a_pixel: float
     largest_error_px: float
     milliseconds: float
-    """For one pair's flow, written and read."""
+    """Milliseconds to write and to read one pair's flow."""
 
 
 def run(config: Config) -> list[Measured]:

@@ -44,7 +44,8 @@ class CompetingLoad:
         self._start, self._others_at_start = time.perf_counter(), _seconds_of_others()
 
     def share(self) -> float:
-        """0..1 of all processors that other processes, this one's children included, took since construction."""
+        """Share of all processors, 0..1, that other processes, this one's children included, took since
+        construction."""
         elapsed = (time.perf_counter() - self._start) * (psutil.cpu_count() or 1)
         return (_seconds_of_others() - self._others_at_start) / elapsed
 
@@ -68,12 +69,12 @@ def write(
 
 
 def as_text(number: float) -> str:
-    """Three digits, or all before the point."""
+    """A number with three significant digits, or with all digits before the point."""
     return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
 
 
 def matmul_peak(device: torch.device, dtype: torch.dtype = torch.float32) -> float:
-    """The most FLOP a second that products of square matrices reach here."""
+    """The highest rate of matrix products on this machine, in FLOP per second."""
     best = 0.0
     for size in (1024, 2048) if device.type == "cpu" else (4096, 8192):
         matrix = torch.randn(size, size, device=device).to(dtype)
@@ -84,20 +85,20 @@ def matmul_peak(device: torch.device, dtype: torch.dtype = torch.float32) -> flo
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """Some runs of one function."""
+    """The measurements of several runs of one function."""
 
     answer: Any
-    """What its first run returned."""
+    """Result of the first run."""
     seconds: tuple[float, ...]
-    """Of each run but the first, unless that is the only one."""
+    """Duration of each run but the first, or of the only run."""
     peak_mb: float
-    """The most memory held in a run: resident memory of this process, or what is allocated on the GPU."""
+    """Peak memory of a run: resident memory of this process, or memory allocated on the GPU."""
     rise_mb: float
-    """How much more than before it."""
+    """Peak memory minus the memory before the run."""
 
     @property
     def median(self) -> float:
-        """Seconds of the run in the middle."""
+        """Median duration in seconds."""
         return statistics.median(self.seconds)
 
 
@@ -148,7 +149,7 @@ def _run(function: Callable[[], Any], device: torch.device) -> _Run:
 
 
 def _hand_back_memory() -> None:
-    """Return free memory to the system, where the C library can, so that taking it again shows."""
+    """Return free memory to the system, if the C library can, so that its reuse is measured."""
     if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
         trim(0)
 

@@ -63,7 +63,7 @@ def image_pair(hw: tuple[int, int], number: int, *, points: int | None) -> Image
 
 @torch.no_grad()
 def encoded_pictures(model: NeMF) -> Encoded:
-    """One pair of pictures, all that the network knows of it."""
+    """The encoded batch of one pair of pictures."""
     backbone = model.backbone
     size = (model.image_size, model.image_size)
     rgb = [torch.tensor(picture(size, number)).to(backbone.mean.device).permute(2, 0, 1) for number in (0, 1)]

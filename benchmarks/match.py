@@ -30,30 +30,30 @@ _MODES = ("keypoints", "dense")
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """What is timed."""
+    """The networks, images and settings to time."""
 
     presets: Names = ("nemf-small", "paper")
     """Networks, see nemf.model.presets."""
     sizes: Names = ("256x256", "500x375", "1024x768")
     """Width x height of both images of a pair."""
     modes: Names = _MODES
-    """keypoints, dense."""
+    """Modes to time: keypoints, dense."""
     points: int = 10
     """Keypoints of a pair."""
     iterations: int = 10
-    """Of PatchMatch; the published code runs 20."""
+    """Iterations of PatchMatch; the published code runs 20."""
     refine_steps: int = 10
-    """Of the coordinate optimisation; the published code runs 20."""
+    """Steps of the coordinate optimisation; the published code runs 20."""
     search: tuple[str, ...] = ()
     """Other settings of the search, name=value, see nemf.search.config.SearchConfig; such as grid_strides=8."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """Of the field's products of matrices; bfloat16 on CUDA only."""
+    """Precision of the field's matrix products; bfloat16 on CUDA only."""
     batch: int | None = None
     """Pairs matched together; by default 1 on a CPU, 8 on a GPU."""
     repeats: int = 3
     """Runs whose median counts; dense ones are run once on a CPU."""
     longest: float = 120
-    """Leave out what is predicted to take more seconds a pair."""
+    """Maximum predicted seconds per pair; slower measurements are left out."""
     device: str = "auto"
     """cpu, cuda, cuda:N, or auto: a GPU if there is one."""
     out: str | None = None
@@ -62,7 +62,7 @@ class Config:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """Seconds are per pair."""
+    """The measurements of one network, size and mode; seconds are per pair."""
 
     preset: str
     size: str
@@ -71,18 +71,18 @@ class Row:
     search_s: float
     refine_s: float
     floor_s: float | None
-    """The arithmetic of 6 queries per pixel and iteration at the peak of matrix products; for dense flow."""
+    """Seconds for 6 queries per pixel and iteration at the peak rate of matrix products; for dense flow only."""
     memory_mb: float
-    """The most memory held by the process, on a GPU the most allocated there; network included."""
+    """Peak memory of the process, or allocated on the GPU, network included."""
 
     @property
     def total_s(self) -> float:
-        """The whole pair."""
+        """Seconds for the whole pair."""
         return self.encode_s + self.search_s + self.refine_s
 
 
 def run(config: Config) -> list[Row]:
-    """Measure and print. Raises ValueError for presets, sizes and modes that there are not."""
+    """Measure and print. Raises ValueError for unknown presets, sizes and modes."""
     sizes = {size: _hw(size) for size in config.sizes}
     if unknown := set(config.modes) - set(_MODES):
         raise ValueError(f"there is no mode {sorted(unknown)[0]!r}; there are: {', '.join(_MODES)}")

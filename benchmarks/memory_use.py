@@ -13,11 +13,11 @@ class ResourceUse:
     """Time and peak memory of one command."""
 
     seconds: float
-    """From the process's start to its end."""
+    """Seconds from the process's start to its end."""
     driver_peak_mb: float
-    """Resident memory of the process itself."""
+    """Peak resident memory of the process itself, in MB."""
     workers_peak_mb: float
-    """Proportional memory of all processes it started, Ray's included."""
+    """Peak proportional memory of all processes it started, Ray's included, in MB."""
 
 
 def run_and_measure(command: Sequence[str]) -> ResourceUse:

@@ -40,9 +40,9 @@ class Config:
     matcher: str = "identity"
     """Name of the matcher; identity does nothing, so that only the pipeline is measured."""
     rows: tuple[int, ...] = (10_000, 100_000)
-    """Manifest sizes."""
+    """Sizes of the manifests, in pairs."""
     images: int = 200
-    """Images the pairs are over, 320 x 240 JPEG."""
+    """Number of images that the pairs share, 320 x 240 JPEG."""
     slice_pairs: int = 4096
     """Pairs matched and committed together."""
     out: str | None = None
@@ -51,7 +51,7 @@ class Config:
 
 @dataclass(frozen=True, kw_only=True)
 class Measured(ResourceUse):
-    """One size of manifest."""
+    """The measurements for one manifest size."""
 
     rows: int
     bare_seconds: float

@@ -1,4 +1,4 @@
-"""NeMF's search as published, spending its time where the published code does; written from the paper's description.
+"""NeMF's search as published, with the published code's cost profile; written from the paper's description.
 
 The cost features of the pair are computed again for every chunk of queries. Each query then interpolates the whole
 reference side of their volume, 16^2 query cells of 64 channels, before it reads the one query point it needs from that.
@@ -20,7 +20,7 @@ from nemf.model.network import Encoded, NeMF
 from nemf.search.score import ScoreFn
 
 CHUNK = 100_000
-"""Queries for which the cost features are computed once."""
+"""Number of queries for which the cost features are computed once."""
 
 
 class PublishedScore:

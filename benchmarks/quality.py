@@ -47,16 +47,16 @@ from schemas.pairs import PAIRS
 _ALPHAS = (0.1, 0.05, 0.01)
 _BATCH_PAIRS = 8
 _PAIRS_AT_ONCE = 64
-"""What is encoded of so many is kept until all variants have matched them: 17 MB a pair for the published network, 60
-for nemf-mobilenet."""
+"""Number of pairs whose encodings are kept until all variants have matched them: 17 MB a pair for the published
+network, 60 MB for nemf-mobilenet."""
 
 _EXHAUSTIVE = {f"exhaustive {n} x {n}": n for n in (16, 64)}
-"""Table 4's alternative to PatchMatch: the best of all positions of a grid, not refined."""
+"""Exhaustive search of Table 4: the best of all positions of a grid, not refined."""
 
 _SHIPPED = pretrained.search_settings("nemf-small")
 
 _ITERATIONS = {f"every 4th pixel; {n} iterations": n for n in (0, 1, 2, 3, 5, 10)}
-"""Figure 5: iterations of that search."""
+"""Variants of Figure 5: numbers of iterations of the published search."""
 
 _OTHERWISE: dict[str, dict[str, Any]] = {
     "no refinement": {"refine_steps": 0},
@@ -69,7 +69,7 @@ _OTHERWISE: dict[str, dict[str, Any]] = {
     "every 8th pixel": {"grid_strides": (8,)},
     "every 8th pixel; 5 iterations": {"grid_strides": (8,), "patchmatch_steps": 5},
 }
-"""That search with one thing or the other changed."""
+"""Variants of the published search with single settings changed."""
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "published": {},
@@ -88,25 +88,25 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "every 4th pixel first": {"grid_strides": (4, 1)},
     "every 4th pixel first; 5 iterations each": {"grid_strides": (4, 1), "patchmatch_steps": 5},
 }
-"""Settings of nemf.search.config.SearchConfig; all others are the published ones."""
+"""The settings of nemf.search.config.SearchConfig of each variant; all others are the published ones."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Which network and which pairs."""
+    """The network, the pairs and the variants."""
 
     checkpoint: str
     """Checkpoint folder of the network, path or URI."""
     manifest: str
     """PAIRS manifest, path or URI, of validation pairs with keypoints."""
     image_root: str | None = None
-    """What image URIs in the manifest are relative to."""
+    """Folder, path or URI, of the manifest's relative image URIs."""
     variants: Names = ()
-    """Some of the variants only, by name or with * in it; default: all."""
+    """Names of the variants to measure, or patterns with *; default: all."""
     protocol: str = "spair"
-    """How PCK is measured, see pipeline.evaluation.protocols."""
+    """Protocol of PCK, see pipeline.evaluation.protocols."""
     limit: int | None = None
-    """Use the first pairs only."""
+    """Number of pairs to use, the first ones; default: all."""
     device: str = "auto"
     """cpu, cuda, cuda:N, or auto: a GPU if there is one."""
     out: str | None = None
@@ -115,21 +115,21 @@ class Config:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One variant on one data set."""
+    """The measurements of one variant on one data set."""
 
     dataset: str
     variant: str
     settings: dict[str, Any]
     pck: dict[str, float]
-    """Percent, average over images, by alpha."""
+    """PCK in percent, average over images, by alpha."""
     n_pairs: int
-    """Pairs that it is the average of."""
+    """Number of pairs in the average."""
     n_failed: int
-    """Those of them that failed; they count as wrong."""
+    """Number of these pairs that failed; they count as wrong."""
     queries: float
-    """Per pair of all data sets: queries that PatchMatch scored."""
+    """Queries that PatchMatch scored per pair, over all data sets."""
     milliseconds: float
-    """Per pair of all data sets: PatchMatch and coordinate optimisation."""
+    """Seconds of PatchMatch and coordinate optimisation per pair, over all data sets."""
 
 
 def run(config: Config) -> list[Row]:
@@ -196,12 +196,12 @@ class _EncodeOnce:
         return self._known[ids]
 
     def forget(self) -> None:
-        """Make room for other pairs."""
+        """Drop the encoded pairs."""
         self._known.clear()
 
 
 class _Variant(Matcher):
-    """A matcher that leaves encoding to another, and notes its own time and queries."""
+    """A matcher that takes the encodings of another, and records its own time and queries."""
 
     def __init__(self, matcher: NemfMatcher, encode: _EncodeOnce, exhaustive: int | None) -> None:
         self.name, self.fingerprint = matcher.name, matcher.fingerprint

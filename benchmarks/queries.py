@@ -37,7 +37,7 @@ def counted(model: NeMF) -> Iterator[Count]:
 
 
 def flop_per_query(model: NeMF) -> int:
-    """Multiplications and additions of all the field's layers and of the 16 corners' sum."""
+    """FLOP of one query: multiplications and additions of the field's layers and of the sum over 16 corners."""
     layers = [layer for layer in model.field.modules() if isinstance(layer, nn.Linear)]
     corners = 16 * model.field.n_cost_features
     return 2 * (corners + sum(layer.in_features * layer.out_features for layer in layers))

@@ -26,9 +26,9 @@ class Config:
     """The sizes of the manifests, and the output folder."""
 
     rows: tuple[int, ...] = (10_000, 100_000, 1_000_000)
-    """Manifest sizes."""
+    """Sizes of the manifests, in pairs."""
     images: int = 1000
-    """Images the pairs are over, 320 x 240 JPEG."""
+    """Number of images that the pairs share, 320 x 240 JPEG."""
     slice_pairs: int = 4096
     """Pairs matched and committed together."""
     out: str | None = None
@@ -37,7 +37,7 @@ class Config:
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """One size of manifest."""
+    """The measurements for one manifest size."""
 
     rows: int
     first_half: ResourceUse

@@ -30,25 +30,26 @@ from nemf.search.counter_rng import pair_key, uniform
 from nemf.search.sample import sample_field
 
 _LOGITS = 1e-4
-"""How far logits may be apart, as a share of the greatest."""
+"""Maximum difference of logits, as a share of the greatest."""
 _PLACES = 0.99
-"""Share of the positions of two fields that must be the same number; rounding decides between almost equal scores, and
-neighbours propagate the difference."""
+"""Minimum share of equal positions in two fields; rounding decides between almost equal scores, and neighbours
+propagate the difference."""
 _POINTS_NORM = 1e-5
-"""How far optimised points may be apart, the published ones being optimised together and ours each alone. All steps
-together go 350 times as far."""
+"""Maximum distance of optimised points, normalised: the published code optimises them together, ours each alone. All
+steps together move a point 350 times as far."""
 _SMALL_PART = 1000
-"""Queries at once with which the published algorithm is fastest on a CPU; timed to tell how much of it is memory."""
+"""Number of queries at once with which the published algorithm is fastest on a CPU; timed to show the cost of
+memory."""
 _SCORE = 0.01
-"""How much lower positions searched in bfloat16 may score on average, in float32: rounding leads to others."""
+"""Maximum loss of the mean score, computed in float32, of positions searched in bfloat16, which rounding changes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """How much is timed."""
+    """The network, the images and the settings to time."""
 
     preset: str = "paper"
-    """Which network, see nemf.model.presets: paper, nemf-small or nemf-mobilenet."""
+    """Network, see nemf.model.presets: paper, nemf-small or nemf-mobilenet."""
     device: str = "auto"
     """cpu, cuda, cuda:N, or auto: a GPU if there is one."""
     image_hw: tuple[int, int] = (375, 500)
@@ -56,16 +57,16 @@ class Config:
     grid_hw: tuple[int, int] = (48, 64)
     """Height and width of the images for which whole searches are compared with the published one."""
     points: int = 10
-    """Keypoints of the pair."""
+    """Number of keypoints of the pair."""
     tile: int = 4096
-    """Points that are optimised at once, as for dense flow."""
+    """Number of points optimised at once, as for dense flow."""
     iterations: int = 20
-    """Of PatchMatch, and steps of the coordinate optimisation."""
+    """Iterations of PatchMatch, and steps of the coordinate optimisation."""
     part: int | None = None
-    """Queries that the published algorithm has in memory at once, 64 KB each; by default 20,000 on a CPU, on a GPU a
-    whole chunk of 100,000."""
+    """Number of queries that the published algorithm has in memory at once, 64 KB each; by default 20,000 on a CPU, on
+    a GPU a whole chunk of 100,000."""
     repeats: int = 5
-    """Runs whose median counts; searches of whole images are run once on a CPU."""
+    """Number of runs, whose median is reported; searches of whole images are run once on a CPU."""
     full: bool = False
     """Run the published search of the pair (40 minutes on two cores) instead of inferring its time from that of one
     query."""
@@ -75,27 +76,27 @@ class Config:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One thing done in one way."""
+    """The measurements of one operation done in one way."""
 
     work: str
     way: str
     queries: int
-    """Scores; of an optimisation, scores with their gradient: points times steps."""
+    """Number of scores; for an optimisation the number of scores with gradient, points times steps."""
     seconds: float
     is_optimisation: bool = False
     inferred: bool = False
-    """From the time per query, not measured."""
+    """True if the time is inferred from the time per query, not measured."""
     memory_mb: float | None = None
-    """The most memory held at once, above network and encoded pair."""
+    """Peak memory in addition to the network and the encoded pair."""
 
     @property
     def seconds_per_query(self) -> float:
-        """The time that one query takes on average."""
+        """The mean time of a query."""
         return self.seconds / self.queries
 
 
 class DisagreementError(RuntimeError):
-    """The two ways do not give the same answer, so that their times do not compare."""
+    """The two ways give different results, so that their times cannot be compared."""
 
 
 def run(config: Config) -> list[Row]:
@@ -126,7 +127,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 class _Bench:
-    """The network, the encoded pair, and both ways of searching it. Every method: rows, and in what they agree."""
+    """The network, the encoded pair, and both ways of searching it. Every method returns rows and a text on how the
+    results agree."""
 
     def __init__(self, config: Config) -> None:
         self.config = config

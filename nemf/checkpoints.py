@@ -28,13 +28,13 @@ __all__ = ["from_official_state_dict", "load", "read_config", "read_search", "sa
 _FORMAT = "nemf-1"
 
 MAX_SMALL_FILE_BYTES = 2**20
-"""Of config.json and args.pkl; as Python objects they are many times larger."""
+"""Maximum bytes of config.json and args.pkl; as Python objects they are many times larger."""
 _MAX_VOLUME_VALUES = 2**28
-"""Of a 4D volume, 1 GiB in float32; the published network has 2^26 in this count."""
+"""Maximum number of values of a 4D volume, 1 GiB in float32; the published network has 2^26."""
 
 
 def is_size(value: Any) -> bool:
-    """Whether `value` is what SIZE says in words."""
+    """Whether `value` is a SIZE."""
     return type(value) is int and 1 <= value <= 4096
 
 
@@ -59,7 +59,7 @@ _EXPECTED = FIELDS | {
     "field_blocks": ("a whole number from 1 to 64", lambda value: is_size(value) and value <= 64),
     "out_indices": (f"{_INDICES}, or null", lambda value: value is None or _are_indices(value)),
 }
-"""What each field of config.json must be, in words and as a test; fields not named here must be a SIZE."""
+"""The requirement on each field of config.json, in words and as a test; fields not named here must be a SIZE."""
 
 
 def save(

@@ -1,4 +1,4 @@
-"""Where a pixel is.
+"""Coordinates of pixels, and their conversions.
 
 The one pixel convention of this project: integer coordinates are pixel centres, (0, 0) is the centre of the top-left
 pixel, x comes before y, images are RGB uint8 with their EXIF orientation applied, sizes are (height, width).
@@ -18,13 +18,13 @@ def px_to_norm(xy_px: Float[Tensor, "*n 2"], hw: tuple[int, int]) -> Float[Tenso
 
 
 def norm_to_px(xy_norm: Float[Tensor, "*n 2"], hw: tuple[int, int]) -> Float[Tensor, "*n 2"]:
-    """The inverse of px_to_norm; along an axis of one pixel everything is at 0."""
+    """The inverse of px_to_norm; along an axis of one pixel every coordinate becomes 0."""
     last_px = xy_norm.new_tensor([hw[1] - 1, hw[0] - 1])
     return (xy_norm + 1) / 2 * last_px
 
 
 def rescale_px(xy_px: Float[Tensor, "*n 2"], from_hw: tuple[int, int], to_hw: tuple[int, int]) -> Float[Tensor, "*n 2"]:
-    """Where a point lands when its image is resized from `from_hw` to `to_hw`.
+    """The position of points after their image is resized from `from_hw` to `to_hw`.
 
     Pixel areas map onto pixel areas, as Pillow's resize and torch's align_corners=False do:
     (x + 1/2) W'/W - 1/2. Feature maps and score maps are grids of cells and follow the same rule.

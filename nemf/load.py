@@ -21,7 +21,7 @@ def load_matcher(name: str, *, backbone_weights: str | None = None, device: str 
         the same name beside it may state how to build and feed the network (see nemf.model.weights_file). Without it
         the library named loads its own weights (it needs to be online once).
     device: 'cpu', 'cuda', 'cuda:1', ... or 'auto' (CUDA where there is one).
-    Raises ValueError for a name, an option, weights or a device that will not do, FileNotFoundError for a file that is
+    Raises ValueError for an unusable name, option, weights file or device, FileNotFoundError for a file that is
     not there, OSError for a store that cannot be reached or refuses access.
     """
     entry = find_entry(name)

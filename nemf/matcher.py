@@ -57,15 +57,15 @@ class ImagePair:
     """
 
     query_rgb: np.ndarray
-    """(H, W, 3) uint8."""
+    """Query image, (H, W, 3) uint8."""
     reference_rgb: np.ndarray
-    """(H, W, 3) uint8."""
+    """Reference image, (H, W, 3) uint8."""
     query_xy_px: np.ndarray | None = None
     """(K, 2) float32 points to find in the reference; they may lie outside the query image. None means K = 0."""
     dense: bool = False
     """Whether to compute the flow of every query pixel too."""
     pair_id: str = ""
-    """Random numbers depend on it, so that a pair's match does not depend on its batch."""
+    """Identity of the pair; random numbers depend on it, so that a pair's match does not depend on its batch."""
 
     def __post_init__(self) -> None:
         _check_rgb(self.query_rgb, "query")
@@ -83,11 +83,11 @@ class Match:
     reference_xy_px: Points
     """The match of each query point in the reference image, (K, 2); may lie outside it."""
     point_confidence: Float32[np.ndarray, " k"]
-    """0..1, higher is surer; comparable within one matcher only."""
+    """Confidence of each match, (K,), 0..1; comparable within one matcher only."""
     flow_px: Float32[np.ndarray, "h w 2"] | None = None
     """Displacement (dx, dy) from each query pixel to its match in the reference; None unless the pair is dense."""
     flow_confidence: Float32[np.ndarray, "h w"] | None = None
-    """0..1 per query pixel; None unless the pair is dense."""
+    """Confidence of the flow at each query pixel, 0..1; None unless the pair is dense."""
 
 
 @runtime_checkable
@@ -97,7 +97,7 @@ class Matcher(Protocol):
     name: str
     """The name given to load_matcher."""
     fingerprint: str
-    """Changes whenever a match may change: with weights, configuration and the version of the code."""
+    """A hash that changes whenever a match may change: with weights, configuration and the version of the code."""
 
     def match_batch(self, pairs: Sequence[ImagePair]) -> Iterable[Match]:
         """One Match per pair, in order, independent of the other pairs.

@@ -13,7 +13,7 @@ _SHOWN_AFTER = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What turns an image of an EXIF orientation upright."""
+"""The transposition that turns an image of an EXIF orientation upright."""
 _EXIF = ("exif", "Raw profile type exif")
 _XMP = ("xmp", "XML:com.adobe.xmp")
 
@@ -63,7 +63,7 @@ def exif_orientation(image: Image.Image) -> int:
     try:
         orientation = only_exif.getexif().get(ExifTags.Base.Orientation, 1)
         return orientation if orientation in _SHOWN_AFTER else 1
-    except Exception:  # whatever a broken record makes Pillow meet
+    except Exception:  # a broken record may make Pillow raise anything
         return 1
 
 

@@ -19,7 +19,7 @@ _AWS_KEY_ID = re.compile(r"\b(AKIA|ASIA)[A-Z0-9]{12,}\b")
 _BEARER = re.compile(r"\b(Bearer|Basic) +[\w.~+/=-]{8,}", re.IGNORECASE)
 _AWS_VARIABLES = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 _SHORTEST = 8
-"""A secret of fewer characters is not replaced in text: it may be a word."""
+"""Minimum length of secrets that are replaced in text; shorter ones may be words."""
 
 
 def redacted(text: str) -> str:

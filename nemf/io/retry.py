@@ -9,7 +9,7 @@ from nemf.io.store_errors import TRANSIENT, reason
 
 TRIES = 7
 FIRST_WAIT_SECONDS = 0.25
-"""Mean length of the first wait; each wait is about twice the one before: 16 s in all."""
+"""Mean seconds of the first wait; each wait is about twice the one before: 16 s in all."""
 
 Result = TypeVar("Result")
 

@@ -18,7 +18,7 @@ BAD_URI = "bad_uri"
 UNREADABLE = "unreadable"
 
 TRANSIENT = frozenset({TIMEOUT, UNAVAILABLE, TRUNCATED})
-"""Reasons that may be over at the next try."""
+"""Reasons of transient errors: the next try may succeed."""
 
 _OF_CODE = {
     **dict.fromkeys(
@@ -106,7 +106,7 @@ def is_beyond_the_end(error: BaseException) -> bool:
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """The error, what it was raised from, and so on."""
+    """The error, its cause, the cause of that, and so on."""
     while error is not None:
         yield error
         error = error.__cause__

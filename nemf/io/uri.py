@@ -13,11 +13,11 @@ from nemf.io.retry import retry
 from nemf.io.store_errors import CREDENTIALS, CredentialsError, reason
 
 RETRY_SECONDS = 60.0
-"""Default time for all tries of one operation: enough for all of nemf.io.retry when each fails at once. Libraries of
+"""Default seconds for all tries of one operation: enough for all of nemf.io.retry when each fails at once. Libraries of
 some stores spend a minute on each try by themselves."""
 
 _WELL_FORMED = re.compile(r"(?:[\w.~:/?#\[\]@!$&'()*+,;=-]|%[0-9A-Fa-f]{2})*", re.ASCII)
-"""A URL that needs no percent-encoding."""
+"""Pattern of URLs that need no percent-encoding."""
 _UNCHAINED = ("file", "local", "http", "https", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss")
 """Schemes whose names may contain '::'; with others it chains file systems, as in zip://a.png::s3://bucket/b.zip."""
 
@@ -109,7 +109,7 @@ def _as_os_error(uri: str, error: Exception) -> OSError:
 
 
 def credentials_error(uri: str, error: Exception) -> CredentialsError:
-    """The error to raise where a store rejected the credentials with `error`; says what to do."""
+    """The error to raise if a store rejected the credentials with `error`; its text gives the remedy."""
     message = " ".join(str(error.__cause__ or error).split())
     return CredentialsError(
         redacted(

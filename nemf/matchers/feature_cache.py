@@ -9,7 +9,7 @@ from nemf.matcher import RGB
 
 MAX_BYTES = 512 * 2**20
 MIN_IMAGES = 4
-"""Kept however large they are: those of one pair and the next."""
+"""Minimum number of images kept, whatever their size: those of two pairs."""
 
 Features = list[Tensor]
 

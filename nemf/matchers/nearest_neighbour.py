@@ -38,7 +38,7 @@ _SOFT_TEMPERATURE = 0.02
 def build(name: str, *, backbone_weights: str | None, device: torch.device) -> "NearestNeighbourMatcher":
     """The matcher called 'nearest-neighbour:LIBRARY/MODEL' or 'nearest-neighbour:dense-sift', with options after a '?'.
 
-    Raises ValueError for a model or an option that there is not, and as load_backbone does.
+    Raises ValueError for an unknown model or option, and as load_backbone does.
     """
     backbone_name, _, text = name.removeprefix("nearest-neighbour:").partition("?")
     options = matcher_options(name, text)

@@ -119,7 +119,7 @@ class NemfMatcher(Matcher):
     def search(self, encoded: EncodedField, pairs: Sequence[ImagePair]) -> list[Float[Tensor, "2 _ _"]]:
         """The normalised reference (x, y) of the best match of every pixel, or grid pixel, of each query image.
 
-        For a pair that is not dense, only what is read at its points is a result.
+        For a pair that is not dense, only the pixels that its points are read from are valid.
         """
         config = self.config
         keys = torch.tensor([pair_key(config.seed, pair.pair_id) for pair in pairs], device=self.device)

@@ -16,7 +16,7 @@ from nemf.model.weights_file import Published, check_file, config_file, load_wei
 
 
 class _Source(NamedTuple):
-    """What a library knows of its model called `model`."""
+    """A model of a library, and the functions that describe and build it."""
 
     model: str
     default_config: Callable[[str], BackboneConfig]
@@ -95,7 +95,7 @@ def load_backbone(name: str, weights: Path | None = None, out_indices: tuple[int
     timm gives the maps of its features_only=True. torchvision gives, for the ResNet family, the sums before the last
     ReLU of layer1..layer4; its out_indices are these numbers, 1 to 4. 'torchvision-blocks/MODEL' does so for any of
     its residual blocks, which out_indices number from 1 through all four layers ("hyperpixels").
-    Raises ValueError for a name, a file or weights that will not do, FileNotFoundError where a file is not there.
+    Raises ValueError for an unusable name, file or weights, FileNotFoundError for a missing file.
     """
     source = _find(name)
     if weights is None:

@@ -1,4 +1,4 @@
-"""How a backbone is built and fed. Imports no torch."""
+"""The configuration of a backbone: how to build it, and the images it takes. Imports no torch."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ _RESERVED = {"weights", "progress", "num_classes"}
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class BackboneConfig:
-    """How to build a backbone and what to feed it; the content of the .json file."""
+    """How to build a backbone, and the images it takes; the content of the .json file."""
 
     create_kwargs: dict[str, Any] = field(default_factory=dict)
     """Arguments of the library's builder beyond the model's name: numbers, strings, true, false, null; `layers` and

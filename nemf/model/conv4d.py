@@ -13,7 +13,7 @@ from torch import Tensor, nn
 Volume = Float[Tensor, "b _ _ _ _ _"]
 
 _MAX_DEPTHWISE_PAIRS = 16
-"""Pairs of an input and an output channel, up to which a convolution on a CPU is done depthwise."""
+"""Maximum number of pairs of an input and an output channel for which a convolution on a CPU is done depthwise."""
 
 
 def on_reference(function: Callable[[Tensor], Tensor], volume: Volume) -> Tensor:

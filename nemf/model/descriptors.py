@@ -13,7 +13,8 @@ from nemf.model.network import NeMF
 
 
 class Descriptors(nn.Module):
-    """The maps that a network correlates, joined into one: to be matched by nearest neighbours, as a backbone's are."""
+    """The maps that a network correlates, joined into one, for matching by nearest neighbours like a backbone's
+    maps."""
 
     mean: Tensor
     std: Tensor

@@ -17,7 +17,7 @@ class Block(NamedTuple):
     """One block's weights, transposed for products from the left."""
 
     bias: Float[Tensor, " hidden"]
-    """Added with the cost features: their layer's bias plus the last bias of the block before."""
+    """The bias added with the cost features: their layer's bias plus the last bias of the block before."""
     from_phi: Float[Tensor, "channel hidden"]
     weight_0: Float[Tensor, "hidden hidden"]
     bias_0: Float[Tensor, " hidden"]
@@ -25,7 +25,7 @@ class Block(NamedTuple):
 
 
 ReluMasks = list[Bool[Tensor, "n hidden"]]
-"""Where the rectifiers' inputs were above 0: before and within each block, and before the output."""
+"""Masks of the rectifiers' positive inputs: before and within each block, and before the output."""
 
 
 class InferenceLayers:

@@ -23,7 +23,8 @@ from torch import Tensor
 from nemf.model.field import Field
 
 _TILE = 128
-"""Candidates of a program at a time, 64 to a warp group; fixed, so that no logit depends on how many there are."""
+"""Number of candidates of a program at a time, 64 to a warp group; fixed, so that no logit depends on the number of
+candidates."""
 _CHUNK = 16384
 """Weights of a layer in a chunk: of two layers, the chunk in use and the next one are in shared memory."""
 _INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
@@ -40,7 +41,8 @@ class KernelWeights(NamedTuple):
     """Weights of the shifted coordinates themselves, float32: in bfloat16 these would be off by pixels."""
     from_phi: Float[Tensor, "block channel hidden"]
     bias: Float[Tensor, "layer hidden"]
-    """Added with the cost features of each block, and before the output: their bias plus that of the block before."""
+    """The biases added with the cost features of each block, and before the output: their bias plus that of the block
+    before."""
     weight_0: Float[Tensor, "block hidden hidden"]
     bias_0: Float[Tensor, "block hidden"]
     weight_1: Float[Tensor, "block hidden hidden"]
@@ -154,7 +156,7 @@ def _filled(matrix: Float[Tensor, "*n in out"]) -> Float[Tensor, "*n size out"]:
 
 
 def _programs_at_once(device: torch.device) -> int:
-    """How many programs to run: one per multiprocessor, whose shared memory it takes; two in the interpreter."""
+    """The number of programs to run: one per multiprocessor, whose shared memory it takes; two in the interpreter."""
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 2
 
 

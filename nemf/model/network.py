@@ -26,10 +26,10 @@ from nemf.model.scorer import FusedScore, QueryScorer
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class EncodedField:
-    """What the search reads of a batch of encoded pairs. Cells are numbered row by row."""
+    """The part of a batch of encoded pairs that the search reads. Cells are numbered row by row."""
 
     refined_mean: Float[Tensor, "b reference query"]
-    """How well reference cells match query cells: the refined correlation's mean over its channels."""
+    """The refined correlation's mean over its channels: how well each reference cell matches each query cell."""
     cost_features: Float[Tensor, "b channel hr wr hq wq"]
     """The volumes that the field interpolates."""
 
@@ -106,7 +106,7 @@ class NeMF(nn.Module):
         return maps if self.neck is None else self.neck(maps)
 
     def encode_features(self, reference_features: list[Tensor], query_features: list[Tensor]) -> Encoded:
-        """What `encode` returns, from the feature maps of both images."""
+        """The result of `encode`, computed from the feature maps of both images."""
         correlation = self.cost_encoder.correlate(reference_features, query_features)
         refined = self.cost_encoder.refine(correlation, reference_features, query_features)
         refined_mean = refined.mean(dim=1)
@@ -177,7 +177,7 @@ def squash(
 
 
 def initial_field(encoded: EncodedField, query_hw: tuple[int, int]) -> Float[Tensor, "b 2 h w"]:
-    """Where the search starts: the normalised reference (x, y) of every pixel of query images of size `query_hw`."""
+    """The start of the search: the normalised reference (x, y) of every pixel of query images of size `query_hw`."""
     mean = encoded.refined_mean
     centres = torch.linspace(-1, 1, math.isqrt(mean.shape[-1]), device=mean.device, dtype=mean.dtype)
     coarse = soft_argmax(mean, centres, centres)

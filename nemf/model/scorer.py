@@ -15,10 +15,10 @@ from nemf.model.field_inference import InferenceLayers, ReluMasks
 from nemf.model.quadrilinear import corner_slopes, corners, weighted_rows
 
 TILE = {"cpu": 512, "cuda": 16384}
-"""Points are scored in tiles of this one size: matrix products, sines and the like round differently by shape."""
+"""Number of points of a tile, the same for all: matrix products, sines and others round differently by shape."""
 
 _CHUNK_TILES = {"cpu": 8, "cuda": 1}
-"""Tiles whose cost features are interpolated together: interpolation rounds the same in any shape."""
+"""Number of tiles whose cost features are interpolated together: interpolation rounds the same in any shape."""
 
 
 FusedScore = Callable[..., tuple[Tensor, Tensor | None]]
@@ -166,7 +166,7 @@ class _Differentiable(torch.autograd.Function):
 
 
 def _padded(values: Tensor) -> Tensor:
-    """Filled up with zeros to whole tiles."""
+    """The tensor padded with zeros to whole tiles."""
     return F.pad(values, (0, 0) * (values.dim() - 1) + (0, -len(values) % TILE[values.device.type]))
 
 

@@ -25,7 +25,7 @@ def check(model: str) -> None:
 
 
 def default_config(model: str) -> BackboneConfig:
-    """What timm's pretrained configuration of the model says, and the maps that timm gives by default.
+    """The backbone's configuration, from timm's pretrained configuration of the model and the maps that timm returns.
 
     Logs a warning where the name has no tag, and weights of other tags take images that are normalised otherwise.
     """

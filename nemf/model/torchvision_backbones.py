@@ -21,7 +21,8 @@ def check(library: str, model: str) -> None:
 
 
 def stages_default_config(model: str) -> BackboneConfig:
-    """What the transforms of torchvision's own weights say, and the maps of all four layers."""
+    """The backbone's configuration: from the transforms of torchvision's own weights, and the maps of all four
+    layers."""
     return replace(blocks_default_config(model), out_indices=(1, 2, 3, 4))
 
 
@@ -42,13 +43,13 @@ def stages_from_file(model: str, config: BackboneConfig) -> tuple[nn.Module, Pub
 
 
 def blocks_default_config(model: str) -> BackboneConfig:
-    """What the transforms of torchvision's own weights say; nothing says which blocks."""
+    """The backbone's configuration from the transforms of torchvision's own weights; it names no blocks."""
     normalisation = torchvision.models.get_model_weights(model).DEFAULT.transforms()
     return BackboneConfig(mean=tuple(normalisation.mean), std=tuple(normalisation.std))
 
 
 def blocks_published(model: str, out_indices: tuple[int, ...] | None) -> tuple[nn.Module, BackboneConfig]:
-    """Raises ValueError: nothing says which blocks."""
+    """Raises ValueError, since the blocks are not known."""
     raise ValueError("only out_indices in the .json beside a local file say which blocks to take")
 
 

@@ -27,11 +27,12 @@ _CONVERSION = (
     "d = d.get('state_dict', d.get('model', d)); "
     "s.save_file({k: v.clone().contiguous() for k, v in d.items() if torch.is_tensor(v)}, sys.argv[2])"
 )
-"""A program that makes a safetensors file of a pickled state dict, whatever wraps it; it runs no code of the pickle."""
+"""A Python program that converts a pickled state dict, wrapped or not, to safetensors; it runs no code of the
+pickle."""
 
 
 _MAX_LISTED = 20
-"""Of the tensors of one fault that an error names."""
+"""Maximum number of tensors of one fault that an error names."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -236,4 +237,4 @@ FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "mean": ("three numbers", _is_triple),
     "std": ("three numbers above 0", lambda value: _is_triple(value) and min(value) > 0),
 }
-"""What JSON must hold for the fields of a BackboneConfig, in words and as a test."""
+"""The requirement on each field of a BackboneConfig in JSON, in words and as a test."""

@@ -12,7 +12,7 @@ NAMES = ("nemf-small",)
 
 
 def folder(name: str) -> Path:
-    """The checkpoint folder of a network that ships. Logs once in a process what its training data allow."""
+    """The checkpoint folder of a network that ships. Logs the terms of its training data once in a process."""
     _log_terms(name)
     return _folder(name)
 

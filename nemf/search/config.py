@@ -1,4 +1,4 @@
-"""The settings of a search: what they are, and what they may be. Imports no torch.
+"""The settings of a search, and their allowed values. Imports no torch.
 
 SearchConfig is the only judge of a setting, wherever it comes from: Python, a matcher's name, a job's --search, or the
 config.json of a checkpoint.
@@ -46,12 +46,12 @@ _RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "grid_strides": ("a list of 1 to 8 falling whole numbers from 1 to 4096", _are_strides),
     "precision": ("float32 or bfloat16", lambda value: value in ("float32", "bfloat16")),
 }
-"""What each setting must be, in words and as a test."""
+"""The requirement on each setting, in words and as a test."""
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class SearchConfig:
-    """How the field is searched; the defaults are those of the published code.
+    """The settings of a search of the field; the defaults are those of the published code.
 
     Raises ValueError naming the setting that cannot be.
     """
@@ -60,20 +60,21 @@ class SearchConfig:
     refine_steps: int = 20
     refine_lr: float = 3e-4
     radius_norm: float = 0.1
-    """How far PatchMatch may go from the coarse flow, and refinement from PatchMatch."""
+    """Maximum distance of PatchMatch from the coarse flow, and of refinement from PatchMatch, in normalised
+    coordinates."""
     seed: int = 0
     positional_gradient: bool = False
     """Refine along the whole gradient, including that through the encoding of the position."""
     neighbour_offset: bool = False
     """PatchMatch tries a neighbour's position moved by the offset from that neighbour to the pixel."""
     radius_decay: float = 1.0
-    """What the radius of the random steps is multiplied by after each of them."""
+    """Factor of the radius of the random steps after each iteration."""
     grid_strides: tuple[int, ...] = (1,)
     """Grids to search one after the other, each from the result of the one before: every n-th pixel. Where the last is
     not every pixel, points start between its pixels, and a flow is refined at its pixels and interpolated between."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """Of the matrix products of the field. bfloat16 runs them in one kernel, on CUDA only; it moves matches where two
-    positions have nearly equal scores."""
+    """Precision of the field's matrix products. bfloat16 runs them in one kernel, on CUDA only; it moves matches where
+    two positions have nearly equal scores."""
 
     def __post_init__(self) -> None:
         check_settings(**{field.name: getattr(self, field.name) for field in fields(self)})

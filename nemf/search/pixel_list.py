@@ -28,7 +28,7 @@ class Pixels:
     neighbours: Int64[Tensor, "p 4"]
     """Indices in this list of the left, right, upper and lower neighbour, mirrored at the border."""
     steps: Int64[Tensor, " p"]
-    """How many iterations before the last one the pixel is last needed; 0 for the result itself."""
+    """Number of iterations before the last one at which the pixel is last needed; 0 for the result itself."""
 
     def __len__(self) -> int:
         return len(self.image)

@@ -26,7 +26,7 @@ def steps_to_points(xy_px: Float[Tensor, "b k 2"], hw: tuple[int, int], max_step
 
 
 def _read_from(xy_px: Float[Tensor, "b k 2"], hw: tuple[int, int]) -> Bool[Tensor, "b h w"]:
-    """Which pixels the points are read from."""
+    """Mask of the pixels that the points are read from."""
     last = xy_px.new_tensor([hw[1] - 1, hw[0] - 1])
     inside = xy_px.clamp(min=0).minimum(last)
     mask = torch.zeros(len(xy_px), *hw, dtype=torch.bool, device=xy_px.device)

@@ -1,4 +1,4 @@
-"""What the search maximises: functions from pairs of points to logits."""
+"""The scores that a search maximises: functions from pairs of points to logits."""
 
 from typing import Protocol, runtime_checkable
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 @runtime_checkable
 class ScoreFn(Protocol):
-    """How well each reference point matches its query point: a logit, the greater the better.
+    """A score of how well each reference point matches its query point: a logit, the greater the better.
 
     A point's logit may depend neither on the other points of the call nor on their number. The coordinate optimisation
     differentiates it by the reference points.

@@ -21,7 +21,7 @@ _OPPOSITE = {"left": "right", "right": "left", "l": "r", "r": "l"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AugmentConfig:
-    """How strongly examples are changed. A probability is per image, drawn for each of the two."""
+    """Strength of the random changes of examples. A probability is per image, drawn for each of the two."""
 
     swap: float = 0.5
     """Probability that reference and query change roles."""

@@ -12,7 +12,7 @@ from nemf.model.correlation import normalise
 from nemf.model.quadrilinear import corners
 
 TEMPERATURE = 0.05
-"""Of the softmax over cosines."""
+"""Softmax temperature."""
 
 
 def descriptor_loss(

@@ -1,4 +1,4 @@
-"""Distillation: a student backbone learns to give the feature maps of a teacher network's backbone, behind its neck.
+"""Distillation: a student backbone learns to reproduce the feature maps of a teacher network's backbone and neck.
 
 Only photographs are needed, no annotations.
 """

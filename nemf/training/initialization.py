@@ -13,7 +13,7 @@ _NOISE = 0.1
 _CONTRAST = 0.05
 """Standard deviation of the embedded correlation: its best cells then get some of the coarse flow's weight, not all."""
 _HALF_SCORE_CORRELATION = 0.5
-"""The correlation whose matching score starts at one half: the sigmoid of none is then so near 1 that it is flat."""
+"""The correlation whose matching score starts at one half, so that no sigmoid is in its flat part near 1."""
 
 
 def initialize_at_correlation(model: NeMF) -> None:

@@ -14,7 +14,7 @@ from nemf.training.config import LossConfig
 from nemf.training.descriptor_loss import descriptor_loss
 
 HARD_RADIUS_NORM = (0.05, 0.3)
-"""Minimum and maximum distance of hard negatives from the true point."""
+"""Minimum and maximum distance of hard negatives from the true point, normalised."""
 
 
 class TrainingLoss(nn.Module):
