@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jobs.command import MatcherName, run_command
+from nemf.matchers.table import find_entry
 from pipeline.io.uri_field import Uri
 
 _TABLE = "demo_pairs.csv"  # also marks a folder as the demo's own
@@ -37,6 +38,7 @@ def run(config: Config) -> str:
     from jobs import evaluate, match, prepare, report
     from jobs.demo_pairs import write_pairs
 
+    find_entry(config.matcher)
     out = Path(config.out).resolve()
     _make_room(out)
     table = out / _TABLE

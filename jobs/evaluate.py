@@ -31,7 +31,7 @@ from pipeline.evaluation.evaluate import (
 from pipeline.evaluation.keypoint_errors import MATCH_COLUMNS, Failed
 from pipeline.evaluation.metrics import write_metrics
 from pipeline.evaluation.protocols import PROTOCOLS, Protocol, protocol
-from pipeline.evaluation.quality_gate import parse_threshold
+from pipeline.evaluation.quality_gate import PCKThreshold, parse_threshold
 from pipeline.io import storage
 from pipeline.io.manifest import Manifest
 from pipeline.io.uri_field import Uri
@@ -52,8 +52,8 @@ class Config:
     out: Uri
     """METRICS Parquet file to write; for a million pairs or more a folder of them, which must hold nothing else."""
     alpha: tuple[float, ...] = DEFAULT_ALPHAS
-    """Thresholds, each a share of the protocol's T, the size that a point's error is compared with, such as the longer
-    side of the object's box."""
+    """Thresholds above 0 and at most 1, each a share of the protocol's T, the size that a point's error is compared
+    with, such as the longer side of the object's box."""
     failed: Failed = "wrong"
     """Pairs that failed or are missing: count their keypoints as wrong, or exclude them from the averages."""
     compare: Uris = ()
@@ -94,15 +94,15 @@ def run(config: Config) -> str:
                 "boxes are scored, and pairs that it alone has count as failed",
                 file=sys.stderr,
             )
-        result = _evaluate_on_ray(config, protocols) if large else _evaluate(config, manifest, protocols)
+        result = _evaluate_on_ray(config, protocols) if large else _evaluate(config, manifest, protocols, thresholds)
     for_programs = config.format in text_tables.PROGRAM_FORMATS
     if for_programs:
         table = text_tables.tidy_table(result.metrics, result.differences, config.matches)
         print(text_tables.as_text(table, config.format))
     else:
         _print_tables(result, protocols, config)
-    shortfalls = [line for threshold in thresholds for line in threshold.shortfalls(result.metrics)]
     print(f"\nwrote {config.out}", file=sys.stderr if for_programs else sys.stdout)
+    shortfalls = [line for threshold in thresholds for line in threshold.shortfalls(result.metrics)]
     if shortfalls:
         raise RequirementError("; ".join(shortfalls))
     return config.out
@@ -117,20 +117,26 @@ class _Result:
     unscored: Unscored
 
 
-def _evaluate(config: Config, manifest: Manifest, protocols: Sequence[Protocol]) -> _Result:
+def _evaluate(
+    config: Config, manifest: Manifest, protocols: Sequence[Protocol], thresholds: Sequence[PCKThreshold]
+) -> _Result:
+    """Evaluate in this process and write METRICS, unless they lack what a threshold is about."""
     pairs = planned_pairs(manifest, config.matches)
     matches = read_matches(config.matches, MATCH_COLUMNS)
     bootstrap = {"replicates": config.replicates, "seed": config.seed}
     metrics = evaluate(
         matches, pairs, protocols, config.alpha, config.failed, **bootstrap, manifest_digest=manifest.digest()
     )
+    rows = metrics.to_pandas()
+    for threshold in thresholds:
+        threshold.rows(rows)
     differences = {}
     for other in config.compare:
         others = read_matches(other, MATCH_COLUMNS)
         common = pairs.slice(0, planned_limit(manifest, other))
         differences[other] = compare(matches, others, common, protocols, config.alpha, config.failed, **bootstrap)
     write_metrics(config.out, metrics)
-    return _Result(metrics=metrics.to_pandas(), differences=differences, unscored=count_unscored(matches, pairs))
+    return _Result(metrics=rows, differences=differences, unscored=count_unscored(matches, pairs))
 
 
 def _evaluate_on_ray(config: Config, protocols: Sequence[Protocol]) -> _Result:

@@ -41,7 +41,7 @@ def evaluate(
     matches: MATCHES rows of one matcher, at most one per pair and direction, with at least the columns
         pipeline.evaluation.keypoint_errors.MATCH_COLUMNS.
     pairs: PAIRS rows without inline images; pairs they lack are not evaluated, whatever the matches hold.
-    alphas: thresholds as a share of the protocol's T, each above 0.
+    alphas: thresholds as a share of the protocol's T, each above 0 and at most 1.
     failed: whether pairs that failed or are missing count as wrong or are excluded; `n_failed` counts them anyway.
     manifest_digest: of the manifest that the pairs are from, to be written down with the numbers.
     replicates, seed: of the bootstrap that the intervals come from; 0 replicates for no intervals.
@@ -71,8 +71,8 @@ def check_protocols(protocols: Sequence[Protocol], alphas: Sequence[float]) -> N
     names = [protocol.name for protocol in dict.fromkeys(protocols)]
     if repeated := {name for name in names if names.count(name) > 1}:
         raise ValueError(f"two protocols are called {', '.join(sorted(repeated))}; give each a name of its own")
-    if not alphas or not all(0 < alpha < np.inf for alpha in alphas):
-        raise ValueError(f"alphas must be numbers above 0, such as 0.1; got {list(alphas)}")
+    if not alphas or not all(0 < alpha <= 1 for alpha in alphas):
+        raise ValueError(f"alphas must be above 0 and at most 1, such as 0.1; got {list(alphas)}")
 
 
 def check_matches(matches: pa.Table, pairs: pa.Table) -> list[str]:

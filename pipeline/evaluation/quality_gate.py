@@ -37,8 +37,8 @@ class PCKThreshold:
                 listed = ", ".join(map(str, evaluated))
                 raise ValueError(f"--require {self.text!r}: {name} {value} is not evaluated; evaluated are: {listed}")
 
-    def shortfalls(self, metrics: pd.DataFrame) -> list[str]:
-        """One line for each data set and direction of METRICS below the threshold, or without a number of it.
+    def rows(self, metrics: pd.DataFrame) -> pd.DataFrame:
+        """The METRICS rows, one per data set and direction, that the threshold is about.
 
         Raises ValueError where METRICS have no such group or average.
         """
@@ -49,14 +49,21 @@ class PCKThreshold:
         rows = rows[(rows["group_kind"] == kind) & (rows["group"] == self.group)]
         if rows.empty:
             raise ValueError(f"--require {self.text!r}: there is no group {self.group}; there are: {', '.join(groups)}")
-        column = COLUMN_OF_AVERAGE[self.average]
         if self.average == "class" and kind != "all":
             raise ValueError(f"--require {self.text!r}: only 'all' has an average over classes")
+        return rows
+
+    def shortfalls(self, metrics: pd.DataFrame) -> list[str]:
+        """One line for each data set and direction of METRICS below the threshold, or without a number of it.
+
+        Raises ValueError where METRICS have no such group or average.
+        """
+        column = COLUMN_OF_AVERAGE[self.average]
         reaches = _OPERATORS[self.comparison]
         return [
             f"{self.text}: {row['dataset']}, {row['direction'].replace('_', ' ')}, has "
             + (f"{row[column]:.2f}" if row["n_pairs"] else "nothing to average over")
-            for row in rows.to_dict("records")
+            for row in self.rows(metrics).to_dict("records")
             if not row["n_pairs"] or not reaches(row[column], self.percent)
         ]
 

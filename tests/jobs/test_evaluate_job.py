@@ -192,6 +192,7 @@ def test_a_missed_requirement_is_an_exit_code_of_its_own(
         (["--require", "nemf image .1 all >= 50"], "protocol nemf is not evaluated; evaluated are: spair"),
         (["--replicates", "-1"], "--replicates must be 0 or more; got -1"),
         (["--compare", "nowhere"], "no matches at nowhere"),
+        (["--alpha", "0.1", "5"], "alphas must be above 0 and at most 1, such as 0.1; got [0.1, 5.0]"),
     ],
 )
 def test_options_that_cannot_be_are_told(
@@ -199,6 +200,7 @@ def test_options_that_cannot_be_are_told(
 ):
     assert main([*_plant(tmp_path, {"cat1": 0}), "--protocol", "spair", *more]) == 2
     assert message in capsys.readouterr().err
+    assert not (tmp_path / "metrics.parquet").exists()
 
 
 def test_published_numbers_are_beside_the_run_and_say_whether_they_compare(

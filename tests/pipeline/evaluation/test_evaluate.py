@@ -295,7 +295,7 @@ def test_matches_of_two_matchers_are_refused():
         evaluate(matches, _pairs(a, b), [SPAIR])
 
 
-@pytest.mark.parametrize("alphas", [[], [0.0], [0.1, -1], [float("nan")]])
+@pytest.mark.parametrize("alphas", [[], [0.0], [0.1, -1], [float("nan")], [5]])
 def test_unusable_alphas_are_refused(alphas: list[float]):
     pair = _pair("a", "cat")
     with pytest.raises(ValueError, match="alphas"):
