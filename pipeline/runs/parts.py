@@ -64,19 +64,20 @@ def write_part(out: str, rows: pa.Table, *, run_id: str = "") -> Part:
 
 def list_parts(out: str) -> list[str]:
     """URIs of the committed parts of a run folder, by name; `out` may also be a single MATCHES file."""
-    if out.endswith(".parquet") and storage.is_file(out):
-        return [out]
-    return storage.list_files(storage.join(out, "parts"), ".parquet")
+    return list(part_sizes(out))
 
 
 def part_sizes(out: str) -> dict[str, int]:
-    """URIs and bytes of the committed parts of a run folder, by name, from one listing."""
+    """URIs and bytes of what list_parts lists, from one listing."""
+    if out.endswith(".parquet") and storage.is_file(out):
+        fs, path = storage.open_uri(out)
+        return {out: fs.size(path)}
     folder = storage.join(out, "parts")
     try:
         entries = with_retries(folder, lambda fs, path: fs.ls(path, detail=True))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return {}
-    sizes = {PurePosixPath(entry["name"]).name: entry["size"] for entry in entries}
+    sizes = {PurePosixPath(entry["name"]).name: entry["size"] for entry in entries if entry["type"] != "directory"}
     names = sorted(name for name in sizes if name.endswith(".parquet") and not name.startswith("."))
     return {storage.join(folder, name): sizes[name] for name in names}
 
@@ -125,7 +126,7 @@ def read_matches(out: str, columns: Sequence[str] | None = None) -> pa.Table:
     names = list(columns) if columns is not None else MATCHES.names
     with_keys = list(dict.fromkeys([*names, *KEY_COLUMNS]))
     while True:
-        sizes = _sizes(out)
+        sizes = part_sizes(out)
         if not sizes:
             raise FileNotFoundError(
                 f"no matches at {out}: expected a run folder with parts/*.parquet, or one MATCHES file"
@@ -133,22 +134,15 @@ def read_matches(out: str, columns: Sequence[str] | None = None) -> pa.Table:
         try:
             tables = list(read_parts(sizes, with_keys))
         except FileNotFoundError:
-            if sizes.keys() <= _sizes(out).keys():
+            if sizes.keys() <= part_sizes(out).keys():
                 raise
             continue
         # a part that is gone was compacted after it was listed: its rows are in other parts now
-        if sizes.keys() <= _sizes(out).keys():
+        if sizes.keys() <= part_sizes(out).keys():
             break
     rows = pa.concat_tables(tables)
     ranks = [pa.array([rank] * table.num_rows, pa.int32()) for rank, table in enumerate(tables)]
     return rows.take(chosen_rows(rows, pa.chunked_array(ranks))).select(names)
-
-
-def _sizes(out: str) -> dict[str, int]:
-    if out.endswith(".parquet") and storage.is_file(out):
-        fs, path = storage.open_uri(out)
-        return {out: fs.size(path)}
-    return part_sizes(out)
 
 
 def reasons_of(rows: pa.Table) -> pa.ChunkedArray:

@@ -103,8 +103,17 @@ def test_a_listing_that_saw_neither_the_old_parts_nor_the_new_is_made_again(
 
 
 def test_nothing_committed(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="no matches at"):
-        read_matches(str(tmp_path))
+    (tmp_path / "notes.txt").touch()
+    for out in (tmp_path, tmp_path / "notes.txt"):
+        with pytest.raises(FileNotFoundError, match="no matches at"):
+            read_matches(str(out))
+
+
+def test_one_matches_file_is_its_own_part(tmp_path: Path) -> None:
+    file = tmp_path / "matches.parquet"
+    pq.write_table(match_rows({"pair_id": "a"}), file)
+    assert part_sizes(str(file)) == {str(file): file.stat().st_size}
+    assert list_parts(str(file)) == [str(file)]
 
 
 def test_rows_of_another_schema_are_refused(tmp_path: Path) -> None:
