@@ -148,7 +148,12 @@ def _list_files(uri: str) -> list[str]:
     if not files or not storage.is_file(uri):
         files = storage.list_files(uri, ".parquet")
     if not files:
-        raise FileNotFoundError(f"no manifest at {uri}: neither a .parquet file nor a folder that holds one")
+        hint = (
+            "; make a manifest of a table with nemf prepare --dataset table"
+            if uri.endswith((".csv", ".csv.gz"))
+            else ""
+        )
+        raise FileNotFoundError(f"no manifest at {uri}: neither a .parquet file nor a folder that holds one{hint}")
     return files
 
 

@@ -179,6 +179,11 @@ def test_what_does_not_fit_is_named_when_the_manifest_is_opened(
 def test_a_manifest_that_is_none(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no manifest at"):
         Manifest(str(tmp_path))
+    (tmp_path / "a.csv").touch()
+    with pytest.raises(
+        FileNotFoundError, match=r"a\.csv: .*; make a manifest of a table with nemf prepare --dataset tab"
+    ):
+        Manifest(str(tmp_path / "a.csv"))
     (tmp_path / "a.parquet").write_bytes(b"not parquet at all")
     with pytest.raises(ValueError, match=r"a\.parquet is not a Parquet file"):
         Manifest(str(tmp_path))
