@@ -1,4 +1,4 @@
-"""What the tests share."""
+"""Fixtures shared by all tests."""
 
 import os
 from collections.abc import Iterator
@@ -29,7 +29,7 @@ def _ray_of_the_session() -> Iterator[str]:
 def shared_ray(_ray_of_the_session: str) -> Iterator[None]:
     """A Ray of two CPUs that jobs join and leave as it is, started once for all test files of a process.
 
-    Jobs find it by RAY_ADDRESS; with --address local they bring their own nevertheless. Its processes find what is in
+    Jobs join it by RAY_ADDRESS; with --address local they start their own. Its processes can import from
     tests/support.
     """
     with pytest.MonkeyPatch.context() as patch:

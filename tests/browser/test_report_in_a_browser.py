@@ -33,7 +33,7 @@ CATEGORIES = [f"{name}-with-a-rather-long-name/of a kind" for name in ("ape", "b
 
 @pytest.fixture(scope="module")
 def page_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The report of a planted run that has everything a report can show."""
+    """The report of a planted run that has every part of a report."""
     folder = tmp_path_factory.mktemp("report")
     for name, grey in (("a.png", 90), ("b.png", 160)):
         Image.fromarray(np.full((40, 60, 3), grey, np.uint8)).save(folder / name)

@@ -1,8 +1,8 @@
 """Rounds of random kills, many more than `make test` has time for: `make chaos`.
 
-CHAOS_ROUNDS (default 40) and CHAOS_SEED (default 0) say how many and which. A round starts the job, or starts it
-again, and kills something at a random moment. Whenever a run gets through to its end its table is compared, row for
-row, with that of a run nobody touched, and a new run begins. CHAOS_OUT names a file for the figures.
+CHAOS_ROUNDS (default 40) and CHAOS_SEED (default 0) set their number and their seed. A round starts the job, or starts
+it again, and kills something at a random moment. Whenever a run gets through to its end its table is compared, row for
+row, with that of an undisturbed run, and a new run begins. CHAOS_OUT names a file for the figures.
 """
 
 import json
@@ -33,7 +33,7 @@ SLICE_PAIRS = 8
 ROUNDS = int(os.environ.get("CHAOS_ROUNDS", "40"))
 SEED = int(os.environ.get("CHAOS_SEED", "0"))
 MARK = f"NEMF_CHAOS_{os.getpid()}"
-"""A variable of what the rounds start and all that this starts."""
+"""An environment variable that marks the processes of the rounds and their descendants."""
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 class _Chaos:
-    """One run folder after another, and what was done to them."""
+    """The run folders, one after the other, and the kills in each."""
 
     def __init__(self, pairs: str, folder: Path) -> None:
         self.counts: Counter[str] = Counter()
@@ -52,7 +52,7 @@ class _Chaos:
         self._untouched = self._rows_of_an_untouched_run()
 
     def round(self) -> None:
-        """Start the job, kill something, and see how the job ends."""
+        """Start the job, kill one of its processes, and record how the job ends."""
         job = self._start(self._out)
         n_parts = len(list_parts(str(self._out)))
         target, kill = self._choose.choice(
@@ -79,7 +79,7 @@ class _Chaos:
             self._compare_the_end()
 
     def finish(self) -> None:
-        """Let the last run get to its end."""
+        """Finish the last run."""
         assert self._start(self._out).wait() == 0
         self._compare_the_end()
 
@@ -99,7 +99,7 @@ class _Chaos:
         return rows
 
     def _compare_what_is_there(self) -> None:
-        """Every part is whole, and its rows are those of the untouched run."""
+        """Every part is whole, and its rows equal those of the undisturbed run."""
         for part in list_parts(str(self._out)):
             rows = pq.read_table(part).select(RESULT_COLUMNS).sort_by("pair_id")
             expected = self._untouched.filter(pc.is_in(self._untouched["pair_id"], rows["pair_id"]))
@@ -177,7 +177,7 @@ def test_whatever_is_killed_whenever_no_pair_is_lost_twice_or_different(
 
 @pytest.fixture
 def progress(capsys: pytest.CaptureFixture[str]) -> Callable[[str], None]:
-    """Says something in spite of pytest's capture."""
+    """Prints a line in spite of pytest's capture."""
 
     def say(line: str) -> None:
         with capsys.disabled():
@@ -187,7 +187,8 @@ def progress(capsys: pytest.CaptureFixture[str]) -> Callable[[str], None]:
 
 
 def _left_processes() -> set[str]:
-    """What the rounds started and is still there. Ray's agents write over their environment: of these, the orphans."""
+    """Processes that the rounds started and that still run. Ray's agents overwrite their environment: of these,
+    orphans."""
     found = set()
     for process in psutil.process_iter():
         with suppress(psutil.Error):

@@ -1,4 +1,4 @@
-"""The recipe of the image, without building it: hadolint, and what would rot unseen."""
+"""The Dockerfile, without building it: hadolint, and the names that it must share with the project."""
 
 import re
 import subprocess
@@ -16,7 +16,7 @@ DOCKERFILE = ROOT / "deploy" / "Dockerfile"
 
 @pytest.fixture
 def lines() -> list[str]:
-    """Its instructions, one a line."""
+    """The Dockerfile's instructions, one a line."""
     text = re.sub(r"\\\n\s*", "", DOCKERFILE.read_text())
     return [line for line in text.splitlines() if line and not line.startswith("#")]
 

@@ -1,4 +1,4 @@
-"""The manifest for Kubernetes is one, and says what this version of the package takes."""
+"""The Kubernetes manifest is valid, and its commands and flags are those of this version."""
 
 import importlib.metadata
 import shlex

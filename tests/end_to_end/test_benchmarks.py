@@ -1,4 +1,4 @@
-"""The benchmarks run, and compare only what is equal; what they measure is not asserted."""
+"""The benchmarks run, and compare only equal work; the measured values are not asserted."""
 
 import json
 import re
@@ -50,7 +50,7 @@ TINY_SEARCH = search.Config(
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """One thread, since several wait for each other where the machine is busy; and no measurement of the machine."""
+    """One thread, since several wait for each other on a busy machine; and no measurement of the machine."""
     monkeypatch.setattr(harness, "matmul_peak", lambda device, dtype=None: 1e11)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -72,7 +72,7 @@ def encoded(model: NeMF) -> Encoded:
 
 @pytest.fixture
 def _small_network(model: NeMF, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The search is of the small network, whatever its preset is."""
+    """The search uses the small network, whatever the preset."""
     monkeypatch.setattr(search, "random_model", lambda preset, device: model)
 
 
@@ -207,7 +207,7 @@ def test_memory_of_the_first_run_is_seen():
     measured = harness.measure({"much": lambda: take(400), "little": lambda: take(40)}, torch.device("cpu"), repeats=2)
     assert measured["much"].answer == 100_000_000
     assert len(measured["much"].seconds) == 2
-    assert 300 < measured["much"].rise_mb < 500  # of what is freed before, some may be taken again
+    assert 300 < measured["much"].rise_mb < 500  # memory freed before may be reused
     assert measured["little"].rise_mb < 100
 
 

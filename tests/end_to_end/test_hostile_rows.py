@@ -45,12 +45,12 @@ class Good:
     source_rgb: np.ndarray
     target_rgb: np.ndarray
     finds_itself: bool = True
-    """Both images show the same in the same place."""
+    """Both images show the same content at the same position."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Bad:
-    """A row that must end as an error, which says so."""
+    """A row that must end as an error, with its stage, kind and a part of its message."""
 
     pair_id: str
     row: dict[str, Any]
@@ -185,7 +185,7 @@ def _bad_rows(root: Path) -> list[Bad]:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A run folder that three attempts worked on, and what they said."""
+    """A run folder of three attempts, and their output."""
 
     root: Path
     pairs: str

@@ -1,4 +1,4 @@
-"""The match job is killed for real, at random moments, and run again: the table is that of a run nobody touched."""
+"""The match job is killed for real, at random moments, and run again: the table equals that of an undisturbed run."""
 
 import random
 import signal
@@ -34,13 +34,13 @@ def _flags(pairs: str, out: Path, **options: str) -> list[str]:
 
 
 def _start(pairs: str, out: Path, seconds_per_pair: float = 0.1) -> MatchProcess:
-    """A process with a Ray of its own, to be killed."""
+    """A job process with a Ray of its own, to be killed."""
     log = out.with_name(f"{out.name}-{time.monotonic_ns()}.log")
     return MatchProcess(*_flags(pairs, out), log=log, SLOW_MATCHER_SECONDS=str(seconds_per_pair))
 
 
 def _run(pairs: str, out: Path, **options: str) -> Finished:
-    """The same without anybody waiting or killing, in this process."""
+    """The same job in this process, without waiting and without kills."""
     return run_main(match.main, [*MATCHER, *_flags(pairs, out, **options)])
 
 
@@ -50,7 +50,7 @@ def _results(out: Path) -> pa.Table:
 
 @pytest.fixture(scope="module")
 def untouched(shared_ray: None, pairs: str, tmp_path_factory: pytest.TempPathFactory) -> pa.Table:
-    """The result of a run nobody touched, with other slices, batches and workers than the killed ones."""
+    """The result of an undisturbed run, with other slices, batches and workers than the killed ones."""
     out = tmp_path_factory.mktemp("untouched") / "run"
     scheduling = {"--slice-pairs": "17", "--batch-pairs": "5", "--workers": "2"}
     finished = _run(pairs, out, **scheduling)

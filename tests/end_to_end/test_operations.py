@@ -1,4 +1,4 @@
-"""A run from beginning to end through the eyes of who operates it: status, metrics, events, retry, compact, verify."""
+"""A run from beginning to end, as an operator sees it: status, metrics, events, retry, compact, verify."""
 
 import os
 import re
@@ -102,7 +102,7 @@ def test_prometheus_is_told_the_same(out: str) -> None:
 
 
 def _scraped() -> dict[str, list[tuple[dict[str, str], float]]]:
-    """What the node exports, once all rows have arrived there."""
+    """The metrics that the node exports, once all rows are counted."""
     (node,) = ray.nodes()
     url = f"http://127.0.0.1:{node['MetricsExportPort']}/metrics"
     for _ in range(60):

@@ -27,7 +27,7 @@ ORDER = [("pair_id", "ascending"), ("direction", "ascending")]
 
 @pytest.fixture(scope="module")
 def bucket() -> Iterator[str]:
-    """An empty bucket, found through the standard variables by this process and all it starts."""
+    """An empty bucket, configured by the standard variables for this process and its children."""
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()

@@ -1,4 +1,4 @@
-"""A run on a store that fails all the time gives what a run on a sound one gives."""
+"""A run on a store that fails often gives the same result as a run on a sound one."""
 
 import json
 import os
@@ -48,7 +48,7 @@ N_IMAGES, N_PAIRS = 8, 32
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[FaultyS3]:
-    """Found through the standard variables by this process and all it starts."""
+    """A faulty store, configured by the standard variables for this process and its children."""
     with faulty_s3() as faulty, pytest.MonkeyPatch.context() as patch:
         patch.setenv("AWS_ENDPOINT_URL", faulty.url)
         patch.setenv("AWS_ACCESS_KEY_ID", KEY)
@@ -62,7 +62,7 @@ def server() -> Iterator[FaultyS3]:
 
 @pytest.fixture
 def s3(server: FaultyS3, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyS3]:
-    """Sound at first; waits are short in this process."""
+    """The store without faults at first; waits are short in this process."""
     monkeypatch.setattr("nemf.io.retry.FIRST_WAIT_SECONDS", 0.01)
     server.reset()
     storage.delete(FILE)
@@ -161,7 +161,7 @@ def test_expired_credentials_say_what_to_do(s3: FaultyS3) -> None:
 
 
 def test_a_run_on_a_failing_store_is_a_run(s3: FaultyS3, tmp_path: Path) -> None:
-    """Where the store is, and its keys, only --storage-options say: the workers have them from there."""
+    """The store's address and keys are in --storage-options only, and the workers get them from there."""
     rows = [
         pair_row(str(n), source_uri=f"{n % N_IMAGES}.png", target_uri=f"{(n + n // N_IMAGES) % N_IMAGES}.png")
         for n in range(N_PAIRS)
@@ -211,7 +211,7 @@ def test_a_run_on_a_failing_store_is_a_run(s3: FaultyS3, tmp_path: Path) -> None
 
 
 def _match(flags: list[str]) -> subprocess.CompletedProcess[str]:
-    """Runs the job without any AWS variable, and looks for secrets in what its Ray wrote."""
+    """Runs the job without any AWS variable, and looks for secrets in the files of its Ray."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
     with tempfile.TemporaryDirectory(prefix="ray") as folder:  # of a short name, for the sake of sockets
         command = [sys.executable, "-m", "jobs.match", *flags]
@@ -224,7 +224,7 @@ def _match(flags: list[str]) -> subprocess.CompletedProcess[str]:
 
 
 def _expected(s3: FaultyS3, local: str, images: str, out: str) -> pa.Table:
-    """What a process matches that never meets a fault, nor Ray."""
+    """The matches of a process without faults and without Ray."""
     s3.always("GET /failing/images/secret.png", denied)
     (rows,) = read_rows(local, 0, np.arange(N_PAIRS))
     chunks = decode_rows(rows, images, allowed_prefixes=[images, f"{BUCKET}/elsewhere"])

@@ -1,4 +1,4 @@
-"""Jobs on a real head that wants a token: nemf submit, and Ray's own line."""
+"""Jobs on a real head that requires a token: nemf submit, and Ray's own command."""
 
 import re
 import signal
@@ -19,7 +19,7 @@ N_PAIRS = 16
 SUPPORT = Path(__file__).parents[1] / "support"
 SUBMIT = [sys.executable, "-m", "jobs.submit"]
 HEARS_CTRL_C = ["env", "--default-signal=INT"]
-"""Before a command: what a shell starts in the background, such as these tests, does not."""
+"""Prefix of a command that makes it receive SIGINT, which processes started in the background by a shell ignore."""
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def test_a_submitted_job_runs_there_and_its_log_and_exit_code_come_back(
 def test_ctrl_c_stops_the_job_gracefully_and_rays_own_line_finishes_it(
     head: RayHead, pairs: str, tmp_path: Path
 ) -> None:
-    """The matcher is in a folder that is sent along, as a checkout would be."""
+    """The matcher is in the folder of --working-dir, as in a checkout."""
     out, log = tmp_path / "run", tmp_path / "log"
     match = ["--pairs", pairs, "--out", str(out), "--matcher", "slow_matcher:SlowMatcher", "--slice-pairs", "2"]
     sent = ["--address", head.dashboard, "--working-dir", str(SUPPORT)]

@@ -1,4 +1,4 @@
-"""The notebooks run, cell after cell, on what the jobs write."""
+"""The notebooks run, cell after cell, on files written by the jobs."""
 
 import json
 from pathlib import Path

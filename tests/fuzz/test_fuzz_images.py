@@ -61,7 +61,7 @@ def _files() -> dict[str, bytes]:
 
 
 def _deep_tiffs() -> dict[str, bytes]:
-    """Those that tifffile reads."""
+    """Small images of the formats that tifffile reads."""
     grey, rgb = (noise_rgb(0, (30, 40)).astype(np.uint16) * 257)[..., 0], noise_rgb(0, (30, 40)).astype(np.uint16) * 257
     apart = {"photometric": "rgb", "planarconfig": "separate"}
     thumbnail = (grey[:4, :4], {"subfiletype": 1, "subifds": 1})
@@ -84,7 +84,7 @@ def _deep_tiffs() -> dict[str, bytes]:
 
 
 def _with_checksums(data: bytes) -> bytes:
-    """A PNG whose chunks have right checksums, so that what is in them is looked at; other bytes as they are."""
+    """A PNG with corrected checksums of its chunks, so that their content is read; other bytes unchanged."""
     if not data.startswith(b"\x89PNG"):
         return data
     parts, at = [data[:8]], 8

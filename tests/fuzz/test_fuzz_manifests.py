@@ -62,7 +62,7 @@ def damaged_manifests_are_rows_or_an_error(file: tuple[str, bytes]) -> None:
 
 
 def read(file: str) -> None:
-    """All that a job reads of it."""
+    """Reads a manifest as a job does."""
     with Manifest(file) as manifest:
         n_ids = len(manifest.ids())
         n_rows = 0

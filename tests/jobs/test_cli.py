@@ -1,4 +1,4 @@
-"""What `nemf` says before any command is chosen."""
+"""The output of `nemf` without a known command."""
 
 import importlib
 import pkgutil

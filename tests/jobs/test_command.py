@@ -25,7 +25,7 @@ class Config(Inherited):
     """A text of two lines in the source, which the help joins to
     one: it breaks where the terminal ends."""
     start: Annotated[str, UriField(names=("small",))] = "small"
-    """What to begin with."""
+    """Network to start from."""
     kinds: Names = ("all",)
     """Kinds."""
 
@@ -45,7 +45,7 @@ def test_the_help_names_values_and_joins_lines(
         r"OUT +Run folder\.",
         r"--pairs PATH\|URI\[,\.\.\.\] +Manifests\.",
         r"--image-root PATH\|URI +A text of two lines in the source, which the help joins to one: it breaks where",
-        r"--start NAME\|PATH\|URI +What to begin with\.",
+        r"--start NAME\|PATH\|URI +Network to start from\.",
         r"--kinds NAME\[,NAME\.\.\.\] +Kinds\.",
         r"--storage-options JSON\|@FILE +Options of file systems by scheme",
     ):

@@ -1,4 +1,4 @@
-"""jobs.distil: a tiny student learns from a tiny teacher, is interrupted and goes on, and what is refused."""
+"""jobs.distil: a tiny student learns from a tiny teacher, is interrupted and resumes; bad input is refused."""
 
 import json
 import os
@@ -24,7 +24,7 @@ from pipeline.training.folder import read_history
 STEPS = 6
 SIDES = ("source", "target")
 TEACHER = replace(TINY, backbone_config=replace(TINY.backbone_config, create_kwargs={"replace_stem_pool": True}))
-"""Another backbone than the student's, with the same maps."""
+"""A teacher with another backbone than the student's, and maps of the same shapes."""
 
 
 SETTINGS = {
@@ -68,7 +68,7 @@ def _tiny_preset(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def flags(tmp_path: Path) -> list[str]:
-    """All but --out: four photographs without keypoints and one that is lost, and a teacher."""
+    """The flags without --out: four photographs without keypoints, one of them missing a file, and a teacher."""
     rows: list[dict[str, Any]] = [
         {
             "pair_id": str(number),
@@ -87,7 +87,7 @@ def flags(tmp_path: Path) -> list[str]:
 
 @pytest.fixture
 def straight(flags: list[str], tmp_path: Path) -> Path:
-    """The folder of a run that nobody interrupted."""
+    """The folder of an uninterrupted run."""
     assert main([*flags, "--out", str(tmp_path / "straight")]) == 0
     return tmp_path / "straight"
 
@@ -213,7 +213,7 @@ def test_another_run_in_the_folder_is_refused(
 
 
 def _without(flags: list[str], name: str) -> list[str]:
-    """The flags but for one and its value."""
+    """The flags without one of them and its value."""
     if name not in flags:
         return flags
     index = flags.index(name)

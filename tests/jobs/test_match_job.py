@@ -1,4 +1,4 @@
-"""What jobs.match does before it starts Ray, and when there is no need to."""
+"""The parts of jobs.match that need no Ray."""
 
 import json
 import re
@@ -38,7 +38,7 @@ def pairs(tmp_path: Path) -> str:
 
 
 def _answered(pairs: str, out: Path) -> list[str]:
-    """Commit answers to all three pairs; the flags of the run they are of."""
+    """Commit matches of all three pairs; returns the flags of their run."""
     shaping = {"directions": ["source_to_target"], "outputs": ["keypoints", "confidence"]}
     fingerprint = run_fingerprint(load_matcher("identity").fingerprint, shaping)
     write_part(str(out), match_rows(*({"pair_id": name, "fingerprint": fingerprint} for name in "abc")))

@@ -1,4 +1,4 @@
-"""Output that nobody reads any more, or that cannot be written."""
+"""Output whose reader has gone, or that cannot be written."""
 
 import os
 import subprocess

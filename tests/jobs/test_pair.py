@@ -91,7 +91,7 @@ def test_a_photograph_is_not_drawn_over(photographs: list[str], capsys: pytest.C
 
 
 def test_the_answer_is_the_row_of_match_bit_for_bit(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    """Of the process that `nemf match` matches in, in which the pairs share a batch."""
+    """The result equals that of `nemf match`, whose pairs share a batch."""
     whole = skimage.data.chelsea()
     images = {"a": whole[:200, :260], "b": whole[30:210, 40:300], "c": whole[60:, 100:]}
     for name, rgb in images.items():

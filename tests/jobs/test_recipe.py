@@ -69,7 +69,7 @@ def test_missing_data_are_told_at_once(tmp_path: Path, capsys: pytest.CaptureFix
 
 
 def _write_published(data: Path, n_images: int = 60) -> None:
-    """Animal-Pose as its authors publish it, of small pictures, and a folder of photographs."""
+    """Animal-Pose as its authors publish it, with small pictures, and a folder of photographs."""
     folder = data / "animal-pose"
     for name in ("animal-pose/images", "photographs"):
         (data / name).mkdir(parents=True)
@@ -104,7 +104,7 @@ def _images_of(manifest: Path) -> set[str]:
 
 
 def test_the_published_downloads_are_all_that_a_recipe_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """The trainings get the manifests that are made of them, and can read their images."""
+    """The trainings get the manifests made from these folders, and can read their images."""
     data, out = tmp_path / "data", tmp_path / "out"
     _write_published(data)
     trained: list[str] = []

@@ -1,4 +1,4 @@
-"""What a command opens before it does anything: help and `nemf status` need none of the heavy packages."""
+"""Imports of a command at its start: help and `nemf status` import none of the heavy packages."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""What jobs.submit refuses, and how it ends."""
+"""Commands that jobs.submit refuses, and its exit codes."""
 
 import re
 import socket

@@ -1,4 +1,4 @@
-"""jobs.train: a small run that learns, is killed and goes on, and what is refused before anything starts."""
+"""jobs.train: a small run learns, is killed and resumes; bad input is refused before anything starts."""
 
 import json
 import os
@@ -111,7 +111,7 @@ def test_each_flag_is_a_setting_of_the_same_name(capsys: pytest.CaptureFixture[s
 
 @pytest.fixture(scope="module")
 def flags(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """A run that begins with a tiny network; all but --out."""
+    """The flags, without --out, of a run that starts from a tiny network."""
     folder = tmp_path_factory.mktemp("planted")
     pairs = _write_planted(folder)
     torch.manual_seed(0)
@@ -162,7 +162,7 @@ def finished(shared_ray: None, flags: list[str], tmp_path_factory: pytest.TempPa
 
 
 def _kill(job: subprocess.Popen) -> None:
-    """SIGKILL for the job, which may have ended, and every process it started."""
+    """Send SIGKILL to the job, which may have ended, and to every process it started."""
     processes: list[psutil.Process] = []
     with suppress(psutil.NoSuchProcess):
         processes = [psutil.Process(job.pid), *psutil.Process(job.pid).children(recursive=True)]
@@ -174,7 +174,7 @@ def _kill(job: subprocess.Popen) -> None:
 
 
 def _history(out: Path) -> dict[str, list[dict[str, Any]]]:
-    """Without what depends on the machine's speed."""
+    """The history without the columns that depend on the machine's speed."""
     return {
         kind: [{name: value for name, value in row.items() if "seconds" not in name} for row in rows]
         for kind, rows in read_history(str(out)).items()
@@ -193,7 +193,7 @@ def _same_run(finished: Path, out: Path) -> Config:
 
 
 def test_killed_and_run_again_the_history_is_that_of_a_run_nobody_touched(finished: Path, tmp_path: Path):
-    """Nor does Ray change it: the other run is in this process."""
+    """Ray does not change the result: the other run is in this process."""
     shown: list[dict[str, Any]] = []
     train(_same_run(finished, tmp_path), ALONE, shown.append, lambda: False)
 
@@ -249,7 +249,7 @@ def _stage(flags: list[str], start: Path, out: Path, **trainer: Any) -> Path:
 
 
 def _pck(flags: list[str], matcher_name: str) -> float:
-    """How many of the planted points are found within a tenth of the reference's longer side, percent."""
+    """Percentage of planted points matched within a tenth of the reference's longer side."""
     matcher = load_matcher(matcher_name, device="cpu")
     pairs = TrainingPairs(flags[1], flags[flags.index("--image-root") + 1], ImageCache())
     hits = []

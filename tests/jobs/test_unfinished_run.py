@@ -1,4 +1,4 @@
-"""What the jobs say of a run of ten pairs that was asked for four of them and stopped after three."""
+"""The jobs on a run over ten pairs with --limit 4 that stopped after three."""
 
 import time
 from pathlib import Path

@@ -31,7 +31,7 @@ REQUIRED = {
 
 CONFIGS = {name: importlib.import_module(f"jobs.{cli.module_of(name)}").Config for name in cli.names()}
 CONFIGS |= {f"prepare {dataset}": config_type(dataset) for dataset in BUILT_IN}
-"""By command, and by data set of prepare, which each have options of their own."""
+"""Config types by command, and by data set of prepare, each of which has options of its own."""
 FLAGS = [(command, name) for command in CONFIGS if command != "submit" for name in uri_fields(CONFIGS[command])]
 
 

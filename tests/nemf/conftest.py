@@ -1,4 +1,4 @@
-"""What these tests share: one thread, and weights files made on the spot, so that no test needs a download."""
+"""Fixtures of these tests: one thread, and generated weights files, so that no test needs a download."""
 
 import json
 from collections.abc import Callable
@@ -58,11 +58,11 @@ def mobilenet_file(write_weights: Callable[..., Path], mobilenet_tensors: dict[s
 
 @pytest.fixture(scope="session")
 def official_tensors() -> dict[str, torch.Tensor]:
-    """The state dict of a small official network; not to be changed."""
+    """The state dict of a small official network; must not be changed."""
     return official_state_dict(official_shapes(**SMALL), seed=1)
 
 
 @pytest.fixture
 def state_dict(official_tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """That state dict, to be changed."""
+    """A copy of that state dict, which a test may change."""
     return dict(official_tensors)

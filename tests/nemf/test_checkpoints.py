@@ -23,7 +23,7 @@ BACKBONE = {"create_kwargs": {}, "out_indices": [1, 2, 3, 4], "mean": [0.0, 0.0,
 
 @pytest.fixture(scope="module")
 def saved(official_tensors: dict[str, torch.Tensor], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint folder of ours, written once."""
+    """A checkpoint folder of this project, written once."""
     folder = tmp_path_factory.mktemp("saved")
     checkpoints.save(folder, from_official_state_dict(official_tensors, 2), official_config(official_tensors, 2))
     return folder
@@ -31,7 +31,7 @@ def saved(official_tensors: dict[str, torch.Tensor], tmp_path_factory: pytest.Te
 
 @pytest.fixture
 def ours(saved: Path, tmp_path: Path) -> Path:
-    """One to spoil."""
+    """A copy of the checkpoint folder, to be damaged."""
     folder = tmp_path / "ours"
     folder.mkdir()
     (folder / "model.safetensors").symlink_to(saved / "model.safetensors")

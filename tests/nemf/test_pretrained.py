@@ -1,4 +1,4 @@
-"""What ships: whole, small, with its terms, and better than the matchers without weights."""
+"""The networks that ship: complete, small, with their terms, and better than the matchers without weights."""
 
 import logging
 
@@ -50,7 +50,7 @@ def planted(number: int) -> Example:
 
 
 def pck(matcher: Matcher, examples: list[Example], alpha: float = 0.1) -> float:
-    """Percent of the target's points that are found in the source within alpha of its longer side."""
+    """Percentage of the target's points matched in the source within alpha of its longer side."""
     correct = []
     for example in examples:
         match = matcher.match(example.query.rgb, example.reference.rgb, example.query.xy_px)

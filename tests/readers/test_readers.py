@@ -112,7 +112,7 @@ EXPECTED = {
 
 
 def _read(reader: str, packages: tuple[str, ...], folder: Path) -> dict[str, Any]:
-    """What a reader says, see read_tables.py, its rows in the order of EXPECTED."""
+    """The output of a reader, see read_tables.py, with rows in the order of EXPECTED."""
     environment = ENVIRONMENTS / "-".join(packages).replace("==", "").replace("<", "below")
     python = environment / "bin" / "python"
     if not (environment / "installed").exists():

@@ -35,7 +35,7 @@ def rough(hw: tuple[int, int], batch: int = 1, size: float = 0.09, seed: int = 0
 
 
 def search(pixels: Pixels, start: list[torch.Tensor], iterations: int, **options: float) -> list[torch.Tensor]:
-    """Of the affine map, by a list of pixels."""
+    """The score of the affine map, for a list of pixels."""
     pixel_xy_norm, score = pixels.xy_norm(), Paraboloid()
     actual = search_pixels(
         lambda reference, pixel: score(reference[None], pixel_xy_norm[pixel][None])[0],

@@ -1,4 +1,4 @@
-"""A file system, broken://, that fails in words of its own whatever it is asked."""
+"""A file system, broken://, whose every operation raises an exception of its own type."""
 
 import fsspec
 from fsspec.implementations.memory import MemoryFileSystem

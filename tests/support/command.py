@@ -1,4 +1,4 @@
-"""A job's command in this process, with what it prints."""
+"""Runs a job's command in this process and captures its output."""
 
 import io
 from collections.abc import Callable, Sequence
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Finished:
-    """How a command ended."""
+    """Exit code and output of a command."""
 
     code: int
     stdout: str
@@ -16,7 +16,7 @@ class Finished:
 
 
 def run_main(main: Callable[[Sequence[str]], int], argv: Sequence[str]) -> Finished:
-    """Call a job's main(); for fixtures of a module, where capsys is not to be had."""
+    """Call a job's main(); for fixtures with module scope, which cannot use capsys."""
     stdout, stderr = io.StringIO(), io.StringIO()
     with redirect_stdout(stdout), redirect_stderr(stderr):
         code = main(argv)

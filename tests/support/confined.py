@@ -16,7 +16,7 @@ from typing import Any
 from hypothesis import HealthCheck, settings
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "0"))
-"""How many to try, other ones each time; 0 for the few that `make test` tries, always the same."""
+"""Number of random examples, different at each run; 0 for the few, always equal ones of `make test`."""
 _SPAWNING = ("subprocess.Popen", "os.system", "os.exec", "os.fork", "os.forkpty", "os.posix_spawn", "os.spawn")
 _watched: list[str] | None = None
 

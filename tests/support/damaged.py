@@ -8,16 +8,16 @@ _NUMBERS = [
     for value in (0, 1, 2 ** (8 * size - 1) - 1, 2 ** (8 * size - 1), 2 ** (8 * size) - 1)
     for order in ("little", "big")
 ]
-"""Those that programs trip over."""
+"""Byte sequences that often cause faults in parsers."""
 _HOWS = ("replace",) * 12 + ("insert", "remove", "cut")
-"""Lengths mostly stay: a file in which everything has moved is refused at its first byte."""
+"""Edits of a file, most of which keep its length: a file whose content is shifted is refused at its first byte."""
 _EDIT = st.tuples(
     st.sampled_from(_HOWS), st.integers(0, 2**20 - 1), st.binary(min_size=1, max_size=4) | st.sampled_from(_NUMBERS)
 )
 
 
 def damaged(files: dict[str, bytes]) -> st.SearchStrategy[tuple[str, bytes]]:
-    """The name of a file, and what is left of it after a few edits."""
+    """The name of a file, and its content after a few edits."""
     return st.builds(_edited, st.sampled_from(list(files.items())), st.lists(_EDIT, min_size=1, max_size=4))
 
 

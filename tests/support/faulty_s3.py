@@ -1,4 +1,4 @@
-"""An S3 server that fails on demand: a proxy in front of moto's, which counts what it is asked for."""
+"""An S3 server that fails on demand: a proxy in front of moto's, which counts requests."""
 
 import hashlib
 import http.client
@@ -20,7 +20,7 @@ _OWN_HEADERS = {"connection", "expect", "transfer-encoding", "content-length", "
 
 @dataclass(frozen=True)
 class Reply:
-    """What the server behind the proxy says."""
+    """A reply of the server behind the proxy."""
 
     status: int
     headers: list[tuple[str, str]]
@@ -28,27 +28,27 @@ class Reply:
 
 
 class Request(BaseHTTPRequestHandler):
-    """One request at the proxy, as a fault sees it."""
+    """One request at the proxy, for a fault to answer."""
 
     protocol_version = "HTTP/1.1"
     server: "_Proxy"
 
     def handle_one_request(self) -> None:
-        """A client may give up, or be given up on, at any time."""
+        """Ignores a connection that either side closed."""
         try:
             super().handle_one_request()
         except ConnectionError:
             self.close_connection = True
 
     def respond(self) -> None:
-        """Forward, or do what the fault in turn says."""
+        """Forward the request, or apply the next fault."""
         self.sent = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         (self.server.faulty.fault_for(self.command, self.path) or Request.answer)(self)
 
     do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = respond  # noqa: N815
 
     def log_message(self, *_arguments: object) -> None:
-        """Nothing."""
+        """Logs nothing."""
 
     def forward(self) -> Reply:
         """The reply of the server behind."""
@@ -61,7 +61,7 @@ class Request(BaseHTTPRequestHandler):
         return Reply(reply.status, reply.getheaders(), body)
 
     def answer(self) -> None:
-        """What the server behind says, as it says it."""
+        """Send the reply of the server behind unchanged."""
         reply = self.forward()
         self.begin(reply)
         self.wfile.write(reply.body)
@@ -132,20 +132,20 @@ def reset_in_body(request: Request) -> None:
 
 
 def lost_reply(request: Request) -> None:
-    """The server does what it is asked and nobody learns of it."""
+    """The server carries out the request, but its reply is lost."""
     request.forward()
     request.reset()
 
 
 class FaultyS3:
-    """Where the proxy is, what it was asked for, and which requests are to fail."""
+    """The proxy's address, its counts of requests, and the requests that are to fail."""
 
     def __init__(self, behind: tuple[str, int]) -> None:
         self.behind = behind
         self.requests: Counter[str] = Counter()
-        """How often each 'METHOD /path' was asked for, since reset()."""
+        """Number of requests of each 'METHOD /path' since reset()."""
         self.n_failed = 0
-        """How many of them failed."""
+        """Number of requests that failed."""
         self._in_turn: list[tuple[re.Pattern[str], list[Fault]]] = []
         self._always: list[tuple[re.Pattern[str], Fault]] = []
         self._share, self._seed = 0.0, 0
@@ -168,7 +168,7 @@ class FaultyS3:
         self._share, self._seed, self._kinds = share, seed, kinds
 
     def reset(self) -> None:
-        """No faults, nothing counted."""
+        """Remove all faults and counts."""
         with self._lock:
             self._in_turn.clear()
             self._always.clear()
@@ -178,7 +178,7 @@ class FaultyS3:
             self.n_failed = 0
 
     def fault_for(self, method: str, path: str) -> Fault | None:
-        """How this request is to fail, if it is."""
+        """The fault for this request, if any."""
         said = f"{method} {path.partition('?')[0]}"
         with self._lock:
             self.requests[said] += 1
@@ -216,12 +216,12 @@ class _Proxy(ThreadingHTTPServer):
         threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Clients go away: that is what the tests are about."""
+        """Prints no tracebacks of clients that disconnect."""
 
 
 @contextmanager
 def faulty_s3() -> Iterator[FaultyS3]:
-    """A server, which ends with the block."""
+    """A faulty S3 server, which ends with the block."""
     moto = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     moto.start()
     faulty = FaultyS3(moto.get_host_and_port())

@@ -103,6 +103,6 @@ IMPOSTORS: dict[str, tuple[bytes, str]] = {
     "pointer": (b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer; `git lfs pull` gets the file"),
     "zeros": (bytes(100), "zeros"),
 }
-"""What is called .jpg and is none of the formats that are read, and what the error says that it is."""
+"""Files named .jpg of formats that are not read, and the description of each in the error."""
 
 UNKNOWN: dict[str, bytes] = {"pickle": pickle.dumps({"a": 1}), "text": b"not an image", "gif, half a header": b"GIF8"}

@@ -40,11 +40,11 @@ class MatchProcess:
         return code
 
     def workers(self) -> list[psutil.Process]:
-        """The processes that match, now."""
+        """The processes that currently match."""
         return self.processes(lambda command: "MatchWorker" in command)
 
     def processes(self, wanted: Callable[[str], bool]) -> list[psutil.Process]:
-        """Those of the processes it started, now, whose command line is wanted."""
+        """The job's current child processes whose command line matches."""
         return [child for child in self._children() if wanted(" ".join(_command(child)))]
 
     def signal(self, number: signal.Signals) -> None:

@@ -70,7 +70,8 @@ def match_rows(*rows: dict[str, Any]) -> pa.Table:
 
 
 def run_description(pairs: str | None = None, **config: Any) -> dict[str, Any]:
-    """What run.json says of a run of the manifest `pairs`, fingerprint 'f', for open_run; `config` changes settings."""
+    """The content of run.json of a run of the manifest `pairs`, fingerprint 'f', for open_run; `config` changes
+    settings."""
     settings = {"matcher": "planted", "backbone_weights": None, "outputs": ["keypoints"], "limit": None}
     settings |= {"pairs": pairs, "direction": "source_to_target", **config}
     digest = "m" if pairs is None else Manifest(pairs).digest()

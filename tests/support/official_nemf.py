@@ -15,7 +15,7 @@ SMALL = {
     "backbone": "resnet18",
     "feature_channels": (64, 128, 256, 512),
 }
-"""Sizes of a network that tests can afford; its heads may be 2."""
+"""Sizes of a network small enough for tests, with 2 heads."""
 
 
 def official_shapes(

@@ -1,4 +1,5 @@
-"""NeMF written down plainly, as the paper and the published checkpoints define it: numpy, float64, no cleverness.
+"""NeMF written down plainly, as the paper and the published checkpoints define it: numpy, float64, without
+optimisations.
 
 It follows the official names and roles, starts from feature maps, takes one pair, and is slow. Tests compare the
 package with it; it shares no code with the package.
@@ -268,7 +269,7 @@ def resnet18_features(state_dict: dict[str, torch.Tensor], image: np.ndarray) ->
 
 
 def make_golden() -> dict[str, np.ndarray]:
-    """Everything that the tests compare, from noise images of 64 x 64."""
+    """All values that the tests compare, from noise images of 64 x 64."""
     state_dict = official_state_dict(official_shapes(**SMALL), SEED)
     plain = PlainNemf(state_dict, HEADS)
     generator = np.random.default_rng(SEED)

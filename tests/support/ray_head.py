@@ -19,20 +19,20 @@ _UNTIL_THE_PARENT_ENDS = [
     "-c",
     "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 15); os.execv(sys.argv[1], sys.argv[1:])",
 ]
-"""Before a command: it gets a SIGTERM when this process ends, even if that is killed (PR_SET_PDEATHSIG)."""
+"""Prefix of a command that gets a SIGTERM when this process ends, even if it is killed (PR_SET_PDEATHSIG)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RayHead:
-    """Where it is, and what a process needs to talk to it."""
+    """The head's addresses, and the environment variables of a process that uses it."""
 
     address: str
     dashboard: str
-    """Of a head started without its dashboard, an address where nobody answers."""
+    """Address of the dashboard; without a dashboard nothing listens there."""
     environment: dict[str, str]
 
     def run(self, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        """Run a command to its end, with what it prints."""
+        """Run a command to its end and capture its output."""
         return subprocess.run(
             command, env=self.environment | environment, capture_output=True, text=True, timeout=600, check=False
         )
@@ -40,7 +40,7 @@ class RayHead:
 
 @contextmanager
 def ray_head(num_cpus: int = 2, *, dashboard: bool = True, **environment: str) -> Iterator[RayHead]:
-    """One, ended together with every process it started; with its dashboard it wants a token.
+    """A head, ended together with every process it started; with its dashboard it requires a token.
 
     environment: of the head, and so of every process that works there.
     """

@@ -1,4 +1,4 @@
-"""What checks the jaxtyping annotations in the tests, see addopts in pyproject.toml."""
+"""The checker of the jaxtyping annotations in the tests, see addopts in pyproject.toml."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""A network with every part that there can be, small enough to be trained in seconds."""
+"""A network with every optional part, small enough to be trained in seconds."""
 
 from dataclasses import replace
 

@@ -8,7 +8,7 @@ from nemf.io.retry import TRIES, retry, wait_seconds
 
 @pytest.fixture
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """How long was waited, without waiting."""
+    """The seconds of each wait, recorded without waiting."""
     waited: list[float] = []
     monkeypatch.setattr(retry_module.time, "sleep", waited.append)
     return waited

@@ -1,4 +1,4 @@
-"""Errors of libraries that are not installed are told by what they carry and how they are called."""
+"""Errors of libraries that are not installed are classified by their attributes and class names."""
 
 import socket
 
@@ -9,21 +9,21 @@ from nemf.io.store_errors import is_beyond_the_end, reason
 
 
 class HttpError(Exception):
-    """As gcsfs has it."""
+    """An HTTP error with gcsfs's attributes."""
 
     def __init__(self, code: int) -> None:
         self.code = code
 
 
 class HttpResponseError(Exception):
-    """As Azure has it."""
+    """An HTTP error with the attributes of Azure's library."""
 
     def __init__(self, status_code: int, error_code: str) -> None:
         self.status_code, self.error_code = status_code, error_code
 
 
 class RefreshError(Exception):
-    """As google-auth calls it."""
+    """An error with the name that google-auth uses."""
 
 
 def _client_error(status: int, code: str) -> ClientError:

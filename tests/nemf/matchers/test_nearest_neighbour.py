@@ -90,7 +90,7 @@ def test_dense_sift_finds_most_points_of_a_warped_photograph(photograph: str):
     height, width = reference.shape[:2]
 
     def warped(xy: np.ndarray) -> np.ndarray:
-        """Where a query pixel is in the reference: a wave of 3 % and a shift."""
+        """The position of a query pixel in the reference: a wave of 3 % and a shift."""
         wave_x = 0.03 * width * np.sin(2 * np.pi * xy[:, 1] / height)
         wave_y = 0.03 * height * np.cos(2 * np.pi * xy[:, 0] / width)
         return xy + np.stack([wave_x + 7, wave_y - 5], axis=1)

@@ -100,7 +100,7 @@ class Case:
 
     @torch.no_grad()
     def arguments(self, dtype: torch.dtype) -> tuple[Any, ...]:
-        """What the kernel is given."""
+        """The kernel's arguments."""
         channels, *sizes = self.volume.shape[1:]
         cell, weight = corners(self.query_xy_norm, (sizes[2], sizes[3]))
         return (
@@ -117,7 +117,7 @@ class Case:
 
 
 def error(actual: torch.Tensor | None, expected: torch.Tensor) -> torch.Tensor:
-    """Differences as parts of the spread of what was expected."""
+    """Differences as shares of the standard deviation of the expected values."""
     assert actual is not None
     return (actual.cpu() - expected).abs() / expected.std()
 
@@ -170,7 +170,7 @@ def test_without_gradient(interpreted: Score):
 
 
 def test_the_search_can_score_by_it(run: Score, device: str):
-    """What QueryScorer hands over is what the kernel wants."""
+    """QueryScorer passes the kernel the arguments that it expects."""
     case = Case.random(**SMALL).to(device)
     fused = partial(run, KernelWeights.from_field(case.field.requires_grad_(False)))
     scorer = QueryScorer(case.field, case.volume, case.pair, case.query_xy_norm, fused=fused)
@@ -214,7 +214,7 @@ def test_a_width_it_cannot_take_is_refused():
 
 
 def test_the_largest_program_fits_a_hopper_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    """Compiled in earnest, which needs no GPU, and not run."""
+    """The kernel compiles for a GPU, which needs none; it is not run."""
     programs = []
     kernel = field_triton._score_tiles
     monkeypatch.setattr(
@@ -228,7 +228,7 @@ def test_the_largest_program_fits_a_hopper_gpu(monkeypatch: pytest.MonkeyPatch, 
 
 
 class Hopper:
-    """What Triton asks of the driver of a GPU to compile for it."""
+    """The part of a GPU driver that Triton needs to compile for it."""
 
     def get_current_device(self) -> str:
         return "of sm_90"

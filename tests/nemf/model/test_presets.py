@@ -12,7 +12,7 @@ from nemf.model.presets import PRESETS, CostFeatureKind, nemf_small, paper, with
 
 
 def images(size: int) -> torch.Tensor:
-    """A source and a target."""
+    """A source and a target image."""
     return torch.randn(2, 1, 3, size, size, generator=torch.Generator().manual_seed(0))
 
 

@@ -60,7 +60,7 @@ def test_query_points_are_given_by_index(field: Field, volume: torch.Tensor):
 
 @pytest.fixture(params=[1, 2, 3])
 def threads(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Whose index decides how matrix products are shared out."""
+    """Sets the number of threads, among which matrix products are divided."""
     before = torch.get_num_threads()
     torch.set_num_threads(request.param)
     yield
@@ -70,7 +70,7 @@ def threads(request: pytest.FixtureRequest) -> Iterator[None]:
 @pytest.mark.parametrize("n_points", [1, 31, TILE["cpu"], TILE["cpu"] + 1])
 @pytest.mark.usefixtures("threads")
 def test_a_logit_depends_on_nothing_beside_it(n_points: int):
-    """Bit by bit: among others, elsewhere in the call, and where its pair is the only one."""
+    """A point's logit is bitwise equal alone, among other points, elsewhere in the call, and with its pair alone."""
     torch.manual_seed(1)
     field = Field(correlation_channels=12, cost_channels=12, hidden=256, n_blocks=1, n_frequencies=10).requires_grad_(
         False

@@ -1,4 +1,4 @@
-"""Files that will not do: each error names the file and what is wrong in it."""
+"""Unusable files: each error names the file and its fault."""
 
 import json
 import shlex

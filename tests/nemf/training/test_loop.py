@@ -131,7 +131,7 @@ def test_a_frozen_backbone_stays_and_a_trained_one_keeps_its_normalisation(batch
 
 
 def test_the_losses_can_be_wrapped(batches: list[Batch], tmp_path: Path):
-    """As for several devices; one process of one gives what none gives."""
+    """DistributedDataParallel with one process gives the same result as training without it."""
     torch.distributed.init_process_group("gloo", f"file://{tmp_path / 'store'}", rank=0, world_size=1)
     try:
         wrapped = Trainer(tiny(), CONFIG, CPU, wrap=nn.parallel.DistributedDataParallel)
@@ -167,7 +167,7 @@ def test_a_bad_configuration_is_refused():
 
 
 def pck(model: NeMF, examples: list[Example]) -> float:
-    """How many points are found within a tenth of the reference's longer side, percent, with the real search."""
+    """Percentage of points matched within a tenth of the reference's longer side, with the real search."""
     matcher = NemfMatcher("tiny", model, CPU, SearchConfig(patchmatch_steps=3, refine_steps=0))
     hits = []
     for example in examples:

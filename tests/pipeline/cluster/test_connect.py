@@ -1,4 +1,4 @@
-"""Where Ray is, what it has, and how long a job waits for one that is not there."""
+"""Joining Ray, reading its resources, and the time until a missing cluster is an error."""
 
 import os
 import socket
@@ -88,7 +88,7 @@ def test_why_there_is_no_ray_is_one_line(
 
 @pytest.fixture
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """What was waited between the tries to start Ray, in no time."""
+    """The seconds waited between the tries to start Ray, recorded without waiting."""
     waited: list[float] = []
     monkeypatch.setattr("pipeline.cluster.connect.time.sleep", waited.append)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)

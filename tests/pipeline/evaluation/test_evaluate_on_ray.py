@@ -79,7 +79,7 @@ def run(tmp_path: Path) -> tuple[str, str]:
 
 
 def test_it_has_the_numbers_of_one_process(run: tuple[str, str], tmp_path: Path):
-    """Of the first 40 pairs, which an unfinished run was asked for; the same again, in place of an earlier result."""
+    """METRICS of the first 40 pairs, those of an unfinished run; evaluating again replaces the earlier result."""
     matches, pairs = run
     open_run(matches, run_description(pairs, limit=40))
     options = {"alphas": (0.1, 0.05), "replicates": 30, "seed": 3}

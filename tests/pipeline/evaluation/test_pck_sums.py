@@ -1,4 +1,4 @@
-"""Sums, and what METRICS makes of them."""
+"""PCK sums, and the METRICS computed from them."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Fetching images from stores that fail: what is asked again, what is not, and what a row then says."""
+"""Fetching images from stores that fail: the requests that are repeated, and the errors in the rows."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -174,7 +174,7 @@ def test_missing_credentials_are_no_fault_of_a_pair(s3: FaultyS3, monkeypatch: p
 
 @pytest.fixture(scope="module")
 def web() -> Iterator[str]:
-    """A web server with tricks."""
+    """A web server with redirections, errors and slow replies."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Page)
     Thread(target=partial(server.serve_forever, poll_interval=0.05), daemon=True).start()
     yield f"http://127.0.0.1:{server.server_address[1]}"
@@ -215,7 +215,7 @@ class _Page(BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, *_arguments: object) -> None:
-        """Nothing."""
+        """Logs nothing."""
 
 
 @pytest.mark.parametrize(

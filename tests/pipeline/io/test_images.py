@@ -16,7 +16,7 @@ from pipeline.io import images
 from pipeline.io.images import MAX_FILE_BYTES, MAX_PIXELS, ImageError, decode_image, fetch_image, read_image
 
 SAVED = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "AVIF")
-"""What Pillow writes of the formats that are read."""
+"""Files written by Pillow in the formats that are read."""
 
 
 def test_a_file_is_read_as_it_was_written(tmp_path: Path) -> None:
@@ -77,7 +77,7 @@ def test_a_turned_image_is_turned_beside_exif_that_cannot_be_written_back() -> N
 
 
 def test_exif_in_a_text_of_a_png_is_applied() -> None:
-    """As ImageMagick writes it."""
+    """A file as ImageMagick writes it."""
     exif = Image.Exif()
     exif[0x0112] = 6
     record = exif.tobytes()

@@ -193,7 +193,7 @@ def test_frames_of_a_multi_picture_file_are_one_image() -> None:
 
 
 def test_ink_is_stored_inverted_as_adobe_does() -> None:
-    """As browsers and OpenCV take it, whether the mark of Adobe is there or not."""
+    """Colours as browsers and OpenCV read them, with and without the Adobe marker."""
     ink = Image.new("CMYK", (16, 16), (0, 255, 255, 0))
     whole = encoded(ink, "JPEG", quality=100)
     adobe = whole.index(b"\xff\xee")

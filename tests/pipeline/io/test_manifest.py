@@ -246,7 +246,7 @@ def _with_column(name: str, values: pa.Array) -> pa.Table:
 
 
 def _read_all(file: str) -> None:
-    """What a job reads, in its order."""
+    """The rows that a job reads, in its order."""
     with Manifest(file) as manifest:
         manifest.ids()
         for _, group, first, rows in manifest.windows(["source_uri", "target_uri"], 100):

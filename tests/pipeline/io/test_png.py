@@ -1,4 +1,4 @@
-"""PNGs of every depth and kind of colour, judged by what was written and by imagecodecs (libpng)."""
+"""PNGs of every depth and kind of colour, compared with the written pixels and with imagecodecs (libpng)."""
 
 import struct
 

@@ -28,7 +28,7 @@ def _noise(bits: int, *shape: int) -> np.ndarray:
 
 
 def _shown(samples: np.ndarray, bits: int) -> np.ndarray:
-    """What 8 bits are nearest."""
+    """The nearest 8-bit values."""
     return np.round(samples / (2**bits - 1) * 255).astype(int)
 
 

@@ -68,7 +68,7 @@ def test_flow_and_its_confidence_cover_the_query() -> None:
 
 def test_cycle_is_where_a_point_lands_matched_back() -> None:
     class Drifting(IdentityMatcher):
-        """Adds (3, 4) to every answer."""
+        """A matcher that adds (3, 4) to every predicted point."""
 
         def match_batch(self, pairs: Sequence[ImagePair]) -> list[Match]:
             return [
@@ -99,7 +99,7 @@ def test_a_batch_that_memory_does_not_hold_is_halved_and_what_was_answered_stays
     batches = []
 
     class Small(IdentityMatcher):
-        """Has memory for the first four pairs of a batch."""
+        """A matcher that runs out of memory after four pairs of a batch."""
 
         def match_batch(self, pairs: Sequence[ImagePair]) -> Iterator[Match]:
             batches.append([pair.pair_id for pair in pairs])
@@ -117,7 +117,7 @@ def test_a_batch_that_memory_does_not_hold_is_halved_and_what_was_answered_stays
 
 def test_an_answer_that_is_no_number_is_an_error() -> None:
     class Nan(IdentityMatcher):
-        """Answers NaN."""
+        """A matcher that returns NaN."""
 
         def match_batch(self, pairs: Sequence[ImagePair]) -> list[Match]:
             return [
@@ -189,7 +189,7 @@ def test_points_that_nobody_asks_for_are_not_looked_at() -> None:
 @pytest.mark.parametrize("answers", [[], [None], "nonsense"])
 def test_a_matcher_that_answers_nonsense_is_an_error_of_each_pair(answers: Any) -> None:
     class Nonsense(IdentityMatcher):
-        """Answers something else than one Match per pair."""
+        """A matcher that returns something else than one Match per pair."""
 
         def match_batch(self, pairs: Sequence[ImagePair]) -> list[Match]:
             return answers
@@ -216,7 +216,7 @@ def test_flow_is_asked_for_in_batches_of_bounded_size(monkeypatch: pytest.Monkey
     sizes = []
 
     class Counting(IdentityMatcher):
-        """Notes how many pairs come at once."""
+        """A matcher that records the number of pairs in each call."""
 
         def match_batch(self, pairs: Sequence[ImagePair]) -> list[Match]:
             sizes.append(len(pairs))

@@ -16,7 +16,7 @@ OUTPUTS = ("keypoints", "flow", "confidence")
 
 
 class _Answer:
-    """What some matcher answers: a good answer with one part of it replaced."""
+    """A valid match with one of its fields replaced."""
 
     def __init__(self, **parts: Any) -> None:
         self.reference_xy_px = np.ones((2, 2), np.float32)

@@ -1,4 +1,4 @@
-"""The stages of the main road, called without Ray."""
+"""The stages of a match job, called without Ray."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""What a job finds lacking in a cluster before it starts."""
+"""The checks of a cluster's resources before a job starts."""
 
 import pytest
 

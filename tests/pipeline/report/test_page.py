@@ -104,7 +104,7 @@ def _drawn_categories(page: str) -> list[str]:
 
 
 def _text(page: str) -> str:
-    """What a reader reads, in one line."""
+    """The visible text of the page, in one line."""
     return " ".join(html.unescape(re.sub(r"<style>.*?</style>|<[^>]*>", " ", page, flags=re.DOTALL)).split())
 
 

@@ -11,7 +11,7 @@ from pipeline.report.svg import Plot
 
 
 def _errors(errors_px: Any, n_points: Any, failed: Any = None) -> KeypointErrors:
-    """T is 100 px."""
+    """Errors of keypoints with a T of 100 px."""
     n_points = np.array(n_points)
     failed = np.zeros(len(n_points), bool) if failed is None else np.array(failed)
     return KeypointErrors(

@@ -1,4 +1,4 @@
-"""Compaction changes how rows lie, and nothing else, whenever it is killed."""
+"""Compaction changes the order and grouping of rows, and nothing else, whenever it is killed."""
 
 from itertools import pairwise
 from pathlib import Path
@@ -20,7 +20,7 @@ GONE = {"status": "error", "error_stage": "fetch", "error_kind": "not_found", "e
 
 
 class KilledError(BaseException):
-    """What a test ends compaction with."""
+    """The exception that ends compaction in a test."""
 
 
 @pytest.fixture

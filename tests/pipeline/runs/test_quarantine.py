@@ -13,7 +13,7 @@ class _Death(BaseException):
 
 
 def _work(quarantine: Quarantine, deadly: str, done: list[str]) -> Iterator[str]:
-    """What a process does with pairs a to d; one of them kills it unless it is refused."""
+    """Work of a process on pairs a to d; one of them kills it unless it is left out."""
 
     def work(pair_ids: Sequence[str]) -> Iterator[str]:
         for pair_id in pair_ids:

@@ -1,4 +1,4 @@
-"""The driver of a training run, beside what tests/jobs/test_train_job.py checks with Ray."""
+"""The driver of a training run, in addition to the checks with Ray in tests/jobs/test_train_job.py."""
 
 import io
 

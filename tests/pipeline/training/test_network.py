@@ -28,7 +28,7 @@ def start(tmp_path: Path) -> str:
 
 @pytest.fixture
 def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Those of a preset's backbone, in a file that names other maps than the preset."""
+    """Weights of a preset's backbone, in a file that names other maps than the preset."""
     monkeypatch.setitem(PRESETS, "tiny", lambda: TINY)
     torch.manual_seed(1)
     every_map = replace(TINY.backbone_config, out_indices=(0, 1, 2, 3))

@@ -1,4 +1,4 @@
-"""Training in one process, beside what tests/jobs/test_train_job.py checks from outside."""
+"""Training in one process, in addition to the checks in tests/jobs/test_train_job.py."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -10,13 +10,13 @@ from pipeline.datasets.common.interface import Note, PairRow, Rejected
 from pipeline.io.images import read_image
 
 WH = (6, 4)
-"""Of the stored pixels."""
+"""Width and height of the stored pixels."""
 X, Y = 4, 1
-"""The stored pixel that is white."""
+"""Position of the stored pixel that is white."""
 
 
 def image(file: Path, orientation: int) -> str:
-    """A file of stored pixels that are black but one."""
+    """An image file whose stored pixels are black except for one."""
     rgb = np.zeros((*WH[::-1], 3), np.uint8)
     rgb[Y, X] = 255
     exif = Image.Exif()
@@ -26,7 +26,7 @@ def image(file: Path, orientation: int) -> str:
 
 
 def row(uri: str, xy_px: list | None = None, stated_wh: tuple[int, int] | None = None, **fields: object) -> PairRow:
-    """A pair whose target says nothing."""
+    """A pair whose target has no annotation."""
     return PairRow(
         where="list, line 2",
         pair_id="1",
