@@ -18,6 +18,10 @@ class SchemaError(ValueError):
     """A table does not have the schema it should; the message lists every difference."""
 
 
+class OtherTableError(SchemaError):
+    """A table is another one than expected, as its metadata say."""
+
+
 def is_index_column(name: str) -> bool:
     """Whether a column is the index of a pandas table: __index_level_0__ in Parquet, a column without a name in CSV."""
     return _INDEX_COLUMN.fullmatch(name) is not None
@@ -34,7 +38,7 @@ def check_schema(actual: pa.Schema, expected: pa.Schema, where: str) -> None:
     table = (expected.metadata or {}).get(b"table", b"")
     other = (actual.metadata or {}).get(b"table")
     if table and other in _TABLES and other != table:
-        raise SchemaError(f"{where} is a {other.decode()} table, expected {table.decode()}")
+        raise OtherTableError(f"{where} is a {other.decode()} table, expected {table.decode()}")
     differences = []
     actual_version, version = ((schema.metadata or {}).get(b"schema_version") for schema in (actual, expected))
     if actual_version and version and actual_version not in (version, *_EARLIER_VERSIONS.get(table, ())):

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
 from pipeline.io import storage
-from schemas.check import SchemaError, check_schema, conform, has_exact_type
+from schemas.check import OtherTableError, SchemaError, check_schema, conform, has_exact_type
 from schemas.failures import Failure
 from schemas.pairs import PAIRS
 
@@ -336,6 +336,8 @@ def _as_pairs(rows: pa.Table, expected: pa.Schema, file: str) -> pa.Table:
 def _check_columns(actual: pa.Schema, file: str) -> None:
     try:
         check_schema(actual, PAIRS, file)
+    except OtherTableError:
+        raise
     except SchemaError as error:
         raise SchemaError(f"{error}. If other software wrote it, `{_prepare(file)}` makes a manifest of it") from error
 

@@ -25,6 +25,7 @@ from pipeline.io.manifest import (
 )
 from schemas.check import SchemaError
 from schemas.failures import Failure
+from schemas.metrics import METRICS
 from schemas.pairs import PAIRS
 
 
@@ -186,6 +187,9 @@ def test_a_manifest_that_is_none(tmp_path: Path) -> None:
         Manifest(str(tmp_path / "a.csv"))
     (tmp_path / "a.parquet").write_bytes(b"not parquet at all")
     with pytest.raises(ValueError, match=r"a\.parquet is not a Parquet file"):
+        Manifest(str(tmp_path))
+    pq.write_table(METRICS.empty_table(), tmp_path / "a.parquet")
+    with pytest.raises(SchemaError, match=r"a\.parquet is a METRICS table, expected PAIRS$"):
         Manifest(str(tmp_path))
     pq.write_table(pa.table({"id": ["1"]}), tmp_path / "a.parquet")
     with pytest.raises(SchemaError, match="column pair_id is missing"):
