@@ -18,7 +18,7 @@ def load_matcher(name: str, *, backbone_weights: str | None = None, device: str 
         ('FOLDER?patchmatch_steps=10&seed=1', see nemf.search.config.SearchConfig). A '?' always begins options: no
         folder's name may hold one. A folder of yours that is called like what ships is './nemf-small'.
     backbone_weights: a local safetensors file of the model's state dict, as timm or torchvision publish it; a .json of
-        the same name beside it may state how to build and feed the network (see nemf.model.weights_file). Without it
+        the same name next to it may state how to build and feed the network (see nemf.model.weights_file). Without it
         the library named loads its own weights (it needs to be online once).
     device: 'cpu', 'cuda', 'cuda:1', ... or 'auto' (CUDA where there is one).
     Raises ValueError for an unusable name, option, weights file or device, FileNotFoundError for a file that is

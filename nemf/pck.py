@@ -42,7 +42,7 @@ def is_correct(
 
 
 def count_correct(correct: Bool[np.ndarray, " n"], n_points: Int[np.ndarray, " p"]) -> Int[np.ndarray, " p"]:
-    """How many of each pair's keypoints are correct."""
+    """The number of correct keypoints of each pair."""
     until = np.concatenate([[0], np.cumsum(correct, dtype=np.int64)])
     ends = np.cumsum(n_points)
     return until[ends] - until[ends - n_points]

@@ -1,4 +1,4 @@
-"""What users name in modules of their own, as 'package.module:name'."""
+"""Loading the objects that users name in modules of their own, as 'package.module:name'."""
 
 import importlib
 from typing import Any

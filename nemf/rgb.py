@@ -1,4 +1,4 @@
-"""From a Pillow image of any kind to RGB pixels: the one way images come into this project."""
+"""Conversion of Pillow images of any kind to RGB pixels, used for all images of this project."""
 
 import numpy as np
 from jaxtyping import UInt8
@@ -26,7 +26,7 @@ def to_rgb(image: Image.Image) -> UInt8[np.ndarray, "_ _ 3"]:
     """
     load_pixels(image)
     if image.format == "BMP" and image.mode == "RGBA" and image.getchannel("A").getextrema() == (0, 0):
-        image = image.convert("RGB")  # a fourth byte that nobody filled in: every reader shows the colours
+        image = image.convert("RGB")  # the fourth byte was never filled in: every reader shows the colours
     image = _upright(image)
     if image.mode.startswith("I;16"):
         grey = np.asarray(image).astype(np.uint32)
@@ -68,6 +68,7 @@ def exif_orientation(image: Image.Image) -> int:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """Not by ImageOps.exif_transpose, which copies every image and fails where it cannot write the EXIF back."""
+    """The image turned upright. ImageOps.exif_transpose is not used: it copies every image, and fails if it cannot
+    write the EXIF back."""
     turn = _SHOWN_AFTER.get(exif_orientation(image))
     return image if turn is None else image.transpose(turn)

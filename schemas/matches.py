@@ -21,7 +21,7 @@ import pyarrow as pa
 from schemas.types import POINTS_XY, SIZE_HW
 
 DIRECTIONS = ("source_to_target", "target_to_source")
-"""Which image of the pair is the query."""
+"""The values of column direction: source_to_target if the source image is the query, target_to_source otherwise."""
 
 MATCHES = pa.schema(
     [

@@ -20,4 +20,4 @@ LIST_SIZES = {
     **dict.fromkeys(("source_box_xyxy", "target_box_xyxy"), 4),
     **dict.fromkeys(("query_hw", "reference_hw", "flow_hw"), 2),
 }
-"""By column: how many numbers each of its innermost lists has."""
+"""Length of the innermost lists, by column."""

@@ -21,7 +21,7 @@ class MatcherEntry:
     """One way to name a matcher."""
 
     form: str
-    """How the name is written, capital letters standing for what varies."""
+    """The form of the name; words in capital letters stand for values."""
     about: str
     """Description of the matcher, for help."""
     fits: Callable[[str], bool]
@@ -104,7 +104,7 @@ TABLE = (
 """Tried in this order: the first entry that fits a name is its matcher."""
 
 FORMS = ", ".join(entry.form for entry in TABLE)
-"""How the names of matchers are written, for errors."""
+"""The forms of all matchers' names, for errors."""
 HELP = (
     f"Name of the matcher: {', '.join(f'{entry.form} ({entry.about})' for entry in TABLE)}. Options may follow a '?'."
 )

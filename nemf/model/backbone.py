@@ -89,7 +89,7 @@ def load_backbone(name: str, weights: Path | None = None, out_indices: tuple[int
 
     weights: a safetensors file of the model's whole state dict or of that of features_only=True (see
         nemf.model.weights_file); None for the library's own weights, which it downloads once.
-    out_indices: which maps to give instead of those that a .json beside the file names. By default timm gives those
+    out_indices: which maps to return instead of those that a .json next to the file names. By default timm gives those
         that it chooses itself (all stages of a pyramid, the last three blocks of a vision transformer), torchvision
         those of all four layers.
     timm gives the maps of its features_only=True. torchvision gives, for the ResNet family, the sums before the last

@@ -16,7 +16,7 @@ class BackboneConfig:
     """Arguments of the library's builder beyond the model's name: numbers, strings, true, false, null; `layers` and
     `channels` are lists of up to eight sizes."""
     out_indices: tuple[int, ...] | None = None
-    """Which feature maps to give, shallow to deep, counted as the library does; None for its own choice."""
+    """Indices of the feature maps to return, shallow to deep, in the library's numbering; None for its own choice."""
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     """The network takes (rgb / 255 - mean) / std."""

@@ -114,7 +114,7 @@ def with_cost_features(config: NeMFConfig, kind: CostFeatureKind) -> NeMFConfig:
 
 
 def with_image_size(config: NeMFConfig, image_size: int) -> NeMFConfig:
-    """The same network for square images of another side, in pixels: it has more or fewer cells, of the same size.
+    """The configuration for square images of another side, in pixels: it has more or fewer cells, of the same size.
 
     Raises ValueError for a side that is no multiple of 32 pixels, which cells of every feature map fill.
     """

@@ -37,7 +37,7 @@ _MAX_LISTED = 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Published:
-    """How a library publishes the tensors of a network."""
+    """The names under which a library publishes the tensors of a network."""
 
     own_names: Mapping[str, str]
     """The names of the whole model's tensors, each with its name in the network; those that it lacks keep theirs."""

@@ -29,7 +29,8 @@ _NUMPY_NUMBERS: list[Any] = [
     np.dtype,
     *(type(np.dtype(kind)) for kind in (np.float32, np.float64, np.int64)),
 ]
-"""Types that training scripts save beside the weights, such as the best loss; torch.load refuses others."""
+"""Types of other values that training scripts save with the weights, such as the best loss; torch.load refuses
+others."""
 
 
 def import_official(folder: str | Path) -> tuple[NeMF, NeMFConfig]:

@@ -4,8 +4,8 @@
 or as {bytes, path}, which is how img2dataset and Hugging Face store them; the id is in image_id or key. Other columns
 are not read, and rows that img2dataset could not download are left out and counted. Two photographs after one another
 make a pair without keypoints, and an odd last one makes one with the first: training by warps and by distillation needs
-images, each about as often as any other. They are written once each, byte for byte, to a folder beside the manifest,
-OUT_images/.
+images, each about as often as any other. They are written once each, byte for byte, to the folder OUT_images/ next to
+the manifest.
 
 For a folder of image files use `--dataset folder --pairing sequential`.
 """

@@ -14,8 +14,8 @@ out. In CSV
 
 and an empty cell is null. Lists may also be written as JSON, Python, pandas and DuckDB write them, [[x, y], [x, y]].
 Whole numbers may be written as floats, ids and categories may be whole numbers or UUIDs, true and false 1 and 0. In
-Parquet an image may come inline, source_image and target_image, as bytes or {bytes, path}; it is written to a folder
-beside the manifest, OUT_images/.
+Parquet an image may come inline, source_image and target_image, as bytes or {bytes, path}; it is written to the
+folder OUT_images/ next to the manifest.
 
 A keypoint that is missing in one of the images, -1,-1 or nan,nan or null, is left out on both sides and counted; one
 that is left of or above its image otherwise is an error. Without a pair_id, a row's id is a hash of what is in it.

@@ -1,4 +1,4 @@
-"""How often each pair counts in each replicate of a bootstrap that draws images, not pairs.
+"""The weights of pairs in the replicates of a bootstrap that draws images, not pairs.
 
 An image of SPair-71k's test split is in about 50 pairs: pairs are not independent, and drawing them would make
 intervals far too narrow. Here every image is drawn a Poisson(1) number of times (Chamandy et al. 2012), and a pair
@@ -40,7 +40,7 @@ class BootstrapWeights:
         )
 
     def replicates(self, first: int, last: int) -> Float64[np.ndarray, "r p"]:
-        """How often each pair counts in replicates `first` up to, not including, `last`: whole numbers from 0."""
+        """The weights of each pair in replicates `first` up to, not including, `last`: whole numbers from 0."""
         images, source, target = self._images
         drawn = np.stack([_poisson(images, self.seed, replicate) for replicate in range(first, last)])
         return np.where(source == target, drawn[:, source], drawn[:, source] * drawn[:, target])

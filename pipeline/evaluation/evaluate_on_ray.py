@@ -55,7 +55,7 @@ _SUMS = pa.schema(
 )
 """One row per group of a bucket: its PCKSums, row after row."""
 _UNSCORED = "unscored"
-"""In group_kind: the values are the fields of an Unscored."""
+"""Value of group_kind in rows whose values are the fields of an Unscored."""
 _RowGroup = tuple[str, int, int]
 """A manifest's file, the number of one of its row groups, and how many of its first rows count."""
 

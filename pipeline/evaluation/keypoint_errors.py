@@ -20,7 +20,7 @@ MATCH_COLUMNS = (
 """The columns of MATCHES that evaluation reads."""
 
 Failed = Literal["wrong", "exclude"]
-"""How pairs that failed or are missing enter averages: all their keypoints wrong, or not at all."""
+"""The treatment of pairs that failed or are missing: all their keypoints count as wrong, or the pairs are excluded."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -38,15 +38,15 @@ class KeypointErrors:
     """T of the threshold alpha T, in the same pixels; 0 for failed pairs."""
 
     def is_correct(self, alpha: float) -> Bool[np.ndarray, " n"]:
-        """Which keypoints are correct."""
+        """Mask of the correct keypoints."""
         return pck.is_correct(self.error_px, self.base_px, alpha, inclusive=self.protocol.inclusive)
 
     def n_correct(self, alpha: float) -> Int64[np.ndarray, " p"]:
-        """How many keypoints of each pair are correct."""
+        """The number of correct keypoints of each pair."""
         return pck.count_correct(self.is_correct(alpha), self.n_points)
 
     def n_counted(self, failed: Failed) -> Int64[np.ndarray, " p"]:
-        """How many keypoints of each pair enter the averages."""
+        """The number of keypoints of each pair that enter the averages."""
         return np.where(self.failed, 0, self.n_points) if failed == "exclude" else self.n_points
 
     def select(self, pairs: Bool[np.ndarray, " p"]) -> "KeypointErrors":
@@ -136,12 +136,12 @@ def keypoint_errors(matches: pa.Table, pairs: pa.Table, protocol: Protocol, dire
 
 
 def count_without_keypoints(pairs: pa.Table) -> int:
-    """How many pairs have no keypoints with a known truth, and so are in no average."""
+    """The number of pairs without keypoints of known truth, which are in no average."""
     return int(np.count_nonzero(count_points(pairs, "source", "target") == 0))
 
 
 def count_points(pairs: pa.Table, query: str, reference: str) -> Int64[np.ndarray, " p"]:
-    """How many keypoints the query image of each pair has; 0 where the reference image has none.
+    """The number of keypoints in the query image of each pair; 0 where the reference image has none.
 
     query, reference: the sides of the pair, 'source' and 'target' or the other way round.
     """

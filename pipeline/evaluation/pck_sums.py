@@ -25,7 +25,7 @@ _COVERAGE_PERCENT = 95
 
 
 def pair_sums(errors: KeypointErrors, alphas: Sequence[float], failed: Failed) -> Float64[np.ndarray, "p columns"]:
-    """What each pair adds to the sums of its groups, (P, 3 + 2 alphas)."""
+    """The contribution of each pair to the sums of its groups, (P, 3 + 2 alphas)."""
     n_points = errors.n_counted(failed)
     n_correct = np.stack([errors.n_correct(alpha) for alpha in alphas], axis=1) * (n_points > 0)[:, None]
     counts = np.stack([n_points > 0, n_points, errors.failed], axis=1)

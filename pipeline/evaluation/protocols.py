@@ -26,7 +26,8 @@ COLUMN_OF_AVERAGE: dict[Average, str] = {"image": "pck_image", "point": "pck_poi
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
-    """How predictions become PCK. Errors are measured in the reference image: a keypoint is correct at d <= alpha T."""
+    """A rule for computing PCK from predictions. Errors are measured in the reference image: a keypoint is correct at d
+    <= alpha T."""
 
     name: str
     directions: tuple[str, ...]

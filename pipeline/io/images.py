@@ -1,4 +1,4 @@
-"""From a URI or bytes to RGB pixels. Image files are untrusted: a few raster formats, a size limit, no surprises.
+"""Reading images, from a URI or bytes to RGB pixels. Image files are untrusted: formats and sizes are limited.
 
 Every image becomes (H, W, 3) uint8 as nemf.rgb specifies; of several frames the first is taken. No program is started
 and nothing is written. Limited are a file's bytes, its pixels, the scans of a JPEG (pipeline.io.jpeg) and the tags of a

@@ -197,7 +197,7 @@ def _in_order(batches: Sequence[pa.RecordBatch], position: np.ndarray, file: str
 
 
 def rows_at_once(group: pq.RowGroupMetaData, columns: Sequence[str]) -> int:
-    """How many rows of a row group, at least one, have about MAX_READ_BYTES in these columns."""
+    """The number of rows of a row group, at least one, that have about MAX_READ_BYTES in these columns."""
     n_bytes = 1.0
     for number in range(group.num_columns):
         column = group.column(number)

@@ -1,4 +1,4 @@
-"""Which directory of a TIFF holds the picture, and whether reading it costs more than any picture needs.
+"""Selection of the directory of a TIFF that holds the picture, with limits on the cost of reading it.
 
 A TIFF is a chain of directories, each with an image of its own: the picture, a thumbnail, a mask, the next page. A
 camera's file begins with the thumbnail, and the picture is in a directory below it (SubIFDs).

@@ -12,7 +12,7 @@ THREADS = 1
 
 @dataclass(frozen=True, kw_only=True)
 class MatchOptions:
-    """How pairs are matched. All but batch_pairs shapes the result."""
+    """The options of matching pairs. All but batch_pairs change the result."""
 
     directions: tuple[str, ...] = ("source_to_target",)
     outputs: tuple[str, ...] = ("keypoints", "confidence")

@@ -11,7 +11,7 @@ RUN_COLUMNS = ("direction", "status", "error_stage", "error_kind", "error_messag
 
 
 def coverage(matches: pa.Table, n_pairs: int) -> list[dict[str, Any]]:
-    """How many pairs were answered, failed and are missing, per direction."""
+    """The number of pairs answered, failed and missing, per direction."""
     rows = matches.select(["direction", "status"]).to_pandas()
     counts = []
     for direction, status in rows.groupby("direction")["status"]:

@@ -1,4 +1,4 @@
-"""Which pairs of a run are completed, and how many rows of each outcome it has."""
+"""The completed pairs of a run, and its number of rows by outcome."""
 
 import hashlib
 from collections.abc import Collection
@@ -33,7 +33,7 @@ def completed_pairs(
     fingerprint: str,
     retry: Collection[str] = (ALL,),
 ) -> Completed:
-    """Which of the pairs `ids` are ok in every direction, or failed with an error that is not to be tried again.
+    """Those of the pairs `ids` that are ok in every direction, or failed with an error that is not to be tried again.
 
     retry: errors to try again: 'all', 'none', stages ('fetch'), or kinds ('fetch:timeout').
     """

@@ -77,7 +77,7 @@ class Run:
         return limit and max([limit, *(n // len(self.directions) for n in rows)])
 
     def completed(self, ids: pa.ChunkedArray, retry: Collection[str] = (ALL,)) -> Completed:
-        """Which of the pairs `ids` need not be matched again, see counts.completed_pairs."""
+        """The pairs among `ids` that need not be matched again, see counts.completed_pairs."""
         return completed_pairs(self._rows(), ids, self.directions, self.fingerprint, retry)
 
     def count(self, ids: pa.ChunkedArray, limit: int | None) -> Count:

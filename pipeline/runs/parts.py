@@ -157,7 +157,7 @@ def count_reasons(rows: pa.Table) -> dict[str, int]:
 
 
 def count_each(reasons: pa.ChunkedArray) -> dict[str, int]:
-    """How often each reason occurs, in order of its name."""
+    """The number of occurrences of each reason, in order of its name."""
     return dict(sorted((entry["values"], entry["counts"]) for entry in reasons.value_counts().to_pylist()))
 
 

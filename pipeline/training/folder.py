@@ -52,7 +52,7 @@ def describe_run(settings: dict[str, Any], manifests: Sequence[str], files: Sequ
 
 
 def weights_files(weights: str | None) -> list[str]:
-    """The weights file of a backbone and the configuration beside it, if there is one; [] for None."""
+    """The weights file of a backbone and the configuration file next to it, if it exists; [] for None."""
     if weights is None:
         return []
     config = Path(weights).with_suffix(".json")

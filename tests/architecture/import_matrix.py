@@ -1,7 +1,7 @@
-"""Which room imports which, counted: `python tests/architecture/import_matrix.py` prints the table.
+"""The number of imports between rooms: `python tests/architecture/import_matrix.py` prints the table.
 
 A room is a folder of pipeline, and each of jobs, nemf and schemas. A number counts pairs of files (importer, imported);
-rows import columns, and rooms are in order from the ground up, so every number stands left of the diagonal.
+rows import columns, and rooms are in order from the ground up, so every number is left of the diagonal.
 """
 
 from collections import Counter
@@ -24,7 +24,7 @@ ROOMS = (
     "training",
     "jobs",
 )
-"""From the ground up: a room imports only rooms before it."""
+"""The rooms from the lowest up: a room imports only rooms before it."""
 
 
 def room_of(module: str) -> str | None:
@@ -49,7 +49,7 @@ def import_matrix() -> Counter[tuple[str, str]]:
 
 
 def files_and_lines(room: str) -> tuple[int, int]:
-    """How many Python files a room has, without empty __init__ files, and their lines."""
+    """The number of Python files of a room, without empty __init__ files, and of their lines."""
     folder = ROOT / room if (ROOT / room).is_dir() else ROOT / "pipeline" / room
     texts = [text for file in folder.rglob("*.py") if (text := file.read_text("utf-8"))]
     return len(texts), sum(text.count("\n") for text in texts)

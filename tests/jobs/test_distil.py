@@ -45,7 +45,8 @@ SETTINGS = {
     "threads": 1,
     "loaders": 1,
 }
-"""What run.json has recorded since the first runs, for the default flags; other names would refuse to resume them."""
+"""The settings in run.json for the default flags, as the first runs recorded them; with other names old runs could not
+resume."""
 
 
 def test_each_flag_is_a_setting_of_the_same_name(capsys: pytest.CaptureFixture[str]):
@@ -136,7 +137,8 @@ def test_stopped_or_killed_and_run_again_it_ends_as_if_nothing_had_been(
     sent: signal.Signals | None,
     saved: int,
 ):
-    """In the fourth step: a signal lets it save that step too; without one the last state is that of the second."""
+    """Interrupted in the fourth step: after a signal that step is saved too, otherwise the last state is of the
+    second."""
     out = tmp_path / "interrupted"
     step = Distiller.step
 

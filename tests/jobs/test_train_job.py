@@ -94,7 +94,8 @@ SETTINGS = {
     "loaders": 1,
     "address": None,
 }
-"""What run.json has recorded since the first runs, for the default flags; other names would refuse to resume them."""
+"""The settings in run.json for the default flags, as the first runs recorded them; with other names old runs could not
+resume."""
 
 
 def test_each_flag_is_a_setting_of_the_same_name(capsys: pytest.CaptureFixture[str]):

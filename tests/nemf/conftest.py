@@ -51,7 +51,7 @@ def mobilenet_tensors() -> dict[str, torch.Tensor]:
 
 @pytest.fixture
 def mobilenet_file(write_weights: Callable[..., Path], mobilenet_tensors: dict[str, torch.Tensor]) -> Path:
-    """Those weights without the last stage, which no map of the configuration needs."""
+    """The MobileNetV1 weights without the last stage, which no map of the configuration needs."""
     kept = {name: tensor for name, tensor in mobilenet_tensors.items() if not name.startswith("blocks.4.")}
     return write_weights(kept, MOBILENET_CONFIG)
 

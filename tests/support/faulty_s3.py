@@ -164,7 +164,7 @@ class FaultyS3:
         self._always.append((re.compile(request), fault))
 
     def at_random(self, share: float, seed: int, *kinds: Fault) -> None:
-        """That share of all requests fails in one of these ways, but none more than three times in a row."""
+        """Let this share of all requests fail in one of these ways, but none more than three times in a row."""
         self._share, self._seed, self._kinds = share, seed, kinds
 
     def reset(self) -> None:

@@ -402,7 +402,7 @@ def test_a_network_of_one_size_names_it_and_those_that_take_others(write_weights
 
 
 def test_real_weights_whole_and_halved_give_the_features_of_those_cut_out(shared: Path, write_weights: Any):
-    """The whole model is stored in float16, its first blocks beside it in float32."""
+    """The whole model is stored in float16, and its first blocks a second time in float32."""
     folder, name = shared / "weights", "vit_tiny_patch16_224"
     whole, cut = load_file(folder / f"{name}.safetensors"), load_file(folder / f"{name}-features.safetensors")
     rounded = {key: cut[key].to(whole[key.removeprefix("model.")].dtype) for key in cut}

@@ -4,7 +4,7 @@ from nemf.model.dense_sift import dense_sift
 
 
 def test_descriptors_lie_on_the_centres_of_the_cells():
-    """What a dot in the middle of the image touches is symmetric about the middle of the map."""
+    """The cells changed by a dot in the middle of the image are symmetric about the middle of the map."""
     image = torch.zeros(1, 3, 64, 64)
     image[..., 31:33, 31:33] = 1
     touched = dense_sift()(image)[0][0].norm(dim=0) > 0

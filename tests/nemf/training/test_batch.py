@@ -75,7 +75,7 @@ def test_points_of_one_name_and_category_have_one_number():
 
 
 def test_points_without_a_name_of_their_own_match_in_their_pair_only():
-    """As those of warped photographs; and as names that are used twice in one example."""
+    """Points of warped photographs have no names; names that are used twice in one example count as none."""
     warped = warped_pair(view((40, 50), []).rgb, 3, generator_of("warp"), WarpConfig())
     examples = [example("cat", None), example("cat", ("paw", "paw")), example("cat", ("paw", "nose")), warped]
     assert collate(examples, FORMAT).keypoint.tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 8]

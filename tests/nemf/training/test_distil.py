@@ -37,7 +37,7 @@ def images(step: int) -> torch.Tensor:
 
 @pytest.mark.parametrize(("neck_channels", "n_maps"), [(0, 2), (16, 3)])
 def test_the_distance_is_0_to_a_copy_and_2_to_4_to_what_is_turned_round(neck_channels: int, n_maps: int):
-    """Of the backbones' two maps and the neck's one: turned round are both of the student's."""
+    """The mean over the backbone's two maps and the neck's one, for a student whose maps have the opposite sign."""
     network = teacher(replace(TINY, neck_channels=neck_channels, feature_size=8, embedding_channels=(), depth=0))
     copy = student(0)
     copy.load_state_dict(network.backbone.state_dict())

@@ -51,7 +51,7 @@ def test_two_instances_become_a_pair_of_their_visible_keypoints(tmp_path):
 
 
 def published_animal_pose() -> dict[str, Any]:
-    """The same, in the form that Animal-Pose is published in."""
+    """The same annotations in the form that Animal-Pose is published in."""
     boxes, points = ([1, 2, 31, 42], [0, 0, 5.5, 6]), [[1, 2, 1], [3, 4, 1], [5, 6, 1], [0, 0, 0]]
     annotations = [
         {"image_id": image_id, "category_id": 7, "bbox": box, "keypoints": points, "num_keypoints": 3}

@@ -26,7 +26,7 @@ def _weights(*images: tuple[str | None, str | None], seed: int = 0, n_replicates
 
 
 def _alone(count: int, **options: int) -> BootstrapWeights:
-    """As many pairs whose images are in no other."""
+    """This number of pairs, each of images that are in no other pair."""
     return _weights(*((f"{index} left", f"{index} right") for index in range(count)), **options)
 
 

@@ -14,7 +14,7 @@ SPAIR = protocol("spair")
 
 
 def _pairs(n_pairs: int) -> pa.Table:
-    """Of one keypoint and a T of 100; cats and dogs in turn; every image is in one pair only."""
+    """Pairs of one keypoint and a T of 100; cats and dogs in turn; every image is in one pair only."""
     rows = [
         {
             "pair_id": f"{number:03}",

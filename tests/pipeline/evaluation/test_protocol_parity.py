@@ -91,8 +91,8 @@ def test_a_protocol_agrees_with_the_plain_loop(
 
 
 def test_the_planted_pairs_tell_the_protocols_apart(scored: tuple[Failed, pd.DataFrame]):
-    """Those that ought to differ: a square's side cancels where T is the image's, and matters little where it only
-    scales padding; a letterbox changes ties alone.
+    """The protocols that must give different results: a square's side cancels where T is the image's, and matters
+    little where it only scales padding; a letterbox changes ties alone.
     """
     _, metrics = scored
     alike = [f"pf-pascal@{side}" for side in (224, 240, 512)] + ["pf-willow-bbox-legacy@240"]

@@ -33,7 +33,7 @@ def test_rows_are_counted_by_status_stage_and_kind(monkeypatch: pytest.MonkeyPat
 
 
 def test_items_are_timed_without_the_time_in_which_nobody_asks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A clock that goes on by one second whenever it is looked at, and by a hundred while nobody asks."""
+    """A clock that advances by one second at each reading, and by a hundred between requests for an item."""
     clock, seconds = itertools.count(), Recorded()
     waited = 0
 

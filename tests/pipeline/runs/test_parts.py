@@ -91,7 +91,7 @@ def test_a_damaged_part_is_named(tmp_path: Path) -> None:
 def test_a_listing_that_saw_neither_the_old_parts_nor_the_new_is_made_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As object storage lists by pages: the first was made before a compaction, the second after it."""
+    """A listing by pages, as of object storage: the first page was made before a compaction, the second after it."""
     out = str(tmp_path)
     old, new = (write_part(out, match_rows(*rows)).name for rows in ([{"pair_id": "a"}], [{"pair_id": "b"}]))
     sizes = part_sizes(out)

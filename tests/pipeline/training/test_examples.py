@@ -21,7 +21,7 @@ HW = (24, 32)
 
 @pytest.fixture
 def config(tmp_path: Path) -> TrainingConfig:
-    """One pair whose pixels are all 0; beside it are two manifests of photographs, of pixels 100 and 200."""
+    """One pair whose pixels are all 0, and two manifests of photographs with pixels 100 and 200."""
     keypoints = {"source_xy_px": None, "target_xy_px": None}
     for shade in (100, 200):
         write_pairs(tmp_path / f"{shade}.parquet", [{"pair_id": "one", **_images(shade), **keypoints}])

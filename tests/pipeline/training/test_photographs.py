@@ -10,7 +10,8 @@ HW = (24, 32)
 
 
 def photographs(folder: Path, seed: int = 0) -> Photographs:
-    """From black to white: two images in one manifest, two in another, beside a row whose images are lost."""
+    """Images from black to white: two in one manifest, two in another, which also has a row whose images are
+    missing."""
     manifests = []
     for number, shades in enumerate(([0, 80], [160, 240])):
         (source, target) = (encoded(np.full((*HW, 3), shade, np.uint8)) for shade in shades)

@@ -46,7 +46,7 @@ def test_the_point_is_marked_left_and_both_answers_in_the_middle():
 
 
 def test_contours_are_around_the_hill():
-    """Those at half its height: exp(-r^2 / 0.02) = 1/2 at r = 0.118, of 100 pixels across and 60 down."""
+    """Positions at half the maximum: exp(-r^2 / 0.02) = 1/2 at r = 0.118, of 100 pixels across and 60 down."""
     filled, lines = _draw(_hill()).axes[1].collections
     assert np.allclose(lines.levels, np.linspace(0, 0.9, 13)[1:], atol=1e-6)
     assert np.array_equal(filled.levels, lines.levels)
