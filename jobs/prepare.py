@@ -76,10 +76,11 @@ def run(config: Config) -> str:
             written_uri=partial(_relative, config=config) if config.relative_uris else str,
         )
     except (ValueError, OSError) as error:
-        # with annotations elsewhere, the images may be on other machines
-        if getattr(config, "annotations", None) or "://" in config.root or Path(config.root).exists():
-            raise
-        raise FileNotFoundError(f"--root: there is no folder {config.root}") from error
+        # a data set of the user's own may need no folder; with annotations elsewhere, images may be on other machines
+        needs_root = config.dataset in BUILT_IN and not getattr(config, "annotations", None)
+        if needs_root and "://" not in config.root and not Path(config.root).exists():
+            raise FileNotFoundError(f"--root: there is no folder {config.root}") from error
+        raise
     _print(summary, config.out)
     if config.relative_uris and (outside := sum(_relative(uri, config) == uri for uri in summary.images)):
         print(
