@@ -57,7 +57,7 @@ def _is_closed(stream: TextIO) -> bool:
     poll = select.poll()
     try:
         poll.register(stream.fileno(), 0)
-    except (OSError, ValueError):  # it is no file
+    except (OSError, ValueError):  # the stream is no file
         return False
     return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
 

@@ -13,7 +13,7 @@ def load_attribute(location: str, what: str) -> Any:
     module_name, _, attribute = location.partition(":")
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:  # the module may do anything
+    except Exception as error:  # the user's module may raise anything
         if isinstance(error, ModuleNotFoundError) and error.name:
             is_own = f"{module_name}.".startswith(f"{error.name}.")
             imported = "" if is_own else f", which {module_name} imports"

@@ -58,7 +58,7 @@ def set_orientation(image: Image.Image, orientation: int) -> None:
 
 def exif_orientation(image: Image.Image) -> int:
     """The EXIF orientation of an image, 1 to 8; 1, not turned, where there is none or it cannot be read."""
-    only_exif = Image.new("1", (1, 1))  # whose getexif() knows no XMP
+    only_exif = Image.new("1", (1, 1))  # an image without XMP, which getexif() would read too
     only_exif.info = {key: image.info[key] for key in _EXIF if key in image.info}
     try:
         orientation = only_exif.getexif().get(ExifTags.Base.Orientation, 1)

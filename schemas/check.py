@@ -33,7 +33,7 @@ def check_schema(actual: pa.Schema, expected: pa.Schema, where: str) -> None:
     Column order is free, and the index of a pandas table may be there. A nullable column may be absent (it then counts
     as all null). A type may be another that can hold the same values: Arrow's `large_` and view variants, lists of a
     fixed size, numbers of another type, whole numbers with NaN for null, a struct {bytes, path} for an image. Whether
-    the values fit is for `conform` to say. Of a table whose metadata name another one, only this is said.
+    the values fit is for `conform` to say. If the table's metadata name another schema, the error says only that.
     """
     table = (expected.metadata or {}).get(b"table", b"")
     other = (actual.metadata or {}).get(b"table")

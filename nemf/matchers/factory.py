@@ -20,7 +20,7 @@ def build(name: str, *, backbone_weights: str | None, device: torch.device) -> M
         raise ValueError(f"matcher {name!r}: it must take backbone_weights=... and device=...: {error}") from error
     try:
         matcher = factory(backbone_weights=backbone_weights, device=str(device))
-    except Exception as error:  # the function may do anything
+    except Exception as error:  # the user's function may raise anything
         raise ValueError(
             f"matcher {name!r}: a factory is called with (backbone_weights=..., device=...), and {factory_name} then "
             f"raised {type(error).__name__}: {error}; NEMF_TRACEBACK=1 shows where"

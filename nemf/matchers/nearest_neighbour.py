@@ -43,7 +43,7 @@ def build(name: str, *, backbone_weights: str | None, device: torch.device) -> "
     backbone_name, _, text = name.removeprefix("nearest-neighbour:").partition("?")
     options = matcher_options(name, text)
     if backbone_name == "dense-sift":
-        from nemf.model.dense_sift import dense_sift  # kornia, which no other matcher needs
+        from nemf.model.dense_sift import dense_sift  # imports kornia, which no other matcher needs
 
         backbone = dense_sift()
     else:

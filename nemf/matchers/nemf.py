@@ -64,7 +64,7 @@ class NemfMatcher(Matcher):
         self.name = name
         self.config = search or SearchConfig()
         backbone = [model.backbone.name, asdict(model.backbone.config)]
-        sizes = [model.image_size, model.cost_encoder.heads, TILE[device.type]]  # which no tensor shows
+        sizes = [model.image_size, model.cost_encoder.heads, TILE[device.type]]  # not visible in the tensors
         configuration = [_CODE_VERSION, asdict(self.config), backbone, sizes]
         if self.config.precision == "bfloat16" and device.type != "cuda":
             raise ValueError(f"precision bfloat16 needs a CUDA device; this is {device}: leave the option out")

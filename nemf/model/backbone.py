@@ -101,7 +101,7 @@ def load_backbone(name: str, weights: Path | None = None, out_indices: tuple[int
     if weights is None:
         try:
             network, config = source.published(source.model, out_indices)
-        except Exception as error:  # no two libraries, and no two network faults, raise the same kind
+        except Exception as error:  # libraries and network faults raise errors of many types
             raise ValueError(
                 f"{name}: cannot load its own weights ({type(error).__name__}: {error}); where they cannot be "
                 "downloaded, give --backbone-weights FILE.safetensors, the model's whole state dict as it is published"
@@ -134,7 +134,7 @@ def _built(name: str, source: _Source, config: BackboneConfig) -> tuple[nn.Modul
     """The network with random weights, and how its library publishes its tensors; ValueError where none can be."""
     try:
         return source.from_file(source.model, config)
-    except Exception as error:  # the configuration may hold anything, and so may what it breaks
+    except Exception as error:  # a wrong configuration may raise anything
         raise ValueError(
             f"{name} cannot be built with {config.create_kwargs} and out_indices {list(config.out_indices or [])} "
             f"({type(error).__name__}: {error})"

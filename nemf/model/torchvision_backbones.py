@@ -50,7 +50,7 @@ def blocks_default_config(model: str) -> BackboneConfig:
 
 def blocks_published(model: str, out_indices: tuple[int, ...] | None) -> tuple[nn.Module, BackboneConfig]:
     """Raises ValueError, since the blocks are not known."""
-    raise ValueError("only out_indices in the .json beside a local file say which blocks to take")
+    raise ValueError("needs a local weights file and a .json next to it whose out_indices name the blocks")
 
 
 def blocks_from_file(model: str, config: BackboneConfig) -> tuple[nn.Module, Published]:

@@ -106,7 +106,7 @@ def load_weights(network: nn.Module, weights: Path, name: str, published: Publis
     tensors = {published_name(name): tensor for name, tensor in tensors.items()}
     spare = published.own_names.keys()
     if published.convert is not None and not expected.keys() <= tensors.keys() <= expected.keys() | spare:
-        with suppress(Exception):  # whatever the library's rule makes of tensors that are none of its own
+        with suppress(Exception):  # the library's rule may raise anything for tensors of other models
             converted = published.convert(dict(tensors))
             if expected.keys() <= converted.keys():
                 tensors = converted

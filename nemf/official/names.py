@@ -18,7 +18,7 @@ RESNETS = {(2, 2, 2, 2): "resnet18", (3, 4, 6, 3): "resnet50", (3, 4, 23, 3): "r
 _DROPPED = re.compile(
     r"mlp_model\.backbone\."  # a second ResNet, never run
     r"|feature_extraction\.backbone\.fc\.|decoder\.norm\."  # in the checkpoint, never applied
-    r"|.*\.num_batches_tracked$"  # counts of training
+    r"|.*\.num_batches_tracked$"  # counters that only training uses
 )
 _PREFIXES = {
     "feature_extraction.backbone.": "backbone.network.",

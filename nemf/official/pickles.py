@@ -24,7 +24,7 @@ from nemf.official.names import official_config, official_network
 
 _MAKE_NUMBER = np.float64(0).__reduce__()[0]
 _NUMPY_NUMBERS: list[Any] = [
-    (_MAKE_NUMBER, "numpy.core.multiarray.scalar"),  # as NumPy 1 called it
+    (_MAKE_NUMBER, "numpy.core.multiarray.scalar"),  # the name in NumPy 1
     (_MAKE_NUMBER, "numpy._core.multiarray.scalar"),
     np.dtype,
     *(type(np.dtype(kind)) for kind in (np.float32, np.float64, np.int64)),

@@ -8,7 +8,7 @@ import hashlib
 from jaxtyping import Float, Int64
 from torch import Tensor, stack
 
-_BITS = 24  # what a float32 in [0, 1) holds exactly
+_BITS = 24  # the bits that a float32 in [0, 1) holds exactly
 
 
 def pair_key(seed: int, pair_id: str) -> int:

@@ -110,8 +110,8 @@ def search_pixels(
     xy_norm = (initial_xy_norm if start_xy_norm is None else start_xy_norm).clone()
     pixel_xy_norm = pixels.xy_norm(xy_norm.dtype)
     logit = xy_norm.new_full((len(xy_norm),), -torch.inf)
-    moved = torch.ones_like(logit, dtype=torch.bool)  # in the last iteration, so that neighbours must try it
-    clamped_away = moved.clone()  # from the point that was scored: the logit is unknown, and any candidate may win
+    moved = torch.ones_like(logit, dtype=torch.bool)  # points changed in the last iteration, which neighbours must try
+    clamped_away = moved.clone()  # moved since they were scored: the logit is unknown, any candidate may win
 
     def logits_of(reference_xy_norm: Float[Tensor, "n 2"], pixel: Int64[Tensor, " n"]) -> Float[Tensor, " n"]:
         """Scores; NaN counts as minus infinity."""

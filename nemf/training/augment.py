@@ -103,7 +103,7 @@ def flipped(example: Example, *, reference: bool, query: bool) -> Example:
         mirrored(example.query) if query else example.query,
     )
     if names is None or not sided:
-        # on a mirrored image such a name may mean the other side: it must not match that of images as they are
+        # on a mirrored image such a name may mean the other side: it must not match the name on images not mirrored
         category = f"{example.category} mirrored" if reference else example.category
         return replace(example, reference=views[0], query=views[1], category=category)
     reference_names, query_names = ([opposite(name) if flip else name for name in names] for flip in (reference, query))

@@ -44,7 +44,7 @@ class Trainer:
         self.model = model.to(device)
         for part in (model.backbone, model.neck):
             if part is not None:
-                part.to(memory_format=torch.channels_last)  # in bfloat16 twice as fast
+                part.to(memory_format=torch.channels_last)  # twice as fast in bfloat16
         groups = parameter_groups(model, config.lr, config.backbone_lr, config.loss)
         self._parameters = [parameter for group in groups for parameter in group["params"]]
         self._optimiser = torch.optim.AdamW(groups, weight_decay=WEIGHT_DECAY)

@@ -43,9 +43,9 @@ def connected(address: str | None) -> Iterator[None]:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    context.raise_original_map_exception = True  # without this only its text would be left
-    context.issue_detectors_config.detectors = []  # they report a long slice as hanging
-    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # its errors are raised, too
+    context.raise_original_map_exception = True  # otherwise only the text of a worker's error is kept
+    context.issue_detectors_config.detectors = []  # the detectors report a long slice as hanging
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # the logged errors are raised too
     try:
         yield
     except RayTaskError as error:
@@ -102,9 +102,9 @@ def _start() -> None:
         except Exception as error:
             if isinstance(error, ValueError | OSError) and not isinstance(error, ConnectionError | TimeoutError):
                 raise
-            if isinstance(error, BrokenPipeError):  # of stdout, which Ray flushes
+            if isinstance(error, BrokenPipeError):  # raised for stdout, which Ray flushes
                 raise
-            ray.shutdown()  # of what ray.init knows; processes of a node that was not up in time stay
+            ray.shutdown()  # ends the processes known to ray.init; those of a node that was not up in time remain
             _end(_children() - before)
             if wait is None:
                 tries = len(START_WAITS) + 1
@@ -171,7 +171,7 @@ def _one_line(error: Exception) -> str:
 def this_cluster() -> Cluster:
     """The cluster that this process has joined."""
     nodes = [Nodes(has=node["Resources"]) for node in ray.nodes() if node["Alive"]]
-    config = ray._private.state.state.get_cluster_config()  # of autoscalers; Ray has no public API for it
+    config = ray._private.state.state.get_cluster_config()  # the autoscaler's; Ray has no public API for it
     groups = config.node_group_configs if config else ()
     return Cluster(
         now=nodes,

@@ -61,7 +61,7 @@ def pairs(options: DatasetOptions) -> Iterator[PairRow | Rejected]:
     if len(photographs) < 2:
         raise ValueError(f"{options.root} has {len(photographs)} photographs that can be used; a pair needs two")
     circle = [*photographs, photographs[0]]
-    for source, target in zip(circle[::2], circle[1::2], strict=False):  # of an even number, the first is left over
+    for source, target in zip(circle[::2], circle[1::2], strict=False):  # for an even number the first is left over
         yield PairRow(
             where=source.where,
             pair_id=f"{source.image_id}:{target.image_id}",

@@ -157,7 +157,7 @@ def _values(fields: Fields, partition: Mapping[str, str | None]) -> dict[str, An
                 why = f" ({error})" if is_list(value) and error.args else ""
                 detail = f"field {name}: expected {expected}, got {_short(value)}{why}"
                 raise DataError(fields.where, "wrong type", detail) from error
-    if isinstance(record.get("pair_id"), bytes) and len(record["pair_id"]) == 16:  # polars writes a UUID so
+    if isinstance(record.get("pair_id"), bytes) and len(record["pair_id"]) == 16:  # a UUID as polars writes it
         record["pair_id"] = str(UUID(bytes=record["pair_id"]))
     for name in _TEXTS:
         if name in record:

@@ -81,7 +81,7 @@ def published_tables(metrics: pd.DataFrame, run: str, form: Format, *, dim: bool
     for dataset, papers in rows[rows["source"] != "this run"].groupby("dataset"):
         text = as_text(_published_table(papers, rows[rows["source"] == "this run"]), form)
         lines += [
-            f"\n{dataset}: published PCK@{_PUBLISHED_ALPHA:g}, beside this run's under the same protocol",
+            f"\n{dataset}: published PCK@{_PUBLISHED_ALPHA:g}, and this run's under the same protocol",
             _dimmed(text) if form == "text" and dim else text,
             "  a run's number is shown where it is of the same direction and number of pairs",
         ]

@@ -41,7 +41,7 @@ FETCH_SECONDS = 60.0
 # More pixels than Pillow's limit are an error, not a warning. Odd metadata does no harm.
 warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
-AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # of one CPU that Ray gives a task
+AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # Ray gives a task one CPU
 
 
 class ImageError(FailureError):

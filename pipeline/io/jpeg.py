@@ -104,7 +104,7 @@ def _scans(data: bytes) -> Iterator[int]:
 
 def _segments(data: bytes) -> Iterator[tuple[int, bytes]]:
     """Marker and body of the segments of a JPEG up to its end mark, found as libjpeg finds them."""
-    position = 2  # after the mark of the beginning
+    position = 2  # after the start-of-image marker
     while (found := _SEGMENT.search(data, position)) and found[1][0] != _END_OF_IMAGE:
         start = found.end()
         position = start + int.from_bytes(data[start : start + 2], "big")

@@ -155,7 +155,7 @@ def _read_by_tifffile(page: Any, max_pixels: int) -> Image.Image:
             for index in range(block.shape[2]):
                 sample = plane + index
                 if palette is not None and sample == 0:
-                    target[..., :3] = palette[block[..., index].astype(np.uint16)]  # a bool would be a mask
+                    target[..., :3] = palette[block[..., index].astype(np.uint16)]  # a bool array would be a mask
                 elif sample < n_colours:
                     target[..., sample] = _to_eight_bits(block[..., index], page)
                 elif sample == alpha:
@@ -169,7 +169,7 @@ def _alpha(page: Any) -> int | None:
     n_colours, n_samples = _N_COLOURS[page.photometric], page.samplesperpixel
     extra = tuple(page.extrasamples)
     if page.photometric == PHOTOMETRIC.RGB and n_samples == 4 and not extra:
-        page.extrasamples = extra = (2,)  # which is what Pillow takes it for
+        page.extrasamples = extra = (2,)  # Pillow also reads it as alpha
     alpha = n_colours if extra and extra[0] in _ALPHA_MODES else None
     is_channels = n_colours == 1 and n_samples > 2
     if n_samples < n_colours or is_channels or (alpha and page.photometric in _WITHOUT_ALPHA):

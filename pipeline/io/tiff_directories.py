@@ -46,7 +46,7 @@ def picture_directory(data: bytes) -> Directory | None:
     The directories are walked in order, each followed by those below it. Raises CostlyError for tags beyond the limits.
     """
     thumbnails = []
-    with suppress(struct.error, OverflowError):  # it ends before its directory does, or begins beyond any file
+    with suppress(struct.error, OverflowError):  # the file ends within a directory, or an offset is too large
         for directory in _Walk(data).directories():
             if not directory.subfile_type & (_REDUCED | _MASK):
                 return directory

@@ -36,7 +36,7 @@ def check_prefixes(prefixes: Sequence[str]) -> None:
 def _location(uri: str) -> tuple[str, str] | None:
     """(scheme, rest of the URI), comparable as text; None for a URI whose target only opening it would show."""
     is_chained = "::" in uri and unchained_protocol(uri) not in ("file", "local")
-    if is_chained or _CONTROL.search(uri):  # the latter are characters that parsers of URLs drop
+    if is_chained or _CONTROL.search(uri):  # URL parsers drop control characters
         return None
     scheme, rest = split_protocol(uri)
     if scheme in (None, "file", "local"):

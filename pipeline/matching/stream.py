@@ -64,7 +64,7 @@ def build_stream(slices: list[Slice], config: MatchStageConfig) -> ray.data.Data
     least, most = config.workers
     rows = [{"file": s.file, "row_group": s.row_group, "rows": s.rows.tobytes()} for s in slices]
     items = ray.data.from_items(rows, override_num_blocks=len(rows))
-    # of this stream alone, and not of the process, whose next dataset may need more
+    # the limits of this stream alone, not of the process, whose next dataset may need more
     items.context.execution_options.resource_limits = ray.data.ExecutionResources(
         object_store_memory=CHUNKS_AHEAD * CHUNK_BYTES * most
     )

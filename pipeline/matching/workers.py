@@ -22,7 +22,7 @@ def choose_workers(
     if lacks := _lacks(cluster.most, least, each):
         kind = "Ray cluster, with all that its autoscaler may add," if cluster.later else "Ray cluster"
         raise ValueError(
-            f"{least} worker{'s' if least > 1 else ''} and the decoding beside them would wait for ever: the {kind} "
+            f"{least} worker{'s' if least > 1 else ''} and their decoding tasks would wait forever: the {kind} "
             f"has {'; '.join(lacks)}. Ask for fewer --workers{' or --gpus-per-worker' if on_gpu else ''}, or a larger "
             "cluster"
         )

@@ -231,7 +231,7 @@ def _flow_points(flow_px: Float[np.ndarray, "h w 2"]) -> tuple[Float32[np.ndarra
 
 
 def _draw_flow(flow_px: Float[np.ndarray, "h w 2"], reference_rgb: RGB) -> DrawnFlow:
-    every = math.ceil(max(flow_px.shape[:2]) / (2 * _THUMBNAIL_PX))  # twice as fine as it is shown
+    every = math.ceil(max(flow_px.shape[:2]) / (2 * _THUMBNAIL_PX))  # twice the resolution shown
     shown_px = flow_px[::every, ::every]
     longest_px = float(np.hypot(shown_px[..., 0], shown_px[..., 1]).max())
     colours, warped = colour_flow(shown_px, longest_px), warp_onto_query(reference_rgb, flow_px, every)

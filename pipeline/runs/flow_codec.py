@@ -23,7 +23,7 @@ def encode_flow(flow_px: np.ndarray) -> dict[str, Any]:
     while longest > scale * _LARGEST:
         scale *= 2
     steps = np.rint(flow_px / scale).astype(_DTYPE)
-    rises = np.diff(steps, axis=0, prepend=np.zeros_like(steps[:1]))  # modulo 2^16, as their sum
+    rises = np.diff(steps, axis=0, prepend=np.zeros_like(steps[:1]))  # differences and their sums are modulo 2^16
     return {
         "flow": _compress(rises),
         "flow_hw": list(flow_px.shape[:2]),

@@ -76,7 +76,7 @@ class TrainingPairs:
         self._names_across_categories = names_across_categories
         self.unusable: dict[str, str] = {}
         """Reasons by pair_id, of the rows accessed so far that cannot be used."""
-        self._failed: dict[tuple[str, int], str] = {}  # reasons by use and row: a row may do for another use
+        self._failed: dict[tuple[str, int], str] = {}  # reasons by use and row: a row may be usable for another use
         self._rows = read_pairs(pairs_uri).combine_chunks()
         if not len(self):
             raise ValueError(f"{pairs_uri}: the manifest has no rows")

@@ -35,7 +35,7 @@ def train_on_ray(
     Raises ValueError or OSError for bad input, ClusterError where Ray or a worker failed, and
     KeyboardInterrupt after a signal; the last saved state stays in every case.
     """
-    # the job's subclass may be of __main__, which workers do not have
+    # the job's subclass may be defined in __main__, which workers cannot import
     plain = TrainingConfig(**{field.name: getattr(config, field.name) for field in fields(TrainingConfig)})
     with connected(address), tempfile.TemporaryDirectory() as scratch:
         device = choose_device(device, this_cluster())

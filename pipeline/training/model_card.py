@@ -60,9 +60,9 @@ def model_card(
         f"* Network: {config.backbone}{neck}, {embedding}{transformer}, a field of {config.field_blocks} blocks of "
         f"{config.hidden}; {sum(parameter.numel() for parameter in model.parameters()) / 1e6:.2f} M parameters, images "
         f"squashed to {config.image_size} x {config.image_size}.",
-        f"* Training data: {training_data or 'not said; whoever trained it knows on what terms it may be used.'}",
+        f"* Training data: {training_data or 'not stated; ask its author for the terms of use.'}",
         "",
-        "## PCKResult",
+        "## Measured",
         "",
         *_table(results),
     ]

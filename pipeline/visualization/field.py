@@ -18,7 +18,7 @@ from nemf.matcher import RGB
 ScoreMap = Float32[np.ndarray, "h w"]
 """Scores over an image, with the outermost ones at the centres of its outermost pixels (NemfMatcher.score_map)."""
 
-FORMATS = frozenset(FigureCanvasBase.get_supported_filetypes()) - {"pgf"}  # which runs LaTeX
+FORMATS = frozenset(FigureCanvasBase.get_supported_filetypes()) - {"pgf"}  # pgf runs LaTeX
 """Image formats that can be written, as suffixes without their dot."""
 
 _COLOURS = "viridis"
