@@ -3,9 +3,9 @@
     nemf distil --teacher runs/large/checkpoint --student nemf-small --photographs photographs.parquet \\
         --out runs/small --steps 6000
 
-Writes the teacher with the student's backbone, and its model card, to OUT/checkpoint, which jobs.train can start from.
-One process; run the same command again after any interruption, and it resumes from the last saved state with the same
-losses.
+Writes the teacher with the student's backbone, and its model card, to OUT/checkpoint, which `nemf train` can start
+from. One process; run the same command again after any interruption, and it resumes from the last saved state with the
+same losses.
 """
 
 import sys

@@ -42,7 +42,7 @@ from pipeline.runs.selection import is_other_manifest, planned_count, planned_li
 @dataclass(frozen=True, kw_only=True)
 class Config:
     matches: Uri
-    """Run folder of jobs.match, or one MATCHES Parquet file."""
+    """Run folder of `nemf match`, or one MATCHES Parquet file."""
     pairs: Uri
     """The PAIRS manifest that was matched."""
     protocol: Annotated[

@@ -2,9 +2,10 @@
 
     nemf report --metrics metrics.parquet --matches runs/x --pairs pairs.parquet --out report.html
 
-Needs what jobs.match and jobs.evaluate wrote, and the images of the few pairs it draws. The page loads nothing from
-anywhere else and runs no script; it takes seconds for thousands of pairs and has about 60 kB per drawn pair, 15 kB more
-where the run has flow. It draws at most 18 categories and lists at most 200 in a table, and names what it left out.
+Needs the files of `nemf match` and `nemf evaluate`, and the images of the few pairs it draws. The page loads nothing
+from anywhere else and runs no script; it takes seconds for thousands of pairs and has about 60 kB per drawn pair, 15 kB
+more where the run has flow. It draws at most 18 categories and lists at most 200 in a table, and names what it left
+out.
 """
 
 import sys
@@ -19,9 +20,9 @@ from pipeline.io.uri_field import Uri
 @dataclass(frozen=True, kw_only=True)
 class Config:
     metrics: Uri
-    """METRICS Parquet file that jobs.evaluate wrote."""
+    """METRICS Parquet file of `nemf evaluate`."""
     matches: Uri
-    """Run folder of jobs.match, or one MATCHES Parquet file."""
+    """Run folder of `nemf match`, or one MATCHES Parquet file."""
     pairs: Uri
     """The PAIRS manifest that was matched."""
     out: Uri

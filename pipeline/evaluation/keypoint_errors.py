@@ -74,7 +74,7 @@ def directions_to_score(present: Collection[str], protocols: Sequence[Protocol])
             raise ValueError(
                 f"protocol {protocol.name} measures {' or '.join(protocol.directions)}, the matches hold only "
                 f"{', '.join(sorted(present))}; "
-                f"match again: python -m jobs.match --direction {protocol.directions[0]} ... (or --direction both)"
+                f"match again: nemf match --direction {protocol.directions[0]} ... (or --direction both)"
             )
         scored[protocol] = allowed or [protocol.directions[0]]
     return scored

@@ -142,9 +142,7 @@ class _Run:
     def protocol(self, name: str) -> Protocol:
         """The protocol that the metrics call by this name. Raises ValueError if they lack its definition."""
         if name not in self.protocols:
-            raise ValueError(
-                f"{self.metrics_uri} does not say what protocol {name} is; run python -m jobs.evaluate again"
-            )
+            raise ValueError(f"{self.metrics_uri} does not say what protocol {name} is; run nemf evaluate again")
         return self.protocols[name]
 
 
@@ -162,7 +160,7 @@ def _read_run(metrics_uri: str, matches_uri: str, pairs_uri: str) -> _Run:
     if fingerprint != evaluated:
         raise ValueError(
             f"{metrics_uri} was evaluated from other matches than {matches_uri} holds (fingerprint "
-            f"{evaluated or 'none'}, here {fingerprint or 'none'}); run python -m jobs.evaluate again"
+            f"{evaluated or 'none'}, here {fingerprint or 'none'}); run nemf evaluate again"
         )
     if metadata.get(b"manifest_digest", manifest_digest.encode()).decode() != manifest_digest:
         raise ValueError(
@@ -201,7 +199,7 @@ def _sections(
     if unmeasured := set(run.dataset) - set(metrics["dataset"]):
         raise ValueError(
             f"{run.metrics_uri} is of another manifest: it has nothing of {', '.join(sorted(unmeasured))}; "
-            "run python -m jobs.evaluate again"
+            "run nemf evaluate again"
         )
     sections = []
     for number, (key, rows) in enumerate(metrics.groupby("dataset", sort=False), first_number):
@@ -232,7 +230,7 @@ def _refuse_stale(run: _Run, numbers: Numbers, errors: KeypointErrors, dataset: 
         raise ValueError(
             f"{run.metrics_uri} is older than {run.matches_uri} or of another manifest: it counts "
             f"{numbers.overall.n_failed} failed pairs and {numbers.overall.n_points} keypoints of {dataset}, "
-            f"there are {n_failed} and {n_points}; run python -m jobs.evaluate again"
+            f"there are {n_failed} and {n_points}; run nemf evaluate again"
         )
 
 

@@ -96,7 +96,7 @@ def test_runs_are_compared_on_the_pairs_that_both_were_to_match(
 
 @pytest.mark.parametrize(
     ("protocol", "message"),
-    [("spiar", "there is no protocol 'spiar'"), ("nemf", "jobs.match --direction target_to_source"), ("", "protocol")],
+    [("spiar", "there is no protocol 'spiar'"), ("nemf", "nemf match --direction target_to_source"), ("", "protocol")],
 )
 def test_bad_input_is_one_line_and_exit_code_2(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], protocol: str, message: str

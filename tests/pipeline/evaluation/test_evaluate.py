@@ -144,7 +144,7 @@ def test_either_direction_scores_each_one_present():
 
 def test_an_absent_direction_names_the_command_to_run():
     pair = _pair("a", "cat")
-    with pytest.raises(ValueError, match=r"nemf.*jobs\.match --direction target_to_source"):
+    with pytest.raises(ValueError, match=r"nemf.*nemf match --direction target_to_source"):
         evaluate(_matches(_answer(pair, [0] * 4)), _pairs(pair), [NEMF])
 
 

@@ -153,7 +153,7 @@ def test_metrics_that_do_not_say_what_their_protocol_is_are_refused(tmp_path: Pa
     metrics = read_metrics(str(tmp_path / "metrics.parquet"))
     metadata = {key: value for key, value in metrics.schema.metadata.items() if key != b"protocols"}
     write_metrics(str(tmp_path / "metrics.parquet"), metrics.replace_schema_metadata(metadata))
-    with pytest.raises(ValueError, match=r"does not say what protocol spair is; run python -m jobs\.evaluate again"):
+    with pytest.raises(ValueError, match=r"does not say what protocol spair is; run nemf evaluate again"):
         render_report(*(str(tmp_path / name) for name in ("metrics.parquet", "run", "pairs.parquet")))
 
 
@@ -363,7 +363,7 @@ def test_metrics_of_another_run_are_refused(tmp_path: Path):
     pair = _pair("p")
     _page(tmp_path, [pair], [_answer(pair)])
     write_part(str(tmp_path / "other"), pa.Table.from_pylist([_answer(pair, fingerprint="beef")], MATCHES))
-    with pytest.raises(ValueError, match=r"fingerprint f00d, here beef.*jobs\.evaluate"):
+    with pytest.raises(ValueError, match=r"fingerprint f00d, here beef.*nemf evaluate again"):
         render_report(*(str(tmp_path / name) for name in ("metrics.parquet", "other", "pairs.parquet")))
 
 
@@ -371,5 +371,5 @@ def test_metrics_older_than_the_matches_are_refused(tmp_path: Path):
     pairs = [_pair("p"), _pair("q")]
     _page(tmp_path, pairs, [_answer(pairs[0])])
     write_part(str(tmp_path / "run"), pa.Table.from_pylist([_answer(pairs[1])], MATCHES))
-    with pytest.raises(ValueError, match=r"counts 1 failed pairs.*there are 0.*jobs\.evaluate again"):
+    with pytest.raises(ValueError, match=r"counts 1 failed pairs.*there are 0.*nemf evaluate again"):
         render_report(*(str(tmp_path / name) for name in ("metrics.parquet", "run", "pairs.parquet")))
