@@ -225,7 +225,6 @@ def test_a_folder_is_not_taken_for_a_file(tmp_path: Path, capsys: pytest.Capture
     assert "is a folder, METRICS of fewer than 1,000,000 pairs are a file" in capsys.readouterr().err
 
 
-@pytest.mark.usefixtures("shared_ray")
 def test_large_runs_are_scored_on_ray_into_a_folder(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
