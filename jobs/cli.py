@@ -40,10 +40,13 @@ def _unknown(name: str) -> str:
 
 
 def _add_working_folder() -> None:
-    """Let modules of the working folder be imported, as `python -m` does; a console script has its own folder there."""
+    """Let modules of the working folder be imported, as `python -m` does.
+
+    They come last: a file of a downloaded folder must not take the place of a library.
+    """
     if not sys.flags.safe_path:
         with suppress(FileNotFoundError):  # the folder was removed
-            sys.path.insert(0, str(Path.cwd()))
+            sys.path.append(str(Path.cwd()))
 
 
 def names() -> list[str]:

@@ -80,7 +80,6 @@ def matcher(model: NeMF, iterations: int) -> NemfMatcher:
     return NemfMatcher("m", model, torch.device("cpu"), SearchConfig(patchmatch_steps=iterations, refine_steps=4))
 
 
-@pytest.mark.usefixtures("shared_ray")
 def test_overhead_is_measured_and_written(tmp_path: Path):
     (measured,) = overhead.run(overhead.Config(rows=(50,), images=4, out=str(tmp_path)))
 
@@ -89,7 +88,6 @@ def test_overhead_is_measured_and_written(tmp_path: Path):
     assert "| 50 |" in (tmp_path / "overhead.md").read_text()
 
 
-@pytest.mark.usefixtures("shared_ray")
 def test_scale_is_measured_and_written(tmp_path: Path):
     (measured,) = scale.run(scale.Config(rows=(60,), images=4, slice_pairs=20, out=str(tmp_path)))
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pytest
 import skimage.data
 import torch
-from command import Finished, run_main
+from command import Finished, run_job
 from image_bytes import IMPOSTORS, written_by_tifffile
 from make import encoded, pair_row, write_pairs
 from PIL import Image
@@ -211,7 +211,7 @@ class Run:
 
 
 @pytest.fixture(scope="module")
-def run(shared_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Run:
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Three attempts: --limit 3, then everything, then the same again."""
     folder = tmp_path_factory.mktemp("hostile")
     root = folder / "images"
@@ -224,7 +224,7 @@ def run(shared_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Run:
     pairs = write_pairs(folder / "pairs.parquet", rows)
     hostile = Run(root, pairs, str(folder / "run"), good, bad, attempts=[], results=[])
     for more in (["--limit", "3"], ["--slice-pairs", "8"], []):
-        hostile.attempts.append(run_main(match.main, [*hostile.flags(), "--workers", "1", *more]))
+        hostile.attempts.append(run_job("match", [*hostile.flags(), "--workers", "1", *more]))
         hostile.results.append(read_matches(hostile.out, RESULT_COLUMNS))
     return hostile
 

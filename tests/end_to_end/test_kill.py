@@ -9,11 +9,11 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from command import Finished, run_main
+from command import Finished, run_job
 from job_process import MATCHER, MatchProcess
 from make import write_image_pairs
 
-from jobs import match, verify
+from jobs import verify
 from pipeline.runs.lease import read_attempts
 from pipeline.runs.parts import list_parts, read_matches
 from schemas.matches import RESULT_COLUMNS
@@ -40,8 +40,8 @@ def _start(pairs: str, out: Path, seconds_per_pair: float = 0.1) -> MatchProcess
 
 
 def _run(pairs: str, out: Path, **options: str) -> Finished:
-    """The same job in this process, without waiting and without kills."""
-    return run_main(match.main, [*MATCHER, *_flags(pairs, out, **options)])
+    """The same job without waiting and without kills."""
+    return run_job("match", [*MATCHER, *_flags(pairs, out, **options)])
 
 
 def _results(out: Path) -> pa.Table:
@@ -49,7 +49,7 @@ def _results(out: Path) -> pa.Table:
 
 
 @pytest.fixture(scope="module")
-def untouched(shared_ray: None, pairs: str, tmp_path_factory: pytest.TempPathFactory) -> pa.Table:
+def untouched(pairs: str, tmp_path_factory: pytest.TempPathFactory) -> pa.Table:
     """The result of an undisturbed run, with other slices, batches and workers than the killed ones."""
     out = tmp_path_factory.mktemp("untouched") / "run"
     scheduling = {"--slice-pairs": "17", "--batch-pairs": "5", "--workers": "2"}
@@ -118,7 +118,6 @@ def test_sigterm_commits_what_is_in_flight_and_the_rest_is_done_later(
     assert _results(out).equals(untouched)
 
 
-@pytest.mark.usefixtures("shared_ray")
 def test_a_part_that_cannot_be_written_ends_the_job_and_says_why(pairs: str, tmp_path: Path) -> None:
     out = tmp_path / "run"
     out.mkdir()
@@ -132,7 +131,6 @@ def test_a_part_that_cannot_be_written_ends_the_job_and_says_why(pairs: str, tmp
     assert "Traceback" not in finished.stdout + finished.stderr
 
 
-@pytest.mark.usefixtures("shared_ray")
 def test_pairs_that_kill_or_hang_their_process_are_set_aside_and_the_others_are_done(tmp_path: Path) -> None:
     pairs = write_image_pairs(tmp_path / "images", 8)
     table = pq.read_table(pairs)

@@ -70,4 +70,4 @@ def test_modules_of_the_working_folder_are_found_as_by_python_m(
 
     assert stopped.value.code == 0
     assert "Own pairs." in capsys.readouterr().out
-    assert sys.path[0] == str(tmp_path)
+    assert sys.path[-1] == str(tmp_path)  # last, so that no file there takes the place of a library

@@ -16,7 +16,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from command import run_main
+from command import run_job
 from make import encoded, pair_row, write_pairs
 from tiny import TINY
 from torch import nn
@@ -138,7 +138,7 @@ def _start(flags: list[str], out: Path) -> subprocess.Popen:
 
 
 @pytest.fixture(scope="module")
-def finished(shared_ray: None, flags: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(flags: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run that was killed once, with its Ray, and run again on another."""
     out = tmp_path_factory.mktemp("finished") / "run"
     log = out.with_suffix(".log")
@@ -155,7 +155,7 @@ def finished(shared_ray: None, flags: list[str], tmp_path_factory: pytest.TempPa
     step = torch.load(out / "state.pt", weights_only=True)["trainer"]["step_number"]
     assert 10 <= step < STEPS
 
-    again = run_main(main, [*flags, "--out", str(out)])
+    again = run_job("train", [*flags, "--out", str(out)])
     assert again.code == 0, again.stderr
     with log.open("a") as file:
         file.write(again.stdout + again.stderr)

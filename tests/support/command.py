@@ -1,9 +1,13 @@
-"""Runs a job's command in this process and captures its output."""
+"""Runs a job to its end as a process of its own."""
 
-import io
-from collections.abc import Callable, Sequence
-from contextlib import redirect_stderr, redirect_stdout
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+
+SUPPORT = Path(__file__).parent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,9 +19,19 @@ class Finished:
     stderr: str
 
 
-def run_main(main: Callable[[Sequence[str]], int], argv: Sequence[str]) -> Finished:
-    """Call a job's main(); for fixtures with module scope, which cannot use capsys."""
-    stdout, stderr = io.StringIO(), io.StringIO()
-    with redirect_stdout(stdout), redirect_stderr(stderr):
-        code = main(argv)
-    return Finished(code=code, stdout=stdout.getvalue(), stderr=stderr.getvalue())
+def run_job(name: str, argv: Sequence[str]) -> Finished:
+    """`python -m jobs.NAME ARGV`, which may import from tests/support, with a Ray of its own.
+
+    One Ray for each job: on a head that jobs join one after another, actors of a later one were now and then taken for
+    out of scope before they started (Ray 2.60).
+    """
+    path = os.pathsep.join([str(SUPPORT), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, "-m", f"jobs.{name}", *argv],
+        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    return Finished(code=done.returncode, stdout=done.stdout, stderr=done.stderr)

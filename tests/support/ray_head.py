@@ -1,4 +1,4 @@
-"""A Ray head as a process of its own that leaves nothing behind."""
+"""A Ray head as a process of its own, with token authentication, that leaves nothing behind."""
 
 import os
 import socket
@@ -28,7 +28,6 @@ class RayHead:
 
     address: str
     dashboard: str
-    """Address of the dashboard; without a dashboard nothing listens there."""
     environment: dict[str, str]
 
     def run(self, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -39,28 +38,23 @@ class RayHead:
 
 
 @contextmanager
-def ray_head(num_cpus: int = 2, *, dashboard: bool = True, **environment: str) -> Iterator[RayHead]:
-    """A head, ended together with every process it started; with its dashboard it requires a token.
-
-    environment: of the head, and so of every process that works there.
-    """
+def ray_head(num_cpus: int = 2) -> Iterator[RayHead]:
+    """A head that requires a token, ended together with every process it started."""
     # not pytest's folder: the paths of Ray's sockets would be longer than sockets' paths may be
     with tempfile.TemporaryDirectory(prefix="head") as folder:
         token = Path(folder) / "token"
         token.write_text("the-token-of-the-tests")
-        gcs, dashboard_port, client = _free_ports(3)
-        authentication = {"RAY_AUTH_MODE": "token" if dashboard else "disabled", "RAY_AUTH_TOKEN_PATH": str(token)}
+        gcs, dashboard, client = _free_ports(3)
         environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("RAY_")},
             "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "300",  # on a busy machine a minute is not enough
             "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",  # jobs are run by `python`
-            **authentication,
-            **environment,
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN_PATH": str(token),
         }
         options = {
             "--port": gcs,
-            "--include-dashboard": dashboard,
-            "--dashboard-port": dashboard_port,
+            "--dashboard-port": dashboard,
             "--ray-client-server-port": client,
             "--dashboard-agent-listen-port": 0,
             "--num-cpus": num_cpus,
@@ -71,7 +65,7 @@ def ray_head(num_cpus: int = 2, *, dashboard: bool = True, **environment: str) -
         process = _started(["--head", *words], environment, Path(folder) / "head.log")
         try:
             yield RayHead(
-                address=f"127.0.0.1:{gcs}", dashboard=f"http://127.0.0.1:{dashboard_port}", environment=environment
+                address=f"127.0.0.1:{gcs}", dashboard=f"http://127.0.0.1:{dashboard}", environment=environment
             )
         finally:
             kill(process)

@@ -32,7 +32,7 @@ NUMBERS = ["pck_image", "pck_image_low", "pck_image_high", "pck_point", "pck_cla
 
 @pytest.fixture(scope="module", autouse=True)
 def _ray() -> Iterator[None]:
-    with connected("local"):  # a shuffle on the shared head, of the fifth job of one process, waited for ever
+    with connected("local"):
         yield
 
 

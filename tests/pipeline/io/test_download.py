@@ -45,6 +45,7 @@ def server() -> Iterator[FaultyS3]:
         patch.setenv("AWS_ACCESS_KEY_ID", "AKIAIOSFODNN7EXAMPLE")
         patch.setenv("AWS_SECRET_ACCESS_KEY", "wJalrXUtnFEMI/K7MDENG")
         patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        fsspec.filesystem("s3").clear_instance_cache()  # those of other tests know another server
         fs, _ = storage.open_uri(URI)
         fs.mkdir("images")
         storage.write_bytes(URI, PICTURE)
