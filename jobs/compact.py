@@ -15,7 +15,6 @@ import tyro
 
 from jobs.command import run_command
 from pipeline.io import storage
-from pipeline.io.plural import counted
 from pipeline.io.uri_field import Uri
 from pipeline.runs.compact import compact, plan_compaction
 from pipeline.runs.folder import read_run
@@ -45,7 +44,7 @@ def run(config: Config) -> int:
     try:
         plan = plan_compaction(run_folder, config.target_mb * 2**20)
         if not plan.is_needed:
-            print(f"{out}: {counted(len(plan.sizes), 'part')}, sorted and large enough: nothing to compact")
+            print(f"{out}: {len(plan.sizes)} parts, sorted and large enough: nothing to compact")
             return len(plan.sizes)
         parts = compact(run_folder, plan)
         lease.events.record("compacted", parts_before=len(plan.sizes), parts=len(parts), superseded=plan.n_superseded)
@@ -53,9 +52,8 @@ def run(config: Config) -> int:
         lease.release()
     before, after = sum(plan.sizes.values()), sum(part.n_bytes for part in parts)
     print(
-        f"{out}: {counted(len(plan.sizes), 'part')} of {before / 2**20:.1f} MB -> "
-        f"{len(parts)} of {after / 2**20:.1f} MB; "
-        f"{counted(len(plan.bucket) - plan.n_superseded, 'row')}, {plan.n_superseded:,} superseded dropped"
+        f"{out}: {len(plan.sizes)} parts of {before / 2**20:.1f} MB -> {len(parts)} of {after / 2**20:.1f} MB; "
+        f"{len(plan.bucket) - plan.n_superseded} rows, {plan.n_superseded} superseded ones dropped"
     )
     return len(parts)
 

@@ -29,7 +29,6 @@ from pipeline.datasets.common.interface import DatasetOptions
 from pipeline.datasets.common.writer import Summary, write_manifest
 from pipeline.datasets.registry import BUILT_IN, load_dataset, summaries
 from pipeline.io import storage
-from pipeline.io.plural import counted
 from pipeline.io.uri_field import is_relative, uri_fields, uris_of, with_absolute_uris
 
 
@@ -83,9 +82,7 @@ def run(config: Config) -> str:
         raise
     _print(summary, config.out)
     if config.relative_uris and (outside := sum(_relative(uri, config) == uri for uri in summary.images)):
-        print(
-            f"kept absolute: {counted(outside, 'image, which is', 'images, which are')} not below {config.image_root}"
-        )
+        print(f"kept absolute: {outside:,} images, which are not below {config.image_root}")
     return config.out
 
 
@@ -119,8 +116,8 @@ def _check_out(config: Config) -> None:
 
 def _print(summary: Summary, out: str) -> None:
     print(
-        f"{out}: {counted(summary.pairs, 'pair')}, {counted(len(summary.categories), 'category', 'categories')}, "
-        f"{counted(len(summary.images), 'image')}, {counted(summary.keypoints, 'keypoint pair')}"
+        f"{out}: {summary.pairs:,} pairs, {len(summary.categories):,} categories, {len(summary.images):,} images, "
+        f"{summary.keypoints:,} keypoint pairs"
     )
     for reason, count in summary.reasons().items():
         print(f"left out: {count:,} x {reason}")
@@ -129,7 +126,7 @@ def _print(summary: Summary, out: str) -> None:
     if summary.rejected:
         print(f"listed in {out}.skipped.csv")
     if summary.unchecked_images:
-        print(f"not checked: {counted(summary.unchecked_images, 'image')} on web servers")
+        print(f"not checked: {summary.unchecked_images:,} images on web servers")
 
 
 def config_type_of(words: Sequence[str]) -> type[Config]:

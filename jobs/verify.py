@@ -15,7 +15,6 @@ import tyro
 from jobs.command import run_command
 from pipeline.io import storage
 from pipeline.io.manifest import Manifest
-from pipeline.io.plural import counted
 from pipeline.io.uri_field import Uri
 from pipeline.runs.counts import Count, summary
 from pipeline.runs.folder import read_run
@@ -49,12 +48,9 @@ def run(config: Config) -> Count:
     elif success.get("rows_digest") != count.digest:
         problems.append("the rows are not those that _SUCCESS counted: some were lost, added or replaced")
     if count.missing:
-        problems.append(f"{counted(count.missing, 'row is', 'rows are')} missing")
+        problems.append(f"{count.missing} rows are missing")
     if count.unexpected:
-        problems.append(
-            f"{counted(count.unexpected, 'row is', 'rows are')} of another run, or of "
-            "pairs that the manifest does not have"
-        )
+        problems.append(f"{count.unexpected} rows are of another run, or of pairs that the manifest does not have")
     if problems:
         raise ValueError(f"{out}: " + "; ".join(problems))
     return count

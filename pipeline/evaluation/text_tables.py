@@ -11,7 +11,6 @@ from pipeline.evaluation.keypoint_errors import Failed
 from pipeline.evaluation.metrics import per_category
 from pipeline.evaluation.protocols import Protocol
 from pipeline.evaluation.published import with_published
-from pipeline.io.plural import counted
 
 Format = Literal["text", "markdown", "latex", "csv", "json"]
 PROGRAM_FORMATS: tuple[Format, ...] = ("csv", "json")
@@ -35,8 +34,8 @@ def metrics_tables(metrics: pd.DataFrame, protocols: Sequence[Protocol], failed:
             f"\n{dataset}, protocol {name}{_subset_note(subset)}",
             f"  {by_name[name].describe(direction)}",
             "  in the table: average over images, percent, where it does not say otherwise",
-            f"  {counted(overall.n_pairs, 'pair')}, {counted(overall.n_points, 'keypoint')}; "
-            f"{counted(overall.n_failed, 'pair')} failed or missing{treated}",
+            f"  {overall.n_pairs:,} pairs, {overall.n_points:,} keypoints; "
+            f"{overall.n_failed:,} pairs failed or missing{treated}",
             as_text(summary(metrics, rows), form) if overall.n_pairs else "  nothing to score",
         ]
     return "\n".join(lines)
@@ -63,7 +62,7 @@ def difference_tables(
         lines += [
             f"\n{dataset}, protocol {name}, {direction.replace('_', ' ')}, "
             f"average over {_AVERAGES[average]}{_subset_note(subset)}",
-            f"  failed or missing: {counted(overall['n_failed'], 'pair')} of this run, "
+            f"  failed or missing: {overall['n_failed']:,} pairs of this run, "
             f"{overall['n_failed_other']:,} of the other",
             as_text(_difference_table(rows), form),
         ]
@@ -92,12 +91,9 @@ def unscored_notes(unscored: Unscored) -> str:
     """Text about the pairs and matches that are in no average; empty if there are none."""
     lines = []
     if unscored.n_without_keypoints:
-        one, many = "pair has no keypoints to score and is", "pairs have no keypoints to score and are"
-        lines.append(f"\n{counted(unscored.n_without_keypoints, one, many)} in no average")
+        lines.append(f"\n{unscored.n_without_keypoints:,} pairs have no keypoints to score and are in no average")
     if unscored.n_foreign:
-        one = "match is of a pair that this manifest does not plan and is"
-        many = "matches are of pairs that this manifest does not plan and are"
-        lines.append(f"\n{counted(unscored.n_foreign, one, many)} left out")
+        lines.append(f"\n{unscored.n_foreign:,} matches are of pairs that this manifest does not plan and are left out")
     return "\n".join(lines)
 
 

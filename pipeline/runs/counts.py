@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.io.plural import counted
 from pipeline.runs.parts import KEY_COLUMNS, count_each, reasons_of
 from schemas.failures import ERROR_KINDS, ERROR_STAGES
 
@@ -120,7 +119,7 @@ def summary(out: str, count: Count) -> str:
     """The counts as text, with the reasons of errors."""
     errors = [f"  {n:>8}  {reason}" for reason, n in count.reasons.items() if reason != "ok"]
     missing = f", {count.missing} missing" if count.missing else ""
-    return "\n".join([f"{out}: {counted(count.ok, 'row')} ok, {counted(count.error, 'error')}{missing}", *errors])
+    return "\n".join([f"{out}: {count.ok} rows ok, {count.error} errors{missing}", *errors])
 
 
 def rows_digest(rows: pa.Table) -> str:

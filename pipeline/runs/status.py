@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from pipeline.io import storage
-from pipeline.io.plural import counted
 from pipeline.runs.folder import read_run
 from pipeline.runs.lease import Attempt, read_attempts
 from pipeline.runs.parts import part_sizes
@@ -144,8 +143,8 @@ def as_text(status: Status) -> str:
         left = "" if status.seconds_left is None else f", {_duration(status.seconds_left)} left at that rate"
         lines.append(f"{status.rows_per_second:.1f} {unit}/s over the last minutes{left}")
     if status.quarantined:
-        lines.append(f"{counted(status.quarantined, 'pair')} in quarantine: {storage.join(status.out, 'quarantine')}")
-    lines.append(f"{counted(status.parts, 'part')}, {status.bytes / 2**20:.1f} MB")
+        lines.append(f"{status.quarantined} pairs in quarantine: {storage.join(status.out, 'quarantine')}")
+    lines.append(f"{status.parts} parts, {status.bytes / 2**20:.1f} MB")
     return "\n".join(lines)
 
 

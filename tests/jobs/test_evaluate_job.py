@@ -41,7 +41,7 @@ def test_prints_the_per_category_table_and_writes_metrics(tmp_path: Path, capsys
     assert main([*flags, "--protocol", "spair,pf-pascal"]) == 0
     printed = capsys.readouterr().out
     assert "toy, protocol spair\n" in printed
-    assert "4 pairs, 4 keypoints; 1 pair failed or missing (counted wrong)" in printed
+    assert "4 pairs, 4 keypoints; 1 pairs failed or missing (counted wrong)" in printed
     lines = [line.split() for line in printed.splitlines()]
     assert ["cat", "2", "2", "0", "50.0", "50.0", "50.0", "50.0", "100.0"] in lines
     assert ["all", "4", "4", "1", "25.0", "25.0", "50.0", "50.0", "75.0"] in lines

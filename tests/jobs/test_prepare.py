@@ -56,7 +56,7 @@ def test_uris_relative_to_the_folder_of_a_table(images, tmp_path, capsys):
     assert prepare(out, "table", table, "--relative-uris") == 0
     assert pd.read_parquet(out)["source_uri"].tolist() == ["images/a.jpg", "images/c.jpg"]
     assert pd.read_parquet(out)["target_uri"].tolist() == ["images/b.jpg", "https://example.org/d.jpg"]
-    assert f"kept absolute: 1 image, which is not below {tmp_path}\n" in capsys.readouterr().out
+    assert f"kept absolute: 1 images, which are not below {tmp_path}\n" in capsys.readouterr().out
 
 
 def pairing(tmp_path: Path) -> str:
@@ -164,7 +164,7 @@ def test_errors_end_the_job_or_are_left_out(images, tmp_path, capsys):
     assert not out.exists()
     assert prepare(out, "table", images, *flags, "--on-error", "skip") == 0
     assert capsys.readouterr().out.splitlines() == [
-        f"{out}: 1 pair, 0 categories, 2 images, 0 keypoint pairs",
+        f"{out}: 1 pairs, 0 categories, 2 images, 0 keypoint pairs",
         "left out: 1 x missing image",
         "left out: 1 x not finite",
         f"listed in {out}.skipped.csv",

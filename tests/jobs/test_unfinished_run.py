@@ -45,7 +45,7 @@ def test_status_and_verify_count_four(run: Run) -> None:
     current = status.run(status.Config(out=run.out))
     assert (current.rows, current.completed, current.reasons) == (4, 3, {"fetch: timeout": 1, "ok": 2})
 
-    with pytest.raises(ValueError, match=r"the run is not finished \(no _SUCCESS\).*; 1 row is missing$"):
+    with pytest.raises(ValueError, match=r"the run is not finished \(no _SUCCESS\).*; 1 rows are missing$"):
         verify.run(verify.Config(out=run.out))
 
 
