@@ -22,8 +22,8 @@ class Finished:
 def run_job(name: str, argv: Sequence[str]) -> Finished:
     """`python -m jobs.NAME ARGV`, which may import from tests/support, with a Ray of its own.
 
-    One Ray for each job: on a head that jobs join one after another, actors of a later one were now and then taken for
-    out of scope before they started (Ray 2.60).
+    One Ray for each job: on a head that jobs joined one after another, later ones now and then hung or lost actors (Ray
+    2.60; the cause is not known).
     """
     path = os.pathsep.join([str(SUPPORT), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
