@@ -64,6 +64,8 @@ class ImagePair:
     """(K, 2) float32 points to find in the reference; they may lie outside the query image. None means K = 0."""
     dense: bool = False
     """Whether to compute the flow of every query pixel too."""
+    score_maps: bool = False
+    """Whether to compute the score map of every query point too."""
     pair_id: str = ""
     """Identity of the pair; random numbers depend on it, so that a pair's match does not depend on its batch."""
 
@@ -88,6 +90,12 @@ class Match:
     """Displacement (dx, dy) from each query pixel to its match in the reference; None unless the pair is dense."""
     flow_confidence: Float32[np.ndarray, "h w"] | None = None
     """Confidence of the flow at each query pixel, 0..1; None unless the pair is dense."""
+    answer_grid_hw: tuple[int, int] | None = None
+    """Rows and columns of the grid of cells over the reference image whose centres are the matcher's only answers; None
+    for a matcher that may answer with any point."""
+    score_maps: Float32[np.ndarray, "k h w"] | None = None
+    """The score of each query point at the centres of h x w cells that tile the reference image, the greater the surer,
+    of any range; None unless the pair asks for score maps."""
 
 
 @runtime_checkable

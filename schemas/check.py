@@ -8,8 +8,8 @@ import pyarrow.compute as pc
 
 from schemas.types import LIST_SIZES
 
-_EARLIER_VERSIONS = {b"PAIRS": (b"1",), b"MATCHES": (b"2",)}
-"""Versions that hold the same values in other types: lists of a fixed size."""
+_EARLIER_VERSIONS = {b"PAIRS": (b"1", b"2"), b"MATCHES": (b"2", b"3"), b"METRICS": (b"1",)}
+"""Versions that lack columns, or hold the same values in lists of a fixed size."""
 _TABLES = (b"PAIRS", b"MATCHES", b"METRICS")
 _INDEX_COLUMN = re.compile(r"|__index_level_\d+__|Unnamed: \d+|index|level_\d+")
 
@@ -170,7 +170,9 @@ def _cast(column: pa.ChunkedArray, field: pa.Field) -> pa.ChunkedArray:
     column = column.cast(expected)
     size = LIST_SIZES.get(field.name)
     if size is not None:
-        innermost = pc.list_flatten(column) if pa.types.is_list(expected.value_type) else column
+        innermost = column
+        while pa.types.is_list(innermost.type.value_type):
+            innermost = pc.list_flatten(innermost)
         if not pc.all(pc.equal(pc.list_value_length(innermost), size), min_count=0).as_py():
             raise ValueError("a list of another length")
     return column

@@ -14,11 +14,24 @@ Flow is fixed point, each row as its difference from the one above, so that it i
 
 `flow_px[y, x]` is the displacement (dx, dy) from query pixel (x, y) to its match in the reference image, exact to
 half of `flow_scale`. `flow_confidence` is zstd-compressed uint8 of shape `flow_hw`, 0..255 for 0..1.
+
+`answer_grid_hw`: the matcher's answers are centres of cells of this many rows and columns over the reference image;
+null for a matcher that answers with any point.
+
+`scored_keypoint_id` are the ids of all labelled keypoints of the query image, also those that the reference lacks
+(output `scores`). `score_inside[k]` are the matcher's best scores within each radius of SCORE_ALPHAS around the true
+match of keypoint k, null where the reference lacks it or no score is so near; `score_outside[k]` are the best ones
+farther away, of all where the reference lacks it. Scores are rounded to float16; the greater, the surer.
 """
 
 import pyarrow as pa
 
 from schemas.types import POINTS_XY, SIZE_HW
+
+SCORE_ALPHAS = (0.01, 0.05, 0.1)
+"""The radii of `score_inside` and `score_outside`: shares of the longest side of the reference's box."""
+SCORES = pa.list_(pa.list_(pa.float32()))
+"""For each point a number per radius of SCORE_ALPHAS."""
 
 DIRECTIONS = ("source_to_target", "target_to_source")
 """The values of column direction: source_to_target if the source image is the query, target_to_source otherwise."""
@@ -38,6 +51,10 @@ MATCHES = pa.schema(
         pa.field("reference_xy_px", POINTS_XY),
         pa.field("point_confidence", pa.list_(pa.float32())),
         pa.field("point_cycle_error_px", pa.list_(pa.float32())),
+        pa.field("answer_grid_hw", SIZE_HW),
+        pa.field("scored_keypoint_id", pa.list_(pa.string())),
+        pa.field("score_inside", SCORES),
+        pa.field("score_outside", SCORES),
         pa.field("flow", pa.binary()),
         pa.field("flow_hw", SIZE_HW),
         pa.field("flow_dtype", pa.string()),
@@ -48,7 +65,7 @@ MATCHES = pa.schema(
         pa.field("milliseconds", pa.struct([("decode", pa.float32()), ("match", pa.float32())])),
         pa.field("worker", pa.string()),
     ],
-    metadata={"table": "MATCHES", "schema_version": "3"},
+    metadata={"table": "MATCHES", "schema_version": "4"},
 )
 
 RESULT_COLUMNS = tuple(name for name in MATCHES.names if name not in ("attempt", "worker", "milliseconds"))

@@ -1,13 +1,31 @@
 """METRICS: PCK of the matches under a named protocol. One row is one group at one alpha.
 
-`group_kind` is all, category, pair or a SPair-71k nuisance, `group` the name of the group. Exactly one row
-per dataset, protocol, direction, subset and alpha has `group_kind = group = 'all'`. PCK values are percent, 0..100:
-`pck_image` averages the pairs' own percentages, `pck_point` averages over all keypoints, `pck_class_mean` is the
-unweighted mean of the categories' `pck_image`. `_low` and `_high` are the ends of a 95 % bootstrap interval (see
+`group_kind` is all, category, level, pair, mirror_case, azimuth_difference or a SPair-71k nuisance, `group` the name of
+the group; pairs of two categories are of the category 'source -> target'. Exactly one row per dataset, protocol,
+direction, subset and alpha has `group_kind = group = 'all'`. PCK values are percent, 0..100: `pck_image` averages the
+pairs' own percentages, `pck_point` averages over all keypoints, `pck_class_mean` is the unweighted mean of the
+categories' `pck_image`. `_low` and `_high` are the ends of a 95 % bootstrap interval (see
 pipeline.evaluation.bootstrap), null for single pairs and without a bootstrap.
+
+Under a protocol about flow the points are the pixels whose true flow is known, and PCK is FAcc.
+
+Other measures are percent of the same points, averaged over images or over points; null where the protocol, the
+manifest or the matches do not give them:
+
+    ceiling     points that the nearest place of the matcher's answer grid would get right
+    jitter      wrong, but less than 2 alpha T from the truth
+    miss        no keypoint of the target is within alpha T
+    swap        within alpha T of another keypoint of the target, which is the nearest
+    twin        within alpha T of the mirror image of the truth, such as the right ear for the left one
+    both        within alpha T of the truth and of its mirror image
+
+`kap` is the keypoint average precision (pipeline.evaluation.kap), percent, over all points of the group.
 """
 
 import pyarrow as pa
+
+MEASURES = ("ceiling", "jitter", "miss", "swap", "twin", "both")
+"""Shares of points other than PCK, each with the columns MEASURE_image and MEASURE_point."""
 
 METRICS = pa.schema(
     [
@@ -30,6 +48,8 @@ METRICS = pa.schema(
         pa.field("pck_class_mean", pa.float64()),
         pa.field("pck_class_mean_low", pa.float64()),
         pa.field("pck_class_mean_high", pa.float64()),
+        *(pa.field(f"{measure}_{average}", pa.float64()) for measure in MEASURES for average in ("image", "point")),
+        pa.field("kap", pa.float64()),
     ],
-    metadata={"table": "METRICS", "schema_version": "1"},
+    metadata={"table": "METRICS", "schema_version": "2"},
 )

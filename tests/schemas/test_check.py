@@ -31,7 +31,7 @@ def test_every_difference_is_listed_in_one_error() -> None:
 def test_a_table_of_another_version_is_refused_and_one_that_does_not_say_is_not() -> None:
     other = PAIRS.with_metadata({"table": "PAIRS", "schema_version": "0"})
 
-    with pytest.raises(SchemaError, match=r"old is not a PAIRS table: it was written as version 0, and version 2 is"):
+    with pytest.raises(SchemaError, match=r"old is not a PAIRS table: it was written as version 0, and version 3 is"):
         check_schema(other, PAIRS, "old")
 
     check_schema(PAIRS.with_metadata({"pandas": "{}"}), PAIRS, "of pandas")
@@ -94,6 +94,15 @@ TYPES = {
         **dict.fromkeys(("source_box_xyxy", "target_box_xyxy"), pa.list_(pa.float32())),
         **dict.fromkeys(("viewpoint_variation", "scale_variation", "truncation", "occlusion"), pa.int8()),
         "seen_in_training": pa.bool_(),
+        **dict.fromkeys(("target_category", "level", "flow_format"), pa.string()),
+        **dict.fromkeys(("source_visibility", "target_visibility"), pa.list_(pa.int8())),
+        **dict.fromkeys(("source_all_xy_px", "target_all_xy_px"), POINTS),
+        **dict.fromkeys(("source_all_keypoint_id", "target_all_keypoint_id"), pa.list_(pa.string())),
+        **dict.fromkeys(("mirror_keypoint_ids", "geometry_groups"), pa.list_(pa.list_(pa.string()))),
+        "target_valid_xy_px": pa.list_(POINTS),
+        "azimuth_difference": pa.int8(),
+        "mirrored": pa.bool_(),
+        **dict.fromkeys(("source_flow_uri", "target_flow_uri", "source_mask_uri", "target_mask_uri"), pa.string()),
     },
     "MATCHES": {
         **dict.fromkeys(("pair_id", "direction", "status", "error_stage", "error_kind", "error_message"), pa.string()),
@@ -104,6 +113,9 @@ TYPES = {
         **dict.fromkeys(("point_confidence", "point_cycle_error_px"), pa.list_(pa.float32())),
         **dict.fromkeys(("flow", "flow_confidence"), pa.binary()),
         "flow_scale": pa.float64(),
+        "answer_grid_hw": pa.list_(pa.int32()),
+        "scored_keypoint_id": pa.list_(pa.string()),
+        **dict.fromkeys(("score_inside", "score_outside"), pa.list_(pa.list_(pa.float32()))),
         "milliseconds": pa.struct([("decode", pa.float32()), ("match", pa.float32())]),
     },
     "METRICS": {
@@ -114,7 +126,12 @@ TYPES = {
             for name in ("image", "point", "class_mean")
             for end in ("", "_low", "_high")
         },
-        "alpha": pa.float64(),
+        **{
+            f"{name}_{average}": pa.float64()
+            for name in ("ceiling", "jitter", "miss", "swap", "twin", "both")
+            for average in ("image", "point")
+        },
+        **dict.fromkeys(("alpha", "kap"), pa.float64()),
     },
 }
 

@@ -59,18 +59,36 @@ class PairRow:
     source_uri: str
     target_uri: str
     category: str | None = None
+    target_category: str | None = None
+    level: str | None = None
     dataset: str | None = None
     """Name of the data set; None for the name given to `nemf prepare`."""
     split: str | None = None
     source_xy_px: Points | None = None
     target_xy_px: Points | None = None
     keypoint_id: list[str] | None = None
+    source_visibility: list[int] | None = None
+    target_visibility: list[int] | None = None
+    source_all_xy_px: Points | None = None
+    source_all_keypoint_id: list[str] | None = None
+    target_all_xy_px: Points | None = None
+    target_all_keypoint_id: list[str] | None = None
+    mirror_keypoint_ids: list[tuple[str, str]] | None = None
+    geometry_groups: list[list[str]] | None = None
+    target_valid_xy_px: list[Points] | None = None
     source_box_xyxy: Box | None = None
     target_box_xyxy: Box | None = None
     viewpoint_variation: int | None = None
     scale_variation: int | None = None
     truncation: int | None = None
     occlusion: int | None = None
+    azimuth_difference: int | None = None
+    mirrored: bool | None = None
+    source_flow_uri: str | None = None
+    target_flow_uri: str | None = None
+    flow_format: str | None = None
+    source_mask_uri: str | None = None
+    target_mask_uri: str | None = None
     seen_in_training: bool | None = None
     source_stated_wh: tuple[int, int] | None = None
     """Width and height of the source image as the annotation states them; no column of PAIRS."""
