@@ -25,7 +25,7 @@ from schemas.types import LIST_SIZES
 
 ENVIRONMENTS = Path(sys.prefix) / "readers"
 READ_TABLES = Path(__file__).parent / "read_tables.py"
-LISTS = {*LIST_SIZES, "keypoint_id", "point_confidence", "point_cycle_error_px"}
+LISTS = {field.name for schema in (PAIRS, MATCHES) for field in schema if pa.types.is_list(field.type)}
 
 READERS = [
     ("pandas", "pandas==2.2.2", "pyarrow==15.0.2", "numpy<2"),
