@@ -28,7 +28,8 @@ from pipeline.evaluation.evaluate import (
     count_unscored,
     evaluate,
 )
-from pipeline.evaluation.keypoint_errors import MATCH_COLUMNS, Failed
+from pipeline.evaluation.flow_errors import match_columns
+from pipeline.evaluation.keypoint_errors import Failed
 from pipeline.evaluation.metrics import write_metrics
 from pipeline.evaluation.protocols import PROTOCOLS, Protocol, protocol
 from pipeline.evaluation.quality_gate import PCKThreshold, parse_threshold
@@ -122,7 +123,7 @@ def _evaluate(
 ) -> _Result:
     """Evaluate in this process and write METRICS, unless they lack what a threshold is about."""
     pairs = planned_pairs(manifest, config.matches)
-    matches = read_matches(config.matches, MATCH_COLUMNS)
+    matches = read_matches(config.matches, match_columns(protocols))
     bootstrap = {"replicates": config.replicates, "seed": config.seed}
     metrics = evaluate(
         matches, pairs, protocols, config.alpha, config.failed, **bootstrap, manifest_digest=manifest.digest()
@@ -132,7 +133,7 @@ def _evaluate(
         threshold.rows(rows)
     differences = {}
     for other in config.compare:
-        others = read_matches(other, MATCH_COLUMNS)
+        others = read_matches(other, match_columns(protocols))
         common = pairs.slice(0, planned_limit(manifest, other))
         differences[other] = compare(matches, others, common, protocols, config.alpha, config.failed, **bootstrap)
     write_metrics(config.out, metrics)

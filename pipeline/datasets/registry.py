@@ -59,6 +59,7 @@ BUILT_IN = {
     "photographs": "pipeline.datasets.photographs:pairs",
     "spair": "pipeline.datasets.spair:pairs",
     "table": "pipeline.datasets.table:pairs",
+    "tss": "pipeline.datasets.tss:pairs",
 }
 """The data sets of this package: name to `package.module:function`."""
 

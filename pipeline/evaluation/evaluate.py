@@ -12,8 +12,9 @@ from jaxtyping import Float64
 
 from pipeline.evaluation import pck_sums
 from pipeline.evaluation.bootstrap import REPLICATES, BootstrapWeights, bootstrap_weights
+from pipeline.evaluation.flow_errors import errors_under
 from pipeline.evaluation.groups import Scope, SumsByGroup, group_columns, subsets, sum_groups
-from pipeline.evaluation.keypoint_errors import Failed, count_without_keypoints, directions_to_score, keypoint_errors
+from pipeline.evaluation.keypoint_errors import Failed, count_without_keypoints, directions_to_score
 from pipeline.evaluation.metrics import load_metrics as load_metrics
 from pipeline.evaluation.metrics import per_category as per_category
 from pipeline.evaluation.protocols import Protocol
@@ -39,14 +40,15 @@ def evaluate(
     """METRICS of the matches: per dataset, protocol, direction, subset and alpha; overall, per group and per pair.
 
     matches: MATCHES rows of one matcher, at most one per pair and direction, with at least the columns
-        pipeline.evaluation.keypoint_errors.MATCH_COLUMNS.
+        pipeline.evaluation.flow_errors.match_columns.
     pairs: PAIRS rows without inline images; pairs they lack are not evaluated, whatever the matches hold.
     alphas: thresholds as a share of the protocol's T, each above 0 and at most 1.
     failed: whether pairs that failed or are missing count as wrong or are excluded; `n_failed` counts them anyway.
     manifest_digest: of the manifest that the pairs are from, to be written down with the numbers.
     replicates, seed: of the bootstrap that the intervals come from; 0 replicates for no intervals.
     `n_pairs` and `n_points` count what the averages are over; where that is nothing, PCK is 0. Subset leak_free holds
-    the pairs known not to be seen in training, and exists where the manifest knows of any pair.
+    the pairs known not to be seen in training, without_flip those known not to be mirrored; each exists where the
+    manifest knows of any pair.
     Raises ValueError if no protocol or no usable alpha is given, matches are of several matchers, a protocol's
     direction is absent, matches answer other pairs or points than the manifest holds, or a pair lacks what T needs.
     """
@@ -131,7 +133,7 @@ def sum_pck(
     pair_rows = []
     for protocol, directions in spec.directions.items():
         for direction in directions:
-            errors = keypoint_errors(matches, pairs, protocol, direction)
+            errors = errors_under(matches, pairs, protocol, direction, spec.alphas)
             sums = pck_sums.pair_sums(errors, spec.alphas, spec.failed)
             for dataset, subset, mask in subsets(columns):
                 scope = (dataset, protocol.name, direction, subset)

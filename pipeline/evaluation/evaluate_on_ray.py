@@ -29,8 +29,9 @@ from pipeline.evaluation.evaluate import (
     sum_pck,
     summary_rows,
 )
+from pipeline.evaluation.flow_errors import match_columns
 from pipeline.evaluation.groups import Scope, SumsByGroup
-from pipeline.evaluation.keypoint_errors import MATCH_COLUMNS, Failed, directions_to_score
+from pipeline.evaluation.keypoint_errors import Failed, directions_to_score
 from pipeline.evaluation.metrics import SUMMARY, write_metrics
 from pipeline.evaluation.protocols import Protocol
 from pipeline.io import storage
@@ -44,9 +45,10 @@ from schemas.pairs import PAIRS
 
 BUCKET_PAIRS = 50_000
 """Approximate number of pairs that a process evaluates together, in some 700 MB."""
+FLOW_BUCKET_PAIRS = 500
+"""The same where flow is read, some 0.2 to 1 MB a pair."""
 
 _PAIRS = pa.schema([field for field in PAIRS if field.name not in INLINE_COLUMNS], metadata=PAIRS.metadata)
-_MATCHES = pa.schema([MATCHES.field(name) for name in dict.fromkeys([*MATCH_COLUMNS, *KEY_COLUMNS])])
 _PIECE = pa.schema([("bucket", pa.int64()), ("part", pa.int64()), ("rows", pa.large_binary())])
 """Rows of one file that belong to one bucket, as an Arrow stream; `part` is -1 for the manifest's."""
 _KEYS = ("dataset", "protocol", "direction", "subset", "group_kind", "group")
@@ -81,7 +83,7 @@ def evaluate_on_ray(
     *,
     replicates: int = REPLICATES,
     seed: int = 0,
-    bucket_pairs: int = BUCKET_PAIRS,
+    bucket_pairs: int | None = None,
 ) -> tuple[pa.Table, Unscored]:
     """METRICS of all groups but single pairs, as evaluate returns them, and the counts of pairs in no average.
 
@@ -90,6 +92,8 @@ def evaluate_on_ray(
     RayTaskError of one, and for a folder that holds anything else; FileNotFoundError where there are no matches.
     """
     check_protocols(protocols, alphas)
+    if bucket_pairs is None:
+        bucket_pairs = FLOW_BUCKET_PAIRS if any(protocol.of == "flow" for protocol in protocols) else BUCKET_PAIRS
     parts = list_parts(matches_uri)
     if not parts:
         raise FileNotFoundError(f"no matches at {matches_uri}: expected a run folder with parts/*.parquet")
@@ -111,12 +115,15 @@ def evaluate_on_ray(
         seed=seed,
     )
     _delete_earlier(out)
+    columns = match_columns(protocols)
     shared = ray.put(_shared_images(row_groups))
     items = [{"file": file, "group": group, "part": -1, "count": count} for file, group, count in row_groups]
     items += [{"file": file, "group": -1, "part": rank, "count": -1} for rank, file in enumerate(parts)]
     tables = (
         ray.data.from_items(items, override_num_blocks=len(items))
-        .map_batches(partial(split_by_bucket, n_buckets=task.n_buckets), batch_size=1, batch_format="pyarrow")
+        .map_batches(
+            partial(split_by_bucket, n_buckets=task.n_buckets, columns=columns), batch_size=1, batch_format="pyarrow"
+        )
         .groupby("bucket", num_partitions=task.n_buckets)
         .map_groups(partial(evaluate_bucket, task=task, shared=shared), batch_format="pyarrow")
         .iter_batches(batch_size=None, batch_format="pyarrow")
@@ -136,16 +143,16 @@ def evaluate_on_ray(
     return summary, unscored
 
 
-def split_by_bucket(item: pa.Table, n_buckets: int) -> Iterator[pa.Table]:
-    """The rows of one row group of the manifest, or of one part, by bucket."""
+def split_by_bucket(item: pa.Table, n_buckets: int, columns: Sequence[str]) -> Iterator[pa.Table]:
+    """The rows of one row group of the manifest, or of one part, by bucket; columns: those of MATCHES that are read."""
     file, group, part, count = (item[name][0].as_py() for name in ("file", "group", "part", "count"))
-    schema = _MATCHES if group < 0 else _PAIRS
+    schema = _matches_schema(columns) if group < 0 else _PAIRS
     with open_parquet(file) as parquet:
         if group < 0:
             check_schema(parquet.schema_arrow, MATCHES, file)
         groups = range(parquet.num_row_groups) if group < 0 else [group]
-        columns = [name for name in schema.names if name in parquet.schema_arrow.names]
-        rows = conform(parquet.read_row_groups(list(groups), columns=columns), schema, file)
+        present = [name for name in schema.names if name in parquet.schema_arrow.names]
+        rows = conform(parquet.read_row_groups(list(groups), columns=present), schema, file)
     rows = rows if count < 0 else rows.slice(0, count)
     bucket = pd.util.hash_array(rows["pair_id"].to_numpy(), categorize=False) % np.uint64(n_buckets)
     for number in np.unique(bucket):
@@ -158,7 +165,8 @@ def evaluate_bucket(pieces: pa.Table, task: BucketTask, shared: "ray.ObjectRef[n
 
     pieces: _PIECE rows of the bucket. shared: the images that are in more than one pair of the manifest.
     """
-    pair_tables, match_tables, ranks = [_PAIRS.empty_table()], [_MATCHES.empty_table()], []
+    schema = _matches_schema(match_columns(list(task.spec.directions)))
+    pair_tables, match_tables, ranks = [_PAIRS.empty_table()], [schema.empty_table()], []
     for part, stream in sorted(zip(pieces["part"].to_pylist(), pieces["rows"].to_pylist(), strict=True)):
         rows = pa.ipc.open_stream(stream).read_all()
         (pair_tables if part < 0 else match_tables).append(rows)
@@ -179,6 +187,10 @@ def evaluate_bucket(pieces: pa.Table, task: BucketTask, shared: "ray.ObjectRef[n
     ]
     unscored = {"bucket": bucket, "group_kind": _UNSCORED, "values": astuple(count_unscored(matches, pairs))}
     return pa.Table.from_pylist([*rows, unscored], _SUMS)
+
+
+def _matches_schema(columns: Sequence[str]) -> pa.Schema:
+    return pa.schema([MATCHES.field(name) for name in dict.fromkeys([*columns, *KEY_COLUMNS])])
 
 
 def _add_sums(rows: pa.Table, n_rows: int) -> dict[Scope, SumsByGroup]:

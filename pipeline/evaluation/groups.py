@@ -24,7 +24,8 @@ SumsByGroup = dict[Group, PCKSums]
 def group_columns(pairs: pa.Table) -> pd.DataFrame:
     """The columns that PAIRS rows are grouped by, as text with 'unknown' for null; pair ids; and the leak columns.
 
-    leak_is_known: the manifest has a value of seen_in_training; leak_free: that value is False.
+    leak_is_known: the manifest has a value of seen_in_training; leak_free: that value is False. flip_is_known and
+    without_flip: the same of mirrored.
     Raises ValueError if pair ids repeat.
     """
     repeated = pairs.num_rows - pc.count_distinct(pairs["pair_id"]).as_py()
@@ -35,6 +36,8 @@ def group_columns(pairs: pa.Table) -> pd.DataFrame:
     columns["pair"] = pairs["pair_id"]
     columns["leak_is_known"] = pc.is_valid(pairs["seen_in_training"])
     columns["leak_free"] = pc.fill_null(pc.invert(pairs["seen_in_training"]), False)
+    columns["flip_is_known"] = pc.is_valid(pairs["mirrored"])
+    columns["without_flip"] = pc.fill_null(pc.invert(pairs["mirrored"]), False)
     return pa.table(columns).to_pandas()
 
 
@@ -46,6 +49,8 @@ def subsets(pairs: pd.DataFrame) -> list[tuple[str, str, Bool[np.ndarray, " p"]]
         masks.append((dataset, "all", in_dataset))
         if pairs["leak_is_known"][in_dataset].any():
             masks.append((dataset, "leak_free", in_dataset & pairs["leak_free"].to_numpy()))
+        if pairs["flip_is_known"][in_dataset].any():
+            masks.append((dataset, "without_flip", in_dataset & pairs["without_flip"].to_numpy()))
     return masks
 
 

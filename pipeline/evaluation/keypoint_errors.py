@@ -136,8 +136,9 @@ def keypoint_errors(matches: pa.Table, pairs: pa.Table, protocol: Protocol, dire
 
 
 def count_without_keypoints(pairs: pa.Table) -> int:
-    """The number of pairs without keypoints of known truth, which are in no average."""
-    return int(np.count_nonzero(count_points(pairs, "source", "target") == 0))
+    """The number of pairs without keypoints of known truth, and without a true flow, which are in no average."""
+    without_flow = pc.and_(pc.is_null(pairs["source_flow_uri"]), pc.is_null(pairs["target_flow_uri"])).to_numpy()
+    return int(np.count_nonzero((count_points(pairs, "source", "target") == 0) & without_flow))
 
 
 def count_points(pairs: pa.Table, query: str, reference: str) -> Int64[np.ndarray, " p"]:

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 from pipeline.evaluation.bootstrap import BootstrapWeights
+from pipeline.evaluation.flow_errors import FlowErrors
 from pipeline.evaluation.keypoint_errors import Failed, KeypointErrors
 
 PCKSums = Float64[np.ndarray, "rows columns"]
@@ -24,7 +25,9 @@ _MAX_VALUES = 2**23
 _COVERAGE_PERCENT = 95
 
 
-def pair_sums(errors: KeypointErrors, alphas: Sequence[float], failed: Failed) -> Float64[np.ndarray, "p columns"]:
+def pair_sums(
+    errors: KeypointErrors | FlowErrors, alphas: Sequence[float], failed: Failed
+) -> Float64[np.ndarray, "p columns"]:
     """The contribution of each pair to the sums of its groups, (P, 3 + 2 alphas)."""
     n_points = errors.n_counted(failed)
     n_correct = np.stack([errors.n_correct(alpha) for alpha in alphas], axis=1) * (n_points > 0)[:, None]

@@ -42,6 +42,8 @@ class Protocol:
     space: Literal["original", "squash", "letterbox"] = "original"
     """Pixels are those of the image; of the image stretched to side_px x side_px; or scaled to fit into that."""
     side_px: int | None = None
+    of: Literal["keypoints", "flow"] = "keypoints"
+    """What is scored: the keypoints, or every pixel of the query image whose true flow is known."""
     inclusive: bool = True
     """A distance of exactly alpha T is correct."""
     points: Literal["all", "inside", "truncated"] = "all"
@@ -73,6 +75,11 @@ class Protocol:
             raise ValueError(f"protocol {self.name}: squash and letterbox need side_px, original pixels have none")
         if self.padding is not None and self.base != "keypoints":
             raise ValueError(f"protocol {self.name}: only the keypoints' box is padded")
+        plain = (self.base, self.base_of, self.space, self.points) == ("image", "reference", "original", "all")
+        if self.of == "flow" and not plain:
+            raise ValueError(
+                f"protocol {self.name}: flow is scored in original pixels, with T of the whole reference image"
+            )
 
     @property
     def column(self) -> str:
@@ -95,10 +102,14 @@ class Protocol:
             "inside": ", keypoints inside both images",
             "truncated": ", query keypoints cut down to whole pixels",
         }[self.points]
+        if self.of == "flow":
+            points = f", pixels of the {query} image with known flow"
         return (
             f"{direction.replace('_', ' ')}, T = longest side of the {base_side} {base}{padded}, {space}, "
             f"d {'<=' if self.inclusive else '<'} alpha T{points}, average over "
-            + {"image": "images", "point": "keypoints", "class": "categories"}[self.average]
+            + {"image": "images", "point": "pixels" if self.of == "flow" else "keypoints", "class": "categories"}[
+                self.average
+            ]
         )
 
 
@@ -143,6 +154,8 @@ PROTOCOLS: dict[str, Protocol] = {
             space="squash",
             side_px=240,
         ),
+        # FAcc of the official kit; its headline is alpha .05
+        Protocol(name="tss", directions=_EITHER, base="image", of="flow"),
     )
 }
 
