@@ -97,7 +97,7 @@ class Unscored:
     n_answered: int
     """Number of pairs that have a match, ok or error."""
     n_without_keypoints: int
-    """Number of pairs without keypoints."""
+    """Number of pairs without keypoints and without true flow."""
     n_foreign: int
     """Number of matches of pairs that the manifest does not hold."""
 

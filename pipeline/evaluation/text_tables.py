@@ -149,7 +149,7 @@ def as_text(table: pd.DataFrame, form: Format) -> str:
 
 
 def _subset_note(subset: str) -> str:
-    return ", leak-free pairs only" if subset == "leak_free" else ""
+    return {"leak_free": ", leak-free pairs only", "without_flip": ", pairs that are not mirrored only"}.get(subset, "")
 
 
 def _difference_table(rows: pd.DataFrame) -> pd.DataFrame:

@@ -102,7 +102,7 @@ def render_report(
 
     image_root: the folder or URI that relative image URIs of the manifest are below.
     pairs_per_category: how many best, worst and random pairs are drawn of each category.
-    Raises ValueError if the metrics are of other matches.
+    Protocols of flow are left out. Raises ValueError if the metrics are of other matches, or of flow alone.
     """
     run = _read_run(metrics_uri, matches_uri, pairs_uri)
     sections: list[Section] = []
@@ -110,6 +110,8 @@ def render_report(
     for keys, metrics in run.metrics.groupby(["protocol", "direction"], sort=False):
         name, direction = map(str, keys)
         protocol = run.protocol(name)
+        if protocol.of == "flow":
+            continue
         errors = all_errors = keypoint_errors(run.matches, run.pairs, protocol, direction)
         if protocol.points == "inside":
             # confidences and drawn points are of all keypoints
@@ -117,6 +119,8 @@ def render_report(
         sections += _sections(run, metrics, protocol, direction, errors, all_errors, len(sections))
         if not galleries:
             galleries = _galleries(run, sections, direction, all_errors, image_root, pairs_per_category)
+    if not sections:
+        raise ValueError(f"{metrics_uri} has only protocols of flow, and the page shows those of keypoints")
     return _render(run, sections, galleries)
 
 
