@@ -119,7 +119,7 @@ def render_report(
         sections += _sections(run, metrics, protocol, direction, errors, all_errors, len(sections))
         if not galleries:
             galleries = _galleries(run, sections, direction, all_errors, image_root, pairs_per_category)
-    if not sections:
+    if not sections and len(run.metrics):
         raise ValueError(f"{metrics_uri} has only protocols of flow, and the page shows those of keypoints")
     return _render(run, sections, galleries)
 
