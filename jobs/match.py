@@ -68,7 +68,8 @@ class Config:
     allow_prefix: Annotated[Names, UriField(verbatim_uris=True)] = ()
     """Folders, paths or URIs, that images must be below, such as s3://mine/images; default: anywhere."""
     outputs: Names = MatchOptions.outputs
-    """Results to store: keypoints, flow, confidence, cycle (distance of a point from itself when matched back)."""
+    """Results to store: keypoints, flow, confidence, cycle (distance of a point from itself when matched back), scores
+    (the best of each labelled keypoint, near its true match and elsewhere)."""
     direction: Literal["source_to_target", "target_to_source", "both"] = "source_to_target"
     """Whose points are matched: source_to_target takes the source's points and finds them in the target; both gives a
     row for each."""

@@ -67,8 +67,8 @@ class NearestNeighbourMatcher(Matcher):
         (S/patch, S/patch) if that is coarser, and matches on four times as many a side.
 
     The confidence of a match is the cosine of the features there (0 if negative). A query point outside its
-    image takes the feature nearest to it. The flow has the resolution of the feature cells: each cell's centre is
-    matched, and the pixels between are interpolated bilinearly.
+    image takes the feature nearest to it. A score map is the cosine at every score cell. The flow has the resolution
+    of the feature cells: each cell's centre is matched, and the pixels between are interpolated bilinearly.
     """
 
     def __init__(
@@ -141,11 +141,16 @@ class NearestNeighbourMatcher(Matcher):
             by_pixel = F.interpolate(by_cell, query_hw, mode="bilinear", align_corners=False)[0]
             flow_px = by_pixel[:2].permute(1, 2, 0).contiguous().numpy()
             flow_confidence = by_pixel[2].clamp(0, 1).numpy()
+        score_maps = None
+        if pair.score_maps:
+            points_xy = rescale_px(torch.tensor(points, device=self.device), query_hw, self.cells_hw)
+            score_maps = self._score_maps(query, reference, points_xy).cpu().numpy()
         return Match(
             reference_xy_px=reference_xy_px.numpy(),
             point_confidence=point_confidence.numpy(),
             flow_px=flow_px,
             flow_confidence=flow_confidence,
+            score_maps=score_maps,
         )
 
     def _search(
@@ -158,24 +163,36 @@ class NearestNeighbourMatcher(Matcher):
         n_points = len(query_xy)
         if n_points == 0:
             return query_xy, query_xy[:, 0]
-        padded = F.pad(query_xy, (0, 0, 0, -n_points % _POINTS_PER_TILE))
-        tiles = [self._search_tile(query, reference, tile) for tile in padded.split(_POINTS_PER_TILE)]
+        tiles = [self._search_tile(query, reference, tile) for tile in _tiles(query_xy)]
         score_xy, confidence = (torch.cat(parts)[:n_points] for parts in zip(*tiles, strict=True))
         return score_xy, confidence
 
     def _search_tile(
         self, query: Float[Tensor, "c h w"], reference: Float[Tensor, "c h w"], query_xy: Float[Tensor, "k 2"]
     ) -> tuple[Float[Tensor, "k 2"], Float[Tensor, " k"]]:
-        grid = px_to_norm(query_xy, self.cells_hw)[None, None]
-        sampled = F.grid_sample(query[None], grid, mode="bilinear", padding_mode="border", align_corners=True)
-        features = F.normalize(sampled[0, :, 0].T, dim=1)
-        cosine = (features @ reference.flatten(1)).view(-1, 1, *self.cells_hw)
-        score = F.interpolate(cosine, self.score_hw, mode="bicubic", align_corners=False).flatten(1)
+        score = self._score_tile(query, reference, query_xy).flatten(1)
         best, index = score.max(dim=1)
         best_xy = torch.stack([index % self.score_hw[1], index // self.score_hw[1]], dim=1).float()
         if self.readout == "soft-argmax":
             best_xy = self._centre_of_mass(score, best, best_xy)
         return best_xy, best.clamp(0, 1)
+
+    def _score_maps(
+        self, query: Float[Tensor, "c h w"], reference: Float[Tensor, "c h w"], query_xy: Float[Tensor, "k 2"]
+    ) -> Float[Tensor, "k hs ws"]:
+        """The cosines of points in query cells with all score cells of the reference."""
+        empty = query.new_zeros(0, *self.score_hw)
+        maps = [self._score_tile(query, reference, tile) for tile in _tiles(query_xy)] if len(query_xy) else []
+        return torch.cat([empty, *maps])[: len(query_xy)]
+
+    def _score_tile(
+        self, query: Float[Tensor, "c h w"], reference: Float[Tensor, "c h w"], query_xy: Float[Tensor, "k 2"]
+    ) -> Float[Tensor, "k hs ws"]:
+        grid = px_to_norm(query_xy, self.cells_hw)[None, None]
+        sampled = F.grid_sample(query[None], grid, mode="bilinear", padding_mode="border", align_corners=True)
+        features = F.normalize(sampled[0, :, 0].T, dim=1)
+        cosine = (features @ reference.flatten(1)).view(-1, 1, *self.cells_hw)
+        return F.interpolate(cosine, self.score_hw, mode="bicubic", align_corners=False)[:, 0]
 
     def _centre_of_mass(
         self, score: Float[Tensor, "k cells"], best: Float[Tensor, " k"], best_xy: Float[Tensor, "k 2"]
@@ -205,3 +222,8 @@ class NearestNeighbourMatcher(Matcher):
                 f"there are {', '.join(str(features.shape[2]) for features in maps)}"
             )
         return fine[-1]
+
+
+def _tiles(query_xy: Float[Tensor, "k 2"]) -> tuple[Tensor, ...]:
+    """The points, padded with zeros to whole tiles."""
+    return F.pad(query_xy, (0, 0, 0, -len(query_xy) % _POINTS_PER_TILE)).split(_POINTS_PER_TILE)

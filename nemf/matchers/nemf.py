@@ -1,7 +1,7 @@
 """Neural Matching Fields as a matcher: encode the pairs, search the field for every point, refine."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 
 import numpy as np
@@ -11,7 +11,7 @@ from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
 from nemf import checkpoints, pretrained
-from nemf.coordinates import norm_to_px, pixel_grid, px_to_norm
+from nemf.coordinates import norm_to_px, pixel_grid, px_to_norm, rescale_px
 from nemf.matcher import RGB, ImagePair, Match, Matcher, as_points
 from nemf.matchers.feature_cache import FeatureCache
 from nemf.model.backbone import tensors_digest
@@ -28,6 +28,7 @@ _CODE_VERSION = 5
 
 _ENCODE_BATCH = {"cpu": 1, "cuda": 8}
 """Images and pairs are encoded in batches of this one size, padded: kernels round differently by shape."""
+_SCORE_MAP_HW = (64, 64)
 _MAX_GROUP_PAIRS = 8
 _MAX_GROUP_PIXELS = {"cpu": 2**17, "cuda": 2**21}
 """Pixels that are searched together, unless one pair has more. A hidden layer is kept for each pixel of a dense pair,
@@ -78,7 +79,10 @@ class NemfMatcher(Matcher):
         cache = FeatureCache(self._features)
         for group in self._groups(pairs):
             encoded = self.encode(group, cache)
-            yield from self.refine(encoded, self.search(encoded, group), group)
+            for index, match in enumerate(self.refine(encoded, self.search(encoded, group), group)):
+                pair = group[index]
+                score_maps = self._score_maps(encoded.select(index, index + 1), pair) if pair.score_maps else None
+                yield replace(match, score_maps=score_maps)
 
     @torch.no_grad()
     def encode(self, pairs: Sequence[ImagePair], cache: FeatureCache | None = None) -> EncodedField:
@@ -190,6 +194,23 @@ class NemfMatcher(Matcher):
             refined_xy_norm.append(refined[0])
             confidence.append(tile_score(refined)[0].sigmoid())
         return torch.cat(refined_xy_norm)[:n_points], torch.cat(confidence)[:n_points]
+
+    @torch.no_grad()
+    def _score_maps(self, encoded: EncodedField, pair: ImagePair) -> Float32[np.ndarray, "k h w"]:
+        """The field's logits of a pair's points at the centres of 64 x 64 cells of the reference: a sigmoid would make
+        the great ones equal. The centre of a cell that is smaller than a pixel may lie outside the pixels' centres;
+        the nearest place between them is scored then."""
+        reference_hw = pair.reference_rgb.shape[0], pair.reference_rgb.shape[1]
+        centres_xy_px = rescale_px(pixel_grid(_SCORE_MAP_HW).view(-1, 2), _SCORE_MAP_HW, reference_hw)
+        reference_xy_norm = px_to_norm(centres_xy_px, reference_hw).clamp(-1, 1).to(self.device)
+        query_xy_norm = px_to_norm(self._points_px(pair), _query_hw(pair))
+        of_pair = torch.zeros(len(query_xy_norm), dtype=torch.int64, device=self.device)
+        scorer = self.model.scorer(encoded, of_pair, query_xy_norm, fused=self._fused)
+        maps = np.zeros((len(query_xy_norm), *_SCORE_MAP_HW), np.float32)
+        for point in range(len(maps)):
+            query_index = torch.full((len(reference_xy_norm),), point, device=self.device)
+            maps[point] = scorer(reference_xy_norm, query_index).float().cpu().view(_SCORE_MAP_HW).numpy()
+        return maps
 
     @torch.no_grad()
     def score_map(

@@ -11,11 +11,12 @@ import numpy as np
 import pyarrow as pa
 
 from nemf.io.redact import redacted
-from nemf.matcher import ImagePair, Matcher, Points, as_points
+from nemf.matcher import ImagePair, Match, Matcher, Points, as_points
 from pipeline.matching.decode import Chunk
 from pipeline.matching.isolation import MatchResult, match_isolated
 from pipeline.matching.options import MatchOptions
 from pipeline.matching.predictions import prediction_columns
+from pipeline.matching.scores import ScoredKeypoints, score_columns, scored_keypoints
 from schemas.failures import Failure
 from schemas.matches import MATCHES, sides_of
 
@@ -31,6 +32,8 @@ class MatchRequest:
     """Columns of MATCHES that are known before matching."""
     image_pair: ImagePair | None = None
     """The images and points to match; None after a failure."""
+    scored: ScoredKeypoints | None = None
+    """The keypoints whose scores to ask for, with the truth, which the matcher does not see; None for none."""
     failure: Failure | None = None
     decode_milliseconds: float | None = None
     """Time to fetch and decode the images; None if they were not decoded."""
@@ -57,9 +60,12 @@ def match_chunk(
         for direction in options.directions
     ]
     image_pairs = [request.image_pair for request in requests if request.image_pair]
-    results = (
+    results: Iterator[MatchResult] = (
         result for batch in _batches(image_pairs, options) for result in _match(matcher, batch, options, on_prediction)
     )
+    if "scores" in options.outputs:
+        scored = [request for request in requests if request.image_pair]
+        results = _with_scores(matcher, scored, results, options, on_prediction)
     common = {
         "attempt": attempt,
         "matcher": redacted(matcher.name),
@@ -87,21 +93,25 @@ def _request(
         return request(failure=failure)
     assert query.rgb is not None
     assert reference.rgb is not None
-    points = None
-    if "keypoints" in options.outputs:
-        try:
+    points, scored = None, None
+    try:
+        if "keypoints" in options.outputs:
             points = _keypoints(pair)[query_side]
-        except ValueError as error:
-            return request(failure=Failure("manifest", "bad_keypoints", str(error)))
+        if "scores" in options.outputs:
+            scored = scored_keypoints(pair, query_side, reference_side)
+    except ValueError as error:
+        return request(failure=Failure("manifest", "bad_keypoints", str(error)))
+    if points is not None:
         columns["query_xy_px"] = points.tolist()
     return request(
+        scored=scored,
         image_pair=ImagePair(
             query_rgb=query.rgb,
             reference_rgb=reference.rgb,
             query_xy_px=points,
             dense="flow" in options.outputs,
             pair_id=pair["pair_id"],
-        )
+        ),
     )
 
 
@@ -170,6 +180,43 @@ def _match(
     for index, back in zip(matched, returned, strict=True):
         results[index] = _with_cycle_error(batch[index], results[index], back)
     return results
+
+
+def _with_scores(
+    matcher: Matcher,
+    requests: Sequence[MatchRequest],
+    results: Iterator[MatchResult],
+    options: MatchOptions,
+    on_prediction: Callable[[], None],
+) -> Iterator[MatchResult]:
+    """The results of the requests with the scores of their keypoints, which the matcher is asked for by themselves.
+
+    requests: those with an image pair.
+    """
+    for first in range(0, len(requests), options.batch_pairs):
+        batch = list(zip(requests[first : first + options.batch_pairs], results, strict=False))
+        keypoints_of: dict[int, ScoredKeypoints] = {}
+        pairs = []
+        for request, result in batch:
+            if request.image_pair and request.scored and not result.failure:
+                pair = replace(request.image_pair, query_xy_px=request.scored.query_xy_px, dense=False, score_maps=True)
+                keypoints_of[id(pair)] = request.scored
+                pairs.append(pair)
+
+        def columns(pair: ImagePair, match: Match, keypoints_of: dict[int, ScoredKeypoints] = keypoints_of) -> Any:
+            return score_columns(pair, match, keypoints_of[id(pair)])
+
+        scores = iter(match_isolated(matcher, pairs, columns, on_prediction) if pairs else [])
+        for request, result in batch:
+            yield _with_more(result, next(scores)) if request.scored and not result.failure else result
+
+
+def _with_more(result: MatchResult, more: MatchResult) -> MatchResult:
+    """One result with the columns of both, or the failure of the second."""
+    milliseconds = result.milliseconds + more.milliseconds
+    if more.failure:
+        return MatchResult(failure=more.failure, milliseconds=milliseconds)
+    return MatchResult(columns=result.columns | more.columns, milliseconds=milliseconds)
 
 
 def _reversed(pair: ImagePair, result: MatchResult) -> ImagePair:

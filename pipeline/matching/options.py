@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass, field
 
-OUTPUTS = ("keypoints", "flow", "confidence", "cycle")
-"""The outputs that a run may store: the reference points, the dense flow, the confidence of either, and the cycle
-error: how far, in pixels, a point is from itself after it was matched there and back (which doubles the work)."""
+OUTPUTS = ("keypoints", "flow", "confidence", "cycle", "scores")
+"""The outputs that a run may store: the reference points, the dense flow, the confidence of either; the cycle error:
+how far, in pixels, a point is from itself after it was matched there and back (which doubles the work); and the best
+scores of each labelled keypoint near its true match and elsewhere (which doubles the work too)."""
 
 THREADS = 1
 """Computing threads of torch wherever pairs are matched: a match may change with them in its last bits."""

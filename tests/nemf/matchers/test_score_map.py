@@ -78,3 +78,20 @@ def test_what_it_refuses(matcher: NemfMatcher):
         matcher.score_map(QUERY, REFERENCE, [1, 2, 3], (4, 5))
     with pytest.raises(ValueError, match="points must be finite"):
         matcher.score_map(QUERY, REFERENCE, [1, float("nan")], (4, 5))
+
+
+def test_a_pair_that_asks_has_the_logits_at_the_centres_of_64_x_64_cells(matcher: NemfMatcher):
+    """Cells of 31 x 25 pixels are smaller than a pixel; centres outside the first and last pixel's are moved there."""
+    points = np.array([[12.5, 7], [30, 7]], np.float32)
+    pair = ImagePair(query_rgb=QUERY, reference_rgb=REFERENCE, query_xy_px=points, score_maps=True)
+    plain = ImagePair(query_rgb=QUERY, reference_rgb=REFERENCE, query_xy_px=points)
+    match, without = matcher.match_batch([pair, plain])
+    assert without.score_maps is None
+    assert np.array_equal(match.reference_xy_px, without.reference_xy_px)
+    assert match.score_maps is not None
+    assert (match.score_maps.shape, match.score_maps.dtype) == ((2, 64, 64), np.float32)
+    cells = [(0, 0), (31, 10), (63, 63)]
+    positions = np.array([[0, 0], [10.5 * 25 / 64 - 0.5, 31.5 * 31 / 64 - 0.5], [24, 30]])
+    for point, scores in zip(points.tolist(), match.score_maps, strict=True):
+        at_cells = np.array([scores[cell] for cell in cells])
+        assert 1 / (1 + np.exp(-at_cells)) == pytest.approx(_score(matcher, point, positions), abs=1e-6)
