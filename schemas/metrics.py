@@ -19,7 +19,7 @@ manifest or the matches do not give them:
     twin        within alpha T of the mirror image of the truth, such as the right ear for the left one
     both        within alpha T of the truth and of its mirror image
 
-`kap` is the keypoint average precision (pipeline.evaluation.kap), percent, over all points of the group.
+`kap` is the keypoint average precision, percent, over all points of the group; null, as no protocol gives it yet.
 """
 
 import pyarrow as pa
