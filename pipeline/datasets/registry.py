@@ -53,6 +53,7 @@ from pipeline.datasets.common.interface import DatasetOptions, Note, PairRow, Re
 BUILT_IN = {
     "animal-pose": "pipeline.datasets.animal_pose:pairs",
     "coco": "pipeline.datasets.coco:pairs",
+    "cub": "pipeline.datasets.cub:pairs",
     "folder": "pipeline.datasets.folder:pairs",
     "pf-pascal": "pipeline.datasets.pf_pascal:pairs",
     "pf-willow": "pipeline.datasets.pf_willow:pairs",
