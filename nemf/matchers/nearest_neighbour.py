@@ -150,6 +150,7 @@ class NearestNeighbourMatcher(Matcher):
             point_confidence=point_confidence.numpy(),
             flow_px=flow_px,
             flow_confidence=flow_confidence,
+            answer_grid_hw=self.score_hw if self.readout == "argmax" else None,
             score_maps=score_maps,
         )
 

@@ -27,6 +27,7 @@ def prediction_columns(pair: ImagePair, match: Match, outputs: Sequence[str]) ->
     with_confidence = "confidence" in outputs
     if "keypoints" in outputs:
         columns["reference_xy_px"] = _checked(match, "reference_xy_px", (n_points, 2)).tolist()
+        columns["answer_grid_hw"] = _answer_grid(match)
         if with_confidence:
             columns["point_confidence"] = _checked_share(match, "point_confidence", (n_points,)).tolist()
     if "flow" in outputs:
@@ -34,6 +35,17 @@ def prediction_columns(pair: ImagePair, match: Match, outputs: Sequence[str]) ->
         if with_confidence and match.flow_confidence is not None:
             columns["flow_confidence"] = encode_confidence(_checked_share(match, "flow_confidence", hw))
     return columns
+
+
+def _answer_grid(match: Match) -> list[int] | None:
+    """The match's answer_grid_hw: two whole numbers above 0, or None."""
+    grid_hw = getattr(match, "answer_grid_hw", None)
+    if grid_hw is None:
+        return None
+    array = np.asarray(grid_hw)
+    if array.shape != (2,) or not np.issubdtype(array.dtype, np.integer) or array.min() < 1:
+        raise InvalidMatchError("bad_answer", f"answer_grid_hw must be two whole numbers above 0; got {grid_hw!r}")
+    return [int(cells) for cells in array]
 
 
 def _checked(match: Match, name: str, shape: tuple[int, ...]) -> np.ndarray:

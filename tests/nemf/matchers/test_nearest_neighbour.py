@@ -229,6 +229,15 @@ def test_no_points_and_no_pairs():
     assert list(matcher.match_batch([])) == []
 
 
+def test_answers_are_centres_of_the_grid_that_a_match_says():
+    query, reference = noise(40, 40), noise(60, 50, seed=1)
+    match = patches().match(query, reference, [[3, 4], [30, 20]])
+    rows, columns = match.answer_grid_hw
+    cell = (match.reference_xy_px + 0.5) / [50 / columns, 60 / rows] - 0.5
+    assert np.allclose(cell, np.rint(cell), atol=1e-3)
+    assert patches(readout="soft-argmax").match(query, reference, [[3, 4]]).answer_grid_hw is None
+
+
 def test_the_flow_is_the_match_of_every_cell():
     """At 40 x 40 pixels a pixel is a cell, so the flow is the matches of the points."""
     matcher = patches()

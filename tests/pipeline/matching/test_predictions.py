@@ -35,8 +35,14 @@ def test_confidence_a_rounding_beyond_one_is_one() -> None:
 def test_only_the_columns_asked_for() -> None:
     answer: Any = _Answer()
 
-    assert set(prediction_columns(PAIR, answer, ("keypoints",))) == {"reference_xy_px"}
+    assert set(prediction_columns(PAIR, answer, ("keypoints",))) == {"reference_xy_px", "answer_grid_hw"}
     assert set(prediction_columns(PAIR, answer, ("flow",))) == {"flow", "flow_hw", "flow_dtype", "flow_scale"}
+
+
+def test_the_grid_of_the_answers_is_stored_where_the_matcher_has_one() -> None:
+    for grid_hw, stored in (((4, 8), [4, 8]), (None, None)):
+        answer: Any = _Answer(answer_grid_hw=grid_hw)
+        assert prediction_columns(PAIR, answer, ("keypoints",))["answer_grid_hw"] == stored
 
 
 @pytest.mark.parametrize(
@@ -51,6 +57,9 @@ def test_only_the_columns_asked_for() -> None:
         ({"reference_xy_px": np.ones((2, 2), int)}, "bad_answer", "got int64"),
         ({"reference_xy_px": np.full((2, 2), np.nan, np.float32)}, "not_finite", "reference_xy_px has NaN"),
         ({"point_confidence": np.full(2, 7.0)}, "bad_answer", "point_confidence must be in 0..1; got 7 to 7"),
+        ({"answer_grid_hw": (4, 0)}, "bad_answer", r"answer_grid_hw must be two .*; got \(4, 0\)"),
+        ({"answer_grid_hw": 4}, "bad_answer", "answer_grid_hw must be two whole numbers above 0"),
+        ({"answer_grid_hw": (4.5, 4.5)}, "bad_answer", "answer_grid_hw must be two whole numbers above 0"),
         ({"flow_px": None}, "bad_answer", "flow_px must be float"),
         (
             {"flow_px": np.zeros((2, 4, 6), np.float32)},
