@@ -13,9 +13,9 @@ Other measures are percent of the same points, averaged over images or over poin
 give them, which as yet are all:
 
     ceiling     points that the nearest place of the matcher's answer grid would get right
-    jitter      wrong, but less than 2 alpha T from the truth
+    jitter      farther than alpha T from the truth, but not farther than 2 alpha T
     miss        no keypoint of the target is within alpha T
-    swap        within alpha T of another keypoint of the target, which is the nearest
+    swap        within alpha T of another keypoint of the target, which is the nearest; jitter may be miss or swap too
     twin        within alpha T of the mirror image of the truth, such as the right ear for the left one
     both        within alpha T of the truth and of its mirror image
 

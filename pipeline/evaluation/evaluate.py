@@ -1,7 +1,7 @@
 """METRICS from stored matches and the manifest's keypoints: PCK under named protocols, without running a model."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -13,7 +13,7 @@ from jaxtyping import Float64
 from pipeline.evaluation import pck_sums
 from pipeline.evaluation.bootstrap import REPLICATES, BootstrapWeights, bootstrap_weights
 from pipeline.evaluation.flow_errors import errors_under
-from pipeline.evaluation.groups import Scope, SumsByGroup, group_columns, subsets, sum_groups
+from pipeline.evaluation.groups import Group, Scope, SumsByGroup, group_columns, subsets, sum_groups
 from pipeline.evaluation.keypoint_errors import Failed, count_without_keypoints, directions_to_score
 from pipeline.evaluation.metrics import load_metrics as load_metrics
 from pipeline.evaluation.metrics import per_category as per_category
@@ -111,6 +111,15 @@ def count_unscored(matches: pa.Table, pairs: pa.Table) -> Unscored:
     )
 
 
+@dataclass(frozen=True)
+class ScopeSums:
+    """The sums of the groups of one scope."""
+
+    pck: SumsByGroup
+    measures: dict[str, dict[Group, pck_sums.MeasureSums]]
+    """Of other measures than PCK that are known of any pair, by name."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class EvaluationSpec:
     """The protocols to score, their directions and alphas, and how failed pairs count."""
@@ -123,23 +132,28 @@ class EvaluationSpec:
 
 def sum_pck(
     matches: pa.Table, pairs: pa.Table, weights: BootstrapWeights, spec: EvaluationSpec
-) -> tuple[dict[Scope, SumsByGroup], list[pa.Table]]:
+) -> tuple[dict[Scope, ScopeSums], list[pa.Table]]:
     """The sums of every group of the pairs, which can be added to those of other pairs, and METRICS of single pairs.
 
     matches, pairs: MATCHES and PAIRS rows. weights: of these pairs.
     """
     columns = group_columns(pairs)
-    sums_by_scope: dict[Scope, SumsByGroup] = {}
+    sums_by_scope: dict[Scope, ScopeSums] = {}
     pair_rows = []
     for protocol, directions in spec.directions.items():
         for direction in directions:
             errors = errors_under(matches, pairs, protocol, direction, spec.alphas)
             sums = pck_sums.pair_sums(errors, spec.alphas, spec.failed)
+            measures = pck_sums.measure_sums(errors, spec.alphas, spec.failed)
             for dataset, subset, mask in subsets(columns):
                 scope = (dataset, protocol.name, direction, subset)
                 scored = mask & (errors.n_points > 0)
-                sums_by_scope[scope] = sum_groups(columns[scored], sums[scored], weights.select(scored))
-                pair_rows.append(_pair_rows(scope, columns[scored], sums[scored], spec.alphas))
+                own, own_measures = columns[scored], {name: values[scored] for name, values in measures.items()}
+                sums_by_scope[scope] = ScopeSums(
+                    sum_groups(own, sums[scored], weights.select(scored)),
+                    {name: sum_groups(own, values, None) for name, values in own_measures.items()},
+                )
+                pair_rows.append(_pair_rows(scope, own, sums[scored], own_measures, spec.alphas))
     return sums_by_scope, pair_rows
 
 
@@ -156,12 +170,13 @@ def provenance_metadata(
     }
 
 
-def summary_rows(sums_by_scope: dict[Scope, SumsByGroup], spec: EvaluationSpec) -> list[pa.Table]:
+def summary_rows(sums_by_scope: dict[Scope, ScopeSums], spec: EvaluationSpec) -> list[pa.Table]:
     """METRICS of all groups but single pairs."""
-    return [_group_rows(scope, sums_by_group, spec.alphas) for scope, sums_by_group in sums_by_scope.items()]
+    return [_group_rows(scope, sums, spec.alphas) for scope, sums in sums_by_scope.items()]
 
 
-def _group_rows(scope: Scope, sums_by_group: SumsByGroup, alphas: Sequence[float]) -> pa.Table:
+def _group_rows(scope: Scope, scope_sums: ScopeSums, alphas: Sequence[float]) -> pa.Table:
+    sums_by_group = scope_sums.pck
     category_sums = [sums for (kind, _), sums in sums_by_group.items() if kind == "category"]
     scope_columns = dict(zip(METRICS.names, scope, strict=False))
     rows = []
@@ -174,6 +189,10 @@ def _group_rows(scope: Scope, sums_by_group: SumsByGroup, alphas: Sequence[float
         for column, percents in averages.items():
             low, high = pck_sums.interval(percents) if n_pairs > 1 else np.full((2, len(alphas)), np.nan)
             columns |= {column: percents[0], f"{column}_low": low, f"{column}_high": high}
+        for measure, measure_sums in scope_sums.measures.items():
+            of_group = measure_sums[kind, name]
+            columns[f"{measure}_image"] = pck_sums.image_average(of_group)[0]
+            columns[f"{measure}_point"] = pck_sums.point_average(of_group)[0]
         counts = {"n_pairs": n_pairs, "n_points": n_points, "n_failed": n_failed}
         for index, alpha in enumerate(alphas):
             values = {column: _stored(column, values[index]) for column, values in columns.items()}
@@ -182,12 +201,17 @@ def _group_rows(scope: Scope, sums_by_group: SumsByGroup, alphas: Sequence[float
 
 
 def _pair_rows(
-    scope: Scope, columns: pd.DataFrame, sums: Float64[np.ndarray, "p columns"], alphas: Sequence[float]
+    scope: Scope,
+    columns: pd.DataFrame,
+    sums: Float64[np.ndarray, "p columns"],
+    measures: Mapping[str, Float64[np.ndarray, "p columns"]],
+    alphas: Sequence[float],
 ) -> pa.Table:
-    """METRICS of single pairs, which have no intervals; columns: their group_columns."""
+    """METRICS of single pairs, which have no intervals; columns: their group_columns, measures: their measure_sums."""
     (n_pairs, n_points, n_failed), percents = pck_sums.pair_percents(sums)
+    measured = {name: pck_sums.pair_percents(values) for name, values in measures.items()}
     tables = []
-    for percent, alpha in zip(percents.T, alphas, strict=True):
+    for index, (percent, alpha) in enumerate(zip(percents.T, alphas, strict=True)):
         values = {
             **{name: _repeated(value, len(sums)) for name, value in zip(METRICS.names, scope, strict=False)},
             "alpha": np.full(len(sums), alpha),
@@ -196,6 +220,9 @@ def _pair_rows(
             **{"n_pairs": n_pairs, "n_points": n_points, "n_failed": n_failed},
             **{"pck_image": percent, "pck_point": percent},
         }
+        for name, ((is_known, *_), of_measure) in measured.items():
+            column = pa.array(of_measure[:, index], mask=is_known == 0)
+            values |= {f"{name}_image": column, f"{name}_point": column}
         absent = {name: pa.nulls(len(sums), METRICS.field(name).type) for name in METRICS.names if name not in values}
         table = pa.table(values | absent).select(METRICS.names)
         tables.append(pa.Table.from_arrays(table.columns, schema=METRICS))

@@ -17,11 +17,13 @@ import ray
 import ray.data
 from jaxtyping import UInt64
 
+from pipeline.evaluation import pck_sums
 from pipeline.evaluation.bootstrap import REPLICATES, bootstrap_weights, image_keys, shared_images
 from pipeline.evaluation.evaluate import (
     DEFAULT_ALPHAS,
     NO_PAIR_ANSWERED,
     EvaluationSpec,
+    ScopeSums,
     Unscored,
     check_protocols,
     count_unscored,
@@ -51,7 +53,9 @@ FLOW_BUCKET_PAIRS = 500
 _PAIRS = pa.schema([field for field in PAIRS if field.name not in INLINE_COLUMNS], metadata=PAIRS.metadata)
 _PIECE = pa.schema([("bucket", pa.int64()), ("part", pa.int64()), ("rows", pa.large_binary())])
 """Rows of one file that belong to one bucket, as an Arrow stream; `part` is -1 for the manifest's."""
-_KEYS = ("dataset", "protocol", "direction", "subset", "group_kind", "group")
+_KEYS = ("dataset", "protocol", "direction", "subset", "measure", "group_kind", "group")
+_PCK = "pck"
+"""Value of measure in the rows of PCK; in others a measure of METRICS."""
 _SUMS = pa.schema(
     [("bucket", pa.int64()), *((name, pa.string()) for name in _KEYS), ("values", pa.large_list(pa.float64()))]
 )
@@ -134,8 +138,7 @@ def evaluate_on_ray(
     unscored = _add_unscored(rows)
     if not unscored.n_answered:
         raise ValueError(NO_PAIR_ANSWERED)
-    sums_by_scope = _add_sums(rows.filter(pc.not_equal(rows["group_kind"], _UNSCORED)), 1 + replicates)
-    in_order = {scope: _sorted_groups(sums_by_group) for scope, sums_by_group in sorted(sums_by_scope.items())}
+    in_order = _add_sums(rows.filter(pc.not_equal(rows["group_kind"], _UNSCORED)), len(task.spec.alphas))
     provenance = provenance_metadata(fingerprints, task.spec, replicates, seed, manifest_digest)
     summary = pa.concat_tables(summary_rows(in_order, task.spec))
     summary = summary.replace_schema_metadata({**METRICS.metadata, **provenance})
@@ -181,8 +184,9 @@ def evaluate_bucket(pieces: pa.Table, task: BucketTask, shared: "ray.ObjectRef[n
     if pair_rows:
         write_metrics(storage.join(task.out, f"pairs-{bucket:05}.parquet"), pa.concat_tables(pair_rows))
     rows = [
-        {"bucket": bucket, **dict(zip(_KEYS, (*scope, *group), strict=True)), "values": sums.ravel()}
-        for scope, sums_by_group in sums_by_scope.items()
+        {"bucket": bucket, **dict(zip(_KEYS, (*scope, measure, *group), strict=True)), "values": sums.ravel()}
+        for scope, scope_sums in sums_by_scope.items()
+        for measure, sums_by_group in {_PCK: scope_sums.pck, **scope_sums.measures}.items()
         for group, sums in sums_by_group.items()
     ]
     unscored = {"bucket": bucket, "group_kind": _UNSCORED, "values": astuple(count_unscored(matches, pairs))}
@@ -193,15 +197,20 @@ def _matches_schema(columns: Sequence[str]) -> pa.Schema:
     return pa.schema([MATCHES.field(name) for name in dict.fromkeys([*columns, *KEY_COLUMNS])])
 
 
-def _add_sums(rows: pa.Table, n_rows: int) -> dict[Scope, SumsByGroup]:
-    """The sums of all buckets by scope and group, added in the order of the _SUMS rows; n_rows: 1 + replicates."""
-    sums_by_scope: dict[Scope, SumsByGroup] = {}
+def _add_sums(rows: pa.Table, n_alphas: int) -> dict[Scope, ScopeSums]:
+    """The sums of all buckets by scope and group, both in order, added in the order of the _SUMS rows."""
+    sums_by_scope: dict[Scope, dict[str, SumsByGroup]] = {}
     keys = zip(*(rows[name].to_pylist() for name in _KEYS), strict=True)
-    for (dataset, protocol, direction, subset, *group), values in zip(keys, rows["values"], strict=True):
-        sums_by_group = sums_by_scope.setdefault((dataset, protocol, direction, subset), {})
-        key, sums = (group[0], group[1]), values.values.to_numpy().reshape(n_rows, -1)
+    for (dataset, protocol, direction, subset, measure, *group), values in zip(keys, rows["values"], strict=True):
+        by_measure = sums_by_scope.setdefault((dataset, protocol, direction, subset), {})
+        sums_by_group = by_measure.setdefault(measure, {})
+        key, sums = (group[0], group[1]), pck_sums.from_values(values.values.to_numpy(), n_alphas)
         sums_by_group[key] = sums_by_group[key] + sums if key in sums_by_group else sums.copy()
-    return sums_by_scope
+    in_order = {}
+    for scope, by_measure in sorted(sums_by_scope.items()):
+        ordered = {measure: _sorted_groups(sums_by_group) for measure, sums_by_group in by_measure.items()}
+        in_order[scope] = ScopeSums(ordered.pop(_PCK), ordered)
+    return in_order
 
 
 def _add_unscored(rows: pa.Table) -> Unscored:

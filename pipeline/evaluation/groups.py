@@ -1,4 +1,4 @@
-"""The groups of pairs that PCK is averaged over: data sets and their subsets, categories, nuisance levels."""
+"""The groups of pairs that PCK is averaged over: data sets and their subsets, categories, levels of difficulty."""
 
 from collections.abc import Iterator
 
@@ -14,16 +14,22 @@ from pipeline.evaluation.pck_sums import PCKSums, group_sums
 NUISANCES = ("viewpoint_variation", "scale_variation", "truncation", "occlusion")
 """Columns of PAIRS with SPair-71k's nuisances, each level of which is a group."""
 
+LEVELS = ("level", "azimuth_difference")
+"""Columns of PAIRS each value of which is a group; pairs without one are in none."""
+
 Scope = tuple[str, str, str, str]
 """Dataset, protocol, direction and subset: the first columns of METRICS."""
 Group = tuple[str, str]
 """Columns group_kind and group of METRICS."""
+KINDS = ("category", *NUISANCES, *LEVELS)
+"""Values of group_kind apart from all and pair."""
 SumsByGroup = dict[Group, PCKSums]
 
 
 def group_columns(pairs: pa.Table) -> pd.DataFrame:
-    """The columns that PAIRS rows are grouped by, as text with 'unknown' for null; pair ids; and the leak columns.
+    """The columns that PAIRS rows are grouped by, as text; pair ids; and the leak columns.
 
+    Null is 'unknown', and stays null in the columns of LEVELS. A pair of two categories is of 'source -> target'.
     leak_is_known: the manifest has a value of seen_in_training; leak_free: that value is False. flip_is_known and
     without_flip: the same of mirrored.
     Raises ValueError if pair ids repeat.
@@ -33,6 +39,10 @@ def group_columns(pairs: pa.Table) -> pd.DataFrame:
         raise ValueError(f"the manifest repeats {repeated} pair ids; every pair needs its own")
     kinds = ("dataset", "category", *NUISANCES)
     columns = {kind: pc.fill_null(pairs[kind].cast(pa.string()), "unknown") for kind in kinds}
+    other = pc.fill_null(pairs["target_category"], columns["category"])
+    both = pc.binary_join_element_wise(columns["category"], other, " -> ")
+    columns["category"] = pc.if_else(pc.equal(columns["category"], other), columns["category"], both)
+    columns |= {kind: pairs[kind].cast(pa.string()) for kind in LEVELS}
     columns["pair"] = pairs["pair_id"]
     columns["leak_is_known"] = pc.is_valid(pairs["seen_in_training"])
     columns["leak_free"] = pc.fill_null(pc.invert(pairs["seen_in_training"]), False)
@@ -54,18 +64,22 @@ def subsets(pairs: pd.DataFrame) -> list[tuple[str, str, Bool[np.ndarray, " p"]]
     return masks
 
 
-def sum_groups(pairs: pd.DataFrame, sums: Float64[np.ndarray, "p columns"], weights: BootstrapWeights) -> SumsByGroup:
-    """The sums of group 'all' and of every category and nuisance level that has a pair.
+def sum_groups(
+    pairs: pd.DataFrame, sums: Float64[np.ndarray, "p columns"], weights: BootstrapWeights | None
+) -> SumsByGroup:
+    """The sums of group 'all' and of every category and level that has a pair.
 
-    pairs: their group_columns. sums: of each pair, see pck_sums.pair_sums. weights: of the same pairs.
+    pairs: their group_columns. sums: of each pair, see pck_sums.pair_sums. weights: of the same pairs, None for
+    sums without replicates.
     """
-    rows = {(kind, name): rows for kind in ("category", *NUISANCES) for name, rows in rows_by_name(pairs[kind])}
+    rows = {(kind, name): rows for kind in KINDS for name, rows in rows_by_name(pairs[kind])}
     rows["all", "all"] = np.arange(len(sums))
     return dict(zip(rows, group_sums(sums, weights, list(rows.values())), strict=True))
 
 
 def rows_by_name(names: pd.Series) -> Iterator[tuple[str, Int64[np.ndarray, " _"]]]:
-    """Each distinct name, sorted, and the indices of the rows that have it."""
+    """Each distinct name, sorted, and the indices of the rows that have it; null is no name."""
     number, distinct = pd.factorize(names, sort=True)
-    rows = np.argsort(number, kind="stable")
-    yield from zip(distinct, np.split(rows, np.cumsum(np.bincount(number))[:-1]) if len(rows) else [], strict=True)
+    rows = np.argsort(number, kind="stable")[np.count_nonzero(number < 0) :]
+    counts = np.bincount(number[rows])
+    yield from zip(distinct, np.split(rows, np.cumsum(counts)[:-1]) if len(rows) else [], strict=True)

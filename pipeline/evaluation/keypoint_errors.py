@@ -1,6 +1,6 @@
 """The error and threshold T of every keypoint under one protocol and direction, from MATCHES and PAIRS rows."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,7 +15,7 @@ from schemas.matches import sides_of
 
 MATCH_COLUMNS = (
     *("pair_id", "direction", "status", "fingerprint"),
-    *("query_hw", "reference_hw", "query_xy_px", "reference_xy_px"),
+    *("query_hw", "reference_hw", "query_xy_px", "reference_xy_px", "answer_grid_hw"),
 )
 """The columns of MATCHES that evaluation reads."""
 
@@ -36,10 +36,34 @@ class KeypointErrors:
     """Distances in pixels of the protocol's space; infinite for failed pairs."""
     base_px: Float64[np.ndarray, " n"]
     """T of the threshold alpha T, in the same pixels; 0 for failed pairs."""
+    other_px: Float64[np.ndarray, " n"] | None = None
+    """Distances of the predictions from the nearest other keypoint of the pair, infinite where there is none and for
+    failed pairs; None unless the protocol is nearest_only."""
+    ceiling_px: Float64[np.ndarray, " n"] | None = None
+    """Distances of the matcher's nearest possible answers from the truth, NaN where they are not known and for failed
+    pairs; None where none is known."""
 
     def is_correct(self, alpha: float) -> Bool[np.ndarray, " n"]:
         """Mask of the correct keypoints."""
-        return pck.is_correct(self.error_px, self.base_px, alpha, inclusive=self.protocol.inclusive)
+        near = self._is_within(self.error_px, alpha)
+        return near if self.other_px is None else near & ~(self.other_px < self.error_px)
+
+    def measures(self, alpha: float) -> Mapping[str, tuple[Bool[np.ndarray, " n"], Bool[np.ndarray, " n"]]]:
+        """The measures of schemas.metrics that are known, by name: masks of the keypoints that are so, and of those
+        that count. A failed pair's keypoints are misses."""
+        measures = {}
+        if self.ceiling_px is not None:
+            measures["ceiling"] = (self._is_within(self.ceiling_px, alpha), ~np.isnan(self.ceiling_px))
+        if self.other_px is not None:
+            near, near_other = (self._is_within(distance, alpha) for distance in (self.error_px, self.other_px))
+            all_count = np.ones(len(near), bool)
+            measures["jitter"] = (~near & (self.error_px <= 2 * alpha * self.base_px), all_count)
+            measures["miss"] = (~near & ~near_other, all_count)
+            measures["swap"] = (near_other & (self.other_px < self.error_px), all_count)
+        return measures
+
+    def _is_within(self, distance_px: Float64[np.ndarray, " n"], alpha: float) -> Bool[np.ndarray, " n"]:
+        return pck.is_correct(distance_px, self.base_px, alpha, inclusive=self.protocol.inclusive)
 
     def n_correct(self, alpha: float) -> Int64[np.ndarray, " p"]:
         """The number of correct keypoints of each pair."""
@@ -58,6 +82,8 @@ class KeypointErrors:
             failed=self.failed[pairs],
             error_px=self.error_px[points],
             base_px=self.base_px[points],
+            other_px=None if self.other_px is None else self.other_px[points],
+            ceiling_px=None if self.ceiling_px is None else self.ceiling_px[points],
         )
 
 
@@ -102,36 +128,74 @@ def keypoint_errors(matches: pa.Table, pairs: pa.Table, protocol: Protocol, dire
         xy_px * np.repeat(scale[role], counts, axis=0)
         for xy_px, role in ((query_xy_px, "query"), (predicted_xy_px, "reference"), (truth_xy_px, "reference"))
     )
-    if protocol.points == "truncated":
-        predicted = predicted + np.trunc(query_in_space) - query_in_space
+    shift = np.trunc(query_in_space) - query_in_space if protocol.points == "truncated" else None
+    if shift is not None:
+        predicted = predicted + shift
+    if protocol.occluded != "any":
+        for side, role in ((query, "query"), (reference, "reference")):
+            _check_occluded(scored, side, hw[role], protocol)
 
     base_side = query if protocol.base_of == "query" else reference
     if protocol.base == "keypoints":
         in_space = query_in_space if protocol.base_of == "query" else truth
         base_px = _keypoint_sides_px(scored, in_space, counts, base_side, protocol)
     elif protocol.base == "image":
-        base_px = (hw[protocol.base_of] * scale[protocol.base_of][:, ::-1]).max(axis=1, initial=0)
+        base_px = _image_sides_px(hw[protocol.base_of], scale[protocol.base_of])
+    elif protocol.base == "box or image":
+        column = f"{base_side}_box_xyxy"
+        has_box = pc.is_valid(scored[column]).to_numpy()
+        base_px = _image_sides_px(hw[protocol.base_of], scale[protocol.base_of])
+        with_box = scored.filter(pa.array(has_box))
+        base_px[has_box] = _box_sides_px(with_box, column, scale[protocol.base_of][has_box], protocol.name)
     else:
         base_px = _box_sides_px(scored, f"{base_side}_box_xyxy", scale[protocol.base_of], protocol.name)
+        base_px = base_px * (1 + 2 * protocol.margin) if protocol.margin else base_px
 
     is_answered = np.repeat(answered, n_points)
     error_px, base_of_point_px = np.full(len(is_answered), np.inf), np.zeros(len(is_answered))
-    error_px[is_answered] = pck.errors_px(predicted, truth)
+    other_px = ceiling_px = None
+    of_point: Int64[np.ndarray, " v"] | slice = slice(None)  # the keypoint that each point of truth belongs to
+    if protocol.truth == "nearest valid":
+        truth, of_point = _valid_points(scored, counts, scale["reference"])
+    error_px[is_answered] = _least(pck.errors_px(predicted[of_point], truth), of_point)
     base_of_point_px[is_answered] = np.repeat(base_px, counts)
+    if protocol.nearest_only:
+        other_px = np.full(len(is_answered), np.inf)
+        other_px[is_answered] = _nearest_others_px(predicted, truth, counts)
+    grid_hw = _answer_grids(rows)
+    if grid_hw is not None:
+        ceiling_px = np.full(len(is_answered), np.nan)
+        sought = truth if shift is None else truth - shift
+        of_image = (
+            np.repeat(values, counts, axis=0)[of_point] for values in (hw["reference"], scale["reference"], grid_hw)
+        )
+        nearest_px = _grid_errors_px(sought, *of_image)
+        ceiling_px[is_answered] = _least(nearest_px, of_point)
     failed = ~answered & (n_points > 0)
+    is_counted = np.ones(len(is_answered), bool)
+    if protocol.points == "geometry-aware":
+        is_counted = _is_geometry_aware(pairs, n_points)
+        failed &= pck.count_correct(is_counted, n_points) > 0
     if protocol.points == "inside":
         # a failed pair's images have no known size: all its keypoints count
-        is_counted = np.ones(len(is_answered), bool)
         is_counted[is_answered] = np.logical_and(
             *(
                 _is_inside(xy_px, np.repeat(hw[role], counts, axis=0))
                 for xy_px, role in ((query_xy_px, "query"), (truth_xy_px, "reference"))
             )
         )
+    if protocol.points in ("inside", "geometry-aware"):
         n_points = pck.count_correct(is_counted, n_points)
         error_px, base_of_point_px = error_px[is_counted], base_of_point_px[is_counted]
+        ceiling_px = None if ceiling_px is None else ceiling_px[is_counted]
     return KeypointErrors(
-        protocol=protocol, n_points=n_points, failed=failed, error_px=error_px, base_px=base_of_point_px
+        protocol=protocol,
+        n_points=n_points,
+        failed=failed,
+        error_px=error_px,
+        base_px=base_of_point_px,
+        other_px=other_px,
+        ceiling_px=ceiling_px,
     )
 
 
@@ -191,9 +255,11 @@ def _predictions(
 def _sizes(rows: pa.Table, role: str, protocol: Protocol) -> Float64[np.ndarray, "p 2"]:
     """Image sizes (height, width); NaN where the protocol does not need them. Raises ValueError where one is absent."""
     needed = protocol.space != "original" or protocol.points == "inside"
-    if not needed and (protocol.base != "image" or protocol.base_of != role):
+    needed |= protocol.base in ("image", "box or image") and protocol.base_of == role
+    is_null = pc.is_null(rows[f"{role}_hw"]).to_numpy()
+    if not needed and is_null.any():
         return np.full((rows.num_rows, 2), np.nan)
-    _refuse(pc.is_null(rows[f"{role}_hw"]).to_numpy(), rows["pair_id"], f"has no {role}_hw in the matches")
+    _refuse(is_null, rows["pair_id"], f"has no {role}_hw in the matches")
     return _values(rows[f"{role}_hw"]).reshape(-1, 2).astype(np.float64)
 
 
@@ -226,6 +292,39 @@ def _values(column: pa.ChunkedArray) -> Shaped[np.ndarray, " _"]:
     return pc.list_flatten(column).to_numpy()
 
 
+def _check_occluded(pairs: pa.Table, side: str, hw: Float64[np.ndarray, "p 2"], protocol: Protocol) -> None:
+    """Raises ValueError where keypoints of visibility 1 are not where the protocol has them.
+
+    Coordinates are halved in a square with the image in its middle, whose margins were rounded to whole pixels of the
+    letterbox: as far as one of these the points may be off.
+    """
+    visibility, n_visibility = _numbers(pairs, f"{side}_visibility")
+    given_xy_px, counts = _points(pairs, f"{side}_xy_px")
+    n_ids = pc.fill_null(pc.list_value_length(pairs["keypoint_id"]), 0).to_numpy()
+    unknown = (
+        f"has no keypoint_id, {side}_visibility or {side}_all_xy_px of all its keypoints, which protocol "
+        f"{protocol.name} needs; prepare the manifest with nemf prepare --dataset ap-10k"
+    )
+    _refuse((n_visibility != counts) | (n_ids != counts), pairs["pair_id"], unknown)
+    occluded = visibility == 1
+    labelled_xy_px, is_known = _labelled_xy_px(pairs, side)
+    _refuse(pck.count_correct(occluded & ~is_known, counts) > 0, pairs["pair_id"], unknown)
+    long_px = np.repeat(hw.max(axis=1, initial=0, keepdims=True), counts, axis=0)
+    left_top_px = (long_px - np.repeat(hw[:, ::-1], counts, axis=0)) / 2
+    expected_xy_px, within_px = labelled_xy_px, np.full((len(labelled_xy_px), 1), 1e-3)
+    if protocol.occluded == "halved":
+        assert protocol.side_px is not None
+        expected_xy_px, within_px = (labelled_xy_px - left_top_px) / 2, long_px / protocol.side_px
+    is_off = occluded & (np.abs(given_xy_px - expected_xy_px) > within_px).any(axis=1)
+    option = {"halved": "--occluded halved", "labelled": "--occluded labelled"}[protocol.occluded]
+    _refuse(
+        pck.count_correct(is_off, counts) > 0,
+        pairs["pair_id"],
+        f"has {side} keypoints of visibility 1 that are not {protocol.occluded}, as protocol {protocol.name} has them; "
+        f"prepare the manifest with nemf prepare {option}, and match again",
+    )
+
+
 def _box_sides_px(
     pairs: pa.Table, column: str, scale: Float64[np.ndarray, "p 2"], protocol: str
 ) -> Float64[np.ndarray, " p"]:
@@ -235,6 +334,119 @@ def _box_sides_px(
     sides_px = pck.longest_side_px(_values(pairs[column]).reshape(-1, 4) * np.tile(scale, 2))
     _refuse(~(np.isfinite(sides_px) & (sides_px > 0)), pairs["pair_id"], need)
     return sides_px
+
+
+def _image_sides_px(hw: Float64[np.ndarray, "p 2"], scale: Float64[np.ndarray, "p 2"]) -> Float64[np.ndarray, " p"]:
+    """The longest side of each image, scaled."""
+    return (hw * scale[:, ::-1]).max(axis=1, initial=0)
+
+
+def _valid_points(
+    pairs: pa.Table, counts: Int64[np.ndarray, " p"], scale: Float64[np.ndarray, "p 2"]
+) -> tuple[Float64[np.ndarray, "v 2"], Int64[np.ndarray, " v"]]:
+    """All valid target points, scaled, and the number of the keypoint that each belongs to; ascending.
+
+    Raises ValueError for a pair without any for one of its keypoints.
+    """
+    column = pairs["target_valid_xy_px"]
+    need = "has no target_valid_xy_px for each of its keypoints; prepare the manifest with several valid targets"
+    lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy()
+    _refuse(lengths != counts, pairs["pair_id"], need)
+    per_keypoint = pc.list_flatten(column)
+    n_valid = pc.fill_null(pc.list_value_length(per_keypoint), 0).to_numpy().astype(np.int64)
+    _refuse(pck.count_correct(n_valid == 0, counts) > 0, pairs["pair_id"], need)
+    xy_px = _values(pc.list_flatten(per_keypoint)).reshape(-1, 2).astype(np.float64)
+    of_point = np.repeat(np.arange(len(n_valid)), n_valid)
+    of_pair = np.repeat(np.arange(len(counts)), counts)[of_point]
+    not_finite = np.bincount(of_pair, ~np.isfinite(xy_px).all(axis=1), minlength=len(counts)) > 0
+    _refuse(not_finite, pairs["pair_id"], "has a valid target point that is not finite")
+    return xy_px * scale[of_pair], of_point
+
+
+def _least(values: Float64[np.ndarray, " v"], of_point: Int64[np.ndarray, " v"] | slice) -> Float64[np.ndarray, " n"]:
+    """The least value of each point; of_point: the points that the values belong to, ascending; a slice for all."""
+    if isinstance(of_point, slice) or not len(values):
+        return values
+    return np.minimum.reduceat(values, np.unique(of_point, return_index=True)[1])
+
+
+def _nearest_others_px(
+    predicted: Float64[np.ndarray, "n 2"], truth: Float64[np.ndarray, "n 2"], counts: Int64[np.ndarray, " p"]
+) -> Float64[np.ndarray, " n"]:
+    """The distance of each prediction from the nearest of the pair's other keypoints; infinite where there is none."""
+    nearest_px = np.full(len(truth), np.inf)
+    of_pair = np.repeat(np.arange(len(counts)), counts)
+    start, count = (np.cumsum(counts) - counts)[of_pair], counts[of_pair]
+    position = np.arange(len(truth)) - start
+    # the other of number `step` after a keypoint, round the pair's list
+    for step in range(1, int(counts.max(initial=0))):
+        points = np.flatnonzero(count > step)
+        others = start[points] + (position[points] + step) % count[points]
+        nearest_px[points] = np.minimum(nearest_px[points], pck.errors_px(predicted[points], truth[others]))
+    return nearest_px
+
+
+def _answer_grids(rows: pa.Table) -> Float64[np.ndarray, "p 2"] | None:
+    """Rows and columns of the grids of the matcher's answers, NaN where they are not known; None where none is."""
+    if "answer_grid_hw" not in rows.column_names or rows["answer_grid_hw"].null_count == rows.num_rows:
+        return None
+    grid_hw = np.full((rows.num_rows, 2), np.nan)
+    grid_hw[pc.is_valid(rows["answer_grid_hw"]).to_numpy()] = _values(rows["answer_grid_hw"]).reshape(-1, 2)
+    return grid_hw
+
+
+def _grid_errors_px(
+    truth: Float64[np.ndarray, "n 2"],
+    hw: Float64[np.ndarray, "n 2"],
+    scale: Float64[np.ndarray, "n 2"],
+    grid_hw: Float64[np.ndarray, "n 2"],
+) -> Float64[np.ndarray, " n"]:
+    """The distance of each point from the nearest centre of the cells of its grid over the image; NaN without a grid.
+
+    truth: in the protocol's space, scale: from the image's pixels to it. hw, grid_hw: of each point's image.
+    """
+    cell_px = hw[:, ::-1] / grid_hw[:, ::-1]
+    cell = np.clip(np.rint((truth / scale + 0.5) / cell_px - 0.5), 0, grid_hw[:, ::-1] - 1)
+    difference = ((cell + 0.5) * cell_px - 0.5) * scale - truth
+    return np.hypot(difference[:, 0], difference[:, 1])
+
+
+def _is_geometry_aware(pairs: pa.Table, n_points: Int64[np.ndarray, " p"]) -> Bool[np.ndarray, " n"]:
+    """Whether another keypoint of one of its geometry groups is labelled in the target, for each keypoint.
+
+    Raises ValueError for a pair with keypoints without what is needed to say.
+    """
+    names = ("keypoint_id", "target_all_keypoint_id", "geometry_groups")
+    for name in names:
+        need = f"has no {name}, which geometry-aware protocols need; prepare the manifest again, of a data set with it"
+        _refuse(pc.is_null(pairs[name]).to_numpy() & (n_points > 0), pairs["pair_id"], need)
+    n_ids = pc.fill_null(pc.list_value_length(pairs["keypoint_id"]), 0).to_numpy()
+    unequal = (n_ids != n_points) & (n_points > 0)
+    _refuse(unequal, pairs["pair_id"], "has another number of keypoint_id than of keypoints")
+    mask = []
+    for count, ids, labelled, groups in zip(n_points, *(pairs[name].to_pylist() for name in names), strict=True):
+        if count:
+            present = [set(group) & set(labelled) for group in groups]
+            ambiguous = set().union(*(members for members in present if len(members) > 1))
+            mask += [keypoint_id in ambiguous for keypoint_id in ids]
+    return np.array(mask, bool)
+
+
+def _labelled_xy_px(pairs: pa.Table, side: str) -> tuple[Float64[np.ndarray, "n 2"], Bool[np.ndarray, " n"]]:
+    """Where each keypoint of the pairs was labelled in the side's image, and whether that is known."""
+    labelled_xy_px = []
+    names = ("keypoint_id", f"{side}_all_keypoint_id", f"{side}_all_xy_px")
+    for ids, all_ids, all_xy_px in zip(*(pairs[name].to_pylist() for name in names), strict=True):
+        by_id = dict(zip(all_ids or [], all_xy_px or [], strict=False))
+        labelled_xy_px += [by_id.get(name, (np.nan, np.nan)) for name in ids]
+    xy_px: Float64[np.ndarray, "n 2"] = np.array(labelled_xy_px, np.float64).reshape(-1, 2)
+    return xy_px, np.asarray(np.isfinite(xy_px).all(axis=1))
+
+
+def _numbers(pairs: pa.Table, name: str) -> tuple[Shaped[np.ndarray, " n"], Int64[np.ndarray, " p"]]:
+    """A column of lists of numbers as all of them and the length of each list; a null list is an empty one."""
+    counts = pc.fill_null(pc.list_value_length(pairs[name]), 0).to_numpy().astype(np.int64)
+    return _values(pairs[name]), counts
 
 
 def _keypoint_sides_px(

@@ -4,6 +4,9 @@ PCKSums of a group is a (1 + replicates, 3 + 2 alphas) array. Row 0 counts every
 replicate r does. The columns are pairs, keypoints and failed pairs, then per alpha the sum of the pairs' own shares of
 correct keypoints, and per alpha the sum of their correct keypoints.
 
+The sums of another measure than PCK are the same array, of the keypoints that are so instead of the correct ones, and
+of the pairs and keypoints that it is known of. They have row 0 alone.
+
 An average over nothing is NaN; tables and pages decide what to show instead.
 """
 
@@ -12,11 +15,13 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float64, Int64
 
+from nemf import pck
 from pipeline.evaluation.bootstrap import BootstrapWeights
 from pipeline.evaluation.flow_errors import FlowErrors
 from pipeline.evaluation.keypoint_errors import Failed, KeypointErrors
 
 PCKSums = Float64[np.ndarray, "rows columns"]
+MeasureSums = Float64[np.ndarray, "1 columns"]
 Percents = Float64[np.ndarray, "rows alphas"]
 
 _N_PAIRS, _N_POINTS, _N_FAILED, _N_COUNTS = 0, 1, 2, 3
@@ -33,6 +38,24 @@ def pair_sums(
     n_correct = np.stack([errors.n_correct(alpha) for alpha in alphas], axis=1) * (n_points > 0)[:, None]
     counts = np.stack([n_points > 0, n_points, errors.failed], axis=1)
     return np.concatenate([counts, n_correct / np.maximum(n_points, 1)[:, None], n_correct], axis=1)
+
+
+def measure_sums(
+    errors: KeypointErrors | FlowErrors, alphas: Sequence[float], failed: Failed
+) -> dict[str, Float64[np.ndarray, "p columns"]]:
+    """pair_sums of the measures other than PCK that are known, by name."""
+    if isinstance(errors, FlowErrors):
+        return {}
+    n_points = errors.n_counted(failed)
+    by_alpha = [errors.measures(alpha) for alpha in alphas]
+    sums = {}
+    for name in by_alpha[0]:
+        n_known = np.where(n_points > 0, pck.count_correct(by_alpha[0][name][1], errors.n_points), 0)
+        n_hits = np.stack([pck.count_correct(measures[name][0], errors.n_points) for measures in by_alpha], axis=1)
+        n_hits = n_hits * (n_known > 0)[:, None]
+        counts = np.stack([n_known > 0, n_known, errors.failed], axis=1)
+        sums[name] = np.concatenate([counts, n_hits / np.maximum(n_known, 1)[:, None], n_hits], axis=1)
+    return sums
 
 
 def group_sums(
@@ -101,6 +124,11 @@ def interval(percents: Percents) -> tuple[Float64[np.ndarray, " alphas"], Float6
     if not empty.all():
         ends[:, ~empty] = np.nanpercentile(replicates[:, ~empty], [tail, 100 - tail], axis=0)
     return ends[0], ends[1]
+
+
+def from_values(values: Float64[np.ndarray, " _"], n_alphas: int) -> PCKSums:
+    """The sums whose rows were stored one after another."""
+    return values.reshape(-1, _N_COUNTS + 2 * n_alphas)
 
 
 def _n_alphas(sums: PCKSums) -> int:

@@ -1,6 +1,6 @@
 """The named protocols under which PCK is measured.
 
-Seven choices fix a number; a Protocol is these choices. All are made after matching, so that one run is scored under
+A few choices fix a number; a Protocol is these choices. All are made after matching, so that one run is scored under
 any number of them. A protocol of your own is a Protocol in a module of yours, a whole one in my_protocols.py:
 
     from pipeline.evaluation.protocols import Protocol
@@ -32,10 +32,13 @@ class Protocol:
     name: str
     directions: tuple[str, ...]
     """Directions the protocol allows; each of them that a run has is scored on its own."""
-    base: Literal["box", "image", "keypoints"]
-    """T is the longest side of an object box, of the image, or of the tight box around the keypoints."""
+    base: Literal["box", "box or image", "image", "keypoints"]
+    """T is the longest side of an object box, of the image, or of the tight box around the keypoints. box or image: of
+    the image where the pair has no box."""
     base_of: Literal["reference", "query"] = "reference"
     """The image whose box, size or keypoints T is taken from."""
+    margin: float = 0
+    """The object box is widened by this share of its sides, on each side."""
     padding: float | None = None
     """The box around the keypoints also includes this coordinate, with which published code fills up missing
     keypoints: a known bug."""
@@ -46,10 +49,20 @@ class Protocol:
     """What is scored: the keypoints, or every pixel of the query image whose true flow is known."""
     inclusive: bool = True
     """A distance of exactly alpha T is correct."""
-    points: Literal["all", "inside", "truncated"] = "all"
+    points: Literal["all", "inside", "truncated", "geometry-aware"] = "all"
     """Which keypoints count. inside: those inside both images, with T still that of all; a pair with none of them is in
     no average. truncated: all, but the query's are truncated to whole pixels of the space and the predicted
-    displacement is applied from there."""
+    displacement is applied from there. geometry-aware: those of which another of the same list of geometry_groups is
+    labelled in the target, whether or not in the source; a pair with none of them is in no average."""
+    truth: Literal["one", "nearest valid"] = "one"
+    """nearest valid: the error is the distance from the nearest of the pair's target_valid_xy_px."""
+    nearest_only: bool = False
+    """A keypoint is wrong where another keypoint of the pair is nearer to the prediction. The kinds of error are
+    counted too: jitter, miss and swap."""
+    occluded: Literal["any", "labelled", "halved"] = "any"
+    """What is known of keypoints of visibility 1. labelled: they are where they were labelled. halved: in both images
+    they have half of their coordinates in the letterbox, which the image is in the middle of, as the published
+    evaluator of AP-10K has it: a known bug. Manifests that differ are refused; any: not looked at."""
     average: Average = "image"
     """The number the protocol is known by: the mean over images (pairs), over keypoints, or the mean over categories of
     their means over images."""
@@ -75,7 +88,20 @@ class Protocol:
             raise ValueError(f"protocol {self.name}: squash and letterbox need side_px, original pixels have none")
         if self.padding is not None and self.base != "keypoints":
             raise ValueError(f"protocol {self.name}: only the keypoints' box is padded")
+        if self.occluded == "halved" and self.space != "letterbox":
+            raise ValueError(f"protocol {self.name}: occluded keypoints are halved in a letterbox")
+        if self.margin and self.base != "box":
+            raise ValueError(f"protocol {self.name}: only the object box has a margin")
+        only_forth = self.points == "geometry-aware" or self.truth == "nearest valid"
+        if only_forth and self.directions != (DIRECTIONS[0],):
+            raise ValueError(
+                f"protocol {self.name}: geometry-aware points and several valid ones are known of the target alone: "
+                f"directions must be ({DIRECTIONS[0]!r},)"
+            )
+        if self.nearest_only and (self.points not in ("all", "truncated") or self.truth == "nearest valid"):
+            raise ValueError(f"protocol {self.name}: nearest_only compares all keypoints of a pair, of one truth each")
         plain = (self.base, self.base_of, self.space, self.points) == ("image", "reference", "original", "all")
+        plain &= (self.truth, self.nearest_only, self.occluded) == ("one", False, "any")
         if self.of == "flow" and not plain:
             raise ValueError(
                 f"protocol {self.name}: flow is scored in original pixels, with T of the whole reference image"
@@ -87,11 +113,17 @@ class Protocol:
         return COLUMN_OF_AVERAGE[self.average]
 
     def describe(self, direction: str) -> str:
-        """The seven choices in one line of text, for a direction."""
+        """The choices in one line of text, for a direction."""
         query, reference = sides_of(direction)
         base_side = query if self.base_of == "query" else reference
-        base = {"box": "object box", "image": "image", "keypoints": "keypoints' tight box"}[self.base]
+        base = {
+            "box": "object box",
+            "box or image": "object box (of the image where there is none)",
+            "image": "image",
+            "keypoints": "keypoints' tight box",
+        }[self.base]
         padded = "" if self.padding is None else f" padded with {self.padding:g}"
+        padded += f" with a margin of {self.margin:.0%}" if self.margin else ""
         space = {
             "original": "original pixels",
             "squash": f"pixels of a {self.side_px} x {self.side_px} squash",
@@ -101,7 +133,11 @@ class Protocol:
             "all": "",
             "inside": ", keypoints inside both images",
             "truncated": ", query keypoints cut down to whole pixels",
+            "geometry-aware": ", keypoints of which another of their geometry group is labelled in the target",
         }[self.points]
+        points += ", the nearest of several valid points counts" if self.truth == "nearest valid" else ""
+        points += " and no other keypoint of the pair is nearer" if self.nearest_only else ""
+        points += ", occluded keypoints at half of their coordinates" if self.occluded == "halved" else ""
         if self.of == "flow":
             points = f", pixels of the {query} image with known flow"
         return (
@@ -115,6 +151,7 @@ class Protocol:
 
 _EITHER = (_FORTH, _BACK)
 _AVERAGES: tuple[Average, Average] = ("image", "point")
+_AP10K: dict[str, Literal["labelled", "halved"]] = {"ap10k": "labelled", "ap10k-geoaware": "halved"}
 
 PROTOCOLS: dict[str, Protocol] = {
     protocol.name: protocol
@@ -154,6 +191,44 @@ PROTOCOLS: dict[str, Protocol] = {
             space="squash",
             side_px=240,
         ),
+        Protocol(name="spair-dagger", directions=(_FORTH,), base="box", nearest_only=True),
+        Protocol(
+            name="spair-geometry-aware",
+            directions=(_FORTH,),
+            base="box",
+            space="letterbox",
+            side_px=840,
+            inclusive=False,
+            points="geometry-aware",
+        ),
+        Protocol(name="marco", directions=(_FORTH,), base="box", space="squash", side_px=770),
+        Protocol(name="marco-ap10k", directions=(_FORTH,), base="box", space="letterbox", side_px=770),
+        *(
+            Protocol(
+                name=name,
+                directions=(_FORTH,),
+                base="box",
+                space="letterbox",
+                side_px=840,
+                inclusive=False,
+                occluded=occluded,
+            )
+            for name, occluded in _AP10K.items()
+        ),
+        Protocol(name="soco", directions=(_FORTH,), base="box or image", inclusive=False, average="class"),
+        Protocol(
+            name="soco-cc",
+            directions=(_FORTH,),
+            base="box or image",
+            inclusive=False,
+            average="class",
+            truth="nearest valid",
+        ),
+        Protocol(name="cub-dem", directions=(_FORTH,), base="box"),
+        # the published code crops the widened box to a square, whose sides it rounds to whole pixels: not done here
+        Protocol(name="cub-asic", directions=(_FORTH,), base="box", margin=0.05, inclusive=False, average="point"),
+        # its images are such crops by default, so that the long side of the image is that of the widened box
+        Protocol(name="cub-geco", directions=(_FORTH,), base="box", margin=0.05, average="point"),
         # FAcc of the official kit; its headline is alpha .05
         Protocol(name="tss", directions=_EITHER, base="image", of="flow"),
     )

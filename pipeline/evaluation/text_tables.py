@@ -11,6 +11,7 @@ from pipeline.evaluation.keypoint_errors import Failed
 from pipeline.evaluation.metrics import per_category
 from pipeline.evaluation.protocols import Protocol
 from pipeline.evaluation.published import with_published
+from schemas.metrics import MEASURES
 
 Format = Literal["text", "markdown", "latex", "csv", "json"]
 PROGRAM_FORMATS: tuple[Format, ...] = ("csv", "json")
@@ -119,6 +120,7 @@ def summary(metrics: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
         "pck_image_high": "all, 95 % to",
         "pck_point": "all keypoints",
         "pck_class_mean": "class mean",
+        **{f"{measure}_image": f"all, {measure}" for measure in MEASURES},
     }
     averages = rows.set_index("alpha")[list(labels)].T.set_axis(list(labels.values()))
     averages = averages.set_axis([f"PCK@{alpha:g}" for alpha in rows["alpha"]], axis=1).dropna(how="all")

@@ -312,3 +312,34 @@ def test_two_protocols_of_one_name_are_refused():
 def test_a_seed_that_there_is_not_is_refused(seed: int):
     with pytest.raises(ValueError, match=f"seed must be from 0 to 4294967295; got {seed}"):
         evaluate(_matches(_answer(_pair("a", "cat"), [0] * 4)), _pairs(_pair("a", "cat")), [SPAIR], seed=seed)
+
+
+def test_levels_azimuths_and_pairs_of_two_categories_are_groups():
+    rows = [
+        _pair("a", "cat", level="intra-species", azimuth_difference=3),
+        _pair("b", "cat", target_category="dog", level="cross-species"),
+        _pair("c", "cat", target_category="cat"),
+    ]
+    metrics = evaluate(_matches(*(_answer(row, [0] * 4) for row in rows)), _pairs(*rows), [SPAIR], [0.1])
+    groups = {(row["group_kind"], row["group"]): row["n_pairs"] for row in metrics.to_pylist()}
+    shown = {key: n_pairs for key, n_pairs in groups.items() if key[0] in ("category", "level", "azimuth_difference")}
+    assert shown == {
+        ("category", "cat"): 2,
+        ("category", "cat -> dog"): 1,
+        ("level", "cross-species"): 1,
+        ("level", "intra-species"): 1,
+        ("azimuth_difference", "3"): 1,
+    }
+
+
+def test_the_ceiling_is_over_the_pairs_whose_answers_are_on_a_grid():
+    rows = [_pair("a", "cat"), _pair("b", "cat"), _pair("c", "dog")]
+    sizes = {"query_hw": [100, 100], "reference_hw": [100, 100]}
+    on_grid = _answer(rows[0], [0] * 4, **sizes, answer_grid_hw=[1000, 1000])
+    answers = [on_grid, _answer(rows[1], [0] * 4, **sizes), _error(rows[2])]
+    metrics = evaluate(_matches(*answers), _pairs(*rows), [SPAIR], [0.1])
+    assert _one(metrics)["ceiling_image"] == _one(metrics)["ceiling_point"] == 100
+    assert _one(metrics, kind="pair", group="a")["ceiling_image"] == 100
+    assert np.isnan(_one(metrics, kind="pair", group="b")["ceiling_image"])
+    assert np.isnan(_one(metrics, kind="category", group="dog")["ceiling_point"])
+    assert np.isnan(_one(metrics)["jitter_image"])

@@ -25,9 +25,12 @@ from pipeline.runs.selection import planned_pairs
 from schemas.matches import MATCHES
 from schemas.pairs import PAIRS
 
-PROTOCOLS = [protocol(name) for name in ("spair", "cats", "pf-pascal")]
+PROTOCOLS = [
+    protocol(name) for name in ("spair", "spair-dagger", "spair-geometry-aware", "soco-cc", "cats", "pf-pascal")
+]
 
 NUMBERS = ["pck_image", "pck_image_low", "pck_image_high", "pck_point", "pck_class_mean", "pck_class_mean_high"]
+NUMBERS += ["ceiling_image", "ceiling_point", "jitter_image", "miss_image", "swap_point"]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -55,6 +58,13 @@ def run(tmp_path: Path) -> tuple[str, str]:
             "target_xy_px": points.tolist(),
             "source_box_xyxy": [0, 0, 100, 50],
             "target_box_xyxy": [0, 0, 60, 80],
+            "target_category": f"c{number % 5}" if number % 3 == 0 else None,
+            "level": "near" if number % 2 else None,
+            "azimuth_difference": number % 4 if number % 8 < 4 else None,
+            "keypoint_id": [str(k) for k in range(number % 5)],
+            "target_all_keypoint_id": [str(k) for k in range(number % 5)],
+            "geometry_groups": [["0", "1"]],
+            "target_valid_xy_px": [[[x, y], [x + 30, y]] for x, y in points.tolist()],
             "occlusion": number % 4 if number % 2 else None,
             "seen_in_training": bool(number % 3) if number % 4 else None,
         }
@@ -62,6 +72,7 @@ def run(tmp_path: Path) -> tuple[str, str]:
         for direction in ("source_to_target", "target_to_source") if number % 11 else ():
             row = {"pair_id": pair["pair_id"], "direction": direction, "matcher": "m", "fingerprint": "f"}
             row |= {"query_hw": [100, 120], "reference_hw": [100, 120], "query_xy_px": points.tolist()}
+            row |= {"answer_grid_hw": [10, 12] if number % 3 else None}
             predicted = (points + rng.normal(0, 6, points.shape)).astype(np.float32).tolist()
             for attempt in (1, 2) if number % 6 == 0 else (1,):
                 failed = number % 6 == 0 and (attempt == 1 or number == 6)

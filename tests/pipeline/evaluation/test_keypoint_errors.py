@@ -1,4 +1,4 @@
-"""The seven choices of a protocol, each where it changes the answer."""
+"""The choices of a protocol, each where it changes the answer."""
 
 from dataclasses import replace
 from typing import Any
@@ -253,3 +253,106 @@ def test_arrays_of_unequal_lengths_are_refused_in_the_tests():
             error_px=np.zeros(2),
             base_px=np.zeros(3),
         )
+
+
+@pytest.mark.parametrize(
+    ("x", "kinds"),
+    [
+        (54.0, set()),  # right
+        (57.0, {"swap"}),  # within alpha T of both, nearer to the other keypoint
+        (63.0, {"jitter", "swap"}),
+        (35.0, {"jitter", "miss"}),
+        (0.0, {"miss"}),
+        (np.nan, {"miss"}),
+    ],
+)
+def test_a_point_nearer_to_another_keypoint_is_wrong_and_the_kinds_of_error_are_told(x: float, kinds: set[str]):
+    """T is 100 px; the keypoints are at x = 50 and x = 60, and the first is predicted at x."""
+    pair = _pair(points=[[50.0, 50.0], [60.0, 50.0]])
+    errors = _errors(protocol("spair-dagger"), pair, _answer(pair, [(x - 50, 0), (0, 0)]))
+    assert errors.is_correct(0.1).tolist() == [not kinds, True]
+    measures = errors.measures(0.1)
+    assert {name for name, (is_so, _) in measures.items() if is_so[0]} == kinds
+    assert not any(is_so[1] for is_so, _ in measures.values())
+    assert all(counts.all() for _, counts in measures.values())
+
+
+def test_the_ceiling_is_the_nearest_centre_of_the_answer_grid():
+    """Centres of 2 x 4 cells over 100 x 200 pixels are at x = 24.5, 74.5, ... and y = 24.5, 74.5."""
+    pair = _pair(points=[[24.5, 24.5], [50.0, 74.5], [300.0, 74.5]])
+    answer = _answer(pair, answer_grid_hw=[2, 4], reference_hw=WIDE_HW)
+    assert _errors(_own(), pair, answer).ceiling_px == pytest.approx([0, 24.5, 300 - 174.5])
+    assert _errors(protocol("pf-pascal@256"), pair, answer).ceiling_px == pytest.approx([0, 31.36, 160.64])
+    counted = _errors(_own(), pair, answer).measures(0.245)["ceiling"]
+    assert [mask.tolist() for mask in counted] == [[True, True, False], [True, True, True]]
+    without = _errors(_own(), pair, _answer(pair))
+    assert without.ceiling_px is None
+    assert without.measures(0.1) == {}
+    old = match_rows(answer).drop_columns(["answer_grid_hw"])
+    assert keypoint_errors(old, _table(pair), _own(), FORTH).ceiling_px is None
+
+
+def test_a_pair_without_a_box_has_t_of_the_image_under_soco():
+    pair = _pair(target_box_xyxy=None)
+    assert _errors(protocol("soco"), pair, _answer(pair)).base_px.tolist() == [200]
+    assert _errors(protocol("soco"), _pair(), _answer(pair)).base_px.tolist() == [100]
+    with pytest.raises(ValueError, match="pair a has no usable target_box_xyxy"):
+        _errors(protocol("spair"), pair, _answer(pair))
+
+
+def test_the_nearest_of_several_valid_points_counts():
+    pair = _pair(points=[[50.0, 50.0], [80.0, 50.0]], target_valid_xy_px=[[[50, 50], [70, 50]], [[80, 53]]])
+    errors = _errors(protocol("soco-cc"), pair, _answer(pair, [(18, 0), (0, 0)]))
+    assert errors.error_px.tolist() == [2, 3]
+    for valid in (None, [[[50, 50]]], [[[50, 50]], []]):
+        lacking = {**pair, "target_valid_xy_px": valid}
+        with pytest.raises(ValueError, match="pair a has no target_valid_xy_px for each of its keypoints; prepare"):
+            _errors(protocol("soco-cc"), lacking, _answer(pair))
+
+
+def test_geometry_aware_counts_points_of_which_the_target_has_another_of_their_group():
+    """Paw 4 is labelled in the target alone; the tail is in no group, and of the eyes the target has one."""
+    points = [[10.0, 10.0], [20.0, 10.0], [30.0, 10.0]]
+    pair = _pair(
+        points=points,
+        keypoint_id=["paw 1", "tail", "eye 1"],
+        target_all_keypoint_id=["paw 1", "tail", "eye 1", "paw 4"],
+        geometry_groups=[["paw 1", "paw 4"], ["eye 1", "eye 2"]],
+    )
+    aware = protocol("spair-geometry-aware")
+    errors = _errors(aware, pair, _answer(pair, [(840, 0), (0, 0), (0, 0)]))
+    assert errors.n_points.tolist() == [1]
+    assert errors.is_correct(0.1).tolist() == [False]
+    none = {**pair, "geometry_groups": [["eye 1", "eye 2"]]}
+    failed = keypoint_errors(match_rows(_answer(pair, status="error")), _table(none), aware, FORTH)
+    assert (failed.n_points.tolist(), failed.failed.tolist()) == ([0], [False])
+    with pytest.raises(ValueError, match="pair a has no geometry_groups, which geometry-aware protocols need"):
+        _errors(aware, {**pair, "geometry_groups": None}, _answer(pair))
+
+
+def test_occluded_points_are_halved_or_not_as_the_protocol_has_them():
+    """An image of 100 x 200 px is in the middle of a square of 200 px, 50 px from its top: (80, 30) is at (80, 80)
+    there, and half of that is (40, 40), (40, -10) in the image."""
+    labelled = [[80.0, 30.0], [20.0, 60.0]]
+    halved = [[40.0, -10.0], [20.0, 60.0]]
+    known = {
+        **{"keypoint_id": ["hoof", "nose"]},
+        **{f"{side}_visibility": [1, 2] for side in ("source", "target")},
+        **{f"{side}_all_keypoint_id": ["nose", "hoof"] for side in ("source", "target")},
+        **{f"{side}_all_xy_px": labelled[::-1] for side in ("source", "target")},
+    }
+    clean, published = (_pair(points=points, **known) for points in (labelled, halved))
+    assert _errors(protocol("ap10k"), clean, _answer(clean)).error_px.tolist() == [0, 0]
+    assert _errors(protocol("ap10k-geoaware"), published, _answer(published)).error_px.tolist() == [0, 0]
+    with pytest.raises(ValueError, match=r"pair a has source keypoints .* are not halved, .*--occluded halved"):
+        _errors(protocol("ap10k-geoaware"), clean, _answer(clean))
+    with pytest.raises(ValueError, match=r"pair a has source keypoints .* are not labelled, .*--occluded labelled"):
+        _errors(protocol("ap10k"), published, _answer(published))
+    with pytest.raises(ValueError, match="pair a has no keypoint_id, source_visibility or source_all_xy_px"):
+        _errors(protocol("ap10k"), _pair(), _answer(_pair()))
+
+
+def test_a_margin_widens_the_box():
+    pair = _pair()
+    assert _errors(protocol("cub-asic"), pair, _answer(pair)).base_px == pytest.approx([110])
+    assert _errors(protocol("cub-dem"), pair, _answer(pair)).base_px == pytest.approx([100])

@@ -93,6 +93,12 @@ def test_a_protocol_may_not_take_the_name_of_another(own: str):
         ({"space": "letterbox"}, "own: squash and letterbox need side_px"),
         ({"side_px": 256}, "own: .*original pixels have none"),
         ({"padding": -1}, "own: only the keypoints' box is padded"),
+        ({"base": "image", "margin": 0.05}, "own: only the object box has a margin"),
+        ({"directions": (BACK,), "points": "geometry-aware"}, "own: .*known of the target alone"),
+        ({"directions": (FORTH, BACK), "truth": "nearest valid"}, "own: .*known of the target alone"),
+        ({"nearest_only": True, "points": "inside"}, "own: nearest_only compares all keypoints of a pair"),
+        ({"occluded": "halved"}, "own: occluded keypoints are halved in a letterbox"),
+        ({"base": "image", "of": "flow", "nearest_only": True}, "own: flow is scored in original pixels"),
     ],
 )
 def test_choices_that_contradict_each_other_are_refused(choices: dict[str, Any], message: str):
@@ -166,10 +172,10 @@ def test_the_description_says_which_keypoints_count_and_how_categories_are_weigh
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"base": "bbox"}, "protocol mine: base must be box, image, keypoints; got 'bbox'"),
+        ({"base": "bbox"}, "protocol mine: base must be box, box or image, image, keypoints; got 'bbox'"),
         ({"base_of": "target"}, "base_of must be reference, query; got 'target'"),
         ({"space": "squish", "side_px": 256}, "space must be original, squash, letterbox; got 'squish'"),
-        ({"points": "Inside"}, "points must be all, inside, truncated; got 'Inside'"),
+        ({"points": "Inside"}, "points must be all, inside, truncated, geometry-aware; got 'Inside'"),
         ({"average": "points"}, "average must be image, point, class; got 'points'"),
         ({"space": "squash", "side_px": 0}, "side_px must be at least 1; got 0"),
     ],
