@@ -177,7 +177,7 @@ def test_errors_end_the_job_or_are_left_out(images, tmp_path, capsys):
         (
             "spare",
             (),
-            "'spare'; there are: animal-pose, coco, cub, folder, pf-pascal, pf-willow, photographs, spair, table, tss",
+            f"'spare'; there are: {', '.join(BUILT_IN)}",
         ),
         ("folder", ("--seed", "3"), "--seed means nothing to folder, which reads: --pairing"),
         ("photographs", ("--seed", "3"), "--seed means nothing to photographs, which reads: only --root and --out"),

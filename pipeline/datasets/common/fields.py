@@ -92,6 +92,11 @@ class Fields:
         """A list of finite points [x, y], possibly empty."""
         return [(x, y) for x, y in self._tuples(name, self._get(name, "a list of points"), "[x, y]", 2)]
 
+    def point(self, name: str) -> tuple[float, float]:
+        """One finite point [x, y]."""
+        ((x, y),) = self._tuples(name, [self._get(name, "a point [x, y]")], "[x, y]", 2)
+        return x, y
+
     def keypoints_xyv(self, name: str) -> list[tuple[float, float, float]]:
         """COCO's keypoints, [x, y, v] each or all in one flat list; where v is 0, x and y are not read and become 0."""
         value = self._get(name, "a list of keypoints")
