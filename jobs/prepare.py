@@ -91,12 +91,18 @@ def _with_files_below_root(config: Config) -> Config:
     below: dict[str, Any] = {}
     for name, field in uri_fields(type(config)).items():
         value = getattr(config, name)
-        is_own = name not in ("root", "out") and value and value not in (field.names or ())
-        if is_own and is_relative(value) and not storage.exists(value):
-            uri = storage.join(config.image_root, value)
-            if storage.exists(uri):
-                below[name] = uri
+        if name in ("root", "out") or not value or value in (field.names or ()):
+            continue
+        several = isinstance(value, tuple)
+        found = tuple(_below_root(uri, config.image_root) for uri in (value if several else (value,)))
+        below[name] = found if several else found[0]
     return replace(config, **below)
+
+
+def _below_root(uri: str, root: str) -> str:
+    """The file below `root` for a relative path that exists only there; any other path or URI unchanged."""
+    below = storage.join(root, uri)
+    return below if is_relative(uri) and not storage.exists(uri) and storage.exists(below) else uri
 
 
 def _relative(uri: str, config: Config) -> str:

@@ -32,7 +32,8 @@ from pipeline.datasets.common.interface import Box, DataError, Note, PairRow, Re
 from pipeline.io import storage
 from pipeline.io.uri_field import Uri
 
-_ById = dict[str, Fields]
+ById = dict[str, Fields]
+"""Records by their ids."""
 _ReadBox = Callable[[Fields, str], Box]
 _TRAIN, _TRAIN_AND_VAL = 0.8, 0.9
 """The share of the images in train, and in train and val together; the others are in test."""
@@ -63,12 +64,12 @@ def pairs(options: Options) -> Iterator[PairRow | Rejected | Note]:
     if not isinstance(content, dict):
         raise ValueError(f"{options.annotations}: expected an object, got {type(content).__name__}")
     document = Fields(content, options.annotations)
-    categories = yield from _by_id(document.records("categories"))
+    categories = yield from by_id(document.records("categories"))
     if isinstance(content.get("images"), dict):
         images, annotations, read_box = *_of_animal_pose(document), Fields.box
     else:
-        images = yield from _by_id(document.records("images"))
-        annotations = yield from _by_id(document.records("annotations"))
+        images = yield from by_id(document.records("images"))
+        annotations = yield from by_id(document.records("annotations"))
         read_box = Fields.box_xywh
     instances: list[Instance] = []
     for annotation_id, fields in annotations.items():
@@ -118,7 +119,7 @@ def _with_boxes(instances: list[Instance]) -> Generator[Rejected, None, list[Ins
     return boxed
 
 
-def _of_animal_pose(document: Fields) -> tuple[_ById, _ById]:
+def _of_animal_pose(document: Fields) -> tuple[ById, ById]:
     """Images and annotations of the form that has `images` as an object."""
     images = {
         image_id: Fields({"file_name": name}, f"{document.where}, images[{image_id!r}]")
@@ -127,34 +128,34 @@ def _of_animal_pose(document: Fields) -> tuple[_ById, _ById]:
     return images, {str(position): fields for position, fields in enumerate(document.records("annotations"))}
 
 
-def _by_id(records: list[Fields]) -> Generator[Rejected, None, _ById]:
+def by_id(records: list[Fields]) -> Generator[Rejected, None, ById]:
     """Returns the records by id; yields as Rejected those without one, or with one that occurred before."""
-    by_id: _ById = {}
+    seen: ById = {}
     for fields in records:
         identity = build_or_reject(fields.where, fields.identity, "id")
         if isinstance(identity, Rejected):
             yield identity
-        elif identity in by_id:
+        elif identity in seen:
             detail = f"field id: {identity} was there before"
             yield Rejected(pair=identity, where=fields.where, reason="duplicate id", detail=detail)
         else:
-            by_id[identity] = fields
-    return by_id
+            seen[identity] = fields
+    return seen
 
 
 def _instance(
-    annotation_id: str, fields: Fields, images: _ById, categories: _ById, read_box: _ReadBox, root: str
+    annotation_id: str, fields: Fields, images: ById, categories: ById, read_box: _ReadBox, root: str
 ) -> Instance:
     if _is_absent(fields, "keypoints"):
         raise _unusable(fields, "annotation without a visible keypoint")
-    category = _referred(fields, "category_id", categories)
+    category = referred(fields, "category_id", categories)
     if _is_absent(category, "keypoints"):
         raise _unusable(fields, "annotation of a category without keypoints")
     keypoints = by_name(fields, category.texts("keypoints"), fields.keypoints_xyv("keypoints"))
     xy_px = {name: (x, y) for name, (x, y, v) in keypoints.items() if v > 0}
     if not xy_px:
         raise _unusable(fields, "annotation without a visible keypoint")
-    image = _referred(fields, "image_id", images)
+    image = referred(fields, "image_id", images)
     name = "coco_url" if image.has("coco_url") and not image.has("file_name") else "file_name"
     return Instance(
         id=annotation_id,
@@ -184,7 +185,8 @@ def _is_absent(fields: Fields, name: str) -> bool:
     return not fields.has(name) or fields.record[name] == []
 
 
-def _referred(fields: Fields, name: str, among: _ById) -> Fields:
+def referred(fields: Fields, name: str, among: ById) -> Fields:
+    """The record whose id is in field `name`. DataError if there is none."""
     identity = fields.identity(name)
     if identity not in among:
         raise DataError(fields.where, "wrong value", f"field {name}: there is no id {identity}")

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from pipeline.datasets.common.fields import Fields
-from pipeline.datasets.common.inline_images import InlineImages, parquet_files
+from pipeline.datasets.common.inline_images import IMAGE_COLUMNS, InlineImages, parquet_files
 from pipeline.datasets.common.interface import (
     DataError,
     DatasetOptions,
@@ -27,8 +27,6 @@ from pipeline.datasets.common.interface import (
 from pipeline.datasets.common.records import parquet_rows
 from pipeline.io import storage
 
-_IMAGES = ("jpeg", "jpg", "png", "webp", "image", "img")
-"""Columns that may hold the image; the first existing one is read."""
 _IDS = ("image_id", "key")
 """Columns that may hold the image's id; the first that is not empty is read."""
 
@@ -72,14 +70,14 @@ def pairs(options: DatasetOptions) -> Iterator[PairRow | Rejected]:
 
 def _read(files: list[str], images: InlineImages) -> Iterator[tuple[_Photograph, bytes] | Rejected]:
     for file in files:
-        others = {_IMAGES[0]: _IMAGES[1:]}
-        rows = parquet_rows(file, _IMAGES[:1], optional=(*_IMAGES, *_IDS, "status"), instead=others)
+        others = {IMAGE_COLUMNS[0]: IMAGE_COLUMNS[1:]}
+        rows = parquet_rows(file, IMAGE_COLUMNS[:1], optional=(*IMAGE_COLUMNS, *_IDS, "status"), instead=others)
         for number, row in enumerate(rows, start=1):
             yield build_or_reject(row.where, _photograph, row, f"{PurePosixPath(file).stem}-{number}", images)
 
 
 def _photograph(row: Fields, row_id: str, images: InlineImages) -> tuple[_Photograph, bytes]:
-    name = next(name for name in _IMAGES if name in row.record)
+    name = next(name for name in IMAGE_COLUMNS if name in row.record)
     image = row.record[name]
     if image is None and row.record.get("status", "success") != "success":
         detail = f"field {name}: there is no image, field status is {row.record['status']!r}"

@@ -52,6 +52,7 @@ from pipeline.datasets.common.interface import DatasetOptions, Note, PairRow, Re
 
 BUILT_IN = {
     "animal-pose": "pipeline.datasets.animal_pose:pairs",
+    "ap-10k": "pipeline.datasets.ap_10k:pairs",
     "coco": "pipeline.datasets.coco:pairs",
     "cub": "pipeline.datasets.cub:pairs",
     "folder": "pipeline.datasets.folder:pairs",

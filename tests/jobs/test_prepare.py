@@ -87,6 +87,17 @@ def test_annotations_are_looked_for_below_the_root_too(images, tmp_path, capsys)
     assert "lists/other.csv" in capsys.readouterr().err
 
 
+def test_each_of_several_files_is_looked_for_below_the_root_too(images, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    pq.write_table(pa.table({"jpeg": [b"x"]}), images / "below.parquet")
+    pq.write_table(pa.table({"jpeg": [b"x"]}), tmp_path / "here.parquet")
+    flags = ("--split", "test", "--training-images", "below.parquet", "here.parquet")
+    assert prepare(tmp_path / "pairs.parquet", "ap-10k", images, *flags) == 2
+    assert f"{images}/annotations has no ap10k-train-split1.json" in capsys.readouterr().err
+    assert prepare(tmp_path / "pairs.parquet", "ap-10k", images, *flags[:-1], "nowhere.parquet") == 2
+    assert "nowhere.parquet" in capsys.readouterr().err
+
+
 def test_no_pairs_and_why_and_what_is_noted(images, tmp_path, capsys):
     boxes = {"bbox": [1, 1, 5, 5], "category_id": 1}
     annotations = [boxes | {"id": n, "image_id": n, "keypoints": [1, 1, 2]} for n in range(3)]
@@ -307,7 +318,7 @@ def test_the_example_of_the_registry_is_a_data_set(images, tmp_path, monkeypatch
         ("own_package.broken:pairs", "own_package.broken cannot be imported (ZeroDivisionError: division by zero)"),
         ("own_package.selfies:images", "own_package.selfies has no function images"),
         ("own_package.selfies:other", "other must take one argument, annotated with its options"),
-        ("own_package.selfies", "there is no data set 'own_package.selfies'; there are: animal-pose, coco,"),
+        ("own_package.selfies", "there is no data set 'own_package.selfies'; there are: animal-pose, ap-10k, coco,"),
     ],
 )
 @pytest.mark.usefixtures("own")

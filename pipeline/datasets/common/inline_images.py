@@ -3,6 +3,9 @@
 from pipeline.datasets.common.interface import DataError
 from pipeline.io import storage
 
+IMAGE_COLUMNS = ("jpeg", "jpg", "png", "webp", "image", "img")
+"""Columns that may hold the bytes of an image file; the first existing one is read."""
+
 
 def parquet_files(root: str) -> list[str]:
     """Sorted URIs of the .parquet files in the folder `root`, or of `root` itself if it is a file; may be empty."""
