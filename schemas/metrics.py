@@ -9,8 +9,8 @@ pipeline.evaluation.bootstrap), null for single pairs and without a bootstrap.
 
 Under a protocol about flow the points are the pixels whose true flow is known, and PCK is FAcc.
 
-Other measures are percent of the same points, averaged over images or over points; null under protocols that do not
-give them, which as yet are all:
+Other measures are percent of the same points, averaged over images or over points; null where the protocol, the
+manifest or the matches do not give them, as yet twin and both everywhere:
 
     ceiling     points that the nearest place of the matcher's answer grid would get right
     jitter      farther than alpha T from the truth, but not farther than 2 alpha T

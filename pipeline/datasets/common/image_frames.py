@@ -72,8 +72,8 @@ def _fit(row: PairRow, sizes: dict[str, ImageSize | None], noted: set[Any]) -> I
                 notes.append((UNDECIDED, (side.uri,)))
             else:
                 notes.append((TURNED, (side.uri,)))
-                points = [_turned(x, y, size) for x, y in points]
-                row = _with_side(row, side.side, side.xy_px and points, _turned_box(side, size))
+                points = _turned_points(points, size)
+                row = replace(row, **_turned_columns(row, side, size))
         width, height = size.shown_wh
         # A last pixel is at width - 1, or at width where counting begins at 1 or at the edge.
         outside = [(x, y) for x, y in points if not (-1 < x <= width and -1 < y <= height)]
@@ -95,10 +95,20 @@ def _other_size(row: PairRow, side: _Side, size: ImageSize) -> Rejected:
     return Rejected(pair=row.pair_id, where=row.where, reason="annotation of another image size", detail=detail)
 
 
-def _with_side(row: PairRow, side: str, xy_px: Points | None, box_xyxy: Box | None) -> PairRow:
-    if side == "source":
-        return replace(row, source_xy_px=xy_px, source_box_xyxy=box_xyxy)
-    return replace(row, target_xy_px=xy_px, target_box_xyxy=box_xyxy)
+def _turned_columns(row: PairRow, side: _Side, size: ImageSize) -> dict[str, Any]:
+    """The columns of a side whose values are in pixels of its image, as shown."""
+    columns: dict[str, Any] = {f"{side.side}_box_xyxy": _turned_box(side, size)}
+    for name in (f"{side.side}_xy_px", f"{side.side}_all_xy_px"):
+        xy_px: Points | None = getattr(row, name)
+        columns[name] = xy_px and _turned_points(xy_px, size)
+    if side.side == "target":
+        valid_xy_px = row.target_valid_xy_px
+        columns["target_valid_xy_px"] = valid_xy_px and [_turned_points(xy_px, size) for xy_px in valid_xy_px]
+    return columns
+
+
+def _turned_points(xy_px: Points, size: ImageSize) -> Points:
+    return [_turned(x, y, size) for x, y in xy_px]
 
 
 def _turned(x: float, y: float, size: ImageSize) -> tuple[float, float]:

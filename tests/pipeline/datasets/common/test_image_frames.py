@@ -53,6 +53,21 @@ def test_points_of_stored_pixels_are_turned_with_the_image(tmp_path, orientation
 
 
 @pytest.mark.parametrize("orientation", [5, 6, 7, 8])
+def test_all_points_of_an_image_are_turned_alike(tmp_path, orientation):
+    uri = image(tmp_path / "a.png", orientation)
+    points = {"target_xy_px": [(X, Y)], "target_all_xy_px": [(X, Y), (0, 1)], "target_valid_xy_px": [[(X, Y), (0, 1)]]}
+    pair = row(uri, [(X, Y)], WH, target_stated_wh=WH, source_all_xy_px=[(0, 1), (X, Y)], **points)
+
+    *_, fitted = fit_to_images([pair])
+
+    (point,) = fitted.source_xy_px
+    assert point != (X, Y)
+    assert fitted.source_all_xy_px[1] == fitted.target_xy_px[0] == fitted.target_all_xy_px[0] == point
+    assert fitted.target_valid_xy_px == [fitted.target_all_xy_px]
+    assert fitted.source_all_xy_px[0] == fitted.target_all_xy_px[1] != (0, 1)
+
+
+@pytest.mark.parametrize("orientation", [5, 6, 7, 8])
 def test_points_of_the_image_as_shown_stay(tmp_path, orientation):
     pair = row(image(tmp_path / "a.png", orientation), [(1, 5)], WH[::-1])
     assert list(fit_to_images([pair])) == [pair]
