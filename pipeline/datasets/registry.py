@@ -62,6 +62,7 @@ BUILT_IN = {
     "photographs": "pipeline.datasets.photographs:pairs",
     "soco": "pipeline.datasets.soco:pairs",
     "spair": "pipeline.datasets.spair:pairs",
+    "spair-u": "pipeline.datasets.spair_u:pairs",
     "table": "pipeline.datasets.table:pairs",
     "tss": "pipeline.datasets.tss:pairs",
 }

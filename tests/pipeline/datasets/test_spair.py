@@ -32,6 +32,12 @@ def write(root: Path, pair: str, annotation: dict | str, split: str = "test") ->
     (folder / f"{pair}.json").write_text(text)
 
 
+def write_image(root: Path, name: str, annotation: dict | str, folder: str = "ImageAnnotation") -> None:
+    file = root / folder / "cat" / f"{name}.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(annotation if isinstance(annotation, str) else json.dumps(annotation))
+
+
 def read(root: Path | str, **options: str) -> list[PairRow | Rejected]:
     return list(spair.pairs(SplitOptions(root=str(root), out="pairs.parquet", **options)))
 
@@ -55,6 +61,8 @@ def test_a_pair_becomes_a_row(tmp_path):
             scale_variation=None,
             truncation=3,
             occlusion=0,
+            mirror_keypoint_ids=[("1", "0"), ("3", "2"), ("5", "4"), ("7", "6"), ("10", "9"), ("12", "11")],
+            geometry_groups=[["2", "3"], ["9", "10", "11", "12"]],
         )
     ]
 
@@ -155,3 +163,66 @@ def test_the_real_slice(shared):
     assert {row.category for row in rows} == {"cat", "cow", "dog", "horse", "sheep"}
     assert len({uri for row in rows for uri in (row.source_uri, row.target_uri)}) == 128
     assert sum(row.viewpoint_variation is not None for row in rows) == 6
+
+
+def test_all_keypoints_and_azimuths_come_from_the_images(tmp_path):
+    write(tmp_path, "000001-a-b:cat", ANNOTATION)
+    write_image(tmp_path, "a", {"azimuth_id": 1, "kps": {"0": [1, 2], "2": None, "4": [3, 4], "9": [0, 0.5]}})
+    write_image(tmp_path, "b", {"azimuth_id": 7, "kps": {"0": [5, 6], "4": [7, 8.5]}})
+
+    (pair,) = read(tmp_path)
+
+    assert pair.source_all_xy_px == [(1, 2), (3, 4), (0, 0.5)]
+    assert pair.source_all_keypoint_id == ["0", "4", "9"]
+    assert pair.target_all_xy_px == [(5, 6), (7, 8.5)]
+    assert pair.target_all_keypoint_id == ["0", "4"]
+    assert pair.azimuth_difference == 2
+
+
+@pytest.mark.parametrize(("first", "second", "difference"), [(0, 0, 0), (0, 4, 4), (0, 5, 3), (7, 2, 3), (6, 7, 1)])
+def test_azimuths_are_on_a_circle(tmp_path, first, second, difference):
+    write(tmp_path, "000001-a-b:cat", ANNOTATION)
+    for name, azimuth in (("a", first), ("b", second)):
+        write_image(tmp_path, name, {"azimuth_id": azimuth, "kps": {}})
+    assert read(tmp_path)[0].azimuth_difference == difference
+
+
+def test_an_image_without_annotation_leaves_its_columns_null(tmp_path):
+    write(tmp_path, "000001-a-b:cat", ANNOTATION)
+    write_image(tmp_path, "a", {"azimuth_id": 1, "kps": {"0": [1, 2]}})
+
+    (pair,) = read(tmp_path)
+
+    assert pair.source_all_keypoint_id == ["0"]
+    assert (pair.target_all_xy_px, pair.target_all_keypoint_id, pair.azimuth_difference) == (None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("annotation", "reason"),
+    [
+        ("{", "malformed JSON"),
+        ("[]", "malformed JSON"),
+        ({"kps": [[1, 2]]}, "wrong type"),
+        ({"kps": {"0": [1]}}, "wrong type"),
+        ({"kps": {}, "azimuth_id": 8}, "wrong value"),
+    ],
+)
+def test_a_broken_image_annotation_rejects_its_pairs(tmp_path, annotation, reason):
+    write(tmp_path, "000001-a-b:cat", ANNOTATION)
+    write_image(tmp_path, "b", annotation)
+
+    (rejected,) = read(tmp_path)
+
+    assert isinstance(rejected, Rejected)
+    assert (rejected.reason, rejected.where.rpartition("/")[2].partition(",")[0]) == (reason, "b.json")
+
+
+def test_all_points_agree_with_the_pairs_of_the_real_slice(shared):
+    rows = read(shared / "data" / "SPair-71k", split="test")
+    assert len(rows) == 3104
+    for row in rows:
+        for side in ("source", "target"):
+            ids, points = getattr(row, f"{side}_all_keypoint_id"), getattr(row, f"{side}_all_xy_px")
+            of_id = dict(zip(ids, points, strict=True))
+            assert [of_id[name] for name in row.keypoint_id] == getattr(row, f"{side}_xy_px")
+        assert row.azimuth_difference in range(5)
