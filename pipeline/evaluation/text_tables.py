@@ -19,7 +19,7 @@ PROGRAM_FORMATS: tuple[Format, ...] = ("csv", "json")
 
 _KEYS = ["dataset", "protocol", "direction", "subset"]
 _COUNTS = ("pairs", "keypoints", "failed")
-_PUBLISHED_ALPHA = 0.1
+_PUBLISHED_ALPHAS = (0.01, 0.05, 0.1)
 _AVERAGES = {"image": "images", "point": "keypoints", "class": "categories"}
 
 
@@ -71,17 +71,18 @@ def difference_tables(
 
 
 def published_tables(metrics: pd.DataFrame, run: str, form: Format, *, dim: bool) -> str:
-    """Published PCK at alpha 0.1 of the run's data sets and categories, with the run's own numbers where they compare.
+    """Published PCK at alpha .01, .05 and .1 of the run's data sets and categories, with the run's where they compare.
 
     dim: in format text, grey the lines that do not compare, for a terminal. Empty where nothing is published.
     """
     rows = with_published(metrics, run)
-    rows = rows[rows["alpha"] == _PUBLISHED_ALPHA]
+    own = rows[rows["source"] == "this run"]
+    papers = rows[(rows["source"] != "this run") & rows["alpha"].isin(_PUBLISHED_ALPHAS)]
     lines: list[str] = []
-    for dataset, papers in rows[rows["source"] != "this run"].groupby("dataset"):
-        text = as_text(_published_table(papers, rows[rows["source"] == "this run"]), form)
+    for (dataset, alpha), of_alpha in papers.groupby(["dataset", "alpha"]):
+        text = as_text(_published_table(of_alpha, own[own["alpha"] == alpha]), form)
         lines += [
-            f"\n{dataset}: published PCK@{_PUBLISHED_ALPHA:g}, and this run's under the same protocol",
+            f"\n{dataset}: published PCK@{alpha:g}, and this run's under the same protocol",
             _dimmed(text) if form == "text" and dim else text,
             "  a run's number is shown where it is of the same direction and number of pairs",
         ]

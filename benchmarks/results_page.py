@@ -1,0 +1,97 @@
+"""Writes docs/results.md: published PCK, and this project's own numbers.
+
+Published numbers are those of pipeline.evaluation.published. usage: python -m benchmarks.results_page
+"""
+
+from pathlib import Path
+
+import pandas as pd
+
+from pipeline.evaluation.published import published
+
+PAGE = Path(__file__).parents[1] / "docs" / "results.md"
+
+_ALPHAS = (0.01, 0.05, 0.1)
+_SECTIONS = (
+    ("SPair-71k, test split", "spair", ("all",)),
+    ("SPair-71k, geometry-aware keypoints", "spair", ("geometry-aware",)),
+    ("SPair-U", "spair-u", ("all",)),
+    ("AP-10K", "ap-10k", ("intra-species", "cross-species", "cross-family")),
+    ("MP-100", "mp-100", ("mean of domains", "clothing", "animal_body_unseen")),
+    ("SOCO", "soco", ("CC", "SOC", "Cross-SOC")),
+    ("PF-PASCAL", "pf-pascal", ("all",)),
+    ("PF-WILLOW", "pf-willow", ("all",)),
+)
+_LABELS = ["method", "labels", "backbone", "protocol", "direction", "source", "first_hand"]
+_OWN = (
+    ("nearest neighbours, MobileNetV1", "10.9", "26.8"),
+    ("nemf-small", "31.1", "45.3"),
+    ("nemf-mobilenet (recipe)", "44.1", "58.4"),
+)
+"""Matcher and its PCK@.05 and PCK@.1, as the README has them."""
+
+_BEFORE = """\
+# Results: what papers published, and what is measured here
+
+`python -m benchmarks.results_page` writes this page from
+[published.csv](../pipeline/evaluation/published.csv); change that file, not this page.
+
+PCK in percent. Numbers compare only within one protocol, one direction and one list of pairs: rows of one table are
+grouped by protocol and need not be in order of merit. `nemf evaluate` sets a run beside those that compare with it.
+
+- labels: what people must annotate for the method. `none`: a backbone used as it is.
+- own: yes where the number was read in the method's own paper or code, no where it was read elsewhere.
+- `spair`: average over images, T of the target's box. Tables of several methods are under this name; the size of the
+  image in which they measure may differ. `marco`: 770 x 770 squash. `geoaware-point`: average over keypoints, which is
+  higher by several points and compares with no other row. `unknown`: nothing public gives it. For AP-10K it is open:
+  published evaluators differ in the true points (one halves the coordinates of hidden ones) and draw lists of pairs of
+  their own.
+
+## Of this project
+
+SPair-71k, 3,104 test pairs of five classes (cat, cow, dog, horse, sheep), protocol `spair`. **Of this slice only, so
+not comparable with any table below**, which are of whole test sets.
+
+| matcher | PCK@.05 | PCK@.1 |
+|---|---:|---:|
+"""
+
+
+def page() -> str:
+    """The text of docs/results.md."""
+    rows = published()
+    own = "".join(f"| {' | '.join(cells)} |\n" for cells in _OWN)
+    sections = (f"\n## {title}\n\n{_table(rows, dataset, parts)}\n" for title, dataset, parts in _SECTIONS)
+    return _BEFORE + own + "".join(sections)
+
+
+def _table(rows: pd.DataFrame, dataset: str, parts: tuple[str, ...]) -> str:
+    """One Markdown row per method, protocol and source; one column per part of the data set and alpha."""
+    columns = [(part, alpha) for part in parts for alpha in _ALPHAS]
+    chosen = rows[(rows["dataset"] == dataset) & rows["category"].isin(parts) & rows["alpha"].isin(_ALPHAS)]
+    table = chosen.pivot(index=_LABELS, columns=["category", "alpha"], values="pck")
+    columns = [column for column in columns if column in table.columns]
+    # protocols in order of name; within one the order of published.csv
+    order = chosen.drop_duplicates(_LABELS).sort_values("protocol", kind="stable")
+    table = table.loc[pd.MultiIndex.from_frame(order[_LABELS]), columns]
+    heads = [f"@{alpha:g}" if len(parts) == 1 else f"{part} @{alpha:g}" for part, alpha in columns]
+    lines = [
+        f"| method | {' | '.join(heads)} | labels | backbone | protocol | source | own |",
+        f"|---|{'---:|' * len(heads)}---|---|---|---|---|",
+    ]
+    for (method, labels, backbone, protocol, direction, source, first_hand), values in zip(
+        table.index, table.to_numpy(), strict=True
+    ):
+        cells = ["" if pd.isna(value) else f"{value:.1f}" for value in values]
+        named = f"`{protocol}`" + (", target to source" if direction == "target_to_source" else "")
+        own = "yes" if first_hand else "no"
+        lines.append(f"| {' | '.join([method, *cells, labels, backbone or '?', named, source, own])} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    PAGE.write_text(page(), "utf-8")
+
+
+if __name__ == "__main__":
+    main()
