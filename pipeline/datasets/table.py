@@ -11,11 +11,18 @@ out. In CSV
     seen_in_training                        true or false
     viewpoint_variation, scale_variation    0, 1 or 2
     truncation, occlusion                   0, 1, 2 or 3
+    source_visibility, target_visibility    '1;2;2', one for each keypoint: 1 hidden, 2 visible
+    SIDE_all_xy_px, SIDE_all_keypoint_id    as the keypoints and their ids
+    target_valid_xy_px                      '[[[x, y], [x, y]], [[x, y]]]', a list of points for each keypoint
+    mirror_keypoint_ids, geometry_groups    '[["left_eye", "right_eye"]]', lists of ids
+    azimuth_difference                      0 to 4
+    mirrored                                true or false
+    flow_format                             flo
 
-and an empty cell is null. Lists may also be written as JSON, Python, pandas and DuckDB write them, [[x, y], [x, y]].
-Whole numbers may be written as floats, ids and categories may be whole numbers or UUIDs, true and false 1 and 0. In
-Parquet an image may come inline, source_image and target_image, as bytes or {bytes, path}; it is written to the
-folder OUT_images/ next to the manifest.
+and an empty cell is null. URIs of flow and masks start from the same folder as those of images. Lists may also be
+written as JSON, Python, pandas and DuckDB write them, [[x, y], [x, y]]. Whole numbers may be written as floats, ids and
+categories may be whole numbers or UUIDs, true and false 1 and 0. In Parquet an image may come inline, source_image and
+target_image, as bytes or {bytes, path}; it is written to the folder OUT_images/ next to the manifest.
 
 A keypoint that is missing in one of the images, -1,-1 or nan,nan or null, is left out on both sides and counted; one
 that is left of or above its image otherwise is an error. Without a pair_id, a row's id is a hash of what is in it.
@@ -23,7 +30,7 @@ that is left of or above its image otherwise is an error. Without a pair_id, a r
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from dataclasses import fields as dataclass_fields
 from decimal import Decimal
@@ -47,13 +54,20 @@ from pipeline.datasets.common.records import CsvRow, TableFile, csv_rows, parque
 from pipeline.io import storage
 from pipeline.io.manifest import INLINE_COLUMNS
 from pipeline.io.uri_field import Uri
-from schemas.pairs import PAIRS
+from schemas.pairs import FLOW_FORMATS, PAIRS
 
 _COLUMNS = tuple(field.name for field in dataclass_fields(PairRow) if field.name in PAIRS.names)
+_FIRST_COLUMNS = (
+    *("pair_id", "source_uri", "target_uri", "category", "dataset", "split"),
+    *("source_xy_px", "target_xy_px", "keypoint_id", "source_box_xyxy", "target_box_xyxy"),
+    *("viewpoint_variation", "scale_variation", "truncation", "occlusion", "seen_in_training"),
+)
+"""The columns of PAIRS 2. An id that is a hash is of these, null or not, and of those later ones that are not null."""
 _SIDES = ("source", "target")
 _INSTEAD = {f"{side}_uri": (f"{side}_image",) for side in _SIDES}
 _REQUIRED = tuple(_INSTEAD)
 _MISSING = "keypoint that is missing in one of its images (-1,-1 or nan,nan or null)"
+_MISSING_IN_ALL = "keypoint of SIDE_all_xy_px that is missing (-1,-1 or nan,nan or null)"
 _EDGE_PX = -0.5
 """Coordinate of an image's left and top edge: pixels reach half a pixel around their centres."""
 
@@ -121,6 +135,14 @@ def _texts(text: str) -> list[Any]:
         return text.split(";")
 
 
+def _levels(text: str) -> list[Any]:
+    return [_whole(part) for part in (read_list(text) if is_list(text) else text.split(";"))]
+
+
+def _lists_of_points(text: str) -> list[Any]:
+    return _as_numbers(read_list(text))
+
+
 def _whole(text: str) -> int:
     number = float(text)
     if not number.is_integer():
@@ -140,8 +162,26 @@ _FROM_TEXT: dict[str, tuple[Callable[[str], Any], str]] = {
     "truncation": (_whole, "a whole number"),
     "occlusion": (_whole, "a whole number"),
     "seen_in_training": (lambda text: _BOOLEANS[text.lower()], "true or false"),
+    "source_visibility": (_levels, "'1;2'"),
+    "target_visibility": (_levels, "'1;2'"),
+    "source_all_xy_px": (_points, "'x,y;x,y'"),
+    "source_all_keypoint_id": (_texts, "'name;name'"),
+    "target_all_xy_px": (_points, "'x,y;x,y'"),
+    "target_all_keypoint_id": (_texts, "'name;name'"),
+    "target_valid_xy_px": (_lists_of_points, "'[[[x, y], [x, y]], [[x, y]]]'"),
+    "mirror_keypoint_ids": (read_list, """'[["left", "right"]]'"""),
+    "geometry_groups": (read_list, """'[["name", "name"]]'"""),
+    "azimuth_difference": (_whole, "a whole number"),
+    "mirrored": (lambda text: _BOOLEANS[text.lower()], "true or false"),
 }
-_TEXTS = ("pair_id", "source_uri", "target_uri", "category", "dataset", "split")
+_TEXTS = (
+    *("pair_id", "source_uri", "target_uri", "category", "target_category", "level", "dataset", "split"),
+    *("source_flow_uri", "target_flow_uri", "flow_format", "source_mask_uri", "target_mask_uri"),
+)
+_URIS = tuple(f"{side}_{what}_uri" for side in _SIDES for what in ("flow", "mask"))
+_LISTS_OF_IDS = ("keypoint_id", "source_all_keypoint_id", "target_all_keypoint_id")
+_IDS = (*_LISTS_OF_IDS, "mirror_keypoint_ids", "geometry_groups")
+_BOOLEAN_COLUMNS = ("seen_in_training", "mirrored")
 
 
 def _values(fields: Fields, partition: Mapping[str, str | None]) -> dict[str, Any]:
@@ -151,7 +191,7 @@ def _values(fields: Fields, partition: Mapping[str, str | None]) -> dict[str, An
         value = record.get(name)
         if isinstance(value, str) and value:
             try:
-                is_null = name != "keypoint_id" and value.strip().lower() in ("nan", "null", "none")
+                is_null = name not in _LISTS_OF_IDS and value.strip().lower() in ("nan", "null", "none")
                 record[name] = None if is_null else read(value)
             except (ValueError, KeyError) as error:
                 why = f" ({error})" if is_list(value) and error.args else ""
@@ -162,10 +202,12 @@ def _values(fields: Fields, partition: Mapping[str, str | None]) -> dict[str, An
     for name in _TEXTS:
         if name in record:
             record[name] = _number_as_text(record[name])
-    if isinstance(record.get("keypoint_id"), list):
-        record["keypoint_id"] = [_number_as_text(value) for value in record["keypoint_id"]]
-    if record.get("seen_in_training") in (0, 1):
-        record["seen_in_training"] = bool(record["seen_in_training"])
+    for name in _IDS:
+        if isinstance(record.get(name), list):
+            record[name] = _numbers_as_texts(record[name])
+    for name in _BOOLEAN_COLUMNS:
+        if record.get(name) in (0, 1):
+            record[name] = bool(record[name])
     return record
 
 
@@ -187,6 +229,10 @@ def _without_decimals(value: Any) -> Any:
     return float(value) if isinstance(value, Decimal) else value
 
 
+def _numbers_as_texts(value: Any) -> Any:
+    return [_numbers_as_texts(part) for part in value] if isinstance(value, list) else _number_as_text(value)
+
+
 def _number_as_text(value: Any) -> Any:
     if isinstance(value, UUID):
         return str(value)
@@ -198,33 +244,48 @@ def _short(text: str) -> str:
     return repr(text) if len(text) <= 60 else f"{text[:57]!r}..."
 
 
-def _pair(
-    row: CsvRow | Fields, partition: Mapping[str, str | None], options: Options
-) -> tuple[PairRow] | tuple[PairRow, Note]:
-    """The pair of a row, and a note if keypoints are left out."""
+def _pair(row: CsvRow | Fields, partition: Mapping[str, str | None], options: Options) -> list[PairRow | Note]:
+    """The pair of a row, and notes if keypoints are left out."""
     record = _values(row.fields() if isinstance(row, CsvRow) else row, partition)
-    n_missing = _drop_missing_points(record, row.where)
+    shared = ("keypoint_id", "source_visibility", "target_visibility", "target_valid_xy_px")
+    n_missing = _drop_missing_points(record, row.where, ("source_xy_px", "target_xy_px"), shared)
+    n_missing_in_all = sum(
+        _drop_missing_points(record, row.where, (f"{side}_all_xy_px",), (f"{side}_all_keypoint_id",)) for side in _SIDES
+    )
+    notes = ((_MISSING, n_missing), (_MISSING_IN_ALL, n_missing_in_all))
     pair = _pair_of_values(Fields(record, row.where), options)
-    return (pair, Note(where=row.where, what=_MISSING, count=n_missing)) if n_missing else (pair,)
+    return [pair, *(Note(where=row.where, what=what, count=count) for what, count in notes if count)]
 
 
-def _drop_missing_points(record: dict[str, Any], where: str) -> int:
-    """Remove keypoints that are missing in one of the images from all lists; returns their number.
+def _drop_missing_points(
+    record: dict[str, Any], where: str, point_columns: Sequence[str], other_columns: Sequence[str]
+) -> int:
+    """Remove keypoints that are missing in one of the images from all these lists; returns their number.
 
+    point_columns: lists of points of the same keypoints. other_columns: lists with one value for each of them.
     Raises DataError for lists of different lengths, and for a point that is outside its image and not missing.
     """
-    points = {name: record[name] for name in ("source_xy_px", "target_xy_px") if isinstance(record.get(name), list)}
-    names = {"keypoint_id": record["keypoint_id"]} if isinstance(record.get("keypoint_id"), list) else {}
-    Fields(record, where).same_length(**points, **names)
+    points = {name: record[name] for name in point_columns if isinstance(record.get(name), list)}
+    others = {name: record[name] for name in other_columns if isinstance(record.get(name), list)}
+    Fields(record, where).same_length(**points, **others)
     missing = {number for values in points.values() for number, point in enumerate(values) if _is_missing(point)}
     for name, values in points.items():
         for number, point in enumerate(values):
-            if number not in missing and _is_negative(point):
-                detail = f"field {name}, point {number} is {point}; a point that is missing is -1,-1 or nan,nan or null"
-                raise DataError(where, "point left of or above its image", detail)
-    for name, values in (points | names).items():
+            if number not in missing:
+                _refuse_negative(where, f"field {name}, point {number}", point)
+    for number, valid in enumerate(others.get("target_valid_xy_px", [])):
+        if number not in missing:
+            for point in valid if isinstance(valid, list) else []:
+                _refuse_negative(where, f"field target_valid_xy_px, keypoint {number}", point)
+    for name, values in (points | others).items():
         record[name] = [value for number, value in enumerate(values) if number not in missing]
     return len(missing)
+
+
+def _refuse_negative(where: str, what: str, point: Any) -> None:
+    if _is_negative(point):
+        detail = f"{what} is {point}; a point that is missing is -1,-1 or nan,nan or null"
+        raise DataError(where, "point left of or above its image", detail)
 
 
 def _is_missing(point: Any) -> bool:
@@ -282,18 +343,62 @@ def _pair_of_values(fields: Fields, options: Options) -> PairRow:
         truncation=fields.level("truncation", 3),
         occlusion=fields.level("occlusion", 3),
         seen_in_training=fields.optional("seen_in_training", fields.boolean),
+        **_later_columns(fields),
     )
+    absolute: dict[str, Any] = {
+        name: storage.resolve(uri, options.image_root) for name in _URIS if (uri := getattr(row, name))
+    }
     return replace(
         row,
         pair_id=row.pair_id or _hash(row),
         source_uri=_written(*source, options),
         target_uri=_written(*target, options),
+        **absolute,
     )
+
+
+def _later_columns(fields: Fields) -> dict[str, Any]:
+    """The columns that PAIRS 2 lacks. Raises DataError for a value without what it is about."""
+    texts = {name: fields.optional(name, fields.text) for name in ("target_category", "level", "flow_format", *_URIS)}
+    for needed, names in {
+        "source_xy_px": ("source_visibility",),
+        "target_xy_px": ("target_visibility", "target_valid_xy_px"),
+        "flow_format": ("source_flow_uri", "target_flow_uri"),
+        **{f"{side}_all_keypoint_id": (f"{side}_all_xy_px",) for side in _SIDES},
+        **{f"{side}_all_xy_px": (f"{side}_all_keypoint_id",) for side in _SIDES},
+    }.items():
+        for name in names:
+            if fields.has(name) and not fields.has(needed):
+                raise DataError(fields.where, "missing field", f"field {name} is given, but not {needed}")
+    if texts["flow_format"] not in (None, *FLOW_FORMATS):
+        detail = f"field flow_format: expected {' or '.join(FLOW_FORMATS)}, got {texts['flow_format']!r}"
+        raise DataError(fields.where, "wrong value", detail)
+    mirrors = fields.optional("mirror_keypoint_ids", fields.lists_of_texts)
+    if any(len(ids) != 2 for ids in mirrors or []):
+        detail = f"field mirror_keypoint_ids: expected [left, right] each, got {_short(str(mirrors))}"
+        raise DataError(fields.where, "wrong value", detail)
+    return {
+        **texts,
+        **{f"{side}_visibility": _visibility(fields, f"{side}_visibility") for side in _SIDES},
+        **{f"{side}_all_xy_px": fields.optional(f"{side}_all_xy_px", fields.points) for side in _SIDES},
+        **{f"{side}_all_keypoint_id": fields.optional(f"{side}_all_keypoint_id", fields.texts) for side in _SIDES},
+        "mirror_keypoint_ids": [(left, right) for left, right in mirrors] if mirrors is not None else None,
+        "geometry_groups": fields.optional("geometry_groups", fields.lists_of_texts),
+        "target_valid_xy_px": fields.optional("target_valid_xy_px", fields.lists_of_points),
+        "azimuth_difference": fields.level("azimuth_difference", 4),
+        "mirrored": fields.optional("mirrored", fields.boolean),
+    }
+
+
+def _visibility(fields: Fields, name: str) -> list[int] | None:
+    return fields.levels(name, 1, 2) if fields.has(name) else None
 
 
 def _hash(row: PairRow) -> str:
     """An id that is a hash of the row's values; it depends neither on the order of columns nor on the file's format."""
-    values = [getattr(row, name) for name in _COLUMNS]
+    values: list[Any] = [getattr(row, name) for name in _FIRST_COLUMNS]
+    later = [name for name in _COLUMNS if name not in _FIRST_COLUMNS]
+    values += [[name, getattr(row, name)] for name in sorted(later) if getattr(row, name) is not None]
     return hashlib.sha256(json.dumps(_as_float32(values)).encode()).hexdigest()[:16]
 
 

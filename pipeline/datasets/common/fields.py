@@ -49,6 +49,24 @@ class Fields:
         self._check_encodable(name, *value)
         return list(value)
 
+    def lists_of_texts(self, name: str) -> list[list[str]]:
+        """A list of lists of text."""
+        return [part.texts(name) for part in self._parts(name, "a list of lists of text")]
+
+    def lists_of_points(self, name: str) -> list[Points]:
+        """A list of lists of finite points [x, y]."""
+        return [part.points(name) for part in self._parts(name, "a list of lists of points")]
+
+    def levels(self, name: str, lowest: int, highest: int) -> list[int]:
+        """A list of whole numbers in lowest..highest."""
+        expected = f"a list of whole numbers in {lowest}..{highest}"
+        value = self._get(name, expected)
+        if not isinstance(value, list):
+            self._wrong_type(name, expected)
+        if not all(_is_number(part) and part in range(lowest, highest + 1) for part in value):
+            self._wrong_value(name, expected)
+        return [int(part) for part in value]
+
     def records(self, name: str) -> list["Fields"]:
         """A list of records. Each is checked when it is read, so that one bad record does not reject the others."""
         value = self._get(name, "a list of records")
@@ -162,6 +180,13 @@ class Fields:
         if not all(map(_is_finite, values)):
             self._fail("not finite", f"field {name} is {_short(self.record[name])}")
         return values
+
+    def _parts(self, name: str, expected: str) -> list["Fields"]:
+        """Each part of a list as a record of this field."""
+        value = self._get(name, expected)
+        if not isinstance(value, list):
+            self._wrong_type(name, expected)
+        return [Fields({name: part}, self.where) for part in value]
 
     def _tuples(self, name: str, value: Any, form: str, size: int) -> list[list[float]]:
         if not isinstance(value, (list, tuple)):

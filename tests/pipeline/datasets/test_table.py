@@ -12,6 +12,7 @@ import pytest
 
 from pipeline.datasets import table
 from pipeline.datasets.common.interface import PairRow, Rejected
+from schemas.check import conform
 from schemas.pairs import PAIRS
 
 FULL_CSV = """\
@@ -410,6 +411,124 @@ def test_a_manifest_that_pandas_filtered_is_a_table(tmp_path):
     (row,) = table.pairs(table.Options(root=str(tmp_path / "q.parquet"), out="out.parquet"))
     assert (row.pair_id, row.occlusion, row.truncation, row.source_xy_px) == ("q", None, 3, None)
     assert (row.target_xy_px, row.source_box_xyxy) == ([(5, 6), (7, 8)], (0, 1, 2, 3))
+
+
+_TYPES = pa.schema([(name, PAIRS.field(name).type) for name in PAIRS.names if not name.endswith("_image")])
+
+LATER_CSV = """\
+source_uri,target_uri,source_xy_px,target_xy_px,keypoint_id,target_category,level,source_visibility,target_visibility,\
+source_all_xy_px,source_all_keypoint_id,target_all_xy_px,target_all_keypoint_id,mirror_keypoint_ids,geometry_groups,\
+target_valid_xy_px,azimuth_difference,mirrored,source_flow_uri,target_flow_uri,flow_format,source_mask_uri,target_mask_uri
+a.jpg,b.jpg,"1,2;3,4","5,6;7,8",l;r,dog,cross-family,1;2,2;2,"1,2;3,4;9,9",l;r;tail,"5,6;7,8",l;r,\
+"[[""l"", ""r""]]","[[""l"", ""r"", ""tail""]]","[[[5, 6], [6, 6]], [[7, 8]]]",3,true,a.flo,s3://x/b.flo,flo,a.png,b.png
+"""
+LATER = {
+    "source_uri": "a.jpg",
+    "target_uri": "b.jpg",
+    "source_xy_px": [[1, 2], [3, 4]],
+    "target_xy_px": [[5, 6], [7, 8]],
+    "keypoint_id": ["l", "r"],
+    "target_category": "dog",
+    "level": "cross-family",
+    "source_visibility": [1, 2],
+    "target_visibility": [2, 2],
+    "source_all_xy_px": [[1, 2], [3, 4], [9, 9]],
+    "source_all_keypoint_id": ["l", "r", "tail"],
+    "target_all_xy_px": [[5, 6], [7, 8]],
+    "target_all_keypoint_id": ["l", "r"],
+    "mirror_keypoint_ids": [["l", "r"]],
+    "geometry_groups": [["l", "r", "tail"]],
+    "target_valid_xy_px": [[[5, 6], [6, 6]], [[7, 8]]],
+    "azimuth_difference": 3,
+    "mirrored": True,
+    "source_flow_uri": "a.flo",
+    "target_flow_uri": "s3://x/b.flo",
+    "flow_format": "flo",
+    "source_mask_uri": "a.png",
+    "target_mask_uri": "b.png",
+}
+
+
+def test_columns_that_only_some_protocols_read_in_both_formats(tmp_path):
+    (of_csv,), (of_parquet,) = read(tmp_path, LATER_CSV), read(tmp_path, [LATER])
+    assert of_csv.pair_id == of_parquet.pair_id
+    for row in (of_csv, of_parquet):
+        absolute = {
+            "source_uri": "/images/a.jpg",
+            "target_uri": "/images/b.jpg",
+            "source_flow_uri": "/images/a.flo",
+            "target_flow_uri": "s3://x/b.flo",
+            "source_mask_uri": "/images/a.png",
+            "target_mask_uri": "/images/b.png",
+        }
+        values = pa.Table.from_pylist([{name: getattr(row, name) for name in LATER}]).to_pylist()[0]
+        assert values == {**LATER, **absolute}
+        conform(
+            pa.Table.from_pylist([{name: getattr(row, name) for name in PAIRS.names if hasattr(row, name)}]), PAIRS, ""
+        )
+
+
+def test_the_default_ids_of_rows_without_later_columns_are_those_of_earlier_versions(tmp_path):
+    header = "source_uri,target_uri,category,source_xy_px,target_xy_px,occlusion"
+    rows = 'a.jpg,b.jpg,cat,"1,2;3,4.5","5,6;7,8",1\nc.jpg,d.jpg,,,,\n'
+    expected = ["19711c6c56863e2b", "9b1c43da4e5823af"]  # as version 2 of PAIRS had them
+    assert [row.pair_id for row in read(tmp_path, f"{header}\n{rows}")] == expected
+    (first, _) = read(
+        tmp_path, f"{header},level\n" + rows.replace(",1\n", ",1,intra-species\n").replace(",,,\n", ",,,,\n")
+    )
+    assert first.pair_id != expected[0]
+
+
+def test_what_belongs_to_a_missing_keypoint_is_left_out_with_it(tmp_path):
+    row, note, note_of_all = read(
+        tmp_path,
+        [{**LATER, "target_xy_px": [[-1, -1], [7, 8]], "source_all_xy_px": [[1, 2], [-1, -1], [9, 9]]}],
+    )
+    assert (row.source_xy_px, row.target_xy_px, row.keypoint_id) == ([(3, 4)], [(7, 8)], ["r"])
+    assert (row.source_visibility, row.target_visibility, row.target_valid_xy_px) == ([2], [2], [[(7, 8)]])
+    assert (row.source_all_xy_px, row.source_all_keypoint_id) == ([(1, 2), (9, 9)], ["l", "tail"])
+    assert (note.count, note_of_all.count) == (1, 1)
+    assert note.what != note_of_all.what
+
+
+@pytest.mark.parametrize(
+    ("changed", "detail"),
+    [
+        ({"source_visibility": [2]}, "source_visibility has 1"),
+        (
+            {"source_visibility": [0, 2]},
+            "field source_visibility: expected a list of whole numbers in 1..2, got [0, 2]",
+        ),
+        ({"target_valid_xy_px": [[[1, 1]]]}, "target_valid_xy_px has 1"),
+        ({"target_valid_xy_px": [[[-1, -1]], [[7, 8]]]}, "field target_valid_xy_px, keypoint 0 is [-1.0, -1.0]"),
+        ({"source_all_keypoint_id": ["l"]}, "source_all_xy_px has 3, source_all_keypoint_id has 1"),
+        ({"source_all_keypoint_id": None}, "field source_all_xy_px is given, but not source_all_keypoint_id"),
+        ({"mirror_keypoint_ids": [["l"]]}, "field mirror_keypoint_ids: expected [left, right] each"),
+        ({"azimuth_difference": 5}, "field azimuth_difference: expected a level in 0..4, got 5"),
+        ({"flow_format": None}, "field source_flow_uri is given, but not flow_format"),
+        ({"flow_format": "kitti"}, "field flow_format: expected flo, got 'kitti'"),
+        ({"source_xy_px": None, "target_xy_px": None}, "field source_visibility is given, but not source_xy_px"),
+    ],
+)
+def test_a_fault_in_columns_that_only_some_protocols_read_rejects_the_row(tmp_path, changed, detail):
+    rejected, row = read(tmp_path, pa.Table.from_pylist([{**LATER, **changed}, LATER], _TYPES).to_pylist())
+    assert isinstance(rejected, Rejected)
+    assert detail in rejected.detail
+    assert rejected.where.endswith("row 1")
+    assert isinstance(row, PairRow)
+
+
+@pytest.mark.parametrize(
+    ("column", "text", "detail"),
+    [
+        ("source_visibility", "1;x", "field source_visibility: expected '1;2', got '1;x'"),
+        ("geometry_groups", "l;r", """field geometry_groups: expected '[["name", "name"]]', got 'l;r'"""),
+        ("mirrored", "maybe", "field mirrored: expected true or false, got 'maybe'"),
+    ],
+)
+def test_text_of_columns_that_only_some_protocols_read_that_cannot_be_read(tmp_path, column, text, detail):
+    (rejected,) = read(tmp_path, f"source_uri,target_uri,{column}\na,b,{text}\n")
+    assert rejected.detail == detail
 
 
 @pytest.mark.parametrize(("annotations", "message"), [(None, "got /images"), ("pairs.xlsx", "a .csv or .parquet file")])
