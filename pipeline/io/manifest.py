@@ -10,7 +10,7 @@ import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -33,6 +33,12 @@ MAX_OPEN_FILES = 16
 """Maximum number of files of one manifest that stay open; a remote one takes 16 MB of memory."""
 MAX_READ_BYTES = 2**26
 """Approximate maximum of bytes of inline images, and of bytes of other columns, that are read at once."""
+_POINT_COLUMNS = ("source_xy_px", "target_xy_px", "source_all_xy_px", "target_all_xy_px", "target_valid_xy_px")
+_KEYPOINT_COLUMNS = (
+    *_POINT_COLUMNS,
+    *("keypoint_id", "source_all_keypoint_id", "target_all_keypoint_id", "source_visibility", "target_visibility"),
+    *("mirror_keypoint_ids", "geometry_groups"),
+)
 _BATCH_ROWS = 1024
 _READ_AHEAD_BYTES = 2**23
 """Bytes read at once in a pass over a remote file: a column's data in several row groups."""
@@ -220,8 +226,8 @@ def open_parquet(uri: str) -> pq.ParquetFile:
 def drop_oversized_keypoints(rows: pa.Table) -> tuple[pa.Table, dict[str, Failure]]:
     """PAIRS rows without the keypoints of pairs that have more than MAX_KEYPOINTS; the failures of these by pair_id."""
     failures: dict[str, Failure] = {}
-    for name in ("source_xy_px", "target_xy_px", "keypoint_id"):
-        counts = pc.fill_null(pc.list_value_length(rows[name]), 0)
+    for name in _KEYPOINT_COLUMNS:
+        counts = _n_points(rows[name], name)
         too_many = pc.greater(counts, MAX_KEYPOINTS)
         if pc.any(too_many).as_py():
             for pair_id, n in zip(rows["pair_id"].filter(too_many), counts.filter(too_many), strict=True):
@@ -230,6 +236,17 @@ def drop_oversized_keypoints(rows: pa.Table) -> tuple[pa.Table, dict[str, Failur
             kept = pc.if_else(too_many, pa.scalar(None, rows[name].type), rows[name])
             rows = rows.set_column(rows.schema.get_field_index(name), rows.schema.field(name), kept)
     return rows, failures
+
+
+def _n_points(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
+    """The number of points, or of ids, of each row; of lists of such lists that of all of them."""
+    counts = pc.fill_null(pc.list_value_length(column), 0)
+    if name not in ("target_valid_xy_px", "mirror_keypoint_ids", "geometry_groups"):
+        return counts
+    row = pc.list_parent_indices(column)
+    parts = pc.fill_null(pc.list_value_length(pc.list_flatten(column)), 0)
+    n_points = np.bincount(row.to_numpy(), weights=parts.to_numpy(), minlength=len(column)).astype(np.int64)
+    return pa.chunked_array([np.maximum(n_points, counts.to_numpy())])
 
 
 class _File:
@@ -344,15 +361,23 @@ def _check_columns(actual: pa.Schema, file: str) -> None:
 
 def _refuse_missing_points(rows: pa.Table, file: str, first_row: int) -> None:
     """Raises SchemaError for a keypoint -1,-1, as other software writes one that is missing: it would be matched."""
-    for name in ("source_xy_px", "target_xy_px"):
-        if name in rows.column_names:
-            numbers = pc.list_flatten(pc.list_flatten(rows[name])).to_numpy().reshape(-1, 2)
-            if (numbers == -1).all(axis=1).any():
-                row = next(row for row, points in enumerate(rows[name].to_pylist()) if [-1, -1] in (points or []))
-                raise SchemaError(
-                    f"{file}, row {first_row + row + 1}: column {name} has a keypoint -1,-1. If it is a missing one, "
-                    f"`{_prepare(file)}` leaves it out"
-                )
+    for name in _POINT_COLUMNS:
+        if name not in rows.column_names:
+            continue
+        numbers = rows[name]
+        while pa.types.is_list(numbers.type):
+            numbers = pc.list_flatten(numbers)
+        if (numbers.to_numpy().reshape(-1, 2) == -1).all(axis=1).any():
+            row = next(row for row, points in enumerate(rows[name].to_pylist()) if _has_missing(points))
+            raise SchemaError(
+                f"{file}, row {first_row + row + 1}: column {name} has a keypoint -1,-1. If it is a missing one, "
+                f"`{_prepare(file)}` leaves it out"
+            )
+
+
+def _has_missing(points: list[Any] | None) -> bool:
+    """Whether a list of points, or of lists of them, has -1,-1."""
+    return any(part == [-1, -1] or (isinstance(part, list) and _has_missing(part)) for part in points or [])
 
 
 def _prepare(file: str) -> str:

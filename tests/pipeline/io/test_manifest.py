@@ -165,6 +165,8 @@ def test_a_manifest_that_pandas_filtered_is_one(tmp_path: Path, filtered: pd.Dat
         ("occlusion", 2.5, "filtered.parquet, row 2: column occlusion is 2.5, which is no int8"),
         ("source_box_xyxy", [1, 2, 3], r"filtered.parquet, row 2: column source_box_xyxy is \[1.*3\D*\], which is no"),
         ("target_xy_px", [[1, 2], [-1, -1]], r"row 2: column target_xy_px has a keypoint -1,-1\..* leaves it out"),
+        ("target_all_xy_px", [[1, 2], [-1, -1]], r"row 2: column target_all_xy_px has a keypoint -1,-1\."),
+        ("target_valid_xy_px", [[[1, 2]], [[-1, -1]]], r"row 2: column target_valid_xy_px has a keypoint -1,-1\."),
         ("source_xy_px", [[1, 2, 3]], r"filtered.parquet, row 2: column source_xy_px is .* of 2 numbers each"),
     ],
 )
@@ -413,6 +415,10 @@ def test_a_row_with_too_many_keypoints_loses_them_and_is_named() -> None:
             pair_row("more", source_xy_px=_points(MAX_KEYPOINTS + 1)),
             pair_row("more names", keypoint_id=["ear"] * (MAX_KEYPOINTS + 1)),
             pair_row("few"),
+            pair_row("more of all", source_all_xy_px=_points(MAX_KEYPOINTS + 1)),
+            pair_row("more valid", target_valid_xy_px=[[], _points(MAX_KEYPOINTS), _points(1)]),
+            pair_row("more lists", target_valid_xy_px=[[]] * (MAX_KEYPOINTS + 1)),
+            pair_row("few of all", source_all_xy_px=_points(3), target_valid_xy_px=[_points(2), _points(1)]),
         ],
         PAIRS,
     )
@@ -422,12 +428,17 @@ def test_a_row_with_too_many_keypoints_loses_them_and_is_named() -> None:
     messages = {
         "more": f"source_xy_px has {MAX_KEYPOINTS + 1} points; at most {MAX_KEYPOINTS}",
         "more names": f"keypoint_id has {MAX_KEYPOINTS + 1} points; at most {MAX_KEYPOINTS}",
+        "more of all": f"source_all_xy_px has {MAX_KEYPOINTS + 1} points; at most {MAX_KEYPOINTS}",
+        "more valid": f"target_valid_xy_px has {MAX_KEYPOINTS + 1} points; at most {MAX_KEYPOINTS}",
+        "more lists": f"target_valid_xy_px has {MAX_KEYPOINTS + 1} points; at most {MAX_KEYPOINTS}",
     }
     assert failures == {key: Failure("manifest", "too_many_keypoints", text) for key, text in messages.items()}
     assert kept.schema.equals(PAIRS)
-    assert [len(points or []) for points in kept["source_xy_px"].to_pylist()] == [MAX_KEYPOINTS, 0, 3, 3]
-    assert [len(points or []) for points in kept["target_xy_px"].to_pylist()] == [0, 3, 3, 3]
-    assert kept["keypoint_id"].null_count == 4
+    assert [len(points or []) for points in kept["source_xy_px"].to_pylist()][:4] == [MAX_KEYPOINTS, 0, 3, 3]
+    assert [len(points or []) for points in kept["target_xy_px"].to_pylist()][:4] == [0, 3, 3, 3]
+    assert kept["keypoint_id"].null_count == len(rows)
+    assert kept["target_valid_xy_px"].to_pylist()[:7] == [None] * 7
+    assert kept["target_valid_xy_px"].to_pylist()[7] == rows["target_valid_xy_px"].to_pylist()[7]
 
 
 def test_a_file_of_nothing_but_too_many_keypoints_is_refused_unread(tmp_path: Path) -> None:
