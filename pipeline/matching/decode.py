@@ -26,8 +26,15 @@ _FETCH_THREADS = 8
 _PAIRS_FETCHED = 8
 """Pairs whose encoded images are fetched at once, and in memory at once."""
 
+_OF_EVALUATION = (
+    *("source_visibility", "target_visibility", "target_valid_xy_px", "mirror_keypoint_ids", "geometry_groups"),
+    *("azimuth_difference", "mirrored"),
+    *("source_flow_uri", "target_flow_uri", "flow_format", "source_mask_uri", "target_mask_uri"),
+)
+"""Columns that only evaluation reads, from the manifest: they do not travel with the pixels."""
+
 _PAIRS = pa.schema(
-    [field for field in PAIRS if field.name not in INLINE_COLUMNS]
+    [field for field in PAIRS if field.name not in (*INLINE_COLUMNS, *_OF_EVALUATION)]
     + [
         pa.field("source_key", pa.string()),
         pa.field("target_key", pa.string()),
@@ -67,8 +74,9 @@ class Chunk:
     """Pairs and their images."""
 
     pairs: list[dict[str, Any]] = field(default_factory=list)
-    """PAIRS rows without the inline images, with `source_key` and `target_key` naming entries of `images`, and
-    `failure`: None, or the Failure of a pair that is not to be matched (it then has no images)."""
+    """PAIRS rows without the inline images and what only evaluation reads, with `source_key` and `target_key` naming
+    entries of `images`, and `failure`: None, or the Failure of a pair that is not to be matched (it then has no
+    images)."""
     images: dict[str, DecodedImage] = field(default_factory=dict)
 
     def to_row(self) -> pa.Table:
@@ -122,7 +130,7 @@ def decode_rows(
     """
     rows, oversized = drop_oversized_keypoints(rows)
     inline = {name: rows[name] for name in INLINE_COLUMNS}
-    pairs = rows.drop_columns(list(INLINE_COLUMNS)).to_pylist()
+    pairs = rows.drop_columns([*INLINE_COLUMNS, *_OF_EVALUATION]).to_pylist()
     loaders: dict[str, Callable[[], bytes]] = {}
     fetch = partial(fetch_image, allowed_prefixes=allowed_prefixes)
     for index, pair in enumerate(pairs):

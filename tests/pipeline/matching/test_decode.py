@@ -25,6 +25,20 @@ def test_pixels_and_rows_survive_the_object_store(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read.images[pair["target_key"]].rgb, noise_rgb(2))
 
 
+def test_a_pair_has_what_matching_needs_and_not_what_only_evaluation_reads(tmp_path: Path) -> None:
+    all_points = {"source_all_xy_px": [[1.0, 2.0]], "source_all_keypoint_id": ["ear"]}
+    row = pair_row(
+        "1", **all_points, mirrored=True, geometry_groups=[["a", "b"]], target_valid_xy_px=[[[1.0, 2.0]]] * 3
+    )
+
+    (chunk,) = decode_rows(_rows(row), str(tmp_path))
+    (pair,) = Chunk.from_row(chunk.to_row()).pairs
+
+    assert {name: pair[name] for name in all_points} == all_points
+    assert {"source_xy_px", "target_box_xyxy", "keypoint_id", "target_all_xy_px"} <= set(pair)
+    assert not {"mirrored", "geometry_groups", "target_valid_xy_px"} & set(pair)
+
+
 def test_an_image_that_pairs_share_is_decoded_once(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(encoded(noise_rgb(1)))
     inline = encoded(noise_rgb(2))
