@@ -45,7 +45,8 @@ class Config(DatasetOptions):
     image files; images on web servers are not checked."""
     relative_uris: bool = False
     """Write image URIs relative to --root, or to its folder if it is a table; pass that folder to `nemf match` as
-    --image-root. Images written next to the manifest are relative to the manifest's folder."""
+    --image-root. Images written next to the manifest are relative to the manifest's folder. True flow and masks, which
+    are read when matches are scored, stay absolute."""
 
 
 def config_type(dataset: str) -> type[Config]:

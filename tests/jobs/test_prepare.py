@@ -59,6 +59,16 @@ def test_uris_relative_to_the_folder_of_a_table(images, tmp_path, capsys):
     assert f"kept absolute: 1 images, which are not below {tmp_path}\n" in capsys.readouterr().out
 
 
+def test_true_flow_and_masks_stay_absolute(images, tmp_path):
+    table, out = tmp_path / "table.csv", tmp_path / "out" / "pairs.parquet"
+    names = "source_uri,target_uri,source_flow_uri,flow_format,target_mask_uri"
+    table.write_text(f"{names}\nimages/a.jpg,images/b.jpg,images/a.flo,flo,images/b.png\n")
+    assert prepare(out, "table", table, "--relative-uris") == 0
+    (row,) = pd.read_parquet(out).to_dict("records")
+    assert (row["source_uri"], row["target_uri"]) == ("images/a.jpg", "images/b.jpg")
+    assert (row["source_flow_uri"], row["target_mask_uri"]) == (f"{images}/a.flo", f"{images}/b.png")
+
+
 def pairing(tmp_path: Path) -> str:
     file = tmp_path / "pairs.txt"
     file.write_text("images/a.jpg images/b.jpg\n")

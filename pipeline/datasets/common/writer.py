@@ -20,7 +20,6 @@ from schemas.pairs import PAIRS
 ROW_GROUP_ROWS = 4096
 
 _COLUMNS = [name for name in PAIRS.names if name not in ("source_image", "target_image")]
-_URI_COLUMNS = [name for name in _COLUMNS if name.endswith("_uri")]
 
 
 @dataclass
@@ -135,8 +134,11 @@ class _Listing:
 
 def _record(row: PairRow, dataset: str, written_uri: Callable[[str], str]) -> dict[str, Any]:
     record = {name: getattr(row, name) for name in _COLUMNS}
-    uris = {name: written_uri(record[name]) for name in _URI_COLUMNS if record[name] is not None}
-    return record | uris | {"dataset": row.dataset or dataset}
+    return record | {
+        "dataset": row.dataset or dataset,
+        "source_uri": written_uri(row.source_uri),
+        "target_uri": written_uri(row.target_uri),
+    }
 
 
 def _write_rejected(rejected: Sequence[Rejected], uri: str) -> None:

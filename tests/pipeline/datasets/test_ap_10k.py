@@ -11,6 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.datasets import ap_10k
+from pipeline.datasets.ap_10k_animals import KEYPOINTS
+from pipeline.datasets.ap_10k_geoaware import halved_xy_px
 from pipeline.datasets.common.interface import Note, PairRow, Rejected
 
 CATEGORIES = [("Bovidae", "cow"), ("Bovidae", "bison"), ("Felidae", "cat")]
@@ -43,7 +45,7 @@ def root_with(folder: Path, annotations: list[dict[str, Any]], shuffle: int = 0)
     records = list(annotations)
     random.Random(shuffle).shuffle(records)
     categories = [
-        {"id": n, "name": name, "supercategory": family, "keypoints": list(ap_10k.KEYPOINTS)}
+        {"id": n, "name": name, "supercategory": family, "keypoints": list(KEYPOINTS)}
         for n, (family, name) in enumerate(CATEGORIES)
     ]
     root = folder / f"ap-10k-{shuffle}"
@@ -108,7 +110,7 @@ def test_a_pair_of_each_level(tmp_path):
 def test_groups_and_mirror_images_are_ids_of_keypoints(tmp_path):
     row = rows_of(read(root_with(tmp_path, SMALL), split="test"))[0]
 
-    assert row.keypoint_id == list(ap_10k.KEYPOINTS)
+    assert row.keypoint_id == list(KEYPOINTS)
     assert row.geometry_groups == [
         ["left_shoulder", "right_shoulder"],
         ["left_elbow", "right_elbow", "left_knee", "right_knee"],
@@ -118,7 +120,7 @@ def test_groups_and_mirror_images_are_ids_of_keypoints(tmp_path):
     assert row.mirror_keypoint_ids is not None
     assert len(row.mirror_keypoint_ids) == 7
     assert all(ids[0].replace("left_", "right_") == ids[1] for ids in row.mirror_keypoint_ids)
-    assert {name for ids in row.mirror_keypoint_ids for name in ids} <= set(ap_10k.KEYPOINTS)
+    assert {name for ids in row.mirror_keypoint_ids for name in ids} <= set(KEYPOINTS)
 
 
 def test_points_that_one_image_lacks_are_only_among_all_points(tmp_path):
@@ -129,11 +131,11 @@ def test_points_that_one_image_lacks_are_only_among_all_points(tmp_path):
         row.target_uri[-5:-4]: (row.target_visibility, row.target_all_keypoint_id, row.target_all_xy_px),
     }
 
-    assert row.keypoint_id == list(ap_10k.KEYPOINTS[2:16])
+    assert row.keypoint_id == list(KEYPOINTS[2:16])
     assert of_image["1"][0] == [2] * 14
     assert of_image["2"][0] == [2, 1, *[2] * 12]
-    assert of_image["1"][1] == list(ap_10k.KEYPOINTS[2:])
-    assert of_image["2"][1] == list(ap_10k.KEYPOINTS[:16])
+    assert of_image["1"][1] == list(KEYPOINTS[2:])
+    assert of_image["2"][1] == list(KEYPOINTS[:16])
     assert of_image["1"][2] == [(100 + 10 * k, 50 + k) for k in range(2, 17)]
 
 
@@ -155,7 +157,7 @@ def test_halved_points_are_those_that_geoaware_scores(wh):
     scored = geoaware_loop(flat, wh)
     scale = 840 / max(wh)
     offset = np.array([(840 - int(np.around(840 * side / max(wh)))) // 2 for side in wh])
-    halved = [ap_10k.halved_xy_px(x, y, wh) for x, y in zip(flat[::3], flat[1::3], strict=True)]
+    halved = [halved_xy_px(x, y, wh) for x, y in zip(flat[::3], flat[1::3], strict=True)]
 
     np.testing.assert_allclose(np.array(halved) * scale + offset, scored, atol=1e-9)
 
@@ -188,7 +190,7 @@ def test_dropped_occluded_points_and_pairs_that_have_too_few_others(tmp_path):
     left_out = [item for item in items if isinstance(item, Rejected)]
 
     assert row.dataset == "ap-10k-dropped"
-    assert row.keypoint_id == [name for k, name in enumerate(ap_10k.KEYPOINTS) if k not in (4, 5)]
+    assert row.keypoint_id == [name for k, name in enumerate(KEYPOINTS) if k not in (4, 5)]
     assert len(row.source_all_xy_px or []) == 17
     assert [(item.reason, item.by_design) for item in left_out] == [
         ("pair that shares fewer than 3 keypoints", True)
