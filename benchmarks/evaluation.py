@@ -1,6 +1,7 @@
 """Time and memory of evaluation: jobs.evaluate on synthetic runs of several sizes, the largest on Ray.
 
     python -m benchmarks.evaluation --out benchmarks/results
+    python -m benchmarks.evaluation --all-columns
 
 Pairs have 8 keypoints, 18 categories, and as many images as SPair-71k's test split has for its number of pairs. Prints
 a Markdown table and writes it with the raw numbers as JSON. Minutes on two cores.
@@ -28,6 +29,8 @@ _PART_PAIRS = 20_000
 _KEYPOINTS = 8
 _CATEGORIES = 18
 _PAIRS_PER_IMAGE = 25
+_PROTOCOLS = {False: "spair", True: "spair,spair-dagger,spair-geometry-aware"}
+"""By Config.all_columns."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,17 +41,20 @@ class Config:
     """Numbers of pairs; 12,234 is SPair-71k's test split."""
     replicates: int = 1000
     """Number of bootstrap replicates."""
+    all_columns: bool = False
+    """Fill the columns of every labelled keypoint, geometry groups, levels and answer grids too, and score the
+    protocols that read them."""
     out: str | None = None
     """Folder for evaluation.md and evaluation.json; default: print only."""
 
 
 def run(config: Config) -> dict[int, ResourceUse]:
     """Measure every size, smallest first, and print the table."""
-    measured = {n_pairs: _measure(n_pairs, config.replicates) for n_pairs in sorted(config.pairs)}
+    measured = {n_pairs: _measure(n_pairs, config) for n_pairs in sorted(config.pairs)}
     setup = {
         **harness.describe(),
         "run": f"synthetic, {_KEYPOINTS} keypoints a pair, {_CATEGORIES} categories",
-        "protocol": "spair",
+        "protocol": _PROTOCOLS[config.all_columns],
         "bootstrap replicates": str(config.replicates),
     }
     rows = [{"pairs": n_pairs, **asdict(used)} for n_pairs, used in measured.items()]
@@ -61,14 +67,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run_command(Config, run, argv)
 
 
-def _measure(n_pairs: int, replicates: int) -> ResourceUse:
+def _measure(n_pairs: int, config: Config) -> ResourceUse:
     with tempfile.TemporaryDirectory() as folder:
-        pairs, matches = write_synthetic_run(Path(folder), n_pairs)
-        command = [sys.executable, "-m", "jobs.evaluate", "--matches", matches, "--pairs", pairs, "--protocol", "spair"]
-        return run_and_measure([*command, "--replicates", str(replicates), "--out", f"{folder}/metrics.parquet"])
+        pairs, matches = write_synthetic_run(Path(folder), n_pairs, all_columns=config.all_columns)
+        command = [sys.executable, "-m", "jobs.evaluate", "--matches", matches, "--pairs", pairs]
+        options = ["--protocol", _PROTOCOLS[config.all_columns], "--replicates", str(config.replicates)]
+        return run_and_measure([*command, *options, "--out", f"{folder}/metrics.parquet"])
 
 
-def write_synthetic_run(folder: Path, n_pairs: int) -> tuple[str, str]:
+def write_synthetic_run(folder: Path, n_pairs: int, *, all_columns: bool = False) -> tuple[str, str]:
     """Write a manifest, and a run folder whose predictions have normally distributed errors; returns both paths."""
     rng = np.random.default_rng(0)
     n_images = max(2, n_pairs // _PAIRS_PER_IMAGE)
@@ -95,6 +102,7 @@ def write_synthetic_run(folder: Path, n_pairs: int) -> tuple[str, str]:
                     target_xy_px=_points(points),
                     source_box_xyxy=box,
                     target_box_xyxy=box,
+                    **(_newer_pair_columns(number, points) if all_columns else {}),
                 )
             )
             rows = _filled(
@@ -107,9 +115,34 @@ def write_synthetic_run(folder: Path, n_pairs: int) -> tuple[str, str]:
                 reference_xy_px=_points(predicted),
                 matcher=pa.repeat(pa.scalar("synthetic"), count),
                 fingerprint=pa.repeat(pa.scalar("synthetic"), count),
+                **(_newer_match_columns(count) if all_columns else {}),
             )
             write_part(str(folder / "run"), rows)
     return str(file), str(folder / "run")
+
+
+def _newer_pair_columns(number: np.ndarray, points: np.ndarray) -> dict[str, pa.Array]:
+    """Columns of PAIRS from version 3 on: both images have all keypoints, which are in two groups of four."""
+    count = len(number)
+    ids = [str(each) for each in range(_KEYPOINTS)]
+    id_lists = pa.array([ids] * count, PAIRS.field("keypoint_id").type)
+    groups = [ids[: _KEYPOINTS // 2], ids[_KEYPOINTS // 2 :]]
+    return {
+        "level": pa.array([f"level {each % 3}" for each in number]),
+        "azimuth_difference": pa.array(number % 5, pa.int8()),
+        "keypoint_id": id_lists,
+        "source_all_xy_px": _points(points),
+        "target_all_xy_px": _points(points),
+        "source_all_keypoint_id": id_lists,
+        "target_all_keypoint_id": id_lists,
+        "geometry_groups": pa.array([groups] * count, PAIRS.field("geometry_groups").type),
+    }
+
+
+def _newer_match_columns(count: int) -> dict[str, pa.Array]:
+    """The images' sizes, and the answer grid of MATCHES from version 4 on."""
+    size = pa.array([[150, 200]] * count, MATCHES.field("query_hw").type)
+    return {"query_hw": size, "reference_hw": size, "answer_grid_hw": pa.array([[40, 40]] * count, size.type)}
 
 
 def _filled(schema: pa.Schema, **columns: pa.Array) -> pa.Table:

@@ -120,8 +120,10 @@ def test_flow_storage_is_measured_and_written(tmp_path: Path):
         assert measured[encoding].largest_error_px <= 1 / 128 + 1e-5
 
 
-def test_evaluation_is_measured_and_written(tmp_path: Path):
-    measured = evaluation.run(evaluation.Config(pairs=(60,), replicates=10, out=str(tmp_path)))
+@pytest.mark.parametrize("all_columns", [False, True])
+def test_evaluation_is_measured_and_written(tmp_path: Path, all_columns: bool):
+    config = evaluation.Config(pairs=(60,), replicates=10, all_columns=all_columns, out=str(tmp_path))
+    measured = evaluation.run(config)
 
     assert measured[60].driver_peak_mb > 0
     assert "| 60 | one process |" in (tmp_path / "evaluation.md").read_text()
