@@ -27,8 +27,8 @@ from pipeline.evaluation.evaluate import (
     Unscored,
     count_unscored,
     evaluate,
+    match_columns,
 )
-from pipeline.evaluation.flow_errors import match_columns
 from pipeline.evaluation.keypoint_errors import Failed
 from pipeline.evaluation.metrics import write_metrics
 from pipeline.evaluation.protocols import PROTOCOLS, Protocol, protocol

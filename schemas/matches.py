@@ -20,8 +20,9 @@ null for a matcher that answers with any point.
 
 `scored_keypoint_id` are the ids of all labelled keypoints of the query image, also those that the reference lacks
 (output `scores`). `score_inside[k]` are the matcher's best scores within each radius of SCORE_ALPHAS around the true
-match of keypoint k, null where the reference lacks it or no score is so near; `score_outside[k]` are the best ones
-farther away, of all where the reference lacks it. Scores are rounded to float16; the greater, the surer.
+match of keypoint k, and at the place nearest to it, however far that is; null where the reference lacks it.
+`score_outside[k]` are the best ones everywhere else, of all where the reference lacks it; null where that is nowhere.
+`score_lowest` is the lowest score of the pair. Scores are rounded to float16; the greater, the surer.
 """
 
 import pyarrow as pa
@@ -55,6 +56,7 @@ MATCHES = pa.schema(
         pa.field("scored_keypoint_id", pa.list_(pa.string())),
         pa.field("score_inside", SCORES),
         pa.field("score_outside", SCORES),
+        pa.field("score_lowest", pa.float32()),
         pa.field("flow", pa.binary()),
         pa.field("flow_hw", SIZE_HW),
         pa.field("flow_dtype", pa.string()),
@@ -65,7 +67,7 @@ MATCHES = pa.schema(
         pa.field("milliseconds", pa.struct([("decode", pa.float32()), ("match", pa.float32())])),
         pa.field("worker", pa.string()),
     ],
-    metadata={"table": "MATCHES", "schema_version": "4"},
+    metadata={"table": "MATCHES", "schema_version": "5"},
 )
 
 RESULT_COLUMNS = tuple(name for name in MATCHES.names if name not in ("attempt", "worker", "milliseconds"))

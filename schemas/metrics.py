@@ -19,7 +19,9 @@ manifest or the matches do not give them, as yet twin and both everywhere:
     twin        within alpha T of the mirror image of the truth, such as the right ear for the left one
     both        within alpha T of the truth and of its mirror image
 
-`kap` is the keypoint average precision, percent, over all points of the group; null, as no protocol gives it yet.
+`kap` is the keypoint average precision, percent, of the group's scores (see pipeline.evaluation.kap), also of pairs
+without a common keypoint, which are in no other number; of group all the mean of the categories'. Null but under a
+protocol with KAP, at an alpha of schemas.matches.SCORE_ALPHAS.
 """
 
 import pyarrow as pa

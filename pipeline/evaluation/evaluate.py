@@ -10,11 +10,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from jaxtyping import Float64
 
-from pipeline.evaluation import pck_sums
+from pipeline.evaluation import kap, pck_sums
 from pipeline.evaluation.bootstrap import REPLICATES, BootstrapWeights, bootstrap_weights
-from pipeline.evaluation.flow_errors import errors_under
+from pipeline.evaluation.flow_errors import FLOW_COLUMNS, errors_under
 from pipeline.evaluation.groups import Group, Scope, SumsByGroup, group_columns, subsets, sum_groups
-from pipeline.evaluation.keypoint_errors import Failed, count_without_keypoints, directions_to_score
+from pipeline.evaluation.keypoint_errors import MATCH_COLUMNS, Failed, count_without_keypoints, directions_to_score
 from pipeline.evaluation.metrics import load_metrics as load_metrics
 from pipeline.evaluation.metrics import per_category as per_category
 from pipeline.evaluation.protocols import Protocol
@@ -40,7 +40,7 @@ def evaluate(
     """METRICS of the matches: per dataset, protocol, direction, subset and alpha; overall, per group and per pair.
 
     matches: MATCHES rows of one matcher, at most one per pair and direction, with at least the columns
-        pipeline.evaluation.flow_errors.match_columns.
+        match_columns.
     pairs: PAIRS rows without inline images; pairs they lack are not evaluated, whatever the matches hold.
     alphas: thresholds as a share of the protocol's T, each above 0 and at most 1.
     failed: whether pairs that failed or are missing count as wrong or are excluded; `n_failed` counts them anyway.
@@ -64,6 +64,13 @@ def evaluate(
     rows = [METRICS.empty_table(), *summary_rows(sums, spec), *pair_rows]
     provenance = provenance_metadata(fingerprints, spec, replicates, seed, manifest_digest)
     return pa.concat_tables(rows).replace_schema_metadata({**METRICS.metadata, **provenance})
+
+
+def match_columns(protocols: Sequence[Protocol]) -> tuple[str, ...]:
+    """The columns of MATCHES that these protocols read."""
+    of_flow = FLOW_COLUMNS if any(protocol.of == "flow" for protocol in protocols) else ()
+    of_scores = kap.SCORE_COLUMNS if any(protocol.kap for protocol in protocols) else ()
+    return (*MATCH_COLUMNS, *of_flow, *of_scores)
 
 
 def check_protocols(protocols: Sequence[Protocol], alphas: Sequence[float]) -> None:
@@ -118,6 +125,8 @@ class ScopeSums:
     pck: SumsByGroup
     measures: dict[str, dict[Group, pck_sums.MeasureSums]]
     """Of other measures than PCK that are known of any pair, by name."""
+    score_counts: dict[Group, kap.ScoreCounts]
+    """Empty unless the protocol has KAP."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,6 +154,7 @@ def sum_pck(
             errors = errors_under(matches, pairs, protocol, direction, spec.alphas)
             sums = pck_sums.pair_sums(errors, spec.alphas, spec.failed)
             measures = pck_sums.measure_sums(errors, spec.alphas, spec.failed)
+            scores = kap.pair_scores(matches, pairs, direction, spec.alphas, spec.failed) if protocol.kap else None
             for dataset, subset, mask in subsets(columns):
                 scope = (dataset, protocol.name, direction, subset)
                 scored = mask & (errors.n_points > 0)
@@ -152,6 +162,7 @@ def sum_pck(
                 sums_by_scope[scope] = ScopeSums(
                     sum_groups(own, sums[scored], weights.select(scored)),
                     {name: sum_groups(own, values, None) for name, values in own_measures.items()},
+                    {} if scores is None else scores.counts_by_group(columns, mask),
                 )
                 pair_rows.append(_pair_rows(scope, own, sums[scored], own_measures, spec.alphas))
     return sums_by_scope, pair_rows
@@ -179,6 +190,7 @@ def _group_rows(scope: Scope, scope_sums: ScopeSums, alphas: Sequence[float]) ->
     sums_by_group = scope_sums.pck
     category_sums = [sums for (kind, _), sums in sums_by_group.items() if kind == "category"]
     scope_columns = dict(zip(METRICS.names, scope, strict=False))
+    kap_by_group = kap.kap(scope_sums.score_counts, len(alphas))
     rows = []
     for (kind, name), sums in sums_by_group.items():
         averages = {"pck_image": pck_sums.image_average(sums), "pck_point": pck_sums.point_average(sums)}
@@ -193,6 +205,7 @@ def _group_rows(scope: Scope, scope_sums: ScopeSums, alphas: Sequence[float]) ->
             of_group = measure_sums[kind, name]
             columns[f"{measure}_image"] = pck_sums.image_average(of_group)[0]
             columns[f"{measure}_point"] = pck_sums.point_average(of_group)[0]
+        columns["kap"] = kap_by_group.get((kind, name), np.full(len(alphas), np.nan))
         counts = {"n_pairs": n_pairs, "n_points": n_points, "n_failed": n_failed}
         for index, alpha in enumerate(alphas):
             values = {column: _stored(column, values[index]) for column, values in columns.items()}

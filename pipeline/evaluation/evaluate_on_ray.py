@@ -17,7 +17,7 @@ import ray
 import ray.data
 from jaxtyping import UInt64
 
-from pipeline.evaluation import pck_sums
+from pipeline.evaluation import kap, pck_sums
 from pipeline.evaluation.bootstrap import REPLICATES, bootstrap_weights, image_keys, shared_images
 from pipeline.evaluation.evaluate import (
     DEFAULT_ALPHAS,
@@ -27,12 +27,12 @@ from pipeline.evaluation.evaluate import (
     Unscored,
     check_protocols,
     count_unscored,
+    match_columns,
     provenance_metadata,
     sum_pck,
     summary_rows,
 )
-from pipeline.evaluation.flow_errors import match_columns
-from pipeline.evaluation.groups import Scope, SumsByGroup
+from pipeline.evaluation.groups import Group, Scope, SumsByGroup
 from pipeline.evaluation.keypoint_errors import Failed, directions_to_score
 from pipeline.evaluation.metrics import SUMMARY, write_metrics
 from pipeline.evaluation.protocols import Protocol
@@ -55,11 +55,13 @@ _PIECE = pa.schema([("bucket", pa.int64()), ("part", pa.int64()), ("rows", pa.la
 """Rows of one file that belong to one bucket, as an Arrow stream; `part` is -1 for the manifest's."""
 _KEYS = ("dataset", "protocol", "direction", "subset", "measure", "group_kind", "group")
 _PCK = "pck"
-"""Value of measure in the rows of PCK; in others a measure of METRICS."""
+"""Value of measure in the rows of PCK; in others a measure of METRICS, or _KAP."""
+_KAP = "kap"
+"""Value of measure in rows whose values are ScoreCounts."""
 _SUMS = pa.schema(
     [("bucket", pa.int64()), *((name, pa.string()) for name in _KEYS), ("values", pa.large_list(pa.float64()))]
 )
-"""One row per group of a bucket: its PCKSums, row after row."""
+"""One row per group of a bucket: its PCKSums or ScoreCounts, row after row."""
 _UNSCORED = "unscored"
 """Value of group_kind in rows whose values are the fields of an Unscored."""
 _RowGroup = tuple[str, int, int]
@@ -186,7 +188,11 @@ def evaluate_bucket(pieces: pa.Table, task: BucketTask, shared: "ray.ObjectRef[n
     rows = [
         {"bucket": bucket, **dict(zip(_KEYS, (*scope, measure, *group), strict=True)), "values": sums.ravel()}
         for scope, scope_sums in sums_by_scope.items()
-        for measure, sums_by_group in {_PCK: scope_sums.pck, **scope_sums.measures}.items()
+        for measure, sums_by_group in {
+            _PCK: scope_sums.pck,
+            **scope_sums.measures,
+            _KAP: scope_sums.score_counts,
+        }.items()
         for group, sums in sums_by_group.items()
     ]
     unscored = {"bucket": bucket, "group_kind": _UNSCORED, "values": astuple(count_unscored(matches, pairs))}
@@ -200,16 +206,21 @@ def _matches_schema(columns: Sequence[str]) -> pa.Schema:
 def _add_sums(rows: pa.Table, n_alphas: int) -> dict[Scope, ScopeSums]:
     """The sums of all buckets by scope and group, both in order, added in the order of the _SUMS rows."""
     sums_by_scope: dict[Scope, dict[str, SumsByGroup]] = {}
+    counts_by_scope: dict[Scope, dict[Group, list[kap.ScoreCounts]]] = {}
     keys = zip(*(rows[name].to_pylist() for name in _KEYS), strict=True)
     for (dataset, protocol, direction, subset, measure, *group), values in zip(keys, rows["values"], strict=True):
-        by_measure = sums_by_scope.setdefault((dataset, protocol, direction, subset), {})
-        sums_by_group = by_measure.setdefault(measure, {})
-        key, sums = (group[0], group[1]), pck_sums.from_values(values.values.to_numpy(), n_alphas)
+        scope, key, numbers = (dataset, protocol, direction, subset), (group[0], group[1]), values.values.to_numpy()
+        if measure == _KAP:
+            counts_by_scope.setdefault(scope, {}).setdefault(key, []).append(numbers.reshape(-1, 4))
+            continue
+        sums_by_group = sums_by_scope.setdefault(scope, {}).setdefault(measure, {})
+        sums = pck_sums.from_values(numbers, n_alphas)
         sums_by_group[key] = sums_by_group[key] + sums if key in sums_by_group else sums.copy()
     in_order = {}
     for scope, by_measure in sorted(sums_by_scope.items()):
         ordered = {measure: _sorted_groups(sums_by_group) for measure, sums_by_group in by_measure.items()}
-        in_order[scope] = ScopeSums(ordered.pop(_PCK), ordered)
+        counts = {key: kap.add_counts(parts) for key, parts in sorted(counts_by_scope.get(scope, {}).items())}
+        in_order[scope] = ScopeSums(ordered.pop(_PCK), ordered, counts)
     return in_order
 
 

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 from jaxtyping import Bool, Float, Float64, Int64
 
 from nemf import pck
-from pipeline.evaluation.keypoint_errors import MATCH_COLUMNS, Failed, KeypointErrors, keypoint_errors
+from pipeline.evaluation.keypoint_errors import Failed, KeypointErrors, keypoint_errors
 from pipeline.evaluation.protocols import Protocol
 from pipeline.io.flo import is_known, read_flo, read_flo_hw
 from pipeline.runs.flow_codec import decode_flow
@@ -39,11 +39,6 @@ class FlowErrors:
     def n_counted(self, failed: Failed) -> Int64[np.ndarray, " p"]:
         """The number of pixels of each pair that enter the averages."""
         return np.where(self.failed, 0, self.n_points) if failed == "exclude" else self.n_points
-
-
-def match_columns(protocols: Sequence[Protocol]) -> tuple[str, ...]:
-    """The columns of MATCHES that these protocols read."""
-    return (*MATCH_COLUMNS, *FLOW_COLUMNS) if any(protocol.of == "flow" for protocol in protocols) else MATCH_COLUMNS
 
 
 def errors_under(

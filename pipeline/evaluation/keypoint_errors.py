@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float64, Int64, Shaped
 
 from nemf import pck
 from pipeline.evaluation.protocols import Protocol
+from pipeline.evaluation.refuse import STALE, refuse
 from schemas.matches import sides_of
 
 MATCH_COLUMNS = (
@@ -224,9 +225,9 @@ def _keypoints(
     Raises ValueError for a pair whose keypoints cannot be scored.
     """
     (query_xy_px, n_query), (truth_xy_px, n_truth) = (_points(pairs, f"{side}_xy_px") for side in (query, reference))
-    _refuse(n_query != n_truth, pairs["pair_id"], "has unequal numbers of source and target keypoints")
+    refuse(n_query != n_truth, pairs["pair_id"], "has unequal numbers of source and target keypoints")
     not_finite = ~np.isfinite(np.concatenate([query_xy_px, truth_xy_px], axis=1)).all(axis=1)
-    _refuse(pck.count_correct(not_finite, n_truth) > 0, pairs["pair_id"], "has a keypoint that is not finite")
+    refuse(pck.count_correct(not_finite, n_truth) > 0, pairs["pair_id"], "has a keypoint that is not finite")
     return query_xy_px, truth_xy_px
 
 
@@ -236,19 +237,15 @@ def _predictions(
     """The reference points predicted for the query keypoints. Raises ValueError where others were matched."""
     matched_xy_px, n_matched = _points(rows, "query_xy_px")
     predicted_xy_px, n_predicted = _points(rows, "reference_xy_px")
-    _refuse(
+    refuse(
         n_matched == 0,
         rows["pair_id"],
         "has keypoints in the manifest, but the matches hold none for it; match with --outputs keypoints",
     )
-    stale = (
-        "was matched at other query points than this manifest has: the run is stale or of another manifest; "
-        "match again into a new folder"
-    )
-    _refuse(n_matched != counts, rows["pair_id"], stale)
+    refuse(n_matched != counts, rows["pair_id"], STALE)
     differs = (matched_xy_px != query_xy_px).any(axis=1)
-    _refuse(pck.count_correct(differs, counts) > 0, rows["pair_id"], stale)
-    _refuse(n_predicted != counts, rows["pair_id"], "has another number of reference_xy_px than of query_xy_px")
+    refuse(pck.count_correct(differs, counts) > 0, rows["pair_id"], STALE)
+    refuse(n_predicted != counts, rows["pair_id"], "has another number of reference_xy_px than of query_xy_px")
     return predicted_xy_px
 
 
@@ -259,7 +256,7 @@ def _sizes(rows: pa.Table, role: str, protocol: Protocol) -> Float64[np.ndarray,
     is_null = pc.is_null(rows[f"{role}_hw"]).to_numpy()
     if not needed and is_null.any():
         return np.full((rows.num_rows, 2), np.nan)
-    _refuse(is_null, rows["pair_id"], f"has no {role}_hw in the matches")
+    refuse(is_null, rows["pair_id"], f"has no {role}_hw in the matches")
     return _values(rows[f"{role}_hw"]).reshape(-1, 2).astype(np.float64)
 
 
@@ -305,10 +302,10 @@ def _check_occluded(pairs: pa.Table, side: str, hw: Float64[np.ndarray, "p 2"], 
         f"has no keypoint_id, {side}_visibility or {side}_all_xy_px of all its keypoints, which protocol "
         f"{protocol.name} needs; prepare the manifest with nemf prepare --dataset ap-10k"
     )
-    _refuse((n_visibility != counts) | (n_ids != counts), pairs["pair_id"], unknown)
+    refuse((n_visibility != counts) | (n_ids != counts), pairs["pair_id"], unknown)
     occluded = visibility == 1
     labelled_xy_px, is_known = _labelled_xy_px(pairs, side)
-    _refuse(pck.count_correct(occluded & ~is_known, counts) > 0, pairs["pair_id"], unknown)
+    refuse(pck.count_correct(occluded & ~is_known, counts) > 0, pairs["pair_id"], unknown)
     long_px = np.repeat(hw.max(axis=1, initial=0, keepdims=True), counts, axis=0)
     left_top_px = (long_px - np.repeat(hw[:, ::-1], counts, axis=0)) / 2
     expected_xy_px, within_px = labelled_xy_px, np.full((len(labelled_xy_px), 1), 1e-3)
@@ -317,7 +314,7 @@ def _check_occluded(pairs: pa.Table, side: str, hw: Float64[np.ndarray, "p 2"], 
         expected_xy_px, within_px = (labelled_xy_px - left_top_px) / 2, long_px / protocol.side_px
     is_off = occluded & (np.abs(given_xy_px - expected_xy_px) > within_px).any(axis=1)
     option = {"halved": "--occluded halved", "labelled": "--occluded labelled"}[protocol.occluded]
-    _refuse(
+    refuse(
         pck.count_correct(is_off, counts) > 0,
         pairs["pair_id"],
         f"has {side} keypoints of visibility 1 that are not {protocol.occluded}, as protocol {protocol.name} has them; "
@@ -330,9 +327,9 @@ def _box_sides_px(
 ) -> Float64[np.ndarray, " p"]:
     """The longest side of each box of a column, scaled. Raises ValueError for a pair without a box of some size."""
     need = f"has no usable {column}, which protocol {protocol} needs for its T"
-    _refuse(pc.is_null(pairs[column]).to_numpy(), pairs["pair_id"], need)
+    refuse(pc.is_null(pairs[column]).to_numpy(), pairs["pair_id"], need)
     sides_px = pck.longest_side_px(_values(pairs[column]).reshape(-1, 4) * np.tile(scale, 2))
-    _refuse(~(np.isfinite(sides_px) & (sides_px > 0)), pairs["pair_id"], need)
+    refuse(~(np.isfinite(sides_px) & (sides_px > 0)), pairs["pair_id"], need)
     return sides_px
 
 
@@ -351,15 +348,15 @@ def _valid_points(
     column = pairs["target_valid_xy_px"]
     need = "has no target_valid_xy_px for each of its keypoints; prepare the manifest with several valid targets"
     lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy()
-    _refuse(lengths != counts, pairs["pair_id"], need)
+    refuse(lengths != counts, pairs["pair_id"], need)
     per_keypoint = pc.list_flatten(column)
     n_valid = pc.fill_null(pc.list_value_length(per_keypoint), 0).to_numpy().astype(np.int64)
-    _refuse(pck.count_correct(n_valid == 0, counts) > 0, pairs["pair_id"], need)
+    refuse(pck.count_correct(n_valid == 0, counts) > 0, pairs["pair_id"], need)
     xy_px = _values(pc.list_flatten(per_keypoint)).reshape(-1, 2).astype(np.float64)
     of_point = np.repeat(np.arange(len(n_valid)), n_valid)
     of_pair = np.repeat(np.arange(len(counts)), counts)[of_point]
     not_finite = np.bincount(of_pair, ~np.isfinite(xy_px).all(axis=1), minlength=len(counts)) > 0
-    _refuse(not_finite, pairs["pair_id"], "has a valid target point that is not finite")
+    refuse(not_finite, pairs["pair_id"], "has a valid target point that is not finite")
     return xy_px * scale[of_pair], of_point
 
 
@@ -419,10 +416,10 @@ def _is_geometry_aware(pairs: pa.Table, n_points: Int64[np.ndarray, " p"]) -> Bo
     names = ("keypoint_id", "target_all_keypoint_id", "geometry_groups")
     for name in names:
         need = f"has no {name}, which geometry-aware protocols need; prepare the manifest again, of a data set with it"
-        _refuse(pc.is_null(pairs[name]).to_numpy() & (n_points > 0), pairs["pair_id"], need)
+        refuse(pc.is_null(pairs[name]).to_numpy() & (n_points > 0), pairs["pair_id"], need)
     n_ids = pc.fill_null(pc.list_value_length(pairs["keypoint_id"]), 0).to_numpy()
     unequal = (n_ids != n_points) & (n_points > 0)
-    _refuse(unequal, pairs["pair_id"], "has another number of keypoint_id than of keypoints")
+    refuse(unequal, pairs["pair_id"], "has another number of keypoint_id than of keypoints")
     mask = []
     for count, ids, labelled, groups in zip(n_points, *(pairs[name].to_pylist() for name in names), strict=True):
         if count:
@@ -467,13 +464,5 @@ def _keypoint_sides_px(
         f"has its {side} keypoints all at one place: their box has no extent, so there is no T under protocol "
         f"{protocol.name}; leave it out of the manifest, or score it under a protocol with another T"
     )
-    _refuse(sides_px == 0, pairs["pair_id"], no_extent)
+    refuse(sides_px == 0, pairs["pair_id"], no_extent)
     return sides_px
-
-
-def _refuse(bad: Bool[np.ndarray, " p"], pair_id: pa.ChunkedArray, why: str) -> None:
-    """Raises ValueError with the first bad pair, the number of others and the reason, if any pair is bad."""
-    if bad.any():
-        first, count = int(np.flatnonzero(bad)[0]), int(np.count_nonzero(bad))
-        others = f" (and {count - 1} more pairs)" if count > 1 else ""
-        raise ValueError(f"pair {pair_id[first].as_py()}{others} {why}")

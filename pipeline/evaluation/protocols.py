@@ -59,6 +59,8 @@ class Protocol:
     nearest_only: bool = False
     """A keypoint is wrong where another keypoint of the pair is nearer to the prediction. The kinds of error are
     counted too: jitter, miss and swap."""
+    kap: bool = False
+    """The keypoint average precision is computed beside PCK: see pipeline.evaluation.kap."""
     occluded: Literal["any", "labelled", "halved"] = "any"
     """What is known of keypoints of visibility 1. labelled: they are where they were labelled. halved: in both images
     they have half of their coordinates in the letterbox, which the image is in the middle of, as the published
@@ -100,6 +102,12 @@ class Protocol:
             )
         if self.nearest_only and (self.points not in ("all", "truncated") or self.truth == "nearest valid"):
             raise ValueError(f"protocol {self.name}: nearest_only compares all keypoints of a pair, of one truth each")
+        of_box = (self.base, self.base_of, self.margin, self.space) == ("box", "reference", 0, "original")
+        if self.kap and not of_box:
+            raise ValueError(
+                f"protocol {self.name}: matches hold scores within alpha T for T of the reference's box alone, in "
+                "original pixels, which KAP is made from"
+            )
         plain = (self.base, self.base_of, self.space, self.points) == ("image", "reference", "original", "all")
         plain &= (self.truth, self.nearest_only, self.occluded) == ("one", False, "any")
         if self.of == "flow" and not plain:
@@ -137,6 +145,7 @@ class Protocol:
         }[self.points]
         points += ", the nearest of several valid points counts" if self.truth == "nearest valid" else ""
         points += " and no other keypoint of the pair is nearer" if self.nearest_only else ""
+        points += ", with the average precision of scores" if self.kap else ""
         points += ", occluded keypoints at half of their coordinates" if self.occluded == "halved" else ""
         if self.of == "flow":
             points = f", pixels of the {query} image with known flow"
@@ -201,6 +210,7 @@ PROTOCOLS: dict[str, Protocol] = {
             inclusive=False,
             points="geometry-aware",
         ),
+        Protocol(name="kap", directions=_EITHER, base="box", average="class", kap=True),
         Protocol(name="marco", directions=(_FORTH,), base="box", space="squash", side_px=770),
         Protocol(name="marco-ap10k", directions=(_FORTH,), base="box", space="letterbox", side_px=770),
         *(

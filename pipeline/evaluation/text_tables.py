@@ -122,6 +122,7 @@ def summary(metrics: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
         "pck_point": "all keypoints",
         "pck_class_mean": "class mean",
         **{f"{measure}_image": f"all, {measure}" for measure in MEASURES},
+        "kap": "class mean, KAP",
     }
     averages = rows.set_index("alpha")[list(labels)].T.set_axis(list(labels.values()))
     averages = averages.set_axis([f"PCK@{alpha:g}" for alpha in rows["alpha"]], axis=1).dropna(how="all")

@@ -68,7 +68,7 @@ def _labelled(pair: Mapping[str, Any], side: str) -> tuple[list[str], Points] | 
 
 
 def score_columns(pair: ImagePair, match: Match, keypoints: ScoredKeypoints) -> dict[str, Any]:
-    """The columns scored_keypoint_id, score_inside and score_outside of MATCHES.
+    """The columns scored_keypoint_id, score_inside, score_outside and score_lowest of MATCHES.
 
     Raises InvalidMatchError for a match without score maps, or with such that do not fit the keypoints.
     """
@@ -80,18 +80,30 @@ def score_columns(pair: ImagePair, match: Match, keypoints: ScoredKeypoints) -> 
     outside: list[list[float | None]] = []
     for keypoint_id, scores in zip(keypoints.keypoint_id, maps, strict=True):
         truth_xy_px = keypoints.truth_xy_px.get(keypoint_id)
-        distance_px = (
-            np.full(map_hw, np.inf) if truth_xy_px is None else np.linalg.norm(centres_xy_px - truth_xy_px, axis=2)
-        )
-        near = [distance_px <= alpha * keypoints.base_px for alpha in SCORE_ALPHAS]
+        if truth_xy_px is None:
+            near = [np.zeros(map_hw, bool)] * len(SCORE_ALPHAS)
+        else:
+            distance_px = np.linalg.norm(centres_xy_px - truth_xy_px, axis=2)
+            least_px = distance_px.min()
+            near = [distance_px <= max(alpha * keypoints.base_px, least_px) for alpha in SCORE_ALPHAS]
         inside.append([_best(scores[is_near]) for is_near in near])
         outside.append([_best(scores[~is_near]) for is_near in near])
-    return {"scored_keypoint_id": keypoints.keypoint_id, "score_inside": inside, "score_outside": outside}
+    return {
+        "scored_keypoint_id": keypoints.keypoint_id,
+        "score_inside": inside,
+        "score_outside": outside,
+        "score_lowest": _rounded(maps.min()) if maps.size else None,
+    }
 
 
 def _best(scores: np.ndarray) -> float | None:
-    """The greatest score, rounded to float16; the greatest finite one of these stands for all above."""
-    return float(np.float16(np.clip(scores.max(), -_MAX_SCORE, _MAX_SCORE))) if scores.size else None
+    """The greatest score; None of none."""
+    return _rounded(scores.max()) if scores.size else None
+
+
+def _rounded(score: float) -> float:
+    """A score rounded to float16; the greatest finite one of these stands for all above."""
+    return float(np.float16(np.clip(score, -_MAX_SCORE, _MAX_SCORE)))
 
 
 def _checked_maps(match: Match, n_points: int) -> np.ndarray:

@@ -116,6 +116,7 @@ TYPES = {
         "answer_grid_hw": pa.list_(pa.int32()),
         "scored_keypoint_id": pa.list_(pa.string()),
         **dict.fromkeys(("score_inside", "score_outside"), pa.list_(pa.list_(pa.float32()))),
+        "score_lowest": pa.float32(),
         "milliseconds": pa.struct([("decode", pa.float32()), ("match", pa.float32())]),
     },
     "METRICS": {

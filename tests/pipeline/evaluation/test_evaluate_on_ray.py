@@ -13,9 +13,8 @@ from make import run_description
 from ray.exceptions import RayTaskError
 
 from pipeline.cluster.connect import connected
-from pipeline.evaluation.evaluate import count_unscored, evaluate
+from pipeline.evaluation.evaluate import count_unscored, evaluate, match_columns
 from pipeline.evaluation.evaluate_on_ray import evaluate_on_ray
-from pipeline.evaluation.keypoint_errors import MATCH_COLUMNS
 from pipeline.evaluation.metrics import load_metrics
 from pipeline.evaluation.protocols import protocol
 from pipeline.io.manifest import Manifest
@@ -26,11 +25,12 @@ from schemas.matches import MATCHES
 from schemas.pairs import PAIRS
 
 PROTOCOLS = [
-    protocol(name) for name in ("spair", "spair-dagger", "spair-geometry-aware", "soco-cc", "cats", "pf-pascal")
+    protocol(name) for name in ("spair", "spair-dagger", "spair-geometry-aware", "soco-cc", "cats", "pf-pascal", "kap")
 ]
+COLUMNS = match_columns(PROTOCOLS)
 
 NUMBERS = ["pck_image", "pck_image_low", "pck_image_high", "pck_point", "pck_class_mean", "pck_class_mean_high"]
-NUMBERS += ["ceiling_image", "ceiling_point", "jitter_image", "miss_image", "swap_point"]
+NUMBERS += ["ceiling_image", "ceiling_point", "jitter_image", "miss_image", "swap_point", "kap"]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -62,7 +62,7 @@ def run(tmp_path: Path) -> tuple[str, str]:
             "level": "near" if number % 2 else None,
             "azimuth_difference": number % 4 if number % 8 < 4 else None,
             "keypoint_id": [str(k) for k in range(number % 5)],
-            "target_all_keypoint_id": [str(k) for k in range(number % 5)],
+            "target_all_keypoint_id": [str(k) for k in range(number % 5 + number % 2)],
             "geometry_groups": [["0", "1"]],
             "target_valid_xy_px": [[[x, y], [x + 30, y]] for x, y in points.tolist()],
             "occlusion": number % 4 if number % 2 else None,
@@ -73,6 +73,10 @@ def run(tmp_path: Path) -> tuple[str, str]:
             row = {"pair_id": pair["pair_id"], "direction": direction, "matcher": "m", "fingerprint": "f"}
             row |= {"query_hw": [100, 120], "reference_hw": [100, 120], "query_xy_px": points.tolist()}
             row |= {"answer_grid_hw": [10, 12] if number % 3 else None}
+            asked = pair["keypoint_id" if direction == "source_to_target" else "target_all_keypoint_id"]
+            inside, outside = np.rint(rng.normal(20, 5, (2, len(asked), 3))).tolist()
+            inside[number % 5 :] = [[None] * 3] * (len(asked) - number % 5)
+            row |= {"scored_keypoint_id": asked, "score_inside": inside, "score_outside": outside, "score_lowest": 0.0}
             predicted = (points + rng.normal(0, 6, points.shape)).astype(np.float32).tolist()
             for attempt in (1, 2) if number % 6 == 0 else (1,):
                 failed = number % 6 == 0 and (attempt == 1 or number == 6)
@@ -96,7 +100,7 @@ def test_it_has_the_numbers_of_one_process(run: tuple[str, str], tmp_path: Path)
     options = {"alphas": (0.1, 0.05), "replicates": 30, "seed": 3}
     with Manifest(pairs) as manifest:
         planned, digest = planned_pairs(manifest, matches), manifest.digest()
-    whole = evaluate(read_matches(matches, MATCH_COLUMNS), planned, PROTOCOLS, **options, manifest_digest=digest)
+    whole = evaluate(read_matches(matches, COLUMNS), planned, PROTOCOLS, **options, manifest_digest=digest)
     out = str(tmp_path / "metrics")
 
     summary, unscored = evaluate_on_ray(matches, pairs, out, PROTOCOLS, bucket_pairs=9, **options)
@@ -109,7 +113,7 @@ def test_it_has_the_numbers_of_one_process(run: tuple[str, str], tmp_path: Path)
     assert whole.to_pandas()[NUMBERS].notna().any().all()
     assert load_metrics(out).equals(summary.to_pandas())
     assert summary.schema.metadata == whole.schema.metadata
-    assert unscored == count_unscored(read_matches(matches, MATCH_COLUMNS), planned)
+    assert unscored == count_unscored(read_matches(matches, COLUMNS), planned)
     (Path(out) / "pairs-00099.parquet").write_bytes(b"of an earlier evaluation")
     again, _ = evaluate_on_ray(matches, pairs, out, PROTOCOLS, bucket_pairs=9, **options)
     assert again.equals(summary)

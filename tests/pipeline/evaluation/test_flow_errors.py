@@ -12,8 +12,8 @@ import pyarrow as pa
 import pytest
 
 from pipeline.evaluation.compare import compare
-from pipeline.evaluation.evaluate import count_unscored, evaluate
-from pipeline.evaluation.flow_errors import FlowErrors, flow_errors, match_columns, resize_flow
+from pipeline.evaluation.evaluate import count_unscored, evaluate, match_columns
+from pipeline.evaluation.flow_errors import FlowErrors, flow_errors, resize_flow
 from pipeline.evaluation.protocols import PROTOCOLS, Protocol
 from pipeline.io.flo import is_known, read_flo
 from pipeline.runs.flow_codec import decode_flow, encode_flow

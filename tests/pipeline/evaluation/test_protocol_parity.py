@@ -15,7 +15,7 @@ from pipeline.evaluation.protocols import PROTOCOLS
 from schemas.metrics import MEASURES
 from schemas.pairs import PAIRS
 
-OF_KEYPOINTS = {name: protocol for name, protocol in PROTOCOLS.items() if protocol.of == "keypoints"}
+OF_KEYPOINTS = {name: each for name, each in PROTOCOLS.items() if each.of == "keypoints" and not each.kap}
 ALPHAS = (0.03, 0.1, 0.15, 0.4)
 CASES = [(name, direction) for name, (directions, *_) in TABLE.items() for direction in directions]
 

@@ -18,7 +18,7 @@ from schemas.pairs import PAIRS
 
 SOURCE, TARGET = encoded(noise_rgb(1, (10, 20))), encoded(noise_rgb(2, (40, 80)))
 OPTIONS = MatchOptions(outputs=("keypoints", "confidence", "scores"))
-SCORE_COLUMNS = ("scored_keypoint_id", "score_inside", "score_outside")
+SCORE_COLUMNS = ("scored_keypoint_id", "score_inside", "score_outside", "score_lowest")
 
 
 class Planted(IdentityMatcher):
@@ -61,12 +61,13 @@ def _match(*rows: dict[str, Any], matcher: Matcher | None = None, options: Match
 
 def test_the_best_scores_by_hand():
     """T is 200, so the radii are 2, 10 and 20 pixels. The nose is on the centre of cell 1 and 20 pixels from cells 0, 2
-    and 5; the paw is 10 pixels from cells 6 and 7; the target has no tail."""
+    and 5; the paw is 10 pixels from cells 6 and 7, which are the nearest; the target has no tail."""
     (row,) = _match(_pair())
     assert row["status"] == "ok"
     assert row["scored_keypoint_id"] == ["nose", "tail", "paw"]
-    assert row["score_inside"] == [[11, 11, 15], [None] * 3, [None, 37, 37]]
-    assert row["score_outside"] == [[17, 17, 17], [27] * 3, [37, 35, 35]]
+    assert row["score_inside"] == [[11, 11, 15], [None] * 3, [37, 37, 37]]
+    assert row["score_outside"] == [[17, 17, 17], [27] * 3, [35, 35, 35]]
+    assert row["score_lowest"] == 10
 
 
 def test_where_no_others_are_labelled_the_pairs_own_points_are_scored():
@@ -81,7 +82,7 @@ def test_without_a_box_or_ids_the_columns_are_null(column: str):
     none = dict.fromkeys(("source_all_xy_px", "source_all_keypoint_id"))
     matcher = Planted()
     (row,) = _match(_pair(**none, **{column: None}), matcher=matcher)
-    assert (row["status"], [row[name] for name in SCORE_COLUMNS]) == ("ok", [None] * 3)
+    assert (row["status"], [row[name] for name in SCORE_COLUMNS]) == ("ok", [None] * 4)
     assert not any(pair.score_maps for pair in matcher.asked)
 
 
@@ -91,7 +92,7 @@ def test_scores_are_rounded_to_float16_and_stay_finite():
     assert row["score_outside"][1] == [-65504.0] * 3
 
 
-def test_one_cell_that_is_near_has_none_outside():
+def test_one_cell_has_none_outside():
     class OneCell(Planted):
         """A matcher with one score for the whole image."""
 
@@ -103,8 +104,8 @@ def test_one_cell_that_is_near_has_none_outside():
             return matches
 
     (row,) = _match(_pair(target_box_xyxy=[0, 0, 1000, 1]), matcher=OneCell())
-    assert row["score_inside"][0] == [None, 10, 10]
-    assert row["score_outside"][0] == [10, None, None]
+    assert row["score_inside"][0] == [10, 10, 10]
+    assert row["score_outside"][0] == [None, None, None]
 
 
 def test_a_matcher_without_scores_is_an_error_of_its_pairs():
