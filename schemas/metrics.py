@@ -1,23 +1,23 @@
 """METRICS: PCK of the matches under a named protocol. One row is one group at one alpha.
 
 `group_kind` is all, category, level, pair, mirror_case, azimuth_difference or a SPair-71k nuisance, `group` the name of
-the group; pairs of two categories are of the category 'source -> target'. Exactly one row per dataset, protocol,
-direction, subset and alpha has `group_kind = group = 'all'`. PCK values are percent, 0..100: `pck_image` averages the
-pairs' own percentages, `pck_point` averages over all keypoints, `pck_class_mean` is the unweighted mean of the
-categories' `pck_image`. `_low` and `_high` are the ends of a 95 % bootstrap interval (see
-pipeline.evaluation.bootstrap), null for single pairs and without a bootstrap.
+the group; pairs of two categories are of the category 'source -> target'; a mirror_case is a group of keypoints (see
+pipeline.evaluation.mirror_cases). Exactly one row per dataset, protocol, direction, subset and alpha has `group_kind =
+group = 'all'`. PCK values are percent, 0..100: `pck_image` averages the pairs' own percentages, `pck_point` averages
+over all keypoints, `pck_class_mean` is the unweighted mean of the categories' `pck_image`. `_low` and `_high` are the
+ends of a 95 % bootstrap interval (see pipeline.evaluation.bootstrap), null for single pairs and without a bootstrap.
 
 Under a protocol about flow the points are the pixels whose true flow is known, and PCK is FAcc.
 
 Other measures are percent of the same points, averaged over images or over points; null where the protocol, the
-manifest or the matches do not give them, as yet twin and both everywhere:
+manifest or the matches do not give them:
 
     ceiling     points that the nearest place of the matcher's answer grid would get right
     jitter      farther than alpha T from the truth, but not farther than 2 alpha T
     miss        no keypoint of the target is within alpha T
     swap        within alpha T of another keypoint of the target, which is the nearest; jitter may be miss or swap too
-    twin        within alpha T of the mirror image of the truth, such as the right ear for the left one
-    both        within alpha T of the truth and of its mirror image
+    twin        within alpha T of the twin of the truth, such as the right ear for the left one, and not of the truth
+    both        within alpha T of the truth and of its twin; twin and both count keypoints whose twin is labelled
 
 `kap` is the keypoint average precision, percent, of the group's scores (see pipeline.evaluation.kap), also of pairs
 without a common keypoint, which are in no other number; of group all the mean of the categories'. Null but under a

@@ -14,9 +14,16 @@ from pipeline.evaluation import kap, pck_sums
 from pipeline.evaluation.bootstrap import REPLICATES, BootstrapWeights, bootstrap_weights
 from pipeline.evaluation.flow_errors import FLOW_COLUMNS, errors_under
 from pipeline.evaluation.groups import Group, Scope, SumsByGroup, group_columns, subsets, sum_groups
-from pipeline.evaluation.keypoint_errors import MATCH_COLUMNS, Failed, count_without_keypoints, directions_to_score
+from pipeline.evaluation.keypoint_errors import (
+    MATCH_COLUMNS,
+    Failed,
+    KeypointErrors,
+    count_without_keypoints,
+    directions_to_score,
+)
 from pipeline.evaluation.metrics import load_metrics as load_metrics
 from pipeline.evaluation.metrics import per_category as per_category
+from pipeline.evaluation.mirror_cases import MIRROR_CASES
 from pipeline.evaluation.protocols import Protocol
 from schemas.metrics import METRICS
 
@@ -159,13 +166,30 @@ def sum_pck(
                 scope = (dataset, protocol.name, direction, subset)
                 scored = mask & (errors.n_points > 0)
                 own, own_measures = columns[scored], {name: values[scored] for name, values in measures.items()}
-                sums_by_scope[scope] = ScopeSums(
+                scope_sums = ScopeSums(
                     sum_groups(own, sums[scored], weights.select(scored)),
                     {name: sum_groups(own, values, None) for name, values in own_measures.items()},
                     {} if scores is None else scores.counts_by_group(columns, mask),
                 )
+                if isinstance(errors, KeypointErrors) and errors.mirror_case is not None:
+                    _add_mirror_cases(scope_sums, errors.select(mask), weights.select(mask), spec)
+                sums_by_scope[scope] = scope_sums
                 pair_rows.append(_pair_rows(scope, own, sums[scored], own_measures, spec.alphas))
     return sums_by_scope, pair_rows
+
+
+def _add_mirror_cases(sums: ScopeSums, errors: KeypointErrors, weights: BootstrapWeights, spec: EvaluationSpec) -> None:
+    """Add the groups of the cases of left and right, which are of keypoints and not of pairs."""
+    assert errors.mirror_case is not None
+    for number, name in enumerate(MIRROR_CASES):
+        of_case = errors.select_points(errors.mirror_case == number)
+        scored = of_case.n_points > 0
+        if scored.any():
+            group, rows = ("mirror_case", name), [np.flatnonzero(scored)]
+            of_pairs = pck_sums.pair_sums(of_case, spec.alphas, spec.failed)
+            (sums.pck[group],) = pck_sums.group_sums(of_pairs, weights, rows)
+            for measure, values in pck_sums.measure_sums(of_case, spec.alphas, spec.failed).items():
+                (sums.measures[measure][group],) = pck_sums.group_sums(values, None, rows)
 
 
 def provenance_metadata(
@@ -202,7 +226,9 @@ def _group_rows(scope: Scope, scope_sums: ScopeSums, alphas: Sequence[float]) ->
             low, high = pck_sums.interval(percents) if n_pairs > 1 else np.full((2, len(alphas)), np.nan)
             columns |= {column: percents[0], f"{column}_low": low, f"{column}_high": high}
         for measure, measure_sums in scope_sums.measures.items():
-            of_group = measure_sums[kind, name]
+            of_group = measure_sums.get((kind, name))
+            if of_group is None:
+                continue
             columns[f"{measure}_image"] = pck_sums.image_average(of_group)[0]
             columns[f"{measure}_point"] = pck_sums.point_average(of_group)[0]
         columns["kap"] = kap_by_group.get((kind, name), np.full(len(alphas), np.nan))

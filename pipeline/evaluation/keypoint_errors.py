@@ -1,8 +1,8 @@
 """The error and threshold T of every keypoint under one protocol and direction, from MATCHES and PAIRS rows."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -10,8 +10,9 @@ import pyarrow.compute as pc
 from jaxtyping import Bool, Float64, Int64, Shaped
 
 from nemf import pck
+from pipeline.evaluation.mirror_cases import MIRROR_CASES, twins
 from pipeline.evaluation.protocols import Protocol
-from pipeline.evaluation.refuse import STALE, refuse
+from pipeline.evaluation.refuse import STALE, refuse, refuse_without_ids
 from schemas.matches import sides_of
 
 MATCH_COLUMNS = (
@@ -43,6 +44,11 @@ class KeypointErrors:
     ceiling_px: Float64[np.ndarray, " n"] | None = None
     """Distances of the matcher's nearest possible answers from the truth, NaN where they are not known and for failed
     pairs; None where none is known."""
+    twin_px: Float64[np.ndarray, " n"] | None = None
+    """Distances of the predictions from the twins of the keypoints, infinite where these are not labelled and for
+    failed pairs; None unless the protocol has mirror_cases."""
+    mirror_case: Int64[np.ndarray, " n"] | None = None
+    """Indices in MIRROR_CASES; None unless the protocol has mirror_cases."""
 
     def is_correct(self, alpha: float) -> Bool[np.ndarray, " n"]:
         """Mask of the correct keypoints."""
@@ -61,6 +67,11 @@ class KeypointErrors:
             measures["jitter"] = (~near & (self.error_px <= 2 * alpha * self.base_px), all_count)
             measures["miss"] = (~near & ~near_other, all_count)
             measures["swap"] = (near_other & (self.other_px < self.error_px), all_count)
+        if self.twin_px is not None:
+            near, near_twin = (self._is_within(distance, alpha) for distance in (self.error_px, self.twin_px))
+            has_twin = self.mirror_case == MIRROR_CASES.index("n11")
+            measures["twin"] = (near_twin & ~near & has_twin, has_twin)
+            measures["both"] = (near_twin & near & has_twin, has_twin)
         return measures
 
     def _is_within(self, distance_px: Float64[np.ndarray, " n"], alpha: float) -> Bool[np.ndarray, " n"]:
@@ -76,16 +87,19 @@ class KeypointErrors:
 
     def select(self, pairs: Bool[np.ndarray, " p"]) -> "KeypointErrors":
         """The errors of some pairs alone."""
-        points = np.repeat(pairs, self.n_points)
-        return KeypointErrors(
-            protocol=self.protocol,
-            n_points=self.n_points[pairs],
-            failed=self.failed[pairs],
-            error_px=self.error_px[points],
-            base_px=self.base_px[points],
-            other_px=None if self.other_px is None else self.other_px[points],
-            ceiling_px=None if self.ceiling_px is None else self.ceiling_px[points],
-        )
+        chosen = np.repeat(pairs, self.n_points)
+        return replace(self, n_points=self.n_points[pairs], failed=self.failed[pairs], **self._of_points(chosen))
+
+    def select_points(self, points: Bool[np.ndarray, " n"]) -> "KeypointErrors":
+        """The errors of some keypoints alone, of all pairs."""
+        n_points = pck.count_correct(points, self.n_points)
+        return replace(self, n_points=n_points, failed=self.failed & (n_points > 0), **self._of_points(points))
+
+    def _of_points(self, points: Bool[np.ndarray, " n"]) -> dict[str, Any]:
+        """The fields that hold a value for each keypoint, of some of them."""
+        names = ("error_px", "base_px", "other_px", "ceiling_px", "twin_px", "mirror_case")
+        values = {name: getattr(self, name) for name in names}
+        return {name: None if value is None else value[points] for name, value in values.items()}
 
 
 def directions_to_score(present: Collection[str], protocols: Sequence[Protocol]) -> dict[Protocol, list[str]]:
@@ -172,12 +186,27 @@ def keypoint_errors(matches: pa.Table, pairs: pa.Table, protocol: Protocol, dire
         )
         nearest_px = _grid_errors_px(sought, *of_image)
         ceiling_px[is_answered] = _least(nearest_px, of_point)
-    failed = ~answered & (n_points > 0)
-    is_counted = np.ones(len(is_answered), bool)
+    twin_px = mirror_case = None
+    if protocol.mirror_cases:
+        of_keypoints = twins(pairs, reference, n_points)
+        twin_px, mirror_case = np.full(len(is_answered), np.inf), of_keypoints.case
+        places = of_keypoints.xy_px[is_answered] * np.repeat(scale["reference"], counts, axis=0)
+        twin_px[is_answered] = pck.errors_px(predicted, places)
+    errors = KeypointErrors(
+        protocol=protocol,
+        n_points=n_points,
+        failed=~answered & (n_points > 0),
+        error_px=error_px,
+        base_px=base_of_point_px,
+        other_px=other_px,
+        ceiling_px=ceiling_px,
+        twin_px=twin_px,
+        mirror_case=mirror_case,
+    )
     if protocol.points == "geometry-aware":
-        is_counted = _is_geometry_aware(pairs, n_points)
-        failed &= pck.count_correct(is_counted, n_points) > 0
+        return errors.select_points(_is_geometry_aware(pairs, n_points))
     if protocol.points == "inside":
+        is_counted = np.ones(len(is_answered), bool)
         # a failed pair's images have no known size: all its keypoints count
         is_counted[is_answered] = np.logical_and(
             *(
@@ -185,19 +214,8 @@ def keypoint_errors(matches: pa.Table, pairs: pa.Table, protocol: Protocol, dire
                 for xy_px, role in ((query_xy_px, "query"), (truth_xy_px, "reference"))
             )
         )
-    if protocol.points in ("inside", "geometry-aware"):
-        n_points = pck.count_correct(is_counted, n_points)
-        error_px, base_of_point_px = error_px[is_counted], base_of_point_px[is_counted]
-        ceiling_px = None if ceiling_px is None else ceiling_px[is_counted]
-    return KeypointErrors(
-        protocol=protocol,
-        n_points=n_points,
-        failed=failed,
-        error_px=error_px,
-        base_px=base_of_point_px,
-        other_px=other_px,
-        ceiling_px=ceiling_px,
-    )
+        return errors.select_points(is_counted)
+    return errors
 
 
 def count_without_keypoints(pairs: pa.Table) -> int:
@@ -413,15 +431,11 @@ def _is_geometry_aware(pairs: pa.Table, n_points: Int64[np.ndarray, " p"]) -> Bo
 
     Raises ValueError for a pair with keypoints without what is needed to say.
     """
-    names = ("keypoint_id", "target_all_keypoint_id", "geometry_groups")
-    for name in names:
-        need = f"has no {name}, which geometry-aware protocols need; prepare the manifest again, of a data set with it"
-        refuse(pc.is_null(pairs[name]).to_numpy() & (n_points > 0), pairs["pair_id"], need)
-    n_ids = pc.fill_null(pc.list_value_length(pairs["keypoint_id"]), 0).to_numpy()
-    unequal = (n_ids != n_points) & (n_points > 0)
-    refuse(unequal, pairs["pair_id"], "has another number of keypoint_id than of keypoints")
+    names = ("target_all_keypoint_id", "geometry_groups")
+    refuse_without_ids(pairs, names, n_points, "geometry-aware protocols need")
+    columns = [pairs[name].to_pylist() for name in ("keypoint_id", *names)]
     mask = []
-    for count, ids, labelled, groups in zip(n_points, *(pairs[name].to_pylist() for name in names), strict=True):
+    for count, ids, labelled, groups in zip(n_points, *columns, strict=True):
         if count:
             present = [set(group) & set(labelled) for group in groups]
             ambiguous = set().union(*(members for members in present if len(members) > 1))

@@ -59,6 +59,8 @@ class Protocol:
     nearest_only: bool = False
     """A keypoint is wrong where another keypoint of the pair is nearer to the prediction. The kinds of error are
     counted too: jitter, miss and swap."""
+    mirror_cases: bool = False
+    """The cases of left and right are groups of METRICS, see pipeline.evaluation.mirror_cases."""
     kap: bool = False
     """The keypoint average precision is computed beside PCK: see pipeline.evaluation.kap."""
     occluded: Literal["any", "labelled", "halved"] = "any"
@@ -109,7 +111,7 @@ class Protocol:
                 "original pixels, which KAP is made from"
             )
         plain = (self.base, self.base_of, self.space, self.points) == ("image", "reference", "original", "all")
-        plain &= (self.truth, self.nearest_only, self.occluded) == ("one", False, "any")
+        plain &= (self.truth, self.nearest_only, self.occluded) == ("one", False, "any") and not self.mirror_cases
         if self.of == "flow" and not plain:
             raise ValueError(
                 f"protocol {self.name}: flow is scored in original pixels, with T of the whole reference image"
@@ -145,6 +147,7 @@ class Protocol:
         }[self.points]
         points += ", the nearest of several valid points counts" if self.truth == "nearest valid" else ""
         points += " and no other keypoint of the pair is nearer" if self.nearest_only else ""
+        points += ", by the cases of left and right" if self.mirror_cases else ""
         points += ", with the average precision of scores" if self.kap else ""
         points += ", occluded keypoints at half of their coordinates" if self.occluded == "halved" else ""
         if self.of == "flow":
@@ -210,6 +213,7 @@ PROTOCOLS: dict[str, Protocol] = {
             inclusive=False,
             points="geometry-aware",
         ),
+        Protocol(name="geco", directions=(_FORTH,), base="box", average="point", mirror_cases=True),
         Protocol(name="kap", directions=_EITHER, base="box", average="class", kap=True),
         Protocol(name="marco", directions=(_FORTH,), base="box", space="squash", side_px=770),
         Protocol(name="marco-ap10k", directions=(_FORTH,), base="box", space="letterbox", side_px=770),

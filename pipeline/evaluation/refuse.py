@@ -1,8 +1,11 @@
 """Refusal of pairs that cannot be scored."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Bool
+import pyarrow.compute as pc
+from jaxtyping import Bool, Int64
 
 STALE = (
     "was matched at other query points than this manifest has: the run is stale or of another manifest; "
@@ -16,3 +19,16 @@ def refuse(bad: Bool[np.ndarray, " p"], pair_id: pa.ChunkedArray, why: str) -> N
         first, count = int(np.flatnonzero(bad)[0]), int(np.count_nonzero(bad))
         others = f" (and {count - 1} more pairs)" if count > 1 else ""
         raise ValueError(f"pair {pair_id[first].as_py()}{others} {why}")
+
+
+def refuse_without_ids(pairs: pa.Table, names: Sequence[str], n_points: Int64[np.ndarray, " p"], who: str) -> None:
+    """Raises ValueError for a pair with keypoints that lacks one of the columns, or a keypoint_id of each.
+
+    n_points: the number of keypoints of each pair. who: 'what needs' the columns, for the message.
+    """
+    for name in ("keypoint_id", *names):
+        need = f"has no {name}, which {who}; prepare the manifest again, of a data set with it"
+        refuse(pc.is_null(pairs[name]).to_numpy() & (n_points > 0), pairs["pair_id"], need)
+    n_ids = pc.fill_null(pc.list_value_length(pairs["keypoint_id"]), 0).to_numpy()
+    unequal = (n_ids != n_points) & (n_points > 0)
+    refuse(unequal, pairs["pair_id"], "has another number of keypoint_id than of keypoints")

@@ -19,6 +19,7 @@ PROGRAM_FORMATS: tuple[Format, ...] = ("csv", "json")
 
 _KEYS = ["dataset", "protocol", "direction", "subset"]
 _COUNTS = ("pairs", "keypoints", "failed")
+_OF_TWINS = ("twin", "both")
 _PUBLISHED_ALPHAS = (0.01, 0.05, 0.1)
 _AVERAGES = {"image": "images", "point": "keypoints", "class": "categories"}
 
@@ -121,16 +122,32 @@ def summary(metrics: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
         "pck_image_high": "all, 95 % to",
         "pck_point": "all keypoints",
         "pck_class_mean": "class mean",
-        **{f"{measure}_image": f"all, {measure}" for measure in MEASURES},
+        **{f"{measure}_image": f"all, {measure}" for measure in MEASURES if measure not in _OF_TWINS},
+        **{f"{measure}_point": f"n11 keypoints, {measure}" for measure in _OF_TWINS},
         "kap": "class mean, KAP",
     }
     averages = rows.set_index("alpha")[list(labels)].T.set_axis(list(labels.values()))
     averages = averages.set_axis([f"PCK@{alpha:g}" for alpha in rows["alpha"]], axis=1).dropna(how="all")
-    table = pd.concat([table, averages])
+    table = pd.concat([table, averages, _mirror_cases(metrics, rows)])
     for column in table.columns:
         pattern, absent = ("{:,.0f}", "") if column in _COUNTS else ("{:.1f}", "-")
         table[column] = [pattern.format(value) if pd.notna(value) else absent for value in table[column]]
     return table
+
+
+def _mirror_cases(metrics: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
+    """The average over keypoints of each case of left and right, with its counts; empty under most protocols.
+
+    rows: those of group 'all' of one data set, protocol, direction and subset.
+    """
+    cases = metrics[metrics["group_kind"] == "mirror_case"].merge(rows[_KEYS].drop_duplicates(), on=_KEYS)
+    if cases.empty:
+        return pd.DataFrame()
+    table = cases.pivot(index="group", columns="alpha", values="pck_point")
+    table.columns = [f"PCK@{alpha:g}" for alpha in table.columns]
+    counts = cases.drop_duplicates("group").set_index("group")[["n_pairs", "n_points", "n_failed"]]
+    table = pd.concat([counts.set_axis(list(_COUNTS), axis=1), table], axis=1)
+    return table.rename(index=lambda name: f"{name} keypoints")
 
 
 def as_text(table: pd.DataFrame, form: Format) -> str:

@@ -24,13 +24,21 @@ from pipeline.runs.selection import planned_pairs
 from schemas.matches import MATCHES
 from schemas.pairs import PAIRS
 
-PROTOCOLS = [
-    protocol(name) for name in ("spair", "spair-dagger", "spair-geometry-aware", "soco-cc", "cats", "pf-pascal", "kap")
-]
+NAMES = ("spair", "spair-dagger", "spair-geometry-aware", "soco-cc", "cats", "pf-pascal", "kap", "geco")
+PROTOCOLS = [protocol(name) for name in NAMES]
 COLUMNS = match_columns(PROTOCOLS)
 
 NUMBERS = ["pck_image", "pck_image_low", "pck_image_high", "pck_point", "pck_class_mean", "pck_class_mean_high"]
-NUMBERS += ["ceiling_image", "ceiling_point", "jitter_image", "miss_image", "swap_point", "kap"]
+NUMBERS += [
+    "ceiling_image",
+    "ceiling_point",
+    "jitter_image",
+    "miss_image",
+    "swap_point",
+    "kap",
+    "twin_point",
+    "both_image",
+]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -63,6 +71,8 @@ def run(tmp_path: Path) -> tuple[str, str]:
             "azimuth_difference": number % 4 if number % 8 < 4 else None,
             "keypoint_id": [str(k) for k in range(number % 5)],
             "target_all_keypoint_id": [str(k) for k in range(number % 5 + number % 2)],
+            "target_all_xy_px": [*points.tolist(), [1, 1]][: number % 5 + number % 2],
+            "mirror_keypoint_ids": [["0", "1"], ["2", "3"]],
             "geometry_groups": [["0", "1"]],
             "target_valid_xy_px": [[[x, y], [x + 30, y]] for x, y in points.tolist()],
             "occlusion": number % 4 if number % 2 else None,
