@@ -36,9 +36,10 @@ def metrics_tables(metrics: pd.DataFrame, protocols: Sequence[Protocol], failed:
             f"\n{dataset}, protocol {name}{_subset_note(subset)}",
             f"  {by_name[name].describe(direction)}",
             "  in the table: average over images, percent, where it does not say otherwise",
-            f"  {overall.n_pairs:,} pairs, {overall.n_points:,} keypoints; "
+            f"  {overall.n_pairs:,} pairs, {overall.n_points:,} "
+            f"{'pixels' if by_name[name].of == 'flow' else 'keypoints'}; "
             f"{overall.n_failed:,} pairs failed or missing{treated}",
-            as_text(summary(metrics, rows), form) if overall.n_pairs else "  nothing to score",
+            as_text(_summary_of(by_name[name], metrics, rows), form) if overall.n_pairs else "  nothing to score",
         ]
     return "\n".join(lines)
 
@@ -132,6 +133,15 @@ def summary(metrics: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
     for column in table.columns:
         pattern, absent = ("{:,.0f}", "") if column in _COUNTS else ("{:.1f}", "-")
         table[column] = [pattern.format(value) if pd.notna(value) else absent for value in table[column]]
+    return table
+
+
+def _summary_of(protocol: Protocol, metrics: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
+    """summary in the words of the protocol: pixels and FAcc for flow."""
+    table = summary(metrics, rows)
+    if protocol.of == "flow":
+        table = table.rename(index=lambda name: "all pixels" if name == "all keypoints" else name)
+        table = table.rename(columns=lambda name: name.replace("keypoints", "pixels").replace("PCK", "FAcc"))
     return table
 
 
