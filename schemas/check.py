@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 
 from schemas.types import LIST_SIZES
 
-_EARLIER_VERSIONS = {b"PAIRS": (b"1", b"2"), b"MATCHES": (b"2", b"3", b"4"), b"METRICS": (b"1",)}
+_EARLIER_VERSIONS = {b"PAIRS": (b"1", b"2", b"3"), b"MATCHES": (b"2", b"3", b"4"), b"METRICS": (b"1",)}
 """Versions that lack columns, or hold the same values in lists of a fixed size."""
 _TABLES = (b"PAIRS", b"MATCHES", b"METRICS")
 _INDEX_COLUMN = re.compile(r"|__index_level_\d+__|Unnamed: \d+|index|level_\d+")

@@ -16,6 +16,7 @@ What only some protocols read, null where a data set does not have it:
     geometry_groups         lists of ids that look alike and are told apart only by where they are on the object
     target_valid_xy_px      for each keypoint all points of the target image that count as its match
     azimuth_difference      steps of 45 degrees between the objects' azimuths, 0 to 4
+    SIDE_other_boxes_xyxy   the boxes of the image's other objects of the same category; empty where it is the only one
     mirrored                one of the two objects is the mirror image of what it would be in the other's pose
     SIDE_flow_uri           true flow on the image's grid, pointing into the other image, in `flow_format`
     SIDE_mask_uri           mask of the image's object, not 0 inside
@@ -59,6 +60,8 @@ PAIRS = pa.schema(
         pa.field("target_valid_xy_px", pa.list_(POINTS_XY)),
         pa.field("source_box_xyxy", BOX_XYXY),
         pa.field("target_box_xyxy", BOX_XYXY),
+        pa.field("source_other_boxes_xyxy", pa.list_(BOX_XYXY)),
+        pa.field("target_other_boxes_xyxy", pa.list_(BOX_XYXY)),
         pa.field("viewpoint_variation", pa.int8()),
         pa.field("scale_variation", pa.int8()),
         pa.field("truncation", pa.int8()),
@@ -72,5 +75,5 @@ PAIRS = pa.schema(
         pa.field("target_mask_uri", pa.string()),
         pa.field("seen_in_training", pa.bool_()),
     ],
-    metadata={"table": "PAIRS", "schema_version": "3"},
+    metadata={"table": "PAIRS", "schema_version": "4"},
 )

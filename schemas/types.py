@@ -19,6 +19,7 @@ LIST_SIZES = {
     **dict.fromkeys(("source_xy_px", "target_xy_px", "query_xy_px", "reference_xy_px"), 2),
     **dict.fromkeys(("source_all_xy_px", "target_all_xy_px", "target_valid_xy_px", "mirror_keypoint_ids"), 2),
     **dict.fromkeys(("source_box_xyxy", "target_box_xyxy"), 4),
+    **dict.fromkeys(("source_other_boxes_xyxy", "target_other_boxes_xyxy"), 4),
     **dict.fromkeys(("query_hw", "reference_hw", "answer_grid_hw", "flow_hw"), 2),
 }
 """Length of the innermost lists, by column."""

@@ -48,7 +48,7 @@ def pairs(options: Options) -> Iterator[PairRow | Rejected | Note]:
                 yield instance
             else:
                 instances.append(instance)
-    items = list(sample_pairs(instances, options.pairs_per_category, options.seed, split))
+    items = list(sample_pairs(instances, options, split))
     rows = [item for item in items if isinstance(item, PairRow)]
     uris = {images.rows[uri]: uri for row in rows for uri in (row.source_uri, row.target_uri)}
     written = (

@@ -81,7 +81,7 @@ def pairs(options: Options) -> Iterator[PairRow | Rejected | Note]:
         else:
             instances.append(instance)
     instances = yield from _with_boxes(instances)
-    yield from sample_pairs(_in_split(instances, options), options.pairs_per_category, options.seed, options.split)
+    yield from sample_pairs(_in_split(instances, options), options, options.split)
 
 
 def part_of(image_name: str, seed: int) -> str:

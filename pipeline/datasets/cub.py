@@ -189,7 +189,7 @@ def _drawn(files: _Files, options: Options) -> Iterator[PairRow | Rejected | Not
         )
         for bird in birds.values()
     ]
-    for item in sample_pairs(instances, options.pairs_per_category, options.seed, options.split):
+    for item in sample_pairs(instances, options, options.split):
         if isinstance(item, PairRow):
             yield _annotated(item, birds[item.source_uri], birds[item.target_uri], files)
         else:

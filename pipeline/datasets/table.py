@@ -15,6 +15,7 @@ out. In CSV
     SIDE_all_xy_px, SIDE_all_keypoint_id    as the keypoints and their ids
     target_valid_xy_px                      '[[[x, y], [x, y]], [[x, y]]]', a list of points for each keypoint
     mirror_keypoint_ids, geometry_groups    '[["left_eye", "right_eye"]]', lists of ids
+    SIDE_other_boxes_xyxy                   '[[x_min, y_min, x_max, y_max]]', a list of boxes
     azimuth_difference                      0 to 4
     mirrored                                true or false
     flow_format                             flo
@@ -139,7 +140,7 @@ def _levels(text: str) -> list[Any]:
     return [_whole(part) for part in (read_list(text) if is_list(text) else text.split(";"))]
 
 
-def _lists_of_points(text: str) -> list[Any]:
+def _nested_numbers(text: str) -> list[Any]:
     return _as_numbers(read_list(text))
 
 
@@ -168,9 +169,11 @@ _FROM_TEXT: dict[str, tuple[Callable[[str], Any], str]] = {
     "source_all_keypoint_id": (_texts, "'name;name'"),
     "target_all_xy_px": (_points, "'x,y;x,y'"),
     "target_all_keypoint_id": (_texts, "'name;name'"),
-    "target_valid_xy_px": (_lists_of_points, "'[[[x, y], [x, y]], [[x, y]]]'"),
+    "target_valid_xy_px": (_nested_numbers, "'[[[x, y], [x, y]], [[x, y]]]'"),
     "mirror_keypoint_ids": (read_list, """'[["left", "right"]]'"""),
     "geometry_groups": (read_list, """'[["name", "name"]]'"""),
+    "source_other_boxes_xyxy": (_nested_numbers, "'[[x_min, y_min, x_max, y_max]]'"),
+    "target_other_boxes_xyxy": (_nested_numbers, "'[[x_min, y_min, x_max, y_max]]'"),
     "azimuth_difference": (_whole, "a whole number"),
     "mirrored": (lambda text: _BOOLEANS[text.lower()], "true or false"),
 }
@@ -385,6 +388,7 @@ def _later_columns(fields: Fields) -> dict[str, Any]:
         "mirror_keypoint_ids": [(left, right) for left, right in mirrors] if mirrors is not None else None,
         "geometry_groups": fields.optional("geometry_groups", fields.lists_of_texts),
         "target_valid_xy_px": fields.optional("target_valid_xy_px", fields.lists_of_points),
+        **{f"{side}_other_boxes_xyxy": fields.optional(f"{side}_other_boxes_xyxy", fields.boxes) for side in _SIDES},
         "azimuth_difference": fields.level("azimuth_difference", 4),
         "mirrored": fields.optional("mirrored", fields.boolean),
     }

@@ -17,11 +17,14 @@ NUISANCES = ("viewpoint_variation", "scale_variation", "truncation", "occlusion"
 LEVELS = ("level", "azimuth_difference")
 """Columns of PAIRS each value of which is a group; pairs without one are in none."""
 
+OBJECTS = ("one", "several")
+"""Groups of kind objects: pairs whose images have one object of the category each, and those with more in either."""
+
 Scope = tuple[str, str, str, str]
 """Dataset, protocol, direction and subset: the first columns of METRICS."""
 Group = tuple[str, str]
 """Columns group_kind and group of METRICS."""
-KINDS = ("category", *NUISANCES, *LEVELS)
+KINDS = ("category", *NUISANCES, *LEVELS, "objects")
 """Values of group_kind apart from all and pair."""
 SumsByGroup = dict[Group, PCKSums]
 
@@ -29,7 +32,8 @@ SumsByGroup = dict[Group, PCKSums]
 def group_columns(pairs: pa.Table) -> pd.DataFrame:
     """The columns that PAIRS rows are grouped by, as text; pair ids; and the leak columns.
 
-    Null is 'unknown', and stays null in the columns of LEVELS. A pair of two categories is of 'source -> target'.
+    Null is 'unknown', and stays null in the columns of LEVELS and in objects. A pair of two categories is of
+    'source -> target'.
     leak_is_known: the manifest has a value of seen_in_training; leak_free: that value is False. flip_is_known and
     without_flip: the same of mirrored.
     Raises ValueError if pair ids repeat.
@@ -43,12 +47,20 @@ def group_columns(pairs: pa.Table) -> pd.DataFrame:
     both = pc.binary_join_element_wise(columns["category"], other, " -> ")
     columns["category"] = pc.if_else(pc.equal(columns["category"], other), columns["category"], both)
     columns |= {kind: pairs[kind].cast(pa.string()) for kind in LEVELS}
+    columns["objects"] = _objects(pairs)
     columns["pair"] = pairs["pair_id"]
     columns["leak_is_known"] = pc.is_valid(pairs["seen_in_training"])
     columns["leak_free"] = pc.fill_null(pc.invert(pairs["seen_in_training"]), False)
     columns["flip_is_known"] = pc.is_valid(pairs["mirrored"])
     columns["without_flip"] = pc.fill_null(pc.invert(pairs["mirrored"]), False)
     return pa.table(columns).to_pandas()
+
+
+def _objects(pairs: pa.Table) -> pa.ChunkedArray:
+    """One of OBJECTS for each pair; null where it is not known."""
+    n_others = [pc.list_value_length(pairs[f"{side}_other_boxes_xyxy"]) for side in ("source", "target")]
+    is_alone = pc.and_kleene(*(pc.equal(count, 0) for count in n_others))
+    return pc.if_else(is_alone, *OBJECTS)
 
 
 def subsets(pairs: pd.DataFrame) -> list[tuple[str, str, Bool[np.ndarray, " p"]]]:

@@ -28,7 +28,7 @@ _PAIRS_FETCHED = 8
 
 _OF_EVALUATION = (
     *("source_visibility", "target_visibility", "target_valid_xy_px", "mirror_keypoint_ids", "geometry_groups"),
-    *("azimuth_difference", "mirrored"),
+    *("azimuth_difference", "mirrored", "source_other_boxes_xyxy", "target_other_boxes_xyxy"),
     *("source_flow_uri", "target_flow_uri", "flow_format", "source_mask_uri", "target_mask_uri"),
 )
 """Columns that only evaluation reads, from the manifest: they do not travel with the pixels."""

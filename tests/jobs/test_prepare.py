@@ -205,7 +205,7 @@ def test_errors_end_the_job_or_are_left_out(images, tmp_path, capsys):
         (
             "coco",
             ("--pairing", "all"),
-            "which reads: --annotations, --pairs-per-category, --seed, --split, --split-seed",
+            "which reads: --annotations, --crowded, --pairs-per-category, --seed, --split, --split-seed",
         ),
         ("table", ("--annotations", "nowhere.csv"), "nowhere.csv"),
     ],

@@ -31,7 +31,7 @@ def test_every_difference_is_listed_in_one_error() -> None:
 def test_a_table_of_another_version_is_refused_and_one_that_does_not_say_is_not() -> None:
     other = PAIRS.with_metadata({"table": "PAIRS", "schema_version": "0"})
 
-    with pytest.raises(SchemaError, match=r"old is not a PAIRS table: it was written as version 0, and version 3 is"):
+    with pytest.raises(SchemaError, match=r"old is not a PAIRS table: it was written as version 0, and version 4 is"):
         check_schema(other, PAIRS, "old")
 
     check_schema(PAIRS.with_metadata({"pandas": "{}"}), PAIRS, "of pandas")
@@ -100,6 +100,7 @@ TYPES = {
         **dict.fromkeys(("source_all_keypoint_id", "target_all_keypoint_id"), pa.list_(pa.string())),
         **dict.fromkeys(("mirror_keypoint_ids", "geometry_groups"), pa.list_(pa.list_(pa.string()))),
         "target_valid_xy_px": pa.list_(POINTS),
+        **dict.fromkeys(("source_other_boxes_xyxy", "target_other_boxes_xyxy"), POINTS),
         "azimuth_difference": pa.int8(),
         "mirrored": pa.bool_(),
         **dict.fromkeys(("source_flow_uri", "target_flow_uri", "source_mask_uri", "target_mask_uri"), pa.string()),

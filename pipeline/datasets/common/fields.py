@@ -132,6 +132,14 @@ class Fields:
             raise self._empty_box(name, expected)
         return x_min, y_min, x_max, y_max
 
+    def boxes(self, name: str) -> list[Box]:
+        """A list of boxes [x_min, y_min, x_max, y_max], finite and not empty; possibly no box."""
+        expected = "a list of boxes [x_min, y_min, x_max, y_max]"
+        boxes = self._tuples(name, self._get(name, expected), "[x_min, y_min, x_max, y_max]", 4)
+        if any(x_min >= x_max or y_min >= y_max for x_min, y_min, x_max, y_max in boxes):
+            raise self._empty_box(name, expected)
+        return [(x_min, y_min, x_max, y_max) for x_min, y_min, x_max, y_max in boxes]
+
     def box_xywh(self, name: str) -> Box:
         """[x, y, width, height] with positive sizes, as x_min, y_min, x_max, y_max."""
         expected = "a box [x, y, width, height]"

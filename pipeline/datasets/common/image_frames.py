@@ -97,7 +97,9 @@ def _other_size(row: PairRow, side: _Side, size: ImageSize) -> Rejected:
 
 def _turned_columns(row: PairRow, side: _Side, size: ImageSize) -> dict[str, Any]:
     """The columns of a side whose values are in pixels of its image, as shown."""
-    columns: dict[str, Any] = {f"{side.side}_box_xyxy": _turned_box(side, size)}
+    columns: dict[str, Any] = {f"{side.side}_box_xyxy": side.box_xyxy and _turned_box(side.box_xyxy, size)}
+    others_xyxy: list[Box] | None = getattr(row, f"{side.side}_other_boxes_xyxy")
+    columns[f"{side.side}_other_boxes_xyxy"] = others_xyxy and [_turned_box(box, size) for box in others_xyxy]
     for name in (f"{side.side}_xy_px", f"{side.side}_all_xy_px"):
         xy_px: Points | None = getattr(row, name)
         columns[name] = xy_px and _turned_points(xy_px, size)
@@ -119,9 +121,7 @@ def _turned(x: float, y: float, size: ImageSize) -> tuple[float, float]:
     return shown_x, shown_y
 
 
-def _turned_box(side: _Side, size: ImageSize) -> Box | None:
-    if side.box_xyxy is None:
-        return None
-    x_min, y_min, x_max, y_max = side.box_xyxy
+def _turned_box(box_xyxy: Box, size: ImageSize) -> Box:
+    x_min, y_min, x_max, y_max = box_xyxy
     (ax, ay), (bx, by) = _turned(x_min, y_min, size), _turned(x_max, y_max, size)
     return min(ax, bx), min(ay, by), max(ax, bx), max(ay, by)

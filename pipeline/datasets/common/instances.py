@@ -1,10 +1,10 @@
 """Pairs of annotated objects of one category, in different images, that share visible keypoints."""
 
 import random
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from pipeline.datasets.common.fields import Fields
 from pipeline.datasets.common.interface import Box, DataError, DatasetOptions, Note, PairRow, Rejected
@@ -22,6 +22,10 @@ class SamplingOptions(DatasetOptions):
     """Maximum number of pairs of each category."""
     seed: int = 0
     """Seed of the random choice of pairs."""
+    crowded: Literal["keep", "leave-out"] = "keep"
+    """Images with several objects of a category: each object is paired as if it were the only one, or the images are
+    left out and counted. `nemf evaluate` averages over either kind by itself; `nemf match --crop boxes` matches inside
+    the boxes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,24 +53,27 @@ def by_name(fields: Fields, names: list[str], keypoints: list[Keypoint]) -> dict
 
 
 def sample_pairs(
-    instances: Iterable[Instance], pairs_per_category: int, seed: int, split: str | None = None
+    instances: Iterable[Instance], options: SamplingOptions, split: str | None = None
 ) -> Iterator[PairRow | Rejected | Note]:
     """At most `pairs_per_category` pairs of each category, none twice; the order of `instances` makes no difference.
 
-    A category without a pair is a Rejected that says why. Images with several objects of a category, which are paired
-    as if each were the only one, are noted.
+    A category without a pair is a Rejected that says why. Images with several objects of a category are noted, or are
+    left out.
 
     The instances of a category are sorted, shuffled, and laid out on a circle; pairs are taken one step apart, then
     two, and so on. So every instance is used about equally often, and all pairs come if the number allows it.
     """
-    if pairs_per_category < 1:
-        raise ValueError(f"--pairs-per-category must be at least 1, got {pairs_per_category}")
+    if options.pairs_per_category < 1:
+        raise ValueError(f"--pairs-per-category must be at least 1, got {options.pairs_per_category}")
     by_category = defaultdict(list)
     for instance in sorted(instances, key=lambda instance: instance.id):
         by_category[instance.category].append(instance)
     for category, members in sorted(by_category.items()):
-        yield from _crowded(members)
-        random.Random(f"{seed}:{category}").shuffle(members)
+        others = _others(members)
+        yield from _crowded(members, others, options)
+        if options.crowded == "leave-out":
+            members = [member for member in members if not others[member.id]]
+        random.Random(f"{options.seed}:{category}").shuffle(members)
         n_pairs = 0
         for source, target in _around_the_circle(members):
             shared = [name for name in source.xy_px if name in target.xy_px]
@@ -84,23 +91,51 @@ def sample_pairs(
                 keypoint_id=shared,
                 source_box_xyxy=source.box_xyxy,
                 target_box_xyxy=target.box_xyxy,
+                source_other_boxes_xyxy=_boxes(others[source.id]),
+                target_other_boxes_xyxy=_boxes(others[target.id]),
                 source_stated_wh=source.image_wh,
                 target_stated_wh=target.image_wh,
             )
             n_pairs += 1
-            if n_pairs == pairs_per_category:
+            if n_pairs == options.pairs_per_category:
                 break
-        if not n_pairs:
+        if not n_pairs and members:
             yield _never_met(category, members)
 
 
-def _crowded(members: Sequence[Instance]) -> Iterator[Note]:
-    """A note for each image in which a category has several objects."""
-    where = {instance.image_uri: instance.where for instance in reversed(members)}
-    for image_uri, count in Counter(instance.image_uri for instance in members).items():
-        if count > 1:
-            what = "image with several objects of a category, each paired as if it were the only one"
-            yield Note(where=where[image_uri], what=what)
+def _others(members: Sequence[Instance]) -> dict[str, list[Instance]]:
+    """The other objects in the image of each object of a category, by its id."""
+    in_image = defaultdict(list)
+    for member in members:
+        in_image[member.image_uri].append(member)
+    return {member.id: [other for other in in_image[member.image_uri] if other is not member] for member in members}
+
+
+def _boxes(members: Sequence[Instance]) -> list[Box] | None:
+    """The boxes of some objects; None if one has none."""
+    boxes = [member.box_xyxy for member in members if member.box_xyxy is not None]
+    return boxes if len(boxes) == len(members) else None
+
+
+def _crowded(
+    members: Sequence[Instance], others: dict[str, list[Instance]], options: SamplingOptions
+) -> Iterator[Note | Rejected]:
+    """A note for each image in which a category has several objects, or a Rejected if it is left out."""
+    seen = set()
+    for member in members:
+        if others[member.id] and member.image_uri not in seen:
+            seen.add(member.image_uri)
+            if options.crowded == "keep":
+                what = "image with several objects of a category, each paired as if it were the only one"
+                yield Note(where=member.where, what=what)
+            else:
+                yield Rejected(
+                    pair=member.id,
+                    where=member.where,
+                    reason="image with several objects of a category",
+                    detail=f"{1 + len(others[member.id])} objects, and --crowded leave-out",
+                    by_design=True,
+                )
 
 
 def _never_met(category: str, members: Sequence[Instance]) -> Rejected:

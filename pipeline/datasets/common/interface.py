@@ -78,6 +78,8 @@ class PairRow:
     target_valid_xy_px: list[Points] | None = None
     source_box_xyxy: Box | None = None
     target_box_xyxy: Box | None = None
+    source_other_boxes_xyxy: list[Box] | None = None
+    target_other_boxes_xyxy: list[Box] | None = None
     viewpoint_variation: int | None = None
     scale_variation: int | None = None
     truncation: int | None = None

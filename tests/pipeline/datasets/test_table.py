@@ -418,9 +418,9 @@ _TYPES = pa.schema([(name, PAIRS.field(name).type) for name in PAIRS.names if no
 LATER_CSV = """\
 source_uri,target_uri,source_xy_px,target_xy_px,keypoint_id,target_category,level,source_visibility,target_visibility,\
 source_all_xy_px,source_all_keypoint_id,target_all_xy_px,target_all_keypoint_id,mirror_keypoint_ids,geometry_groups,\
-target_valid_xy_px,azimuth_difference,mirrored,source_flow_uri,target_flow_uri,flow_format,source_mask_uri,target_mask_uri
+target_valid_xy_px,source_other_boxes_xyxy,target_other_boxes_xyxy,azimuth_difference,mirrored,source_flow_uri,target_flow_uri,flow_format,source_mask_uri,target_mask_uri
 a.jpg,b.jpg,"1,2;3,4","5,6;7,8",l;r,dog,cross-family,1;2,2;2,"1,2;3,4;9,9",l;r;tail,"5,6;7,8",l;r,\
-"[[""l"", ""r""]]","[[""l"", ""r"", ""tail""]]","[[[5, 6], [6, 6]], [[7, 8]]]",3,true,a.flo,s3://x/b.flo,flo,a.png,b.png
+"[[""l"", ""r""]]","[[""l"", ""r"", ""tail""]]","[[[5, 6], [6, 6]], [[7, 8]]]","[[0, 1, 4, 5]]",[],3,true,a.flo,s3://x/b.flo,flo,a.png,b.png
 """
 LATER = {
     "source_uri": "a.jpg",
@@ -439,6 +439,8 @@ LATER = {
     "mirror_keypoint_ids": [["l", "r"]],
     "geometry_groups": [["l", "r", "tail"]],
     "target_valid_xy_px": [[[5, 6], [6, 6]], [[7, 8]]],
+    "source_other_boxes_xyxy": [[0, 1, 4, 5]],
+    "target_other_boxes_xyxy": [],
     "azimuth_difference": 3,
     "mirrored": True,
     "source_flow_uri": "a.flo",

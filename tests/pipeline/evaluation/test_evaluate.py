@@ -332,6 +332,19 @@ def test_levels_azimuths_and_pairs_of_two_categories_are_groups():
     }
 
 
+def test_pairs_with_several_objects_of_the_category_are_a_group():
+    alone, crowded = {"source_other_boxes_xyxy": []}, {"target_other_boxes_xyxy": [[0, 0, 9, 9]]}
+    rows = [
+        _pair("a", "cat", **alone, target_other_boxes_xyxy=[]),
+        _pair("b", "cat", **alone, **crowded),
+        _pair("c", "cat", **crowded),
+        _pair("d", "cat", **alone),
+    ]
+    metrics = evaluate(_matches(*(_answer(row, [0] * 4) for row in rows)), _pairs(*rows), [SPAIR], [0.1])
+    groups = {row["group"]: row["n_pairs"] for row in metrics.to_pylist() if row["group_kind"] == "objects"}
+    assert groups == {"one": 1, "several": 2}
+
+
 def test_the_ceiling_is_over_the_pairs_whose_answers_are_on_a_grid():
     rows = [_pair("a", "cat"), _pair("b", "cat"), _pair("c", "dog")]
     sizes = {"query_hw": [100, 100], "reference_hw": [100, 100]}

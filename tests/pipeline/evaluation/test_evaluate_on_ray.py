@@ -68,6 +68,7 @@ def run(tmp_path: Path) -> tuple[str, str]:
             "target_box_xyxy": [0, 0, 60, 80],
             "target_category": f"c{number % 5}" if number % 3 == 0 else None,
             "level": "near" if number % 2 else None,
+            "source_other_boxes_xyxy": [[0, 0, 9, 9]] * (number % 2),
             "azimuth_difference": number % 4 if number % 8 < 4 else None,
             "keypoint_id": [str(k) for k in range(number % 5)],
             "target_all_keypoint_id": [str(k) for k in range(number % 5 + number % 2)],

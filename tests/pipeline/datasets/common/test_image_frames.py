@@ -41,11 +41,14 @@ def row(uri: str, xy_px: list | None = None, stated_wh: tuple[int, int] | None =
 @pytest.mark.parametrize("orientation", [5, 6, 7, 8])
 def test_points_of_stored_pixels_are_turned_with_the_image(tmp_path, orientation):
     uri = image(tmp_path / "a.png", orientation)
-    note, fitted = fit_to_images([row(uri, [(X, Y)], WH, source_box_xyxy=(X - 1, Y - 1, X, Y))])
+    box_xyxy = (X - 1, Y - 1, X, Y)
+    row_of_stored = row(uri, [(X, Y)], WH, source_box_xyxy=box_xyxy, source_other_boxes_xyxy=[box_xyxy])
+    note, fitted = fit_to_images([row_of_stored])
     ((x, y),) = fitted.source_xy_px
     assert read_image(uri)[int(y), int(x)].tolist() == [255, 255, 255]
     x_min, y_min, x_max, y_max = fitted.source_box_xyxy
     assert (x_max - x_min, y_max - y_min) == (1, 1)
+    assert fitted.source_other_boxes_xyxy == [fitted.source_box_xyxy]
     assert x in (x_min, x_max)
     assert y in (y_min, y_max)
     assert (note.what, note.where) == (TURNED, "list, line 2")
