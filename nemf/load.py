@@ -6,7 +6,8 @@ import re
 import torch
 
 from nemf.matcher import Matcher
-from nemf.matchers.table import find_entry
+from nemf.matchers.table import find_entry, split_common
+from nemf.matchers.zoom import ZoomMatcher
 
 
 def load_matcher(name: str, *, backbone_weights: str | None = None, device: str = "auto") -> Matcher:
@@ -15,7 +16,8 @@ def load_matcher(name: str, *, backbone_weights: str | None = None, device: str 
     name: one of those in nemf.matchers.table, such as 'nemf-small', which ships, or the path or URI of a NeMF
         checkpoint folder. Options follow a '?': those of NearestNeighbourMatcher
         ('nearest-neighbour:dense-sift?readout=soft-argmax&image_size=480') or of the search
-        ('FOLDER?patchmatch_steps=10&seed=1', see nemf.search.config.SearchConfig). A '?' always begins options: no
+        ('FOLDER?patchmatch_steps=10&seed=1', see nemf.search.config.SearchConfig). Every matcher takes 'zoom=1', a
+        second look at crops of the images (see nemf.matchers.zoom). A '?' always begins options: no
         folder's name may hold one. A folder of yours that is called like what ships is './nemf-small'.
     backbone_weights: a local safetensors file of the model's state dict, as timm or torchvision publish it; a .json of
         the same name next to it may state how to build and feed the network (see nemf.model.weights_file). Without it
@@ -30,8 +32,9 @@ def load_matcher(name: str, *, backbone_weights: str | None = None, device: str 
     module_name, _, function_name = entry.builder.partition(":")
     # only now, since timm and torchvision take 2 s and 200 MB
     build = getattr(importlib.import_module(module_name), function_name)
-    matcher: Matcher = build(name, backbone_weights=backbone_weights, device=find_device(device))
-    return matcher
+    own_name, common = split_common(name)
+    matcher: Matcher = build(own_name, backbone_weights=backbone_weights, device=find_device(device))
+    return ZoomMatcher(name, matcher) if common.get("zoom") == "1" else matcher
 
 
 def find_device(device: str) -> torch.device:

@@ -1,16 +1,17 @@
 """Options written as text, such as those after the '?' of a matcher's name. Imports no torch."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from typing import Any, get_args, get_origin
 
 
-def parse_options(name: str, text: str, types: Mapping[str, Any]) -> dict[str, Any]:
+def parse_options(name: str, text: str, types: Mapping[str, Any], also: Collection[str] = ()) -> dict[str, Any]:
     """The values in a text such as 'readout=argmax&image_size=480', by option.
 
     name: what an error begins with.
     types: the type of each option there is: str, int, float, bool, a Literal of strings, or a tuple of one of these.
+    also: options that were read before, for the error that lists them.
     Raises ValueError for an option that is unknown, given twice or not of its type.
     """
     options: dict[str, Any] = {}
@@ -18,7 +19,7 @@ def parse_options(name: str, text: str, types: Mapping[str, Any]) -> dict[str, A
         key, _, value = part.partition("=")
         if key not in types or key in options:
             problem = "given twice" if key in options else "unknown"
-            raise ValueError(f"{name}: option {key!r} is {problem}; there are {', '.join(types)}")
+            raise ValueError(f"{name}: option {key!r} is {problem}; there are {', '.join([*types, *also])}")
         try:
             options[key] = _parse(types[key], value)
         except ValueError as error:

@@ -20,6 +20,7 @@ from torch import Tensor
 from nemf.coordinates import pixel_grid, px_to_norm, rescale_px
 from nemf.matcher import RGB, ImagePair, Match, Matcher
 from nemf.matchers.feature_cache import FeatureCache
+from nemf.matchers.table import COMMON_OPTIONS
 from nemf.model.backbone import Backbone, load_backbone
 from nemf.model.descriptors import Descriptors
 from nemf.options import parse_options
@@ -53,7 +54,7 @@ def build(name: str, *, backbone_weights: str | None, device: torch.device) -> "
 
 def matcher_options(name: str, text: str) -> dict[str, Any]:
     """The options `readout` and `image_size` of a text; raises ValueError as parse_options does."""
-    return parse_options(name, text, {"readout": str, "image_size": int})
+    return parse_options(name, text, {"readout": str, "image_size": int}, COMMON_OPTIONS)
 
 
 class NearestNeighbourMatcher(Matcher):

@@ -14,6 +14,7 @@ from nemf import checkpoints, pretrained
 from nemf.coordinates import norm_to_px, pixel_grid, px_to_norm, rescale_px
 from nemf.matcher import RGB, ImagePair, Match, Matcher, as_points
 from nemf.matchers.feature_cache import FeatureCache
+from nemf.matchers.table import COMMON_OPTIONS
 from nemf.model.backbone import tensors_digest
 from nemf.model.network import EncodedField, NeMF, initial_field, squash
 from nemf.model.scorer import TILE, FusedScore
@@ -42,7 +43,7 @@ def build(name: str, *, backbone_weights: None, device: torch.device) -> "NemfMa
     and as nemf.checkpoints.load does.
     """
     folder, _, text = name.partition("?")
-    options = search_options(name, text)
+    options = search_options(name, text, COMMON_OPTIONS)
     folder = str(pretrained.folder(folder)) if folder in pretrained.NAMES else folder
     saved = checkpoints.read_search(folder)
     model = checkpoints.load(folder)

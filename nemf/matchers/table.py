@@ -7,13 +7,18 @@ the help of the commands read this table.
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from nemf import pretrained
+from nemf.options import parse_options
 
 FIXED_NAMES = ("identity", *pretrained.NAMES)
 """Names that always mean these matchers, even if a folder has the same name."""
 FOLDER_PREFIX = "descriptors:"
 """Prefix that may precede the path or URI of a checkpoint folder."""
+
+COMMON_OPTIONS = {"zoom": Literal["0", "1"]}
+"""The types of the options that every matcher takes: zoom=1 for a second look, see nemf.matchers.zoom."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +36,7 @@ class MatcherEntry:
     takes_backbone_weights: bool = False
     """Whether backbone_weights may be given."""
     takes_options: bool = True
-    """Whether options may follow a '?'; the builder reads them."""
+    """Whether options of its own may follow a '?'; the builder reads them."""
 
 
 def _is_folder(base: str) -> bool:
@@ -106,7 +111,8 @@ TABLE = (
 FORMS = ", ".join(entry.form for entry in TABLE)
 """The forms of all matchers' names, for errors."""
 HELP = (
-    f"Name of the matcher: {', '.join(f'{entry.form} ({entry.about})' for entry in TABLE)}. Options may follow a '?'."
+    f"Name of the matcher: {', '.join(f'{entry.form} ({entry.about})' for entry in TABLE)}. Options may follow a '?'; "
+    "zoom=1 is one of every matcher, a second look at crops of the images."
 )
 """The forms with a description of each matcher, for the help of commands."""
 
@@ -114,16 +120,33 @@ HELP = (
 def find_entry(name: str) -> MatcherEntry:
     """The entry of the matcher called `name`.
 
-    Raises ValueError listing the forms where there is none, and for options of a matcher that takes none.
+    Raises ValueError listing the forms where there is none, for options of a matcher that takes none, and as
+    split_common does.
     """
-    base, mark, text = name.partition("?")
+    base, mark, text = split_common(name)[0].partition("?")
     for entry in TABLE:
         if entry.fits(base):
             if mark and not entry.takes_options:
                 raise ValueError(f"matcher {base} takes no options: leave out ?{text}")
             return entry
-    hint = f"; what follows the '?' are options, and there is no folder {base!r}" if mark else ""
+    hint = f"; what follows the '?' are options, and there is no folder {base!r}" if "?" in name else ""
     raise ValueError(f"there is no matcher {name!r}; there are {FORMS}{hint}")
+
+
+def split_common(name: str) -> tuple[str, dict[str, str]]:
+    """A matcher's name without the options that every matcher takes, and the values of these.
+
+    Raises ValueError for a value that cannot be, and an option given twice.
+    """
+    base, _, text = name.partition("?")
+    common: list[str] = []
+    own: list[str] = []
+    for part in text.split("&") if text else []:
+        (common if part.partition("=")[0] in COMMON_OPTIONS else own).append(part)
+    values = parse_options(name, "&".join(common), COMMON_OPTIONS)
+    if not values:
+        return name, {}
+    return (f"{base}?{'&'.join(own)}" if own else base), values
 
 
 def is_checkpoint(name: str) -> bool:

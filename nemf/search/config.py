@@ -6,7 +6,7 @@ config.json of a checkpoint.
 
 import itertools
 import reprlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_type_hints
 
@@ -113,12 +113,13 @@ def settings_from_json(content: Any) -> dict[str, Any]:
     return settings
 
 
-def search_options(name: str, text: str) -> dict[str, Any]:
+def search_options(name: str, text: str, also: Collection[str] = ()) -> dict[str, Any]:
     """Fields of SearchConfig out of a text such as 'refine_steps=5&seed=1'.
 
-    name: what an error begins with. Raises ValueError for unknown fields and values that cannot be.
+    name: what an error begins with. also: as in parse_options.
+    Raises ValueError for unknown fields and values that cannot be.
     """
-    options = parse_options(name, text, get_type_hints(SearchConfig))
+    options = parse_options(name, text, get_type_hints(SearchConfig), also)
     try:
         check_settings(**options)
     except ValueError as error:

@@ -9,6 +9,7 @@ import torch
 from nemf import checkpoints, load_matcher
 from nemf.load import find_device
 from nemf.matchers.table import is_checkpoint
+from nemf.matchers.zoom import ZoomMatcher
 from nemf.model.build import build
 from nemf.model.presets import nemf_small
 from nemf.search.config import SearchConfig
@@ -132,6 +133,22 @@ def test_options_that_will_not_do(folder: Path, query: str, message: str):
 
 
 @pytest.mark.usefixtures("own_module")
+@pytest.mark.parametrize(
+    "name", ["identity", "own_matchers:make", f"{SIFT}?image_size=160", "CHECKPOINT?seed=3", "descriptors:CHECKPOINT"]
+)
+def test_every_matcher_takes_a_second_look(folder: Path, name: str):
+    name = name.replace("CHECKPOINT", str(folder))
+    plain = load_matcher(name, device="cpu")
+    zoomed = load_matcher(f"{name}{'&' if '?' in name else '?'}zoom=1", device="cpu")
+    assert isinstance(zoomed, ZoomMatcher)
+    assert (type(zoomed.matcher), zoomed.matcher.fingerprint) == (type(plain), plain.fingerprint)
+    assert zoomed.name == f"{name}{'&' if '?' in name else '?'}zoom=1"
+    assert zoomed.fingerprint != plain.fingerprint
+    never = load_matcher(f"{name}{'&' if '?' in name else '?'}zoom=0", device="cpu")
+    assert (type(never), never.fingerprint) == (type(plain), plain.fingerprint)
+
+
+@pytest.mark.usefixtures("own_module")
 def test_built_by_a_factory_of_ones_own():
     matcher = load_matcher("own_matchers:make", backbone_weights="w.safetensors", device="cpu")
     assert matcher.arguments == {"backbone_weights": "w.safetensors", "device": "cpu"}
@@ -155,6 +172,11 @@ def test_built_by_a_factory_of_ones_own():
         ("own_matchers:nothing", "own_matchers has no function nothing"),
         ("own_matchers:number", "own_matchers has no function number"),
         ("own_matchers:make?seed=1", r"matcher own_matchers:make takes no options: leave out \?seed=1"),
+        ("identity?zoom=2", r"identity\?zoom=2: option zoom must be one of 0, 1; got '2'"),
+        (f"{SIFT}?zoom=1&zoom=1", "option 'zoom' is given twice"),
+        (f"{SIFT}?zom=1", "option 'zom' is unknown; there are readout, image_size, zoom"),
+        ("identity?zoom=1&seed=1", r"matcher identity takes no options: leave out \?seed=1"),
+        ("large?zoom=1", "there is no matcher 'large.zoom=1'; .*, and there is no folder 'large'"),
         ("identity?", r"matcher identity takes no options: leave out \?$"),
         ("own_matchers:broken", "broken returned a object without name, fingerprint, match_batch"),
         ("own_matchers:raises", r"'own_matchers:raises': a factory is called with \(.*raises then raised KeyError"),

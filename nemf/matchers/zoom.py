@@ -1,0 +1,133 @@
+"""A second look, for every matcher: '?zoom=1' behind its name.
+
+The images are matched as they are; then the query is cropped to its points, the reference to the surer answers, and the
+crops are matched. A matcher squashes what it sees to one size, so an object that is small in its photograph is seen
+larger the second time. It costs a second match of each pair, and no annotation of the reference is used.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any
+
+import numpy as np
+
+from nemf.crop import Crop
+from nemf.matcher import ImagePair, Match, Matcher, Points
+
+_CODE_VERSION = 1
+
+_PAIRS_AT_ONCE = 8
+"""Pairs whose crops are given to the matcher together."""
+
+# chosen on the validation pairs of Animal-Pose
+_QUERY_MARGIN, _QUERY_LEAST = 0.4, 0.15
+_REFERENCE_MARGIN, _REFERENCE_LEAST = 0.5, 0.2
+"""A crop extends beyond its points by this margin on every side, in units of their extent: the longer side of their
+tight box, and at least this share of the image's longer side."""
+_SURER = 0.3
+"""The answers crop the reference that are at least as sure as this quantile of the pair's confidences."""
+_WHOLE = 0.9
+"""Crops that hold more than this share of their images, the product of the two, are not looked at."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Look:
+    """The second look at a pair."""
+
+    pair: ImagePair
+    reference: Crop
+
+
+class ZoomMatcher(Matcher):
+    """Matches with another matcher, looking twice.
+
+    A pair keeps its first answer if it has no points, if the crops are about the whole images, and if the second look
+    is less sure than the first, by the median confidence of the points. Otherwise all points and their confidences are
+    those of the second look, mapped back to the whole reference. The query's crop holds all query points; one outside
+    the image counts as the nearest one inside.
+    A point's answer thus depends on the points that are asked with it. It is a function of the pair and its points
+    alone, whatever the batch.
+    The flow of a dense pair, its confidence and the score maps are those of the first look: flow is asked for every
+    pixel, and a crop has not all of them. answer_grid_hw is None where the reference was cropped: the cells of a crop
+    are no grid over the whole reference.
+    """
+
+    def __init__(self, name: str, matcher: Matcher) -> None:
+        self.name = name
+        self.matcher = matcher
+        configuration = json.dumps(["zoom", _CODE_VERSION, matcher.fingerprint])
+        self.fingerprint = hashlib.sha256(configuration.encode()).hexdigest()[:16]
+
+    def match_batch(self, pairs: Sequence[ImagePair]) -> Iterator[Match]:
+        firsts = iter(self.matcher.match_batch(pairs))
+        for start in range(0, len(pairs), _PAIRS_AT_ONCE):
+            group = pairs[start : start + _PAIRS_AT_ONCE]
+            yield from self._look_again(group, list(islice(firsts, len(group))))
+        yield from firsts  # none, unless there are too many: whoever called checks
+
+    def _look_again(self, pairs: Sequence[ImagePair], firsts: Sequence[Any]) -> Iterator[Match]:
+        """The matches of the pairs, from their first matches, which may be anything: whoever called checks."""
+        looks = [_second_look(pair, first) for pair, first in zip(pairs, firsts, strict=False)]
+        taken = [look for look in looks if look]
+        seconds = list(self.matcher.match_batch([look.pair for look in taken])) if taken else []
+        if len(seconds) != len(taken):
+            raise ValueError(f"{self.name}: match_batch returned {len(seconds)} matches for {len(taken)} pairs")
+        remaining = iter(seconds)
+        for first, look in zip(firsts, looks, strict=True):
+            yield _answer(first, look, next(remaining)) if look else first
+
+
+def _second_look(pair: ImagePair, first: Any) -> _Look | None:
+    """What to look at after the first match; None where there is nothing to gain, or the match is none."""
+    if pair.query_xy_px is None or not len(pair.query_xy_px) or not _is_whole(first, len(pair.query_xy_px)):
+        return None
+    query = _crop(pair.query_xy_px, _hw(pair.query_rgb), _QUERY_MARGIN, _QUERY_LEAST)
+    is_sure = first.point_confidence >= np.quantile(first.point_confidence, _SURER)
+    reference = _crop(first.reference_xy_px[is_sure], _hw(pair.reference_rgb), _REFERENCE_MARGIN, _REFERENCE_LEAST)
+    if query.share * reference.share > _WHOLE:
+        return None
+    cropped = replace(
+        pair,
+        query_rgb=query.cut(pair.query_rgb),
+        reference_rgb=reference.cut(pair.reference_rgb),
+        query_xy_px=query.to_crop(pair.query_xy_px),
+        dense=False,
+        score_maps=False,
+    )
+    return _Look(pair=cropped, reference=reference)
+
+
+def _answer(first: Match, look: _Look, second: Match) -> Match:
+    """The first match, with the points of the second where that one is as sure."""
+    if not np.median(second.point_confidence) >= np.median(first.point_confidence):
+        return first
+    return replace(
+        first,
+        reference_xy_px=look.reference.to_image(second.reference_xy_px),
+        point_confidence=second.point_confidence,
+        answer_grid_hw=second.answer_grid_hw if look.reference.share == 1 else None,
+    )
+
+
+def _crop(xy_px: Points, hw: tuple[int, int], margin: float, least: float) -> Crop:
+    """The crop around points, which count as the nearest place in the image where they lie outside."""
+    inside = np.clip(xy_px.astype(np.float64), 0, [hw[1] - 1, hw[0] - 1])
+    low, high = inside.min(axis=0), inside.max(axis=0)
+    side_px = max((high - low).max(), least * max(hw))
+    return Crop.around(low, high, hw, margin * side_px)
+
+
+def _is_whole(match: Any, n_points: int) -> bool:
+    """Whether a match has a finite point and confidence for each query point."""
+    xy_px = np.asarray(getattr(match, "reference_xy_px", None))
+    confidence = np.asarray(getattr(match, "point_confidence", None))
+    right_shape = xy_px.shape == (n_points, 2) and confidence.shape == (n_points,)
+    are_numbers = all(np.issubdtype(array.dtype, np.floating) for array in (xy_px, confidence))
+    return right_shape and are_numbers and bool(np.isfinite(xy_px).all() and np.isfinite(confidence).all())
+
+
+def _hw(rgb: np.ndarray) -> tuple[int, int]:
+    return rgb.shape[0], rgb.shape[1]
