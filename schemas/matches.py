@@ -15,6 +15,9 @@ Flow is fixed point, each row as its difference from the one above, so that it i
 `flow_px[y, x]` is the displacement (dx, dy) from query pixel (x, y) to its match in the reference image, exact to
 half of `flow_scale`. `flow_confidence` is zstd-compressed uint8 of shape `flow_hw`, 0..255 for 0..1.
 
+`point_margin` (output `margin`) is the matcher's best score within MARGIN_RADIUS of the reference's longest side round
+the answer, less its best score farther away, in the matcher's own scores; the greater, the surer.
+
 `answer_grid_hw`: the matcher's answers are centres of cells of this many rows and columns over the reference image;
 null for a matcher that answers with any point.
 
@@ -31,6 +34,8 @@ from schemas.types import POINTS_XY, SIZE_HW
 
 SCORE_ALPHAS = (0.01, 0.05, 0.1)
 """The radii of `score_inside` and `score_outside`: shares of the longest side of the reference's box."""
+MARGIN_RADIUS = 0.06
+"""The radius of `point_margin`: a share of the longest side of the reference image."""
 SCORES = pa.list_(pa.list_(pa.float32()))
 """For each point a number per radius of SCORE_ALPHAS."""
 
@@ -52,6 +57,7 @@ MATCHES = pa.schema(
         pa.field("reference_xy_px", POINTS_XY),
         pa.field("point_confidence", pa.list_(pa.float32())),
         pa.field("point_cycle_error_px", pa.list_(pa.float32())),
+        pa.field("point_margin", pa.list_(pa.float32())),
         pa.field("answer_grid_hw", SIZE_HW),
         pa.field("scored_keypoint_id", pa.list_(pa.string())),
         pa.field("score_inside", SCORES),

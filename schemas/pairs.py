@@ -16,6 +16,8 @@ What only some protocols read, null where a data set does not have it:
     geometry_groups         lists of ids that look alike and are told apart only by where they are on the object
     target_valid_xy_px      for each keypoint all points of the target image that count as its match
     azimuth_difference      steps of 45 degrees between the objects' azimuths, 0 to 4
+    keypoint_probability    for each keypoint of the pair the probability that it is right, 0..1, of points that a
+                            matcher found; null for annotated ones
     SIDE_other_boxes_xyxy   the boxes of the image's other objects of the same category; empty where it is the only one
     mirrored                one of the two objects is the mirror image of what it would be in the other's pose
     SIDE_flow_uri           true flow on the image's grid, pointing into the other image, in `flow_format`
@@ -49,6 +51,7 @@ PAIRS = pa.schema(
         pa.field("source_xy_px", POINTS_XY),
         pa.field("target_xy_px", POINTS_XY),
         pa.field("keypoint_id", _IDS),
+        pa.field("keypoint_probability", pa.list_(pa.float32())),
         pa.field("source_visibility", pa.list_(pa.int8())),
         pa.field("target_visibility", pa.list_(pa.int8())),
         pa.field("source_all_xy_px", POINTS_XY),

@@ -11,6 +11,7 @@ out. In CSV
     seen_in_training                        true or false
     viewpoint_variation, scale_variation    0, 1 or 2
     truncation, occlusion                   0, 1, 2 or 3
+    keypoint_probability                    '0.9,0.8', one for each keypoint
     source_visibility, target_visibility    '1;2;2', one for each keypoint: 1 hidden, 2 visible
     SIDE_all_xy_px, SIDE_all_keypoint_id    as the keypoints and their ids
     target_valid_xy_px                      '[[[x, y], [x, y]], [[x, y]]]', a list of points for each keypoint
@@ -163,6 +164,7 @@ _FROM_TEXT: dict[str, tuple[Callable[[str], Any], str]] = {
     "truncation": (_whole, "a whole number"),
     "occlusion": (_whole, "a whole number"),
     "seen_in_training": (lambda text: _BOOLEANS[text.lower()], "true or false"),
+    "keypoint_probability": (_numbers, "'0.9,0.8'"),
     "source_visibility": (_levels, "'1;2'"),
     "target_visibility": (_levels, "'1;2'"),
     "source_all_xy_px": (_points, "'x,y;x,y'"),
@@ -250,7 +252,7 @@ def _short(text: str) -> str:
 def _pair(row: CsvRow | Fields, partition: Mapping[str, str | None], options: Options) -> list[PairRow | Note]:
     """The pair of a row, and notes if keypoints are left out."""
     record = _values(row.fields() if isinstance(row, CsvRow) else row, partition)
-    shared = ("keypoint_id", "source_visibility", "target_visibility", "target_valid_xy_px")
+    shared = ("keypoint_id", "keypoint_probability", "source_visibility", "target_visibility", "target_valid_xy_px")
     n_missing = _drop_missing_points(record, row.where, ("source_xy_px", "target_xy_px"), shared)
     n_missing_in_all = sum(
         _drop_missing_points(record, row.where, (f"{side}_all_xy_px",), (f"{side}_all_keypoint_id",)) for side in _SIDES
@@ -364,7 +366,7 @@ def _later_columns(fields: Fields) -> dict[str, Any]:
     """The columns that PAIRS 2 lacks. Raises DataError for a value without what it is about."""
     texts = {name: fields.optional(name, fields.text) for name in ("target_category", "level", "flow_format", *_URIS)}
     for needed, names in {
-        "source_xy_px": ("source_visibility",),
+        "source_xy_px": ("source_visibility", "keypoint_probability"),
         "target_xy_px": ("target_visibility", "target_valid_xy_px"),
         "flow_format": ("source_flow_uri", "target_flow_uri"),
         **{f"{side}_all_keypoint_id": (f"{side}_all_xy_px",) for side in _SIDES},
@@ -382,6 +384,7 @@ def _later_columns(fields: Fields) -> dict[str, Any]:
         raise DataError(fields.where, "wrong value", detail)
     return {
         **texts,
+        "keypoint_probability": fields.optional("keypoint_probability", fields.shares),
         **{f"{side}_visibility": _visibility(fields, f"{side}_visibility") for side in _SIDES},
         **{f"{side}_all_xy_px": fields.optional(f"{side}_all_xy_px", fields.points) for side in _SIDES},
         **{f"{side}_all_keypoint_id": fields.optional(f"{side}_all_keypoint_id", fields.texts) for side in _SIDES},

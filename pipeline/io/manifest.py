@@ -36,7 +36,14 @@ MAX_READ_BYTES = 2**26
 _POINT_COLUMNS = ("source_xy_px", "target_xy_px", "source_all_xy_px", "target_all_xy_px", "target_valid_xy_px")
 _KEYPOINT_COLUMNS = (
     *_POINT_COLUMNS,
-    *("keypoint_id", "source_all_keypoint_id", "target_all_keypoint_id", "source_visibility", "target_visibility"),
+    *(
+        "keypoint_id",
+        "keypoint_probability",
+        "source_all_keypoint_id",
+        "target_all_keypoint_id",
+        "source_visibility",
+        "target_visibility",
+    ),
     *("mirror_keypoint_ids", "geometry_groups"),
 )
 _BATCH_ROWS = 1024

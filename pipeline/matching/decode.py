@@ -27,7 +27,14 @@ _PAIRS_FETCHED = 8
 """Pairs whose encoded images are fetched at once, and in memory at once."""
 
 _OF_EVALUATION = (
-    *("source_visibility", "target_visibility", "target_valid_xy_px", "mirror_keypoint_ids", "geometry_groups"),
+    *(
+        "keypoint_probability",
+        "source_visibility",
+        "target_visibility",
+        "target_valid_xy_px",
+        "mirror_keypoint_ids",
+        "geometry_groups",
+    ),
     *("azimuth_difference", "mirrored", "source_other_boxes_xyxy", "target_other_boxes_xyxy"),
     *("source_flow_uri", "target_flow_uri", "flow_format", "source_mask_uri", "target_mask_uri"),
 )

@@ -12,6 +12,7 @@ _LATER = {
     *("target_category", "level", "source_visibility", "target_visibility"),
     *("source_all_xy_px", "source_all_keypoint_id", "target_all_xy_px", "target_all_keypoint_id"),
     *("mirror_keypoint_ids", "geometry_groups", "target_valid_xy_px", "azimuth_difference", "mirrored"),
+    *("keypoint_probability", "point_margin"),
     *("source_other_boxes_xyxy", "target_other_boxes_xyxy"),
     *("source_flow_uri", "target_flow_uri", "flow_format", "source_mask_uri", "target_mask_uri"),
     *("answer_grid_hw", "scored_keypoint_id", "score_inside", "score_outside", "score_lowest"),

@@ -67,6 +67,15 @@ class Fields:
             self._wrong_value(name, expected)
         return [int(part) for part in value]
 
+    def shares(self, name: str) -> list[float]:
+        """A list of numbers in 0..1."""
+        value = self._get(name, "a list of numbers in 0..1")
+        if not isinstance(value, list) or not all(map(_is_number, value)):
+            self._wrong_type(name, "a list of numbers in 0..1")
+        if not all(0 <= part <= 1 for part in value):
+            self._wrong_value(name, "a list of numbers in 0..1")
+        return [float(part) for part in value]
+
     def records(self, name: str) -> list["Fields"]:
         """A list of records. Each is checked when it is read, so that one bad record does not reject the others."""
         value = self._get(name, "a list of records")

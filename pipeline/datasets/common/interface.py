@@ -67,6 +67,7 @@ class PairRow:
     source_xy_px: Points | None = None
     target_xy_px: Points | None = None
     keypoint_id: list[str] | None = None
+    keypoint_probability: list[float] | None = None
     source_visibility: list[int] | None = None
     target_visibility: list[int] | None = None
     source_all_xy_px: Points | None = None

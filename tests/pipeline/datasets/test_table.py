@@ -416,10 +416,10 @@ def test_a_manifest_that_pandas_filtered_is_a_table(tmp_path):
 _TYPES = pa.schema([(name, PAIRS.field(name).type) for name in PAIRS.names if not name.endswith("_image")])
 
 LATER_CSV = """\
-source_uri,target_uri,source_xy_px,target_xy_px,keypoint_id,target_category,level,source_visibility,target_visibility,\
+source_uri,target_uri,source_xy_px,target_xy_px,keypoint_id,keypoint_probability,target_category,level,source_visibility,target_visibility,\
 source_all_xy_px,source_all_keypoint_id,target_all_xy_px,target_all_keypoint_id,mirror_keypoint_ids,geometry_groups,\
 target_valid_xy_px,source_other_boxes_xyxy,target_other_boxes_xyxy,azimuth_difference,mirrored,source_flow_uri,target_flow_uri,flow_format,source_mask_uri,target_mask_uri
-a.jpg,b.jpg,"1,2;3,4","5,6;7,8",l;r,dog,cross-family,1;2,2;2,"1,2;3,4;9,9",l;r;tail,"5,6;7,8",l;r,\
+a.jpg,b.jpg,"1,2;3,4","5,6;7,8",l;r,"1,0.5",dog,cross-family,1;2,2;2,"1,2;3,4;9,9",l;r;tail,"5,6;7,8",l;r,\
 "[[""l"", ""r""]]","[[""l"", ""r"", ""tail""]]","[[[5, 6], [6, 6]], [[7, 8]]]","[[0, 1, 4, 5]]",[],3,true,a.flo,s3://x/b.flo,flo,a.png,b.png
 """
 LATER = {
@@ -428,6 +428,7 @@ LATER = {
     "source_xy_px": [[1, 2], [3, 4]],
     "target_xy_px": [[5, 6], [7, 8]],
     "keypoint_id": ["l", "r"],
+    "keypoint_probability": [1, 0.5],
     "target_category": "dog",
     "level": "cross-family",
     "source_visibility": [1, 2],
@@ -506,6 +507,7 @@ def test_what_belongs_to_a_missing_keypoint_is_left_out_with_it(tmp_path):
         ({"source_all_keypoint_id": ["l"]}, "source_all_xy_px has 3, source_all_keypoint_id has 1"),
         ({"source_all_keypoint_id": None}, "field source_all_xy_px is given, but not source_all_keypoint_id"),
         ({"mirror_keypoint_ids": [["l"]]}, "field mirror_keypoint_ids: expected [left, right] each"),
+        ({"keypoint_probability": [1, 2]}, "field keypoint_probability: expected a list of numbers in 0..1"),
         ({"azimuth_difference": 5}, "field azimuth_difference: expected a level in 0..4, got 5"),
         ({"flow_format": None}, "field source_flow_uri is given, but not flow_format"),
         ({"flow_format": "kitti"}, "field flow_format: expected flo, got 'kitti'"),
