@@ -110,11 +110,16 @@ def flipped(example: Example, *, reference: bool, query: bool) -> Example:
     row_of = {name: row for row, name in enumerate(query_names)}
     rows = [row for row, name in enumerate(reference_names) if name in row_of]
     kept = tuple(reference_names[row] for row in rows)
+    query_rows = [row_of[name] for name in kept]
+    probability = example.probability
+    if probability is not None:
+        probability = np.minimum(probability[rows], probability[query_rows])  # both points' matches must be right
     return replace(
         example,
         reference=views[0].select_points(np.array(rows, int)),
-        query=views[1].select_points(np.array([row_of[name] for name in kept], int)),
+        query=views[1].select_points(np.array(query_rows, int)),
         keypoint_id=kept,
+        probability=probability,
     )
 
 

@@ -31,6 +31,8 @@ class Batch:
     query_xy_norm: Float[Tensor, "m 2"]
     keypoint: Int64[Tensor, " m"]
     """Keypoint number of each point: points of one number match each other, in whatever images they are."""
+    probability: Float[Tensor, " m"]
+    """The probability of each match to be right, 1 for an annotated one."""
 
     def to(self, device: torch.device) -> "Batch":
         """The batch on another device."""
@@ -75,6 +77,7 @@ def collate(examples: Sequence[Example], images: ImageFormat) -> Batch:
         reference_xy_norm=torch.cat([_points_norm(view) for view in references]),
         query_xy_norm=torch.cat([_points_norm(view) for view in queries]),
         keypoint=_keypoint_numbers(examples),
+        probability=torch.cat([_probability(example) for example in examples]),
     )
 
 
@@ -89,6 +92,10 @@ def _keypoint_numbers(examples: Sequence[Example]) -> Int64[Tensor, " m"]:
             key = (example.category, names[row]) if names is not None and unique else (index, row, None)
             numbers.append(number_of.setdefault(key, len(number_of)))
     return torch.tensor(numbers)
+
+
+def _probability(example: Example) -> Float[Tensor, " k"]:
+    return torch.ones(len(example)) if example.probability is None else torch.from_numpy(example.probability)
 
 
 def _points_norm(view: View) -> Float[Tensor, "k 2"]:

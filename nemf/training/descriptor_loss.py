@@ -10,6 +10,7 @@ from torch import Tensor
 
 from nemf.model.correlation import normalise
 from nemf.model.quadrilinear import corners
+from nemf.training.label_noise import noisy_loss
 
 TEMPERATURE = 0.05
 """Softmax temperature."""
@@ -20,8 +21,10 @@ def descriptor_loss(
     image: Int64[Tensor, " m"],
     xy_norm: Float[Tensor, "m 2"],
     keypoint: Int64[Tensor, " m"],
+    probability: Float[Tensor, " m"],
 ) -> Float[Tensor, ""]:
-    """Cross-entropy of matching each keypoint to those of the same number in other images; the mean over all matches.
+    """Cross-entropy of matching each keypoint to those of the same number in other images; the weighted mean over all
+    matches.
 
     It is that of softmax(cosine / TEMPERATURE) over the cells of the other image against the four cells around the
     true point, weighted bilinearly (align-corners).
@@ -30,6 +33,7 @@ def descriptor_loss(
     image: index of the image that each of m keypoints is in, 0 <= image < n.
     xy_norm: normalised (x, y) of each keypoint, within [-1, 1].
     keypoint: number of each keypoint. At least one number must occur in two images.
+    probability: of each keypoint to be right, above 0 and at most 1; a match's is the lesser one of its two keypoints.
     """
     hw = features.shape[2], features.shape[3]
     maps = normalise(features.float())
@@ -43,4 +47,5 @@ def descriptor_loss(
         cosine = torch.einsum("mc,nch->mnh", descriptor, cells)
     log_likelihood = torch.log_softmax(cosine / TEMPERATURE, dim=-1)
     truth = log_likelihood[query[:, None], image[match][:, None], cell[match]]
-    return -(truth * weight[match]).sum(dim=1).mean()
+    of_match = torch.minimum(probability[query], probability[match])
+    return noisy_loss((truth * weight[match]).sum(dim=1), of_match, n_candidates=hw[0] * hw[1])

@@ -5,9 +5,10 @@ A search would start at the points of the query and look for them in the referen
 """
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Float32
 
 from nemf.matcher import RGB, Points
 
@@ -44,13 +45,16 @@ class View:
 class Example:
     """Point k of the reference matches point k of the query.
 
-    Raises ValueError where the numbers of points or names differ, or points are not finite.
+    Raises ValueError where the numbers of points, names or probabilities differ, points are not finite, or a
+    probability is out of range.
     """
 
     reference: View
     query: View
     keypoint_id: tuple[str, ...] | None = None
     """Names of the points; None where they have none."""
+    probability: Float32[np.ndarray, " k"] | None = None
+    """The probability of each match to be right, above 0 and at most 1; None where all are certain."""
     category: str = ""
     """Category of the object: points of one name match in all examples of one category."""
 
@@ -58,11 +62,16 @@ class Example:
         counts = {"reference points": len(self), "query points": len(self.query.xy_px)}
         if self.keypoint_id is not None:
             counts["keypoint_id"] = len(self.keypoint_id)
+        if self.probability is not None:
+            counts["probabilities"] = len(self.probability)
         if len(set(counts.values())) > 1:
             listed = ", ".join(f"{count} {name}" for name, count in counts.items())
             raise ValueError(
-                f"an example needs as many points in both images and a name for each, or none; got {listed}"
+                "an example needs as many points in both images, and a name and a probability for each, or none; "
+                f"got {listed}"
             )
+        if self.probability is not None and not ((self.probability > 0) & (self.probability <= 1)).all():
+            raise ValueError(f"probabilities must be above 0 and at most 1; got {self.probability.tolist()}")
         for role, view in (("reference", self.reference), ("query", self.query)):
             if not np.isfinite(view.xy_px).all():
                 bad = int(np.flatnonzero(~np.isfinite(view.xy_px).all(axis=1))[0])
@@ -74,13 +83,20 @@ class Example:
     def drop_outside_points(self) -> "Example":
         """The example without the points that lie outside either image."""
         rows = np.flatnonzero(self.reference.inside_mask() & self.query.inside_mask())
-        names = None if self.keypoint_id is None else tuple(self.keypoint_id[row] for row in rows)
         return replace(
             self,
             reference=self.reference.select_points(rows),
             query=self.query.select_points(rows),
-            keypoint_id=names,
+            **self._of_points(rows),
         )
+
+    def _of_points(self, rows: np.ndarray) -> dict[str, Any]:
+        """The names and probabilities of the points of these row numbers, as fields of an example."""
+        names, probability = self.keypoint_id, self.probability
+        return {
+            "keypoint_id": None if names is None else tuple(names[row] for row in rows),
+            "probability": None if probability is None else probability[rows],
+        }
 
     def swapped(self) -> "Example":
         """The example with reference and query exchanged."""

@@ -137,16 +137,25 @@ class TrainingPairs:
         counts = {f"{side} points": len(points[side]) for side in _SIDES}
         if names is not None:
             counts["keypoint_id"] = len(names)
+        probability = _probability(pair)
+        if probability is not None:
+            counts["keypoint_probability"] = len(probability)
         if len(set(counts.values())) > 1:
             listed = ", ".join(f"{count} {name}" for name, count in counts.items())
-            raise ValueError(f"it needs as many points in both images and a name for each, or none; got {listed}")
+            raise ValueError(
+                f"it needs as many points in both images, and a name and a probability for each, or none; got {listed}"
+            )
         views = {
             side: View(rgb=self._rgb(pair, side, row), xy_px=points[side], box_xyxy=_box(pair, side)) for side in _SIDES
         }
         category = "" if self._names_across_categories else f"{self.uri} {pair['category'] or row}"
         keypoint_id = None if names is None else tuple(names)
         example = Example(
-            reference=views["source"], query=views["target"], keypoint_id=keypoint_id, category=category
+            reference=views["source"],
+            query=views["target"],
+            keypoint_id=keypoint_id,
+            category=category,
+            probability=probability,
         ).drop_outside_points()
         if not len(example):
             raise ValueError("no keypoint lies inside both images")
@@ -204,6 +213,16 @@ def _points(pair: dict[str, Any], side: str) -> Points:
         return as_points(np.array(points, np.float32))
     except ValueError as error:
         raise ValueError(f"{side}_xy_px: {error}") from error
+
+
+def _probability(pair: dict[str, Any]) -> np.ndarray | None:
+    """The probabilities of the keypoints, None where all are certain. Raises ValueError for one out of range."""
+    values = pair["keypoint_probability"]
+    if values is None:
+        return None
+    if not all(value is not None and 0 < value <= 1 for value in values):
+        raise ValueError(f"keypoint_probability must be above 0 and at most 1; got {values}")
+    return np.array(values, np.float32)
 
 
 def _box(pair: dict[str, Any], side: str) -> Box | None:

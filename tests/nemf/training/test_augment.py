@@ -71,6 +71,15 @@ def test_one_mirrored_image_is_matched_anew_by_name():
     assert (marks(other.reference), marks(other.query)) == ([120, 160, 200], [160, 120, 200])
 
 
+def test_a_match_that_is_made_of_two_is_as_sure_as_the_lesser():
+    doubtful = replace(planted(), probability=np.array([0.5, 0.25, 1], np.float32))
+    both = flipped(doubtful, reference=True, query=True).probability
+    one = flipped(doubtful, reference=True, query=False).probability
+    assert both is not None
+    assert one is not None
+    assert (sorted(both.tolist()), one.tolist()) == ([0.25, 0.5, 1], [0.25, 0.25, 1])
+
+
 def test_points_without_counterpart_are_dropped():
     lonely = flipped(planted(("left_ear", "left_eye", "nose")), reference=False, query=True)
     assert lonely.keypoint_id == ("nose",)

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -43,6 +45,20 @@ def test_points_of_all_examples_stand_in_one_list():
     assert batch.reference_xy_norm.tolist() == [[-1, -1], [1, 0], [0, 1]]
     assert batch.query_xy_norm.tolist() == [[1, 1], [0, 0], [0.5, -0.5]]
     assert torch.equal(batch.query[1], FORMAT.squash(second.query.rgb))
+
+
+def test_matches_without_a_probability_are_sure():
+    doubtful = Example(
+        reference=view((8, 8), [[1, 2], [9, 9], [3, 3]]),
+        query=view((8, 8), [[7, 7], [1, 1], [2, 2]]),
+        probability=np.array([0.5, 0.6, 0.7], np.float32),
+    )
+    sure = Example(reference=view((8, 8), [[1, 2]]), query=view((8, 8), [[7, 7]]))
+    batch = collate([doubtful.drop_outside_points(), sure], FORMAT)
+    assert batch.probability.tolist() == pytest.approx([0.5, 0.7, 1])
+    for wrong in ([0.0], [1.5], [0.5, 0.5]):
+        with pytest.raises(ValueError, match="probabilit"):
+            replace(sure, probability=np.array(wrong, np.float32))
 
 
 def test_points_that_no_loss_can_take():

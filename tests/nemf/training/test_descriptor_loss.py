@@ -37,7 +37,8 @@ def test_the_loss_is_the_mean_over_all_matches_one_by_one():
     xy_norm = torch.rand(8, 2, generator=generator) * 2 - 1
     xy_norm[0], xy_norm[2] = torch.tensor([1.0, 1.0]), torch.tensor([-1.0, 1.0])
 
-    loss, expected = (each(features, image, xy_norm, keypoint) for each in (descriptor_loss, one_by_one))
+    loss = descriptor_loss(features, image, xy_norm, keypoint, torch.ones(len(keypoint)))
+    expected = one_by_one(features, image, xy_norm, keypoint)
 
     assert loss.item() == pytest.approx(expected.item(), rel=1e-4)
     gradients = [torch.autograd.grad(value, features)[0] for value in (loss, expected)]
@@ -52,7 +53,7 @@ def planted(move: int) -> float:
     features = torch.stack([own, own.flatten(1).roll(move, dims=1).view_as(own)])
     xy_norm = px_to_norm(pixel_grid(HW).view(-1, 2), HW)
     image, keypoint = torch.tensor([0, 1]).repeat_interleave(n_cells), torch.arange(n_cells).repeat(2)
-    return descriptor_loss(features, image, xy_norm.repeat(2, 1), keypoint).item()
+    return descriptor_loss(features, image, xy_norm.repeat(2, 1), keypoint, torch.ones(2 * n_cells)).item()
 
 
 def test_it_is_least_where_descriptors_are_planted():
@@ -64,5 +65,19 @@ def test_it_is_least_where_descriptors_are_planted():
 def test_maps_that_tell_nothing_leave_all_cells_alike():
     xy_norm = torch.tensor([[0.3, -0.8], [0.1, 0.9]])
     features = torch.ones(2, 3, *HW)
-    loss = descriptor_loss(features, torch.tensor([0, 1]), xy_norm, torch.tensor([7, 7]))
+    loss = descriptor_loss(features, torch.tensor([0, 1]), xy_norm, torch.tensor([7, 7]), torch.ones(2))
     assert loss.item() == pytest.approx(math.log(20), rel=1e-5)
+
+
+def test_a_match_is_as_sure_as_the_lesser_of_its_points():
+    """Two matches of 20 cells that say nothing: whether right or wrong, each has the likelihood 1/20; then one of cells
+    that are told apart, which is right with probability 1/2."""
+    xy_norm = torch.tensor([[0.3, -0.8], [0.1, 0.9]])
+    doubt = torch.tensor([0.5, 1.0])
+    alike = descriptor_loss(torch.ones(2, 3, *HW), torch.tensor([0, 1]), xy_norm, torch.tensor([7, 7]), doubt)
+    assert alike.item() == pytest.approx(math.log(20), rel=1e-5)
+    n_cells = HW[0] * HW[1]
+    own = torch.eye(n_cells).view(1, n_cells, *HW).repeat(2, 1, 1, 1)
+    centre = px_to_norm(torch.tensor([[1.0, 1.0]]), HW).repeat(2, 1)
+    told = descriptor_loss(own, torch.tensor([0, 1]), centre, torch.tensor([7, 7]), doubt)
+    assert told.item() == pytest.approx(-math.log(0.5 + 0.5 / n_cells), rel=1e-4)

@@ -15,6 +15,7 @@ from nemf.training.rng import generator_of
 PAIR = torch.tensor([0, 0, 2])
 REFERENCE = torch.tensor([[-0.5, 0.25], [0.5, 0.0], [1.0, -1.0]])
 QUERY = torch.tensor([[-0.4, 0.35], [0.6, 0.1], [0.9, -0.9]])
+SURE = torch.ones(3)
 VOLUMES = torch.arange(3.0).view(3, 1, 1, 1, 1, 1)
 
 
@@ -34,7 +35,7 @@ class Known(nn.Module):
 
 
 def loss_of(field: nn.Module, **options) -> float:
-    return float(field_loss(field, VOLUMES, PAIR, REFERENCE, QUERY, generator_of("test"), LossConfig(**options)))
+    return float(field_loss(field, VOLUMES, PAIR, REFERENCE, QUERY, SURE, generator_of("test"), LossConfig(**options)))
 
 
 def test_the_loss_of_a_constant_field_and_of_a_perfect_one():
@@ -46,6 +47,25 @@ def test_the_field_loss_by_hand():
     """One true candidate with logit 1 among three with logit -2."""
     softmax = -math.log(math.e / (math.e + 3 * math.exp(-2)))
     assert loss_of(Known(1.0, -2.0), negatives=3) == pytest.approx(softmax, rel=1e-5)
+
+
+def test_a_match_that_may_be_wrong_by_hand():
+    """The true candidate of one match has the logit 1, those of the others 3, all wrong ones -2. That match is right
+    with probability 1/4."""
+
+    class Differing(Known):
+        def forward(self, cost_features, reference_xy_norm, query_xy_norm, *, positional_gradient):
+            logits = super().forward(cost_features, reference_xy_norm, query_xy_norm, positional_gradient=False)
+            is_other = (reference_xy_norm != REFERENCE[1]).any(-1) | (query_xy_norm != QUERY[1]).any(-1)
+            return torch.where((logits > 0) & is_other, 3.0, logits)
+
+    doubted, sure = (math.exp(logit) / (math.exp(logit) + 3 * math.exp(-2)) for logit in (1, 3))
+    expected = (-2 * math.log(sure) - 0.25 * math.log(0.25 * doubted + 0.75 / 4)) / 2.25
+    probability = torch.tensor([1.0, 0.25, 1.0])
+    config = LossConfig(negatives=3)
+    field = Differing(1.0, -2.0)
+    loss = field_loss(field, VOLUMES, PAIR, REFERENCE, QUERY, probability, generator_of("test"), config)
+    assert loss.item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_the_candidates_that_the_field_scores(monkeypatch: pytest.MonkeyPatch):
@@ -87,9 +107,11 @@ def test_the_flow_loss_by_hand():
     pair = torch.tensor([1, 0])
     query = torch.tensor([[0.1, -0.4], [1.0, 1.0]])
     exact = torch.tensor([[0.3, -0.2], [0.5, 1.0]])  # the cell's displacement, (0.2, 0.2) and (-0.5, 0), at the point
-    assert flow_loss(coarse_flow, pair, exact, query).item() == pytest.approx(0, abs=1e-6)
+    assert flow_loss(coarse_flow, pair, exact, query, torch.ones(2)).item() == pytest.approx(0, abs=1e-6)
     off = exact + torch.tensor([[0.3, -0.4], [0.0, 1.0]])  # 0.5 and 1 away, which is 1 and 2 cells
-    assert flow_loss(coarse_flow, pair, off, query).item() == pytest.approx(1.5, abs=1e-6)
+    assert flow_loss(coarse_flow, pair, off, query, torch.ones(2)).item() == pytest.approx(1.5, abs=1e-6)
+    weighted = flow_loss(coarse_flow, pair, off, query, torch.tensor([1.0, 0.5]))
+    assert weighted.item() == pytest.approx((1 + 0.5 * 2) / 1.5, abs=1e-6)
 
 
 @pytest.fixture
@@ -108,6 +130,7 @@ def batch() -> Batch:
         reference_xy_norm=REFERENCE,
         query_xy_norm=QUERY,
         keypoint=torch.tensor([0, 1, 0]),
+        probability=SURE,
     )
 
 
@@ -150,7 +173,10 @@ def test_the_descriptor_loss_is_the_mean_over_maps_and_looks_across_pairs(networ
     images = torch.cat([batch.reference, batch.query])
     image, keypoint = torch.tensor([0, 0, 2, 3, 3, 5]), torch.tensor([0, 1, 0, 0, 1, 0])
     xy_norm = torch.cat([REFERENCE, QUERY])
-    by_map = [descriptor_loss(level, image, xy_norm, keypoint).item() for level in network.model.features(images)]
+    by_map = [
+        descriptor_loss(level, image, xy_norm, keypoint, torch.ones(len(keypoint))).item()
+        for level in network.model.features(images)
+    ]
     assert len(by_map) == 4
     assert loss.item() == pytest.approx(sum(by_map) / 4, rel=1e-4)
 

@@ -102,6 +102,7 @@ def test_every_parameter_that_is_trained_gets_a_gradient(config: NeMFConfig, los
         reference_xy_norm=points[0],
         query_xy_norm=points[1],
         keypoint=torch.tensor([0, 1, 0, 2]),
+        probability=torch.ones(4),
     )
 
     TrainingLoss(model, loss)(batch, generator)["total"].backward()

@@ -43,6 +43,15 @@ def test_a_row_is_an_example(tmp_path: Path, photograph: str):
     assert pairs.unusable == {}
 
 
+def test_keypoints_have_the_probability_of_the_manifest(tmp_path: Path, photograph: str):
+    points = [[1.0, 2.0], [31.0, 23.0], [31.1, 5.0]]
+    row = {**pair_row("p", source_uri=photograph, target_uri=photograph), "source_xy_px": points}
+    pairs = _pairs(tmp_path, [{**row, "keypoint_probability": [0.25, 1.0, 0.5]}])
+    probability = pairs.example(0).probability
+    assert probability is not None
+    assert probability.tolist() == [0.25, 1]
+
+
 def test_names_may_mean_the_same_in_all_categories(tmp_path: Path, photograph: str):
     row = pair_row("p", source_uri=photograph, target_uri=photograph)
     others = [{**row, "pair_id": "q", "category": None}, {**row, "pair_id": "r", "category": None}]
@@ -69,6 +78,8 @@ def _broken(photograph: str) -> dict[str, dict[str, Any]]:
     """Rows that cannot be used, by a part of the reason."""
     both = {"source_uri": photograph, "target_uri": photograph}
     return {
+        "keypoint_probability must be above 0 and at most 1": {**both, "keypoint_probability": [0.5, 0.0, 1.0]},
+        "and a name and a probability for each, or none": {**both, "keypoint_probability": [0.5]},
         "no keypoints in both images": {**both, "source_xy_px": None},
         "the row has neither target_uri nor target_image": {"source_uri": photograph},
         "there is no such file": {**both, "source_uri": "absent.png"},
