@@ -25,6 +25,7 @@ from pipeline.evaluation.metrics import load_metrics as load_metrics
 from pipeline.evaluation.metrics import per_category as per_category
 from pipeline.evaluation.mirror_cases import MIRROR_CASES
 from pipeline.evaluation.protocols import Protocol
+from schemas.matches import SCORE_ALPHAS
 from schemas.metrics import METRICS
 
 DEFAULT_ALPHAS = (0.01, 0.03, 0.05, 0.1, 0.15)
@@ -81,7 +82,8 @@ def match_columns(protocols: Sequence[Protocol]) -> tuple[str, ...]:
 
 
 def check_protocols(protocols: Sequence[Protocol], alphas: Sequence[float]) -> None:
-    """Raises ValueError if there is no protocol or no usable alpha, or two protocols have one name."""
+    """Raises ValueError if there is no protocol or no usable alpha, none that a protocol with KAP has scores of, or two
+    protocols have one name."""
     if not protocols:
         raise ValueError("name at least one protocol")
     names = [protocol.name for protocol in dict.fromkeys(protocols)]
@@ -89,6 +91,13 @@ def check_protocols(protocols: Sequence[Protocol], alphas: Sequence[float]) -> N
         raise ValueError(f"two protocols are called {', '.join(sorted(repeated))}; give each a name of its own")
     if not alphas or not all(0 < alpha <= 1 for alpha in alphas):
         raise ValueError(f"alphas must be above 0 and at most 1, such as 0.1; got {list(alphas)}")
+    with_kap = [protocol.name for protocol in protocols if protocol.kap]
+    if with_kap and not set(alphas) & set(SCORE_ALPHAS):
+        known = ", ".join(map(str, SCORE_ALPHAS))
+        raise ValueError(
+            f"protocol {with_kap[0]}: KAP is known at the alphas {known} alone, and none of them is asked for; got "
+            f"{list(alphas)}"
+        )
 
 
 def check_matches(matches: pa.Table, pairs: pa.Table) -> list[str]:

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from jaxtyping import Float64, Int64
 
-from pipeline.evaluation.refuse import refuse_without_ids
+from pipeline.evaluation.refuse import refuse, refuse_without_ids
 
 MIRROR_CASES = ("n11", "n10", "n1x")
 _BOTH, _ALONE, _WITHOUT_TWIN = range(3)
@@ -35,11 +36,14 @@ def twins(pairs: pa.Table, reference: str, n_points: Int64[np.ndarray, " p"]) ->
     """
     names = (f"{reference}_all_keypoint_id", f"{reference}_all_xy_px", "mirror_keypoint_ids")
     refuse_without_ids(pairs, names, n_points, "the cases of left and right need")
+    n_ids, n_places = (pc.fill_null(pc.list_value_length(pairs[name]), 0).to_numpy() for name in names[:2])
+    unequal = (n_ids != n_places) & (n_points > 0)
+    refuse(unequal, pairs["pair_id"], f"has another number of {names[0]} than of {names[1]}")
     columns = [pairs[name].to_pylist() for name in ("keypoint_id", *names)]
     case, xy_px = [], []
     for count, ids, all_ids, all_xy_px, mirrored in zip(n_points, *columns, strict=True):
         if count:
-            place = dict(zip(all_ids, all_xy_px, strict=False))
+            place = dict(zip(all_ids, all_xy_px, strict=True))
             twin = {name: other for pair in mirrored for name, other in (pair, pair[::-1])}
             case += [_case(name, twin, place) for name in ids]
             xy_px += [place.get(twin.get(name), (np.nan, np.nan)) for name in ids]

@@ -22,13 +22,22 @@ def refuse(bad: Bool[np.ndarray, " p"], pair_id: pa.ChunkedArray, why: str) -> N
 
 
 def refuse_without_ids(pairs: pa.Table, names: Sequence[str], n_points: Int64[np.ndarray, " p"], who: str) -> None:
-    """Raises ValueError for a pair with keypoints that lacks one of the columns, or a keypoint_id of each.
+    """Raises ValueError for a pair with keypoints that lacks one of the columns, or a keypoint_id of each, or
+    that has a null in one of these lists.
 
     n_points: the number of keypoints of each pair. who: 'what needs' the columns, for the message.
     """
     for name in ("keypoint_id", *names):
         need = f"has no {name}, which {who}; prepare the manifest again, of a data set with it"
         refuse(pc.is_null(pairs[name]).to_numpy() & (n_points > 0), pairs["pair_id"], need)
+        has_null = _has_null_inside(pairs[name]) & (n_points > 0)
+        refuse(has_null, pairs["pair_id"], f"has a null in the list of its {name}, which {who}; leave it out there")
     n_ids = pc.fill_null(pc.list_value_length(pairs["keypoint_id"]), 0).to_numpy()
     unequal = (n_ids != n_points) & (n_points > 0)
     refuse(unequal, pairs["pair_id"], "has another number of keypoint_id than of keypoints")
+
+
+def _has_null_inside(column: pa.ChunkedArray) -> Bool[np.ndarray, " p"]:
+    """Whether each list of a column has a null value."""
+    is_null = pc.is_null(pc.list_flatten(column)).to_numpy()
+    return np.bincount(pc.list_parent_indices(column).to_numpy()[is_null], minlength=len(column)) > 0

@@ -165,6 +165,14 @@ def test_it_needs_the_radii_of_the_matches():
         Protocol(name="own", directions=(FORTH,), base="image", kap=True)
 
 
+def test_alphas_without_scores_are_refused_where_there_is_no_other():
+    matches, pairs = match_rows(_match()), pa.Table.from_pylist([_pair()], PAIRS)
+    with pytest.raises(ValueError, match=r"protocol kap: KAP is known at the alphas 0.01, 0.05, 0.1 alone"):
+        evaluate(matches, pairs, [protocol("spair"), protocol("kap")], (0.03, 0.2))
+    kap = evaluate(matches, pairs, [protocol("kap")], (0.03, 0.1)).to_pandas()
+    assert kap[kap["group_kind"] == "all"].set_index("alpha")["kap"].notna().to_dict() == {0.03: False, 0.1: True}
+
+
 def test_counts_of_parts_add_up():
     counts = np.array([[0, -1, 1, 0], [0, 3, 1, 1], [1, 2, 0, 1]], np.float64)
     assert add_counts([counts, counts[1:]]).tolist() == [[0, -1, 1, 0], [0, 3, 2, 2], [1, 2, 0, 2]]

@@ -328,6 +328,8 @@ def test_geometry_aware_counts_points_of_which_the_target_has_another_of_their_g
     assert (failed.n_points.tolist(), failed.failed.tolist()) == ([0], [False])
     with pytest.raises(ValueError, match="pair a has no geometry_groups, which geometry-aware protocols need"):
         _errors(aware, {**pair, "geometry_groups": None}, _answer(pair))
+    with pytest.raises(ValueError, match="pair a has a null in the list of its geometry_groups"):
+        _errors(aware, {**pair, "geometry_groups": [["paw 1", "paw 4"], None]}, _answer(pair))
 
 
 def test_occluded_points_are_halved_or_not_as_the_protocol_has_them():

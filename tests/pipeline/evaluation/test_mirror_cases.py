@@ -93,3 +93,20 @@ def test_a_pair_without_what_is_needed_is_named(planted: Any, column: str):
     table = pa.Table.from_pylist([{**pairs[1], column: None}], PAIRS)
     with pytest.raises(ValueError, match=f"pair p01 has no {column}, which the cases of left and right need"):
         evaluate(match_rows(matches[0]), table, [protocol("geco")])
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "why"),
+    [
+        ("mirror_keypoint_ids", [["0", "1"], None], "has a null in the list of its mirror_keypoint_ids"),
+        ("target_all_xy_px", [None], "has a null in the list of its target_all_xy_px"),
+        ("target_all_keypoint_id", [None], "has a null in the list of its target_all_keypoint_id"),
+        ("keypoint_id", [None], "has a null in the list of its keypoint_id"),
+        ("target_all_xy_px", [], "has another number of target_all_keypoint_id than of target_all_xy_px"),
+    ],
+)
+def test_a_pair_whose_lists_do_not_fit_is_named(planted: Any, column: str, value: Any, why: str):
+    pairs, matches = planted
+    table = pa.Table.from_pylist([pairs[2], {**pairs[1], column: value}], PAIRS)
+    with pytest.raises(ValueError, match=f"pair p01 {why}"):
+        evaluate(match_rows(matches[0]), table, [protocol("geco")])
