@@ -76,15 +76,18 @@ def pair_scores(
 
     There are none for an alpha that is not in SCORE_ALPHAS. A pair that failed or is missing has its positives, without
     an answer, or is excluded.
-    Raises ValueError for a pair with keypoints without ids, and for matches without scores or of other keypoints.
+    Raises ValueError for a pair with keypoints that does not know all keypoints of both images, and for matches without
+    scores or of other keypoints.
     """
     query, reference = sides_of(direction)
     matches = matches.filter(pc.equal(matches["direction"], direction))
     rows = matches.take(pc.index_in(pairs["pair_id"], matches["pair_id"]))
+    for side in (query, reference):
+        need = f"has no {side}_all_keypoint_id, which KAP needs: it is about keypoints that the other image lacks, too"
+        unknown = pc.is_null(pairs[f"{side}_all_keypoint_id"]).to_numpy()
+        refuse(unknown & (count_points(pairs, query, reference) > 0), pairs["pair_id"], need)
     query_ids = _labelled_ids(pairs, query)
     has_match = _is_labelled(query_ids, _labelled_ids(pairs, reference))
-    without_ids = np.array([not ids for ids in query_ids], bool) & (count_points(pairs, query, reference) > 0)
-    refuse(without_ids, pairs["pair_id"], "has no keypoint_id, which KAP needs; prepare the manifest with ids")
     counts = np.array([len(ids) for ids in query_ids], np.int64)
     of_pair = np.repeat(np.arange(len(counts)), counts)
     answered = pc.fill_null(pc.equal(rows["status"], "ok"), False).to_numpy() & (counts > 0)
@@ -149,9 +152,8 @@ def _summed(counts: pd.DataFrame) -> ScoreCounts:
 
 
 def _labelled_ids(pairs: pa.Table, side: str) -> list[list[str]]:
-    """The ids of all labelled keypoints of a side where the pair knows them, else those of the pair; [] for none."""
-    all_ids = zip(pairs[f"{side}_all_keypoint_id"].to_pylist(), pairs["keypoint_id"].to_pylist(), strict=True)
-    return [(own if of_side is None else of_side) or [] for of_side, own in all_ids]
+    """The ids of all labelled keypoints of a side; [] for none."""
+    return [ids or [] for ids in pairs[f"{side}_all_keypoint_id"].to_pylist()]
 
 
 def _is_labelled(query_ids: Sequence[list[str]], reference_ids: Sequence[list[str]]) -> Bool[np.ndarray, " n"]:

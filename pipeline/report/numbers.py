@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from pipeline.evaluation.groups import NUISANCES
+from pipeline.evaluation.groups import LEVELS, NUISANCES
 from pipeline.evaluation.protocols import Protocol, protocol_of
+from schemas.metrics import MEASURES
 
 HEADLINE_ALPHA = 0.1
 """The alpha of the large numbers and of the bars, if it was evaluated, and of the colours of drawn points."""
@@ -17,6 +18,15 @@ AVERAGES = {"pck_image": "image average", "pck_point": "keypoint average", "pck_
 """Columns of METRICS with their names on the page."""
 _VARIATION = {"0": "easy", "1": "medium", "2": "hard"}
 _WHICH_IMAGE = {"0": "none", "1": "source", "2": "target", "3": "both"}
+_SLICES = (*NUISANCES, *LEVELS, "objects", "mirror_case")
+"""Kinds of groups that are drawn beside the categories."""
+_KIND_NAMES = {
+    "viewpoint_variation": "viewpoint",
+    "scale_variation": "scale",
+    "azimuth_difference": "difference of azimuth, steps of 45 degrees",
+    "objects": "objects of the category in an image",
+    "mirror_case": "left and right: both labelled in the target (n11), the twin not (n10), no twin (n1x)",
+}
 _LEVELS = dict(zip(NUISANCES, (_VARIATION, _VARIATION, _WHICH_IMAGE, _WHICH_IMAGE), strict=True))
 
 
@@ -55,7 +65,9 @@ class Numbers:
     categories: list[GroupNumbers]
     """The categories by name."""
     nuisances: list[tuple[str, list[GroupNumbers]]]
-    """Name and levels of the nuisances of which the manifest has any level."""
+    """Name and groups of each other kind that the METRICS have a group of."""
+    measures: list[tuple[str, list[float | None]]]
+    """Name of each measure besides PCK that is known, and its percentages, one per alpha."""
 
     @property
     def alpha(self) -> float:
@@ -89,11 +101,12 @@ def read_numbers(metrics: pd.DataFrame, protocol: Protocol) -> Numbers:
     alphas = sorted(rows["alpha"].unique())
     leak_free = groups(metrics[metrics["subset"] == "leak_free"], "all")
     nuisances = []
-    for kind in NUISANCES:
+    for kind in _SLICES:
         levels = groups(rows, kind)
         if any(level.name != "unknown" for level in levels):
-            named = [replace(level, name=_LEVELS[kind].get(level.name, level.name)) for level in levels]
-            nuisances.append((kind.removesuffix("_variation"), named))
+            names = _LEVELS.get(kind, {})
+            named = [replace(level, name=names.get(level.name, level.name)) for level in levels]
+            nuisances.append((_KIND_NAMES.get(kind, kind), named))
     return Numbers(
         alphas=alphas,
         headline=alphas.index(HEADLINE_ALPHA) if HEADLINE_ALPHA in alphas else len(alphas) - 1,
@@ -102,7 +115,19 @@ def read_numbers(metrics: pd.DataFrame, protocol: Protocol) -> Numbers:
         leak_free=leak_free[0] if leak_free else None,
         categories=groups(rows, "category"),
         nuisances=nuisances,
+        measures=_measures(rows[rows["group_kind"] == "all"].sort_values("alpha")),
     )
+
+
+def _measures(overall: pd.DataFrame) -> list[tuple[str, list[float | None]]]:
+    """The measures, over keypoints, of the rows of group all; known ones alone."""
+    named = {"kap": "KAP, mean of categories"} | {f"{name}_point": name for name in MEASURES}
+    percents = {name: overall[column].to_numpy(np.float64) for column, name in named.items()}
+    return [
+        (name, [None if np.isnan(value) else float(value) for value in values])
+        for name, values in percents.items()
+        if not np.isnan(values).all()
+    ]
 
 
 def groups(metrics: pd.DataFrame, kind: str) -> list[GroupNumbers]:

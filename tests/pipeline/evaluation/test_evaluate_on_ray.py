@@ -71,6 +71,7 @@ def run(tmp_path: Path) -> tuple[str, str]:
             "source_other_boxes_xyxy": [[0, 0, 9, 9]] * (number % 2),
             "azimuth_difference": number % 4 if number % 8 < 4 else None,
             "keypoint_id": [str(k) for k in range(number % 5)],
+            "source_all_keypoint_id": [str(k) for k in range(number % 5)],
             "target_all_keypoint_id": [str(k) for k in range(number % 5 + number % 2)],
             "target_all_xy_px": [*points.tolist(), [1, 1]][: number % 5 + number % 2],
             "mirror_keypoint_ids": [["0", "1"], ["2", "3"]],

@@ -30,11 +30,11 @@ def _planted() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         pair |= {"keypoint_id": common, "target_category": "z" if index % 10 == 0 else None}
         for side in ids:
             pair |= {f"{side}_xy_px": points[side], f"{side}_box_xyxy": [0, 0, 50, 60]}
-            pair |= {f"{side}_all_keypoint_id": ids[side] if index % 4 else None}
+            pair |= {f"{side}_all_keypoint_id": ids[side]}
         pairs.append(pair)
         for direction, (query, reference) in SIDES.items():
-            asked = pair[f"{query}_all_keypoint_id"] or common
-            found = pair[f"{reference}_all_keypoint_id"] or common
+            asked = pair[f"{query}_all_keypoint_id"]
+            found = pair[f"{reference}_all_keypoint_id"]
             scores = np.round(rng.normal(5, 2, (2, len(asked), 3)) * 4) / 4  # with equal ones
             scores[0] += 2
             row = {"pair_id": pair["pair_id"], "direction": direction, "status": "ok" if index % 7 else "error"}
@@ -58,8 +58,8 @@ def _plain(pairs: list[Any], matches: list[Any], direction: str, column: int, fa
     negatives: dict[str, list[int]] = {}
     for pair in pairs:
         category = pair["category"] + (" -> z" if pair["target_category"] else "")
-        asked = pair[f"{query}_all_keypoint_id"] or pair["keypoint_id"]
-        found = pair[f"{reference}_all_keypoint_id"] or pair["keypoint_id"]
+        asked = pair[f"{query}_all_keypoint_id"]
+        found = pair[f"{reference}_all_keypoint_id"]
         answer = answers.get(pair["pair_id"])
         right, wrong = positives.setdefault(category, []), negatives.setdefault(category, [])
         if answer is None:
@@ -152,7 +152,8 @@ def test_a_pair_whose_images_share_no_keypoint_counts():
         ({"score_inside": [[None] * 3] * 2}, {}, "was matched at other query points"),
         ({"score_outside": [[2, 2, 5]]}, {}, "has not 3 numbers for each keypoint in score_outside"),
         ({"score_outside": [[2, 2, 5], [4, 4]]}, {}, "has not 3 numbers for each keypoint in score_outside"),
-        ({}, {"keypoint_id": None, "source_all_keypoint_id": None}, "has no keypoint_id, which KAP needs"),
+        ({}, {"source_all_keypoint_id": None}, "has no source_all_keypoint_id, which KAP needs"),
+        ({}, {"target_all_keypoint_id": None}, "has no target_all_keypoint_id, which KAP needs"),
     ],
 )
 def test_what_cannot_be_scored_is_named(match: dict[str, Any], pair: dict[str, Any], why: str):

@@ -177,6 +177,24 @@ def test_levels_of_difficulty_have_names(tmp_path: Path):
     assert "truncation" not in text
 
 
+def test_other_measures_and_kinds_of_groups_are_shown(tmp_path: Path):
+    """The answer for the left keypoint is at the right one, the other is right; both are labelled."""
+    points = [[10.0, 10.0], [40.0, 10.0]]
+    labelled = {"keypoint_id": ["left", "right"], "mirror_keypoint_ids": [["left", "right"]]}
+    labelled |= {"target_all_keypoint_id": ["left", "right"], "target_all_xy_px": points}
+    pair = {
+        **_pair("p1"),
+        **labelled,
+        "source_xy_px": points,
+        "target_xy_px": points,
+        "source_other_boxes_xyxy": [[0, 0, 9, 9]],
+    }
+    page = _text(_page(tmp_path, [pair], [_answer(pair, (30, 0))], "geco"))
+    assert "left and right: both labelled in the target (n11)" in page
+    assert re.search(r"objects of the category in an image several", page)
+    assert re.search(r"twin 50\.0 50\.0 50\.0 50\.0 50\.0 both 0\.0", page)
+
+
 def test_confidence_is_set_against_correctness(tmp_path: Path):
     pairs = [_pair("p1"), _pair("p2")]
     rows = [
