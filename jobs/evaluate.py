@@ -37,7 +37,13 @@ from pipeline.io import storage
 from pipeline.io.manifest import Manifest
 from pipeline.io.uri_field import Uri
 from pipeline.runs.parts import read_matches
-from pipeline.runs.selection import is_other_manifest, planned_count, planned_limit, planned_pairs
+from pipeline.runs.selection import (
+    is_other_manifest,
+    planned_count,
+    planned_limit,
+    planned_pairs,
+    refuse_other_points,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +92,9 @@ def run(config: Config) -> str:
     thresholds = [parse_threshold(text) for text in config.require]
     for threshold in thresholds:
         threshold.check_evaluated([protocol.name for protocol in protocols], config.alpha)
+    if any(protocol.of == "keypoints" for protocol in protocols):
+        for run_folder in (config.matches, *config.compare):
+            refuse_other_points(run_folder)
     with Manifest(config.pairs) as manifest:
         large = planned_count(manifest, config.matches) >= LARGE
         _check_out(config.out, large)

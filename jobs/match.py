@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import pyarrow as pa
 import tyro
 
@@ -26,6 +27,7 @@ from pipeline.io.uri_allowlist import check_prefixes
 from pipeline.io.uri_field import LocalPath, Uri, UriField, with_absolute_uris
 from pipeline.matching.options import OUTPUTS, MatchConfig, MatchOptions
 from pipeline.matching.plan import Plan, make_plan
+from pipeline.matching.points import parse_points
 from pipeline.runs.counts import ALL, NONE, check_retry, max_limit, summary
 from pipeline.runs.folder import Run, open_run, run_fingerprint
 from pipeline.runs.lease import acquire, remove_stale_files
@@ -68,8 +70,13 @@ class Config:
     allow_prefix: Annotated[Names, UriField(verbatim_uris=True)] = ()
     """Folders, paths or URIs, that images must be below, such as s3://mine/images; default: anywhere."""
     outputs: Names = MatchOptions.outputs
-    """Results to store: keypoints, flow, confidence, cycle (distance of a point from itself when matched back), scores
-    (the best of each labelled keypoint, near its true match and elsewhere)."""
+    """Results to store: keypoints, flow, confidence, cycle (distance of a point from itself when matched back), margin
+    (how far the score of a point's match is ahead of the best one elsewhere), scores (the best of each labelled
+    keypoint, near its true match and elsewhere)."""
+    points: Annotated[str, tyro.conf.arg(metavar="keypoints|grid:N|salient:N|dense:STRIDE")] = "keypoints"
+    """Points of the query to match: the manifest's keypoints, or, in the query's box where the manifest has one, else
+    in the image: grid:N for the centres of N x N cells, salient:N for the N places that the matcher can best tell from
+    the rest of the image, dense:STRIDE for every STRIDE-th pixel; at most 10,000."""
     direction: Literal["source_to_target", "target_to_source", "both"] = "source_to_target"
     """Whose points are matched: source_to_target takes the source's points and finds them in the target; both gives a
     row for each."""
@@ -104,8 +111,11 @@ class Config:
                 f"--outputs must name keypoints or flow, and otherwise be among {', '.join(OUTPUTS)}; "
                 f"got {', '.join(self.outputs) or 'none'}"
             )
-        if "cycle" in self.outputs and "keypoints" not in self.outputs:
-            raise ValueError("--outputs cycle is about keypoints: ask for both")
+        for name in ("cycle", "margin"):
+            if name in self.outputs and "keypoints" not in self.outputs:
+                raise ValueError(f"--outputs {name} is about keypoints: ask for both")
+        if parse_points(self.points).shaping and "keypoints" not in self.outputs:
+            raise ValueError(f"--points {self.points} is about keypoints: ask for --outputs keypoints too")
         for name in ("limit", "slice_pairs", "batch_pairs"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -130,6 +140,7 @@ class Config:
         return MatchOptions(
             directions=directions_of(self.direction),
             outputs=tuple(name for name in OUTPUTS if name in self.outputs),
+            points=parse_points(self.points),
             batch_pairs=self.batch_pairs,
         )
 
@@ -213,9 +224,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _describe(config: Config, manifest: Manifest) -> dict[str, Any]:
-    """The content of run.json without the run's id; loads the matcher for its fingerprint."""
+    """The content of run.json without the run's id; loads the matcher for its fingerprint.
+
+    Raises ValueError where the matcher cannot be loaded, or has no descriptors to choose the points by.
+    """
+    from nemf.matcher import distinctness_of  # imports torch
+
     matcher = nemf.load_matcher(config.matcher, backbone_weights=config.backbone_weights, device="cpu")
-    shaping = {"directions": config.options.directions, "outputs": config.options.outputs}
+    points = config.options.points
+    if points.kind == "salient" and distinctness_of(matcher, np.zeros((32, 32, 3), np.uint8)) is None:
+        raise ValueError(
+            f"--points {config.points} needs a matcher with descriptors, and {config.matcher} has none: take grid:N, "
+            "or another matcher, such as nemf-small"
+        )
+    shaping = {"directions": config.options.directions, "outputs": config.options.outputs, **points.shaping}
     return {
         "fingerprint": run_fingerprint(matcher.fingerprint, shaping),
         "manifest_digest": manifest.digest(),
@@ -242,7 +264,7 @@ def _plan_text(config: Config, plan: Plan, fingerprint: str) -> str:
     return redacted(
         f"{config.pairs} -> {config.out}\n"
         f"matcher {config.matcher}, run fingerprint {fingerprint}, {', '.join(config.options.directions)}, "
-        f"outputs {', '.join(config.options.outputs)}\n"
+        f"outputs {', '.join(config.options.outputs)}, points {config.points}\n"
         f"{plan.n_pairs} pairs: {plan.n_done} done, {plan.n_left} to do in {len(plan.slices)} slices"
     )
 

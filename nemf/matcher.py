@@ -65,7 +65,7 @@ class ImagePair:
     dense: bool = False
     """Whether to compute the flow of every query pixel too."""
     score_maps: bool = False
-    """Whether to compute the score map of every query point too."""
+    """Whether to compute the score map of every query point too; the other answers do not depend on it."""
     pair_id: str = ""
     """Identity of the pair; random numbers depend on it, so that a pair's match does not depend on its batch."""
 
@@ -114,6 +114,14 @@ class Matcher(Protocol):
         """
         ...
 
+    def distinctness(self, rgb: RGB) -> Float32[np.ndarray, "h w"] | None:
+        """How well the matcher tells each of h x w cells that tile the image from the rest of the image, finite, the
+        greater the better; from the image alone. Salient points are chosen by it.
+
+        None, as here, for a matcher that has no descriptors of an image.
+        """
+        return None
+
     def match(
         self,
         query_rgb: np.ndarray | Tensor | Image.Image,
@@ -144,6 +152,12 @@ class Matcher(Protocol):
         )
         (match,) = self.match_batch([pair])
         return match
+
+
+def distinctness_of(matcher: Matcher, rgb: RGB) -> np.ndarray | None:
+    """The matcher's distinctness, unchecked; None also for one that does not subclass Matcher and lacks the method."""
+    measure = getattr(matcher, "distinctness", None)
+    return None if measure is None else measure(rgb)
 
 
 def as_rgb(image: np.ndarray | Tensor | Image.Image, what: str) -> RGB:

@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Float32
 from PIL import Image
 from torch import Tensor
 
 from nemf.coordinates import pixel_grid, px_to_norm, rescale_px
 from nemf.matcher import RGB, ImagePair, Match, Matcher
+from nemf.matchers.distinctness import distinctness
 from nemf.matchers.feature_cache import FeatureCache
 from nemf.matchers.table import COMMON_OPTIONS
 from nemf.model.backbone import Backbone, load_backbone
@@ -112,6 +113,10 @@ class NearestNeighbourMatcher(Matcher):
         for pair in pairs:
             (query,), (reference,) = cache.encode([pair.query_rgb, pair.reference_rgb])
             yield self._match(pair, query, reference)
+
+    def distinctness(self, rgb: RGB) -> Float32[np.ndarray, "h w"]:
+        """How well the features tell each cell of the image from the others, see nemf.matchers.distinctness."""
+        return distinctness(self.encode(rgb))
 
     @torch.inference_mode()
     def encode(self, rgb: RGB) -> Float[Tensor, "c h w"]:

@@ -13,9 +13,11 @@ from torch import Tensor
 from nemf import checkpoints, pretrained
 from nemf.coordinates import norm_to_px, pixel_grid, px_to_norm, rescale_px
 from nemf.matcher import RGB, ImagePair, Match, Matcher, as_points
+from nemf.matchers.distinctness import distinctness
 from nemf.matchers.feature_cache import FeatureCache
 from nemf.matchers.table import COMMON_OPTIONS
 from nemf.model.backbone import tensors_digest
+from nemf.model.descriptors import join
 from nemf.model.network import EncodedField, NeMF, initial_field, squash
 from nemf.model.scorer import TILE, FusedScore
 from nemf.search.coarse_to_fine import on_grid, pixel_grids, sample_coarse
@@ -119,6 +121,14 @@ class NemfMatcher(Matcher):
         """The tensors as a batch of the one size, padded with zeros."""
         stacked = torch.stack(list(tensors))
         return F.pad(stacked, (0, 0, 0, 0, 0, 0, 0, self._encode_batch - len(stacked)))
+
+    @torch.no_grad()
+    def distinctness(self, rgb: RGB) -> Float32[np.ndarray, "h w"]:
+        """How well the descriptors tell each cell of the image from the others, see nemf.matchers.distinctness."""
+        tf32 = self.config.precision != "float32"
+        with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=tf32):
+            (levels,) = self._features([rgb])
+        return distinctness(F.normalize(join([level[None] for level in levels])[0], dim=0))
 
     @torch.no_grad()
     def search(self, encoded: EncodedField, pairs: Sequence[ImagePair]) -> list[Float[Tensor, "2 _ _"]]:

@@ -1,5 +1,6 @@
 """The trained descriptors of a network on their own, without cost encoder and field."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 
 import torch
@@ -31,11 +32,16 @@ class Descriptors(nn.Module):
     def forward(self, image: Float[Tensor, "b 3 h w"]) -> list[Tensor]:
         """One map (b, c, h, w), of the size of the shallowest: all maps at unit length, one after the other."""
         maps = self.backbone(image)
-        maps = [normalise(level) for level in (maps if self.neck is None else self.neck(maps))]
-        size = maps[0].shape[2:]
-        resized = [F.interpolate(level, size, mode="bilinear", align_corners=True) for level in maps]
-        return [torch.cat(resized, dim=1)]
+        return [join(maps if self.neck is None else self.neck(maps))]
 
     def digest(self) -> str:
         """A hash of everything the map depends on."""
         return tensors_digest(self.state_dict(), [self.backbone.name, asdict(self.backbone.config)])
+
+
+def join(maps: Sequence[Float[Tensor, "b _ _ _"]]) -> Float[Tensor, "b c h w"]:
+    """One map of the size of the shallowest: all maps at unit length, one after the other."""
+    maps = [normalise(level) for level in maps]
+    size = maps[0].shape[2:]
+    resized = [F.interpolate(level, size, mode="bilinear", align_corners=True) for level in maps]
+    return torch.cat(resized, dim=1)

@@ -8,8 +8,8 @@ import pyarrow.compute as pc
 from jaxtyping import Bool, Int64
 
 STALE = (
-    "was matched at other query points than this manifest has: the run is stale or of another manifest; "
-    "match again into a new folder"
+    "was matched at other query points than this manifest has: the run is stale, of another manifest or of other "
+    "--points; match again into a new folder"
 )
 
 

@@ -2,22 +2,25 @@
 
 import os
 import socket
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from nemf.io.redact import redacted
-from nemf.matcher import ImagePair, Match, Matcher, Points, as_points
+from nemf.matcher import ImagePair, Match, Matcher, Points, as_points, distinctness_of
 from pipeline.matching.decode import Chunk
 from pipeline.matching.isolation import MatchResult, match_isolated
+from pipeline.matching.margins import point_margins
 from pipeline.matching.options import MatchOptions
+from pipeline.matching.points import Distinctness, place_points
 from pipeline.matching.predictions import prediction_columns
 from pipeline.matching.scores import ScoredKeypoints, score_columns, scored_keypoints
-from schemas.failures import Failure
+from schemas.failures import Failure, FailureError
 from schemas.matches import MATCHES, sides_of
 
 DENSE_PIXELS_AT_ONCE = 2**24
@@ -37,6 +40,8 @@ class MatchRequest:
     failure: Failure | None = None
     decode_milliseconds: float | None = None
     """Time to fetch and decode the images; None if they were not decoded."""
+    points_milliseconds: float = 0.0
+    """Time to choose the points."""
 
 
 def match_chunk(
@@ -54,8 +59,22 @@ def match_chunk(
     known_failures: by pair_id, of pairs that must not be matched, in addition to those in the chunk.
     on_prediction: called with every match that the matcher gave.
     """
+
+    @cache
+    def distinctness(key: str) -> Distinctness:
+        rgb = chunk.images[key].rgb
+        assert rgb is not None
+        return _distinctness(matcher, rgb, on_prediction)
+
     requests = [
-        _request(chunk, pair, direction, options, pair["failure"] or (known_failures or {}).get(pair["pair_id"]))
+        _request(
+            chunk,
+            pair,
+            direction,
+            options,
+            pair["failure"] or (known_failures or {}).get(pair["pair_id"]),
+            distinctness,
+        )
         for pair in chunk.pairs
         for direction in options.directions
     ]
@@ -77,9 +96,14 @@ def match_chunk(
 
 
 def _request(
-    chunk: Chunk, pair: dict[str, Any], direction: str, options: MatchOptions, failure: Failure | None
+    chunk: Chunk,
+    pair: dict[str, Any],
+    direction: str,
+    options: MatchOptions,
+    failure: Failure | None,
+    distinctness: Callable[[str], Distinctness],
 ) -> MatchRequest:
-    """failure: of the pair, where it is known before its images are looked at."""
+    """failure: of the pair, where it is known before its images are looked at. distinctness: of an image by its key."""
     columns = {"pair_id": pair["pair_id"], "direction": direction}
     if failure:
         return MatchRequest(columns=columns, failure=failure)
@@ -94,22 +118,30 @@ def _request(
     assert query.rgb is not None
     assert reference.rgb is not None
     points, scored = None, None
+    start = time.perf_counter()
     try:
-        if "keypoints" in options.outputs:
+        if "keypoints" in options.outputs and options.points.kind == "keypoints":
             points = _keypoints(pair)[query_side]
+        elif "keypoints" in options.outputs:
+            hw, box_xyxy = (query.rgb.shape[0], query.rgb.shape[1]), pair[f"{query_side}_box_xyxy"]
+            points = place_points(options.points, hw, box_xyxy, partial(distinctness, pair[f"{query_side}_key"]))
         if "scores" in options.outputs:
             scored = scored_keypoints(pair, query_side, reference_side)
+    except FailureError as error:
+        return request(failure=error.failure)
     except ValueError as error:
         return request(failure=Failure("manifest", "bad_keypoints", str(error)))
     if points is not None:
         columns["query_xy_px"] = points.tolist()
     return request(
         scored=scored,
+        points_milliseconds=(time.perf_counter() - start) * 1000,
         image_pair=ImagePair(
             query_rgb=query.rgb,
             reference_rgb=reference.rgb,
             query_xy_px=points,
             dense="flow" in options.outputs,
+            score_maps="margin" in options.outputs,
             pair_id=pair["pair_id"],
         ),
     )
@@ -119,7 +151,8 @@ def _row(request: MatchRequest, result: MatchResult | None) -> dict[str, Any]:
     """The columns of MATCHES that differ from row to row; result: of the request's image pair, if it has one."""
     row = dict(request.columns)
     if request.decode_milliseconds is not None:
-        row["milliseconds"] = {"decode": request.decode_milliseconds, "match": result and result.milliseconds}
+        match_milliseconds = result and request.points_milliseconds + result.milliseconds
+        row["milliseconds"] = {"decode": request.decode_milliseconds, "match": match_milliseconds}
     failure = result.failure if result else request.failure
     if failure:
         message = redacted(failure.message)
@@ -131,6 +164,22 @@ def _row(request: MatchRequest, result: MatchResult | None) -> dict[str, Any]:
         }
     assert result is not None
     return row | {"status": "ok", **result.columns}
+
+
+def _distinctness(matcher: Matcher, rgb: np.ndarray, on_answer: Callable[[], None]) -> Distinctness:
+    """The matcher's distinctness of an image, checked. Raises FailureError where there is none."""
+    try:
+        cells = distinctness_of(matcher, rgb)
+    except Exception as error:  # a matcher may raise anything
+        raise FailureError("match", type(error).__name__, " ".join(str(error).split())[:500]) from error
+    on_answer()
+    array = np.asarray(cells)
+    if array.ndim != 2 or 0 in array.shape or not np.issubdtype(array.dtype, np.floating):
+        message = f"distinctness must be float of shape (h, w); got {array.dtype} of {array.shape}"
+        raise FailureError("match", "bad_answer", message)
+    if not np.isfinite(array).all():
+        raise FailureError("match", "not_finite", "distinctness has NaN or infinity")
+    return array.astype(np.float32)
 
 
 def _keypoints(pair: dict[str, Any]) -> dict[str, Points]:
@@ -168,7 +217,7 @@ def _match(
     matcher: Matcher, batch: Sequence[ImagePair], options: MatchOptions, on_prediction: Callable[[], None]
 ) -> list[MatchResult]:
     """The results of one batch, with all outputs of the options."""
-    results = match_isolated(matcher, batch, partial(prediction_columns, outputs=options.outputs), on_prediction)
+    results = match_isolated(matcher, batch, partial(_columns, outputs=options.outputs), on_prediction)
     if "cycle" not in options.outputs:
         return results
     matched = [index for index, result in enumerate(results) if not result.failure]
@@ -180,6 +229,12 @@ def _match(
     for index, back in zip(matched, returned, strict=True):
         results[index] = _with_cycle_error(batch[index], results[index], back)
     return results
+
+
+def _columns(pair: ImagePair, match: Match, outputs: Sequence[str]) -> dict[str, Any]:
+    """The columns of MATCHES of a match, all but those that the matcher is asked for once more."""
+    columns = prediction_columns(pair, match, outputs)
+    return columns | {"point_margin": point_margins(pair, match)} if "margin" in outputs else columns
 
 
 def _with_scores(

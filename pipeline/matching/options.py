@@ -2,10 +2,13 @@
 
 from dataclasses import dataclass, field
 
-OUTPUTS = ("keypoints", "flow", "confidence", "cycle", "scores")
+from pipeline.matching.points import AskedPoints
+
+OUTPUTS = ("keypoints", "flow", "confidence", "cycle", "margin", "scores")
 """The outputs that a run may store: the reference points, the dense flow, the confidence of either; the cycle error:
-how far, in pixels, a point is from itself after it was matched there and back (which doubles the work); and the best
-scores of each labelled keypoint near its true match and elsewhere (which doubles the work too)."""
+how far, in pixels, a point is from itself after it was matched there and back (which doubles the work); the
+margin: how far the answer's score is ahead of the best one elsewhere; and the best scores of each labelled keypoint
+near its true match and elsewhere (which doubles the work too)."""
 
 THREADS = 1
 """Computing threads of torch wherever pairs are matched: a match may change with them in its last bits."""
@@ -17,6 +20,7 @@ class MatchOptions:
 
     directions: tuple[str, ...] = ("source_to_target",)
     outputs: tuple[str, ...] = ("keypoints", "confidence")
+    points: AskedPoints = field(default_factory=AskedPoints)
     batch_pairs: int = 128
     """Pairs given to the matcher at once."""
 

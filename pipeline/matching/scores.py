@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from nemf.coordinates import pixel_grid, rescale_px
 from nemf.matcher import ImagePair, Match, Points, as_points
-from pipeline.matching.predictions import InvalidMatchError
+from pipeline.matching.score_maps import centres_px, checked_maps
 from schemas.matches import SCORE_ALPHAS
 
 _MAX_SCORE = float(np.finfo(np.float16).max)
@@ -73,9 +72,9 @@ def score_columns(pair: ImagePair, match: Match, keypoints: ScoredKeypoints) -> 
     Raises InvalidMatchError for a match without score maps, or with such that do not fit the keypoints.
     """
     hw = (pair.reference_rgb.shape[0], pair.reference_rgb.shape[1])
-    maps = _checked_maps(match, len(keypoints.keypoint_id))
+    maps = checked_maps(match, len(keypoints.keypoint_id), "scores")
     map_hw = (maps.shape[1], maps.shape[2])
-    centres_xy_px = rescale_px(pixel_grid(map_hw).double(), map_hw, hw).numpy()
+    cells_xy_px = centres_px(maps, hw)
     inside: list[list[float | None]] = []
     outside: list[list[float | None]] = []
     for keypoint_id, scores in zip(keypoints.keypoint_id, maps, strict=True):
@@ -83,7 +82,7 @@ def score_columns(pair: ImagePair, match: Match, keypoints: ScoredKeypoints) -> 
         if truth_xy_px is None:
             near = [np.zeros(map_hw, bool)] * len(SCORE_ALPHAS)
         else:
-            distance_px = np.linalg.norm(centres_xy_px - truth_xy_px, axis=2)
+            distance_px = np.linalg.norm(cells_xy_px - truth_xy_px, axis=2)
             least_px = distance_px.min()
             near = [distance_px <= max(alpha * keypoints.base_px, least_px) for alpha in SCORE_ALPHAS]
         inside.append([_best(scores[is_near]) for is_near in near])
@@ -104,19 +103,3 @@ def _best(scores: np.ndarray) -> float | None:
 def _rounded(score: float) -> float:
     """A score rounded to float16; the greatest finite one of these stands for all above."""
     return float(np.float16(np.clip(score, -_MAX_SCORE, _MAX_SCORE)))
-
-
-def _checked_maps(match: Match, n_points: int) -> np.ndarray:
-    maps = getattr(match, "score_maps", None)
-    if maps is None:
-        raise InvalidMatchError(
-            "bad_answer", "the matcher has no scores: leave scores out of --outputs, or take a matcher with score maps"
-        )
-    maps = np.asarray(maps)
-    if maps.ndim != 3 or len(maps) != n_points or 0 in maps.shape[1:] or not np.issubdtype(maps.dtype, np.floating):
-        raise InvalidMatchError(
-            "bad_answer", f"score_maps must be float of shape ({n_points}, h, w); got {maps.dtype} of {maps.shape}"
-        )
-    if not np.isfinite(maps).all():
-        raise InvalidMatchError("not_finite", "score_maps has NaN or infinity")
-    return maps

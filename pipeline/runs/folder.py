@@ -36,6 +36,9 @@ from pipeline.runs.lease import read_attempts
 from pipeline.runs.parts import list_parts, read_matches
 from schemas.matches import MATCHES, directions_of
 
+KEYPOINTS = "keypoints"
+"""The points of a run that has those of the manifest, as have those from before there were others."""
+
 
 class OtherRunError(ValueError):
     """The run folder belongs to a run with another fingerprint or manifest."""
@@ -49,7 +52,7 @@ class Run:
     """The run folder, path or URI."""
     run_id: str
     fingerprint: str
-    """Hash of the matcher, the directions and the outputs, see run_fingerprint."""
+    """Hash of the matcher, the directions, the outputs and the points asked, see run_fingerprint."""
     manifest_digest: str
     image_root: str | None
     config: dict[str, Any]
@@ -61,6 +64,11 @@ class Run:
     def directions(self) -> tuple[str, ...]:
         """The directions of the run; every pair has a row in each."""
         return directions_of(self.config["direction"])
+
+    @property
+    def points(self) -> str:
+        """The points that were asked, as --points says: 'keypoints' for those of the manifest."""
+        return str(self.config.get("points", KEYPOINTS))
 
     def limit(self) -> int | None:
         """The number of pairs of the run, the first ones of the manifest; None for all.
@@ -167,7 +175,8 @@ def _check_same(run: Run, description: dict[str, Any]) -> None:
     ]
     if differences:
         now, then = json.loads(json.dumps(description["config"])), run.config
-        shaping = ("matcher", "backbone_weights", "outputs", "direction")
+        then, now = ({"points": KEYPOINTS, **config} for config in (then, now))
+        shaping = ("matcher", "backbone_weights", "outputs", "direction", "points")
         changed = [f"{key}: {then[key]!r} -> {now[key]!r}" for key in shaping if then[key] != now[key]]
         raise OtherRunError(
             f"{run.out} holds another run: {' and '.join(differences)}"

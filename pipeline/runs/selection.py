@@ -1,9 +1,9 @@
-"""The pairs of a manifest that are scored: those that the run was to match."""
+"""The pairs of a manifest that are scored: those that the run was to match, at the points of the manifest."""
 
 import pyarrow as pa
 
 from pipeline.io.manifest import Manifest
-from pipeline.runs.folder import read_run
+from pipeline.runs.folder import KEYPOINTS, read_run
 
 
 def planned_limit(manifest: Manifest, matches_uri: str) -> int | None:
@@ -43,3 +43,19 @@ def planned_count(manifest: Manifest, matches_uri: str) -> int:
     """The number of rows of planned_pairs, without reading them."""
     limit = planned_limit(manifest, matches_uri)
     return manifest.n_pairs if limit is None else min(manifest.n_pairs, limit)
+
+
+def refuse_other_points(matches_uri: str) -> None:
+    """Raises ValueError for a run that was asked other points than the manifest's, whose truth nobody knows.
+
+    matches_uri: a run folder, or anything else that holds MATCHES, which is taken to be at the manifest's points.
+    """
+    try:
+        points = read_run(matches_uri).points
+    except FileNotFoundError:
+        return
+    if points != KEYPOINTS:
+        raise ValueError(
+            f"{matches_uri} was matched at --points {points}, not at the manifest's keypoints: there is no truth to "
+            "score its points against; match with --points keypoints into a new folder"
+        )

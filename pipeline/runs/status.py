@@ -41,6 +41,8 @@ class Status:
     """State of the run: finished, or the state of its last attempt; 'ended' means stopped before it was finished."""
     matcher: str
     directions: tuple[str, ...]
+    points: str
+    """The points that are asked, as --points says."""
     fingerprint: str
     versions: dict[str, str]
     attempts: list[AttemptStatus] = field(default_factory=list)
@@ -82,6 +84,7 @@ def read_status(out: str) -> Status:
         state="finished" if success and state not in ("planning", "running") else state,
         matcher=run.config["matcher"],
         directions=run.directions,
+        points=run.points,
         fingerprint=run.fingerprint,
         versions=run.versions,
         attempts=[_status_of(attempt, now) for attempt in attempts],
@@ -127,7 +130,8 @@ def as_text(status: Status) -> str:
     unit = "pairs" if len(status.directions) == 1 else "rows"
     lines = [
         f"{status.out}: {_STATES.get(status.state, status.state)}",
-        f"matcher {status.matcher}, {', '.join(status.directions)}, run fingerprint {status.fingerprint}",
+        f"matcher {status.matcher}, {', '.join(status.directions)}, points {status.points}, "
+        f"run fingerprint {status.fingerprint}",
         "made with " + ", ".join(f"{name} {version}" for name, version in status.versions.items()),
     ]
     lines += [_attempt_line(attempt) for attempt in status.attempts]

@@ -76,6 +76,20 @@ def test_a_run_with_a_limit_is_scored_on_the_pairs_it_was_to_match(tmp_path: Pat
     assert "2 matches are of pairs that this manifest does not plan" in printed
 
 
+@pytest.mark.parametrize("compared", [False, True])
+def test_a_run_at_other_points_than_the_manifests_has_no_truth(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], compared: bool
+):
+    flags = _plant(tmp_path, {"cat1": 0})
+    other = tmp_path / "other" if compared else tmp_path / "run"
+    open_run(str(other), run_description(str(tmp_path / "pairs.parquet"), points="grid:6"))
+    flags += ["--compare", str(other)] if compared else []
+    assert main([*flags, "--protocol", "spair"]) == 2
+    error = capsys.readouterr().err
+    assert f"{other} was matched at --points grid:6, not at the manifest's keypoints: there is no truth" in error
+    assert not (tmp_path / "metrics.parquet").exists()
+
+
 def test_runs_are_compared_on_the_pairs_that_both_were_to_match(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -19,9 +19,10 @@ from nemf import checkpoints, load_matcher
 from nemf.model.build import build
 from nemf.model.presets import nemf_small
 from pipeline.io import storage
-from pipeline.runs.folder import run_fingerprint
+from pipeline.runs.folder import read_run, run_fingerprint
 from pipeline.runs.lease import read_attempts
 from pipeline.runs.parts import write_part
+from pipeline.runs.status import as_text, read_status
 
 
 @pytest.fixture(autouse=True)
@@ -52,6 +53,19 @@ def _answered(pairs: str, out: Path) -> list[str]:
         ("--outputs confidence", "--outputs must name keypoints or flow"),
         ("--outputs=", "--outputs must name keypoints or flow.*; got none"),
         ("--outputs flow,cycle", "--outputs cycle is about keypoints: ask for both"),
+        ("--outputs flow,margin", "--outputs margin is about keypoints: ask for both"),
+        ("--points grid:0", "--points must be keypoints, grid:N, .*; got 'grid:0'"),
+        ("--points grid:x", "--points must be keypoints, grid:N, .*; got 'grid:x'"),
+        ("--points grid:101", "--points grid:101 are 10,201 points a pair; at most 10,000"),
+        ("--points grid:2 --outputs flow", "--points grid:2 is about keypoints: ask for --outputs keypoints too"),
+        (
+            "--points salient:9 --matcher identity",
+            "--points salient:9 needs a matcher with descriptors, and identity has",
+        ),
+        (
+            "--points salient:9 --matcher slow_matcher:SlowMatcher",
+            "--points salient:9 needs a matcher with descriptors, and slow_matcher:SlowMatcher has",
+        ),
         ("--limit 0", "--limit must be at least 1; got 0"),
         ("--workers 0", "--workers is N or MIN,MAX, from 1 up; got 0,0"),
         ("--workers 8,2", "--workers is N or MIN,MAX, from 1 up; got 8,2"),
@@ -222,6 +236,40 @@ def test_a_run_with_nothing_left_to_do_ends_without_ray(
     assert attempt.ended is not None
 
 
+def test_a_run_from_before_points_could_be_asked_goes_on_and_is_told_from_one_with_other_points(
+    pairs: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    flags = _answered(pairs, out)
+    assert main(flags) == 0
+    run_json = json.loads((out / "run.json").read_text())
+    assert run_json["config"].pop("points") == "keypoints"
+    (out / "run.json").write_text(json.dumps(run_json))
+
+    assert main(flags) == 0
+    assert main([*flags, "--points", "grid:3"]) == 2
+
+    said = capsys.readouterr()
+    assert said.out.count("3 pairs: 3 done, 0 to do in 0 slices") == 2
+    assert "points: 'keypoints' -> 'grid:3'" in said.err
+
+
+def test_a_run_at_other_points_goes_on_with_them(
+    pairs: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    shaping = {"directions": ["source_to_target"], "outputs": ["keypoints", "confidence"], "points": ["grid", 3, 1]}
+    fingerprint = run_fingerprint(load_matcher("identity").fingerprint, shaping)
+    write_part(str(out), match_rows(*({"pair_id": name, "fingerprint": fingerprint} for name in "abc")))
+    flags = ["--pairs", pairs, "--out", str(out), "--matcher", "identity", "--points", "grid:3"]
+
+    assert main(flags) == 0
+
+    assert "points grid:3\n3 pairs: 3 done, 0 to do in 0 slices" in capsys.readouterr().out
+    assert read_run(str(out)).points == "grid:3"
+    assert "points grid:3, run fingerprint" in as_text(read_status(str(out)))
+
+
 def test_a_finished_run_keeps_its_limit_when_fewer_pairs_are_asked_again(pairs: str, tmp_path: Path) -> None:
     out = tmp_path / "run"
     flags = _answered(pairs, out)
@@ -259,6 +307,7 @@ def test_fewer_pairs_than_an_earlier_attempt_was_asked_for_can_be_finished(pairs
     [
         (["--outputs", "flow", "--dry-run"], "fingerprint is .*outputs: .*'keypoints', 'confidence'.* -> .*'flow'"),
         (["--direction", "both"], "fingerprint is .*direction: 'source_to_target' -> 'both'"),
+        (["--points", "grid:2"], "fingerprint is .*points: 'keypoints' -> 'grid:2'"),
         (["--matcher", "nearest-neighbour:dense-sift"], "fingerprint is .*matcher: 'identity' -> 'nearest-neighbour"),
     ],
 )
