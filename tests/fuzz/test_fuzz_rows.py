@@ -14,6 +14,7 @@ from nemf import load_matcher
 from pipeline.matching.decode import Chunk, decode_rows
 from pipeline.matching.match import match_chunk
 from pipeline.matching.options import OUTPUTS, MatchOptions
+from pipeline.matching.points import parse_points
 from schemas.failures import ERROR_KINDS, Failure
 from schemas.matches import DIRECTIONS, MATCHES
 from schemas.pairs import PAIRS
@@ -60,13 +61,14 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @given(
     rows=st.lists(_ROWS, min_size=1, max_size=5, unique_by=lambda row: row["pair_id"]),
     outputs=st.sets(st.sampled_from(OUTPUTS)).map(lambda asked: asked | {"keypoints"} if asked != {"flow"} else asked),
+    points=st.sampled_from(["keypoints", "grid:2", "dense:2"]),
     n_failed=st.integers(0, 1),
 )
 def test_every_pair_ends_as_a_row_or_a_row_with_a_reason(
-    images: Path, rows: list[dict[str, Any]], outputs: set[str], n_failed: int
+    images: Path, rows: list[dict[str, Any]], outputs: set[str], points: str, n_failed: int
 ) -> None:
     failures = {row["pair_id"]: Failure("worker", "died", "it kills") for row in rows[:n_failed]}
-    options = MatchOptions(directions=DIRECTIONS, outputs=tuple(outputs), batch_pairs=3)
+    options = MatchOptions(directions=DIRECTIONS, outputs=tuple(outputs), points=parse_points(points), batch_pairs=3)
     matcher = load_matcher("identity", device="cpu")
 
     answered = []
