@@ -12,6 +12,7 @@ from jobs.output import ending_quietly
 GROUPS = {
     "data": ("prepare",),
     "matching": ("match", "evaluate"),
+    "labels": ("calibrate", "pseudo-label"),
     "looking": ("pair", "field", "report"),
     "training": ("train", "distil", "recipe", "pack", "import-official"),
     "running": ("status", "verify", "retry-errors", "compact", "submit", "demo"),

@@ -19,9 +19,9 @@ from pipeline.evaluation.keypoint_errors import (
 )
 from pipeline.evaluation.metrics import read_metrics
 from pipeline.evaluation.protocols import Protocol
+from pipeline.evaluation.reliability import point_confidence
 from pipeline.io.manifest import Manifest
 from pipeline.report import plots, run_summary
-from pipeline.report.calibration import point_confidence
 from pipeline.report.gallery import GALLERY_COLUMNS, DrawnExample, choose_examples, draw_examples, has_visible_match
 from pipeline.report.numbers import AVERAGES, HEADLINE_ALPHA, GroupNumbers, Numbers, protocols_of, read_numbers
 from pipeline.report.svg import Plot

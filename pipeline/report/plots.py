@@ -11,7 +11,7 @@ from jaxtyping import Float64
 from pipeline.evaluation import pck_sums
 from pipeline.evaluation.groups import rows_by_name
 from pipeline.evaluation.keypoint_errors import Failed, KeypointErrors
-from pipeline.report.calibration import Bin, RiskCoverage, reliability, risk_coverage
+from pipeline.evaluation.reliability import Bin, RiskCoverage, reliability, risk_coverage
 from pipeline.report.svg import Axis, Bar, Dot, Line, Plot, round_ticks
 
 _ALPHAS = np.linspace(0, 0.2, 41)

@@ -59,6 +59,8 @@ class Run:
     """The settings of the first attempt, a jobs.match.Config as JSON."""
     versions: dict[str, str]
     """Versions of Python and the packages at the first attempt."""
+    matcher_fingerprint: str | None = None
+    """The matcher's own, without directions and outputs; None for a run of an early version."""
 
     @property
     def directions(self) -> tuple[str, ...]:
@@ -163,7 +165,9 @@ def read_run(out: str) -> Run:
 
 def _run(out: str, content: dict[str, Any]) -> Run:
     names = ("run_id", "fingerprint", "manifest_digest", "image_root", "config")
-    return Run(out=out, versions=content.get("versions", {}), **{name: content[name] for name in names})
+    own = content.get("matcher_fingerprint")
+    described = {name: content[name] for name in names}
+    return Run(out=out, versions=content.get("versions", {}), matcher_fingerprint=own, **described)
 
 
 def _check_same(run: Run, description: dict[str, Any]) -> None:

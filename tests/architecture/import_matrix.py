@@ -22,6 +22,7 @@ ROOMS = (
     "evaluation",
     "report",
     "training",
+    "pseudo_labels",
     "jobs",
 )
 """The rooms from the lowest up: a room imports only rooms before it."""

@@ -33,7 +33,14 @@ def test_help_lists_every_command_with_its_summary(
 
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "usage: nemf COMMAND [--help] ..."
-    assert [line for line in lines if line.endswith(":")] == ["data:", "matching:", "looking:", "training:", "running:"]
+    assert [line for line in lines if line.endswith(":")] == [
+        "data:",
+        "matching:",
+        "labels:",
+        "looking:",
+        "training:",
+        "running:",
+    ]
     summaries = dict(line.split(maxsplit=1) for line in lines if line.startswith("  "))
     assert list(summaries) == [name for commands in cli.GROUPS.values() for name in commands]
     assert summaries["prepare"] == importlib.import_module("jobs.prepare").__doc__.splitlines()[0]

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from pipeline.report.calibration import Bin, reliability, risk_coverage
+from pipeline.evaluation.reliability import Bin, reliability, risk_coverage
 
 
 def test_bins_hold_equally_many_keypoints():
