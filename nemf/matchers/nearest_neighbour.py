@@ -17,6 +17,7 @@ from jaxtyping import Float, Float32
 from PIL import Image
 from torch import Tensor
 
+from nemf import flow_map
 from nemf.coordinates import pixel_grid, px_to_norm, rescale_px
 from nemf.matcher import RGB, ImagePair, Match, Matcher
 from nemf.matchers.distinctness import distinctness
@@ -29,7 +30,7 @@ from nemf.options import parse_options
 READOUTS = ("argmax", "soft-argmax")
 MIN_IMAGE_SIZE, MAX_IMAGE_SIZE = 32, 1024
 
-_CODE_VERSION = 1
+_CODE_VERSION = 2
 _IMAGE_SIZE = 320
 _POINTS_PER_TILE = 16
 _UPSAMPLING = 4
@@ -69,8 +70,9 @@ class NearestNeighbourMatcher(Matcher):
         (S/patch, S/patch) if that is coarser, and matches on four times as many a side.
 
     The confidence of a match is the cosine of the features there (0 if negative). A query point outside its
-    image takes the feature nearest to it. A score map is the cosine at every score cell. The flow has the resolution
-    of the feature cells: each cell's centre is matched, and the pixels between are interpolated bilinearly.
+    image takes the feature nearest to it. A score map is the cosine at every score cell. For the flow each feature
+    cell's centre is matched, nemf.flow_map makes a map of these matches that has the points' matches at the points, and
+    the pixels between are interpolated bilinearly; its confidence falls where the map departs from the cells' matches.
     """
 
     def __init__(
@@ -140,10 +142,18 @@ class NearestNeighbourMatcher(Matcher):
         reference_xy_px, point_confidence = search(torch.tensor(points))
         flow_px = flow_confidence = None
         if pair.dense:
+            inside_px = torch.tensor(points).clamp(min=0).minimum(torch.tensor([query_hw[1] - 1, query_hw[0] - 1]))
             centres_xy_px = rescale_px(pixel_grid(self.cells_hw), self.cells_hw, query_hw).view(-1, 2)
             matched_xy_px, confidence = search(centres_xy_px)
-            by_cell = torch.cat([matched_xy_px - centres_xy_px, confidence[:, None]], dim=1).T
-            by_cell = by_cell.reshape(1, 3, *self.cells_hw)
+            smooth_px, agreement = flow_map.smoothed(
+                (matched_xy_px - centres_xy_px).view(*self.cells_hw, 2).numpy(),
+                confidence.view(self.cells_hw).numpy(),
+                (reference_hw[0], reference_hw[1]),
+                rescale_px(inside_px, query_hw, self.cells_hw).numpy(),
+                (reference_xy_px - inside_px).numpy(),
+            )
+            sure = confidence.view(*self.cells_hw, 1) * torch.from_numpy(agreement[..., None])
+            by_cell = torch.cat([torch.from_numpy(smooth_px), sure], dim=2).float().permute(2, 0, 1)[None]
             by_pixel = F.interpolate(by_cell, query_hw, mode="bilinear", align_corners=False)[0]
             flow_px = by_pixel[:2].permute(1, 2, 0).contiguous().numpy()
             flow_confidence = by_pixel[2].clamp(0, 1).numpy()

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
-from nemf import checkpoints, pretrained
+from nemf import checkpoints, flow_map, pretrained
 from nemf.coordinates import norm_to_px, pixel_grid, px_to_norm, rescale_px
 from nemf.matcher import RGB, ImagePair, Match, Matcher, as_points
 from nemf.matchers.distinctness import distinctness
@@ -24,10 +24,11 @@ from nemf.search.coarse_to_fine import on_grid, pixel_grids, sample_coarse
 from nemf.search.config import SearchConfig, search_options
 from nemf.search.counter_rng import pair_key
 from nemf.search.patchmatch import counter_uniform, search_pixels
+from nemf.search.pixel_list import Size
 from nemf.search.refine import refine
 from nemf.search.sample import sample_field
 
-_CODE_VERSION = 5
+_CODE_VERSION = 6
 
 _ENCODE_BATCH = {"cpu": 1, "cuda": 8}
 """Images and pairs are encoded in batches of this one size, padded: kernels round differently by shape."""
@@ -59,9 +60,14 @@ class NemfMatcher(Matcher):
     """Matches by a NeMF network.
 
     The confidence is the matching score, the sigmoid of the field's logit. Points are searched on the query's own pixel
-    grid, or on the coarser one of the settings; for a pair without flow only the pixels are searched that its points
-    depend on. On the pixel grid a point's match is the flow at that pixel. A query point outside its image is treated
-    as the nearest one inside.
+    grid, or on the coarser one of the settings; only the pixels are searched that they depend on. A query point outside
+    its image is treated as the nearest one inside.
+
+    With flow_nodes = 0 every pixel of the grid is matched for the flow as a point would be: on the pixel grid a
+    point's match is the flow at that pixel. With flow_nodes the flow is a map (nemf.flow_map) of the matches of a
+    coarser grid of nodes, bilinear between them, that has the points' matches at the pair's points as nearly as
+    its nodes allow. So the flow depends on the points that are asked with it; points never depend on the flow. Its
+    confidence is that of the nodes, times how far they agree with the map.
     """
 
     def __init__(self, name: str, model: NeMF, device: torch.device, search: SearchConfig | None = None) -> None:
@@ -82,7 +88,7 @@ class NemfMatcher(Matcher):
         cache = FeatureCache(self._features)
         for group in self._groups(pairs):
             encoded = self.encode(group, cache)
-            for index, match in enumerate(self.refine(encoded, self.search(encoded, group), group)):
+            for index, match in enumerate(self._matches(encoded, group)):
                 pair = group[index]
                 score_maps = self._score_maps(encoded.select(index, index + 1), pair) if pair.score_maps else None
                 yield replace(match, score_maps=score_maps)
@@ -130,17 +136,34 @@ class NemfMatcher(Matcher):
             (levels,) = self._features([rgb])
         return distinctness(F.normalize(join([level[None] for level in levels])[0], dim=0))
 
-    @torch.no_grad()
+    def _matches(self, encoded: EncodedField, pairs: Sequence[ImagePair]) -> list[Match]:
+        if not self.config.flow_nodes:
+            return self.refine(encoded, self.search(encoded, pairs), pairs)
+        sparse = [replace(pair, dense=False) for pair in pairs]
+        matches = self.refine(encoded, self.search(encoded, sparse), sparse)
+        return self._with_flow_maps(encoded, pairs, matches) if any(pair.dense for pair in pairs) else matches
+
     def search(self, encoded: EncodedField, pairs: Sequence[ImagePair]) -> list[Float[Tensor, "2 _ _"]]:
         """The normalised reference (x, y) of the best match of every pixel, or grid pixel, of each query image.
 
         For a pair that is not dense, only the pixels that its points are read from are valid.
         """
+        points_px = [None if pair.dense else self._points_px(pair) for pair in pairs]
+        return self._search(encoded, pairs, [_query_hw(pair) for pair in pairs], points_px, self.config.grid_strides)
+
+    @torch.no_grad()
+    def _search(
+        self,
+        encoded: EncodedField,
+        pairs: Sequence[ImagePair],
+        sizes: Sequence[Size],
+        points_px: Sequence[Float[Tensor, "_ 2"] | None],
+        strides: Sequence[int],
+    ) -> list[Float[Tensor, "2 _ _"]]:
+        """The fields on grids over query images that have these sizes; see pixel_grids."""
         config = self.config
         keys = torch.tensor([pair_key(config.seed, pair.pair_id) for pair in pairs], device=self.device)
-        points_px = [None if pair.dense else self._points_px(pair) for pair in pairs]
-        sizes = [_query_hw(pair) for pair in pairs]
-        grids = pixel_grids(sizes, points_px, config.grid_strides, config.patchmatch_steps, self.device)
+        grids = pixel_grids(sizes, points_px, strides, config.patchmatch_steps, self.device)
         fields: list[Tensor] = []
         for level, pixels in enumerate(grids):
             initial = [initial_field(encoded.select(i, i + 1), hw)[0] for i, hw in enumerate(pixels.sizes)]
@@ -170,11 +193,63 @@ class NemfMatcher(Matcher):
             field_px = torch.cat([on_grid(points_px, hw, grid_hw), nodes_px])
             start.append(sample_field(field[None], field_px[None])[0])
             query.append(torch.cat([px_to_norm(points_px, hw), px_to_norm(nodes_px, grid_hw)]))
-        counts = [len(xy_norm) for xy_norm in query]
-        pair_index = torch.arange(len(pairs)).repeat_interleave(torch.tensor(counts)).to(self.device)
-        reference_xy_norm, confidence = self._refine(encoded, pair_index, torch.cat(query), torch.cat(start))
-        per_pair = zip(pairs, fields_norm, reference_xy_norm.split(counts), confidence.split(counts), strict=True)
-        return [_match(pair, (field.shape[1], field.shape[2]), *refined) for pair, field, *refined in per_pair]
+        per_pair = zip(pairs, fields_norm, self._refine_all(encoded, query, start), strict=True)
+        return [_match(pair, (field.shape[1], field.shape[2]), *refined) for pair, field, refined in per_pair]
+
+    @torch.no_grad()
+    def _with_flow_maps(
+        self, encoded: EncodedField, pairs: Sequence[ImagePair], matches: Sequence[Match]
+    ) -> list[Match]:
+        """The matches of the pairs' points, with flow where a pair is dense."""
+        grids = [_nodes_hw(_query_hw(pair), self.config.flow_nodes) for pair in pairs]
+        no_points = torch.zeros(0, 2, device=self.device)
+        fields = self._search(encoded, pairs, grids, [None if pair.dense else no_points for pair in pairs], (1,))
+        nodes_px = [self._nodes_px(pair, hw) for pair, hw in zip(pairs, grids, strict=True)]
+        query = [px_to_norm(xy_px, hw) for xy_px, hw in zip(nodes_px, grids, strict=True)]
+        start = [sample_field(field[None], xy_px[None])[0] for field, xy_px in zip(fields, nodes_px, strict=True)]
+        refined = self._refine_all(encoded, query, start)
+        return [
+            self._with_flow_map(pair, match, hw, *nodes) if pair.dense else match
+            for pair, match, hw, nodes in zip(pairs, matches, grids, refined, strict=True)
+        ]
+
+    def _with_flow_map(
+        self,
+        pair: ImagePair,
+        match: Match,
+        grid_hw: Size,
+        reference_xy_norm: Float[Tensor, "n 2"],
+        confidence: Float[Tensor, " n"],
+    ) -> Match:
+        """The match with the map that nodes make."""
+        query_hw, reference_hw = _query_hw(pair), (pair.reference_rgb.shape[0], pair.reference_rgb.shape[1])
+        nodes_xy_px = norm_to_px(px_to_norm(pixel_grid(grid_hw), grid_hw), query_hw)
+        reference_xy_px = norm_to_px(reference_xy_norm.cpu(), reference_hw).view(*grid_hw, 2)
+        points_px = self._points_px(pair).cpu()
+        flow_px, agreement = flow_map.smoothed(
+            (reference_xy_px - nodes_xy_px).numpy(),
+            confidence.cpu().view(grid_hw).numpy(),
+            reference_hw,
+            on_grid(points_px, query_hw, grid_hw).numpy(),
+            match.reference_xy_px - points_px.numpy(),
+        )
+        flow_confidence = confidence.cpu().view(*grid_hw, 1) * torch.from_numpy(agreement[..., None]).float()
+        return replace(
+            match,
+            flow_px=_upsample(torch.from_numpy(flow_px).float(), query_hw).numpy(),
+            flow_confidence=_upsample(flow_confidence, query_hw)[..., 0].numpy(),
+        )
+
+    def _refine_all(
+        self, encoded: EncodedField, query_xy_norm: Sequence[Float[Tensor, "_ 2"]], start_xy_norm: Sequence[Tensor]
+    ) -> list[tuple[Float[Tensor, "_ 2"], Float[Tensor, " _"]]]:
+        """Refined reference points of each pair's query points, and their confidences."""
+        counts = [len(xy_norm) for xy_norm in query_xy_norm]
+        pair_index = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts)).to(self.device)
+        xy_norm, confidence = self._refine(
+            encoded, pair_index, torch.cat(list(query_xy_norm)), torch.cat(list(start_xy_norm))
+        )
+        return list(zip(xy_norm.split(counts), confidence.split(counts), strict=True))
 
     def _refine(
         self,
@@ -253,7 +328,9 @@ class NemfMatcher(Matcher):
         n_pixels = 0
         for pair in pairs:
             height, width = _query_hw(pair)
-            pair_pixels = height * width // (1 if pair.dense else 16)
+            pair_pixels = height * width // 16
+            if pair.dense:
+                pair_pixels = pair_pixels + self.config.flow_nodes**2 if self.config.flow_nodes else height * width
             if group and (len(group) == _MAX_GROUP_PAIRS or n_pixels + pair_pixels > max_pixels):
                 yield group
                 group, n_pixels = [], 0
@@ -304,6 +381,14 @@ def _match(
         flow_px=flow_px,
         flow_confidence=flow_confidence,
     )
+
+
+def _nodes_hw(hw: Size, nodes: int) -> Size:
+    """The grid over an image that has so many nodes along the longer side, as far apart along the other, if there are
+    so many pixels."""
+    step = max(max(hw) / nodes, 1)
+    height, width = (max(round(side / step), min(side, 2)) for side in hw)
+    return height, width
 
 
 def _upsample(values: Float[Tensor, "_ _ c"], hw: tuple[int, int]) -> Float[Tensor, "h w c"]:

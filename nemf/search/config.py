@@ -25,6 +25,10 @@ def _is_number(value: Any) -> bool:
     return type(value) in (int, float)
 
 
+def _is_node_count(value: Any) -> bool:
+    return type(value) is int and (value == 0 or 2 <= value <= 128)
+
+
 def _are_strides(value: Any) -> bool:
     return (
         isinstance(value, tuple)
@@ -44,6 +48,7 @@ _RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "positional_gradient": ("true or false", _is_flag),
     "neighbour_offset": ("true or false", _is_flag),
     "grid_strides": ("a list of 1 to 8 falling whole numbers from 1 to 4096", _are_strides),
+    "flow_nodes": ("0 or a whole number from 2 to 128", _is_node_count),
     "precision": ("float32 or bfloat16", lambda value: value in ("float32", "bfloat16")),
 }
 """The requirement on each setting, in words and as a test."""
@@ -72,6 +77,9 @@ class SearchConfig:
     grid_strides: tuple[int, ...] = (1,)
     """Grids to search one after the other, each from the result of the one before: every n-th pixel. Where the last is
     not every pixel, points start between its pixels, and a flow is refined at its pixels and interpolated between."""
+    flow_nodes: int = 0
+    """Number of nodes along a query's longer side at which its flow is searched and made a map (nemf.flow_map). 0: the
+    flow is that of the grid's pixels, each matched by itself, as in the published code."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Precision of the field's matrix products. bfloat16 runs them in one kernel, on CUDA only; it moves matches where
     two positions have nearly equal scores."""

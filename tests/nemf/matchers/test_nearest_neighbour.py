@@ -16,6 +16,7 @@ from torch import nn
 
 from nemf import ImagePair, Match, load_matcher
 from nemf.coordinates import pixel_grid, rescale_px
+from nemf.flow_map import folded_share
 from nemf.matchers.nearest_neighbour import NearestNeighbourMatcher
 from nemf.model.backbone import Backbone
 from nemf.model.backbone_config import BackboneConfig
@@ -238,14 +239,18 @@ def test_answers_are_centres_of_the_grid_that_a_match_says():
     assert patches(readout="soft-argmax").match(query, reference, [[3, 4]]).answer_grid_hw is None
 
 
-def test_the_flow_is_the_match_of_every_cell():
-    """At 40 x 40 pixels a pixel is a cell, so the flow is the matches of the points."""
+def test_the_flow_is_a_map_through_the_points():
+    """At 40 x 40 pixels a pixel is a cell. Noise against noise: the cells' own matches are anywhere."""
     matcher = patches()
     query, reference = noise(40, 40), noise(60, 50, seed=1)
-    grid = pixel_grid((40, 40)).numpy()
-    match = matcher.match(query, reference, grid.reshape(-1, 2), dense=True)
-    assert np.allclose(match.flow_px + grid, match.reference_xy_px.reshape(40, 40, 2), atol=1e-4)
-    assert np.allclose(match.flow_confidence, match.point_confidence.reshape(40, 40), atol=1e-6)
+    cells = matcher.match(query, reference, pixel_grid((40, 40)).view(-1, 2))
+    scattered_px = cells.reference_xy_px.reshape(40, 40, 2) - pixel_grid((40, 40)).numpy()
+    points = np.array([[3, 4], [30, 20], [11, 35]], np.float32)
+    match = matcher.match(query, reference, points, dense=True)
+    x, y = points.astype(int).T
+    assert np.allclose(match.flow_px[y, x] + points, match.reference_xy_px, atol=0.2)
+    assert folded_share(match.flow_px) < 0.75 * folded_share(scattered_px)
+    assert (match.flow_confidence <= cells.point_confidence.reshape(40, 40) + 1e-6).all()
 
 
 def test_the_flow_of_a_translation():
@@ -255,6 +260,7 @@ def test_the_flow_of_a_translation():
     assert match.flow_px.shape == (320, 320, 2)
     assert match.flow_px.dtype == match.flow_confidence.dtype == np.float32
     assert np.abs(np.median(inner, axis=(0, 1)) - [32, 0]).max() <= 2
+    assert folded_share(match.flow_px) == 0
 
 
 @pytest.mark.parametrize("hw", [(1, 1), (1, 30), (30, 1)])

@@ -7,6 +7,7 @@ import torch
 from official_nemf import SMALL, official_shapes, official_state_dict
 
 from nemf import ImagePair, Match, checkpoints, load_matcher
+from nemf.flow_map import folded_share
 from nemf.matchers.nemf import NemfMatcher
 from nemf.model.network import NeMF
 from nemf.official.names import from_official_state_dict, official_config
@@ -177,6 +178,37 @@ def test_a_strip_narrower_than_the_grid_is_searched_from_edge_to_edge(model: NeM
     actual = matcher.match(query, reference, corners).reference_xy_px
     x, y = corners.astype(int).T
     assert np.allclose(actual - corners, flow_px[y, x], atol=1e-3)
+
+
+def test_a_flow_of_nodes_is_a_map_through_the_points_and_independent_of_its_batch(model: NeMF, matcher: NemfMatcher):
+    search = replace(matcher.config, flow_nodes=10)
+    mapped = NemfMatcher("nemf", model, torch.device("cpu"), search)
+    pairs = [
+        pair(query_xy_px=POINTS[:3], dense=True),
+        pair("b", seed=5, query_xy_px=POINTS[:2]),
+        pair("c", seed=7, dense=True),
+        pair(query_xy_px=POINTS[:3]),
+    ]
+    together = list(mapped.match_batch(pairs))
+    assert all(same(match, next(mapped.match_batch([one]))) for match, one in zip(together, pairs, strict=True))
+    dense, _, without_points, sparse = together
+    assert dense.flow_px.shape == without_points.flow_px.shape == (24, 40, 2)
+    assert dense.flow_px.dtype == dense.flow_confidence.dtype == np.float32
+    x, y = POINTS[:3].astype(int).T
+    assert np.allclose(dense.flow_px[y, x] + POINTS[:3], dense.reference_xy_px, atol=1.5)  # between nodes, 4 px apart
+    assert np.array_equal(dense.reference_xy_px, sparse.reference_xy_px)
+    assert np.array_equal(sparse.reference_xy_px, next(matcher.match_batch([pairs[3]])).reference_xy_px)
+    assert 0 <= dense.flow_confidence.min() < dense.flow_confidence.max() <= 1
+    assert folded_share(dense.flow_px) < folded_share(next(matcher.match_batch([pairs[0]])).flow_px)
+    assert mapped.fingerprint != matcher.fingerprint
+
+
+@pytest.mark.parametrize("hw", [(1, 1), (1, 30), (3, 100)])
+def test_a_flow_of_nodes_of_narrow_images(model: NeMF, hw: tuple[int, int]):
+    matcher = NemfMatcher("n", model, torch.device("cpu"), SearchConfig(patchmatch_steps=2, flow_nodes=8))
+    match = matcher.match(noise(*hw), noise(50, 30, seed=1), [[0, 0]], dense=True)
+    assert match.flow_px.shape == (*hw, 2)
+    assert np.allclose(match.flow_px[0, 0], match.reference_xy_px[0], atol=0.5)
 
 
 def test_an_image_in_many_pairs_is_looked_at_once(model: NeMF, matcher: NemfMatcher, monkeypatch: pytest.MonkeyPatch):

@@ -29,6 +29,7 @@ BOUNDS: dict[str, tuple[list[Any], list[Any]]] = {
         [(1,), (4096, 1), (8, 7, 6, 5, 4, 3, 2, 1)],
         [(), (4, 0), (2, 4, 1), (2, 1, 1), (4097,), (9, 8, 7, 6, 5, 4, 3, 2, 1), (8.0,), (True,), 8, "4"],
     ),
+    "flow_nodes": ([0, 2, 128], [1, -1, 129, 32.0, True, "32"]),
     "precision": (["float32", "bfloat16"], ["half", None]),
 }
 
@@ -44,6 +45,7 @@ def test_every_setting_is_judged():
         "neighbour_offset",
         "radius_decay",
         "grid_strides",
+        "flow_nodes",
         "precision",
     ]
     assert BOUNDS.keys() == {field.name for field in fields(SearchConfig)}
@@ -97,6 +99,7 @@ def test_the_shipped_search():
     shipped = pretrained.search_settings("nemf-small")
     assert as_options(shipped) == (
         "patchmatch_steps=3",
+        "flow_nodes=32",
         "grid_strides=4",
         "radius_norm=0.8",
         "radius_decay=0.5",
