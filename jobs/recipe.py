@@ -8,9 +8,10 @@ All but the paper's recipes read two folders, which docs/training.md says where 
     data/animal-pose/images/            and its photographs
     data/photographs/                   a thousand photographs or more, of anything, as image files or in Parquet
 
-The paper's read data/SPair-71k or data/PF-PASCAL. `nemf prepare` makes manifests of these, `nemf train` and `nemf
-distil` the networks, each in OUT. The recipes are functions of jobs/recipes.py, whose docstrings state the cost.
-Existing manifests are kept, and every training resumes: run the same command again after any interruption.
+The paper's read data/SPair-71k or data/PF-PASCAL; self-training reads four manifests, which its docstring names.
+`nemf prepare` makes manifests of these, `nemf train` and `nemf distil` the networks, each in OUT. The recipes are
+functions of jobs/recipes.py, whose docstrings state the cost. Existing manifests and calibrations are kept, and every
+run resumes: run the same command again after any interruption.
 """
 
 import sys
@@ -20,9 +21,10 @@ from pathlib import Path
 
 import tyro
 
-from jobs import distil, prepare, train
+from jobs import calibrate, distil, prepare, pseudo_label, train
+from jobs import match as matching
 from jobs.command import run_command
-from jobs.recipes import RECIPES, RecipeOptions
+from jobs.recipes import RECIPES, RecipeOptions, Stage
 from pipeline.io.uri_field import LocalPath, Uri
 
 
@@ -31,8 +33,8 @@ class Config:
     """Name of the recipe, its folders and hardware."""
 
     name: tyro.conf.Positional[str]
-    """nemf-small, nemf-mobilenet, ablation-raw, ablation-convolution, ablation-attention, ablation-both, paper-spair or
-    paper-pf-pascal."""
+    """nemf-small, nemf-mobilenet, self-training, ablation-raw, ablation-convolution, ablation-attention, ablation-both,
+    paper-spair or paper-pf-pascal."""
     data: Uri
     """Folder of the data sets."""
     out: Uri
@@ -62,14 +64,27 @@ def run(config: Config) -> str:
     stages = RECIPES[config.name](options)
     for number, stage in enumerate(stages, 1):
         print(f"stage {number} of {len(stages)}: {stage.out}", flush=True)
-        if isinstance(stage, prepare.Config):
-            if not Path(stage.out).exists():
-                prepare.run(stage)
-        elif isinstance(stage, distil.Config):
-            distil.run(stage)
-        else:
-            train.run(stage)
+        _run_stage(stage)
     return stages[-1].out
+
+
+def _run_stage(stage: Stage) -> None:
+    """Run a stage; a file that is there already is kept, and a folder is continued."""
+    match stage:
+        case prepare.Config() | calibrate.Config() | pseudo_label.Config() if Path(stage.out).exists():
+            return
+        case prepare.Config():
+            prepare.run(stage)
+        case calibrate.Config():
+            calibrate.run(stage)
+        case pseudo_label.Config():
+            pseudo_label.run(stage)
+        case matching.Config():
+            matching.run(stage)
+        case distil.Config():
+            distil.run(stage)
+        case train.Config():
+            train.run(stage)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 from make import encoded, noise_rgb
 
-from jobs import distil, prepare, train
+from jobs import calibrate, distil, match, prepare, pseudo_label, train
 from jobs.recipe import main
 from jobs.recipes import RECIPES, RecipeOptions
 from pipeline.datasets.registry import BUILT_IN
@@ -25,7 +25,8 @@ def options(tmp_path: Path) -> RecipeOptions:
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_reads_only_what_a_stage_before_it_wrote(name: str, options: RecipeOptions):
-    written = set()
+    given = {str(options.data / f"{part}.parquet") for part in ("labelled", "calibration", "unlabelled", "val")}
+    written = given if name == "self-training" else set()
     for stage in RECIPES[name](options):
         if isinstance(stage, prepare.Config):
             assert stage.dataset in BUILT_IN
@@ -36,6 +37,16 @@ def test_every_recipe_reads_only_what_a_stage_before_it_wrote(name: str, options
             assert stage.student == "nemf-small" or stage.student in written
             replace(stage, student="nemf-small").check()
             written.add(f"{stage.out}/checkpoint")
+        elif isinstance(stage, match.Config):
+            stage.check()
+            assert {stage.pairs, stage.matcher} <= written
+            written.add(stage.out)
+        elif isinstance(stage, calibrate.Config):
+            assert {stage.pairs, stage.matches} <= written
+            written.add(stage.out)
+        elif isinstance(stage, pseudo_label.Config):
+            assert {stage.pairs, stage.matches, stage.calibration} <= written
+            written.add(stage.out)
         else:
             assert isinstance(stage, train.Config)
             assert {*stage.pairs, *stage.photographs, stage.validation} <= written
