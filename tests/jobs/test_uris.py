@@ -19,6 +19,7 @@ NO_URIS = {
     ("pack", "commands"): "text of the model card",
     ("evaluate", "protocol"): "package.module:NAME",
     ("prepare", "dataset"): "a name or package.module:function",
+    ("match", "points"): "which points",
     ("train", "search"): "settings",
 }
 REQUIRED = {
