@@ -1,8 +1,9 @@
 """SPair-71k: Layout/large/<split>.txt names the pairs, PairAnnotation/<split>/<pair>.json has their keypoints.
 
 The ':' in the annotations' file names may be '-' on file systems that do not allow it. Boxes are partly 1-based and
-stay as published. Nuisance levels that an annotation does not give are null. From ImageAnnotation/<category>, where it
-is, come all keypoints of each image and the azimuths. https://cvlab.postech.ac.kr/research/SPair-71k
+stay as published. Nuisance levels that an annotation does not give, or gives as -1, are null.
+From ImageAnnotation/<category>, where it is, come all keypoints of each image and the azimuths. What SPair-71k does not
+have, exports of labels do (pipeline.pseudo_labels.exports.spair): kps_probability. https://cvlab.postech.ac.kr/research/SPair-71k
 """
 
 from collections.abc import Callable, Iterator
@@ -112,7 +113,10 @@ def read_pair(pair_id: str, uri: str, root: str, split: str, read_image: ReadIma
     fields = _record(uri)
     source_xy_px, target_xy_px = fields.points("src_kps"), fields.points("trg_kps")
     keypoint_id = fields.texts("kps_ids")
+    probability = fields.optional("kps_probability", fields.shares)
     fields.same_length(src_kps=source_xy_px, trg_kps=target_xy_px, kps_ids=keypoint_id)
+    if probability is not None:
+        fields.same_length(kps_ids=keypoint_id, kps_probability=probability)
     category = fields.text("category")
     source, target = fields.text("src_imname"), fields.text("trg_imname")
     row = PairRow(
@@ -125,16 +129,22 @@ def read_pair(pair_id: str, uri: str, root: str, split: str, read_image: ReadIma
         source_xy_px=source_xy_px,
         target_xy_px=target_xy_px,
         keypoint_id=keypoint_id,
+        keypoint_probability=probability,
         source_box_xyxy=fields.box("src_bndbox"),
         target_box_xyxy=fields.box("trg_bndbox"),
-        viewpoint_variation=fields.level("viewpoint_variation", 2),
-        scale_variation=fields.level("scale_variation", 2),
-        truncation=fields.level("truncation", 3),
-        occlusion=fields.level("occlusion", 3),
+        viewpoint_variation=_level(fields, "viewpoint_variation", 2),
+        scale_variation=_level(fields, "scale_variation", 2),
+        truncation=_level(fields, "truncation", 3),
+        occlusion=_level(fields, "occlusion", 3),
         source_stated_wh=fields.size_of_list("src_imsize"),
         target_stated_wh=fields.size_of_list("trg_imsize"),
     )
     return _with_images(row, read_image(category, source), read_image(category, target))
+
+
+def _level(fields: Fields, name: str, highest: int) -> int | None:
+    """A level in 0..highest; None where it is absent or -1, as exports of labels have what is not known."""
+    return None if fields.record.get(name) == -1 else fields.level(name, highest)
 
 
 def _with_images(row: PairRow, source: ImageAnnotation | None, target: ImageAnnotation | None) -> PairRow:

@@ -49,6 +49,13 @@ def read_image_size(uri: str) -> ImageSize | None:
     return None
 
 
+def image_size_of(data: bytes) -> ImageSize | None:
+    """The size of an image in memory; None if it is none that can be read."""
+    with suppress(Exception):  # each kind of file fails in its own way
+        return _size(io.BytesIO(data))
+    return None
+
+
 def _first_bytes(uri: str, n_bytes: int) -> bytes:
     return with_retries(uri, lambda fs, path: fs.cat_file(path, start=0, end=n_bytes))
 

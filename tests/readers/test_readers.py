@@ -4,8 +4,6 @@
 
 import json
 import subprocess
-import sys
-import venv
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from environments import python_with
 from read_tables import plain
 
 from pipeline.evaluation.metrics import write_metrics
@@ -23,7 +22,6 @@ from schemas.metrics import METRICS
 from schemas.pairs import PAIRS
 from schemas.types import LIST_SIZES
 
-ENVIRONMENTS = Path(sys.prefix) / "readers"
 READ_TABLES = Path(__file__).parent / "read_tables.py"
 LISTS = {field.name for schema in (PAIRS, MATCHES) for field in schema if pa.types.is_list(field.type)}
 
@@ -113,14 +111,8 @@ EXPECTED = {
 
 def _read(reader: str, packages: tuple[str, ...], folder: Path) -> dict[str, Any]:
     """The output of a reader, see read_tables.py, with rows in the order of EXPECTED."""
-    environment = ENVIRONMENTS / "-".join(packages).replace("==", "").replace("<", "below")
-    python = environment / "bin" / "python"
-    if not (environment / "installed").exists():
-        venv.create(environment, with_pip=True, clear=True)
-        subprocess.run([python, "-m", "pip", "install", "--quiet", *packages], check=True)
-        (environment / "installed").touch()
     output = subprocess.run(
-        [python, READ_TABLES, reader, folder], check=True, capture_output=True, text=True, cwd=folder
+        [python_with(*packages), READ_TABLES, reader, folder], check=True, capture_output=True, text=True, cwd=folder
     ).stdout
     answer = json.loads(output.rpartition("ANSWER")[2])
     names = {"PAIRS": PAIRS.names, "MATCHES": MATCHES.names, "METRICS": METRICS.names}

@@ -1,0 +1,114 @@
+"""The images of an export as files, byte for byte as they were: hard links where that is possible, else copies."""
+
+import hashlib
+import os
+import re
+import unicodedata
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+from fsspec.implementations.local import LocalFileSystem
+
+from nemf.io.uri import open_uri
+from pipeline.io import storage
+from pipeline.io.image_size import ImageSize, read_image_size
+from pipeline.io.images import ImageError, fetch_image
+from schemas.failures import Failure
+
+_REMEMBERED = 2**16
+"""Number of images whose size is remembered; that of others is read again."""
+_STEM_LETTERS = 40
+
+
+class ImageFile(NamedTuple):
+    """An image of an export."""
+
+    name: str
+    size: ImageSize
+
+
+class ImageFiles:
+    """The images below one folder. An image has one name, made of its URI, or of its bytes if it comes inline."""
+
+    def __init__(self, folder: Path, image_root: str | None) -> None:
+        self._folder = folder
+        self._image_root = image_root
+        self._known: dict[Path, ImageSize | Failure] = {}
+        self.n_files = 0
+        self.n_turned = 0
+        """Number of the files that an EXIF orientation turns."""
+
+    def add(self, row: Mapping[str, Any], side: str, *, subfolder: str = "", suffix: str | None = None) -> ImageFile:
+        """The image of one side of a PAIRS row, which is now a file in the subfolder.
+
+        suffix: that of its name; None for that of its URI. Raises ImageError for an image that is gone or is none, and
+        CredentialsError as fetch_image does.
+        """
+        data = row[f"{side}_image"]
+        key = image_key(row, side, self._image_root)
+        path = self._folder / subfolder / _file_name(key, suffix)
+        known = self._known.get(path) or self._place(key, data, path)
+        if len(self._known) >= _REMEMBERED:
+            self._known.pop(next(iter(self._known)))
+        self._known[path] = known
+        if isinstance(known, Failure):
+            raise ImageError(known.stage, known.kind, known.message)
+        return ImageFile(path.name, known)
+
+    def _place(self, key: str, data: bytes | None, path: Path) -> ImageSize | Failure:
+        is_new = not path.exists()
+        if is_new:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                if data is not None or not _linked(key, path):
+                    path.write_bytes(fetch_image(key) if data is None else data)
+            except ImageError as error:
+                return error.failure
+        size = read_image_size(str(path))
+        if size is None:
+            path.unlink()
+            return Failure("decode", "not_an_image", f"{key}: no image whose size can be read")
+        self.n_files += is_new
+        self.n_turned += is_new and size.orientation != 1
+        return size
+
+
+def image_key(row: Mapping[str, Any], side: str, image_root: str | None) -> str:
+    """What tells an image from all others: its URI, or a hash of its bytes if it comes inline. Raises ImageError."""
+    if row[f"{side}_image"] is not None:
+        return "inline-" + hashlib.sha256(row[f"{side}_image"]).hexdigest()
+    if row[f"{side}_uri"]:
+        return storage.resolve(row[f"{side}_uri"], image_root)
+    raise ImageError("fetch", "no_image", f"the row has neither {side}_uri nor {side}_image")
+
+
+def safe_name(text: str, allowed: str = r"A-Za-z0-9_") -> str:
+    """Text as part of a file's name: at most 40 of the allowed letters, others are replaced; never empty."""
+    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
+    return re.sub(f"[^{allowed}]+", "_", plain).strip("_ -")[:_STEM_LETTERS] or "unnamed"
+
+
+def short_hash(text: str) -> str:
+    """16 hexadecimal digits."""
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+
+
+def _file_name(key: str, suffix: str | None) -> str:
+    path = PurePosixPath(key)
+    if suffix is None:
+        suffix = path.suffix.lower() if re.fullmatch(r"\.[A-Za-z0-9]{1,5}", path.suffix) else ""
+    stem = "image" if key.startswith("inline-") else safe_name(path.stem)
+    return f"{stem}_{short_hash(key)}{suffix}"
+
+
+def _linked(uri: str, path: Path) -> bool:
+    """Make `path` a hard link to the file at `uri`, if it is a plain one of this machine that can be linked."""
+    try:
+        fs, local = open_uri(uri)
+        if not isinstance(fs, LocalFileSystem) or not Path(local).is_file():
+            return False
+        os.link(Path(local).resolve(), path)
+    except Exception:  # a URI that cannot be opened: fetch_image says why
+        return False
+    return True
