@@ -11,10 +11,13 @@ a second on two cores; docs/pseudo-labels.md.
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
-from jobs.command import run_command
+from jobs.command import Names, run_command
 from pipeline.io import storage
-from pipeline.io.uri_field import Uri, with_absolute_uris
+from pipeline.io.uri_field import Uri, UriField, with_absolute_uris
+
+_FORMS = ("spair", "coco", "huggingface", "huggingface-by-reference")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,10 +44,15 @@ class Config:
     """Minimum number of labels of a pair; pairs with fewer are left out."""
     agree: Uri | None = None
     """Run of another matcher over the same manifest, for a calibration that judges by agreement with it."""
+    export: Annotated[Names, UriField(names=_FORMS, only_these_names=True)] = ()
+    """Write the labels in other forms too, each as FORM FOLDER, a new or empty folder of this machine: spair, coco (of
+    keypoints with names), huggingface, huggingface-by-reference (its rows hold paths of images, not images)."""
 
 
 def run(config: Config) -> str:
     """Write the labels; returns their path. Raises ValueError and OSError for bad input."""
+    from pipeline.pseudo_labels.exports.export import check_exports, export_labels, have_names
+    from pipeline.pseudo_labels.finished_run import finished_run
     from pipeline.pseudo_labels.make_labels import make_labels
     from pipeline.pseudo_labels.selection import Rules
 
@@ -61,10 +69,17 @@ def run(config: Config) -> str:
     )
     rules.check()
     config = with_absolute_uris(config)
+    exports = list(zip(config.export[::2], config.export[1::2], strict=False))
+    matched = finished_run(config.matches)
+    named = bool(exports) and have_names(matched, config.pairs)
+    check_exports(config.export, named=named)
     for line in make_labels(
         config.out, config.pairs, config.matches, rules=rules, calibration_uri=config.calibration, agree=config.agree
     ):
         print(line, flush=True)
+    for form, folder in exports:
+        for line in export_labels(form, config.out, folder, named=named, image_root=matched.image_root):
+            print(line, flush=True)
     return config.out
 
 

@@ -67,6 +67,7 @@ def make_labels(
             "matcher_fingerprint": run.matcher_fingerprint,
             "run": matches,
             "run_id": run.run_id,
+            "points": run.points,
             "manifest": pairs,
             "manifest_digest": run.manifest_digest,
             "calibration": calibration_uri or "shipped",

@@ -29,7 +29,7 @@ from schemas.pairs import PAIRS
 
 GALLERY_COLUMNS = ("pair_id", "direction", "status", "query_xy_px", "reference_xy_px", "flow_hw")
 """The columns of MATCHES that are read for drawing."""
-_WIDTH_PX = 720
+DRAWN_WIDTH_PX = 720
 _THUMBNAIL_PX = 240
 _FLOW_GRID_HW = (4, 6)
 
@@ -176,7 +176,7 @@ def _draw_pair(
     data_uri = drawn_flow = None
     if query.rgb is not None and reference.rgb is not None:
         picture = draw_match(query.rgb, reference.rgb, *points, correct=correct, truth_xy_px=truth_xy_px)
-        data_uri = _jpeg_data_uri(picture, _WIDTH_PX)
+        data_uri = jpeg_data_uri(picture, DRAWN_WIDTH_PX)
         drawn_flow = None if flow_px is None else _draw_flow(flow_px, reference.rgb)
     elif failure := query.failure or reference.failure:
         caption = f"{caption}; cannot be drawn: {failure.message}"
@@ -236,9 +236,9 @@ def _draw_flow(flow_px: Float[np.ndarray, "h w 2"], reference_rgb: RGB) -> Drawn
     longest_px = float(np.hypot(shown_px[..., 0], shown_px[..., 1]).max())
     colours, warped = colour_flow(shown_px, longest_px), warp_onto_query(reference_rgb, flow_px, every)
     return DrawnFlow(
-        colours_uri=_jpeg_data_uri(Image.fromarray(colours), _THUMBNAIL_PX),
+        colours_uri=jpeg_data_uri(Image.fromarray(colours), _THUMBNAIL_PX),
         longest_px=longest_px,
-        warped_uri=_jpeg_data_uri(Image.fromarray(warped), _THUMBNAIL_PX),
+        warped_uri=jpeg_data_uri(Image.fromarray(warped), _THUMBNAIL_PX),
     )
 
 
@@ -246,7 +246,8 @@ def _sample(rows: Int64[np.ndarray, " n"], count: int, rng: np.random.Generator)
     return rng.choice(rows, min(count, len(rows)), replace=False) if len(rows) else rows
 
 
-def _jpeg_data_uri(picture: Image.Image, longest_px: int) -> str:
+def jpeg_data_uri(picture: Image.Image, longest_px: int) -> str:
+    """The picture, made smaller if a side is longer than longest_px, as the URI of a JPEG."""
     picture.thumbnail((longest_px, longest_px))
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=75)

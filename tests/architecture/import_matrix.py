@@ -20,9 +20,9 @@ ROOMS = (
     "cluster",
     "matching",
     "evaluation",
-    "report",
     "training",
     "pseudo_labels",
+    "report",
     "jobs",
 )
 """The rooms from the lowest up: a room imports only rooms before it."""

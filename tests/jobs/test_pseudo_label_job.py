@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from make import encoded, noise_rgb
 from planted_run import plant_run, rows_of
 
 from jobs import calibrate, evaluate, pseudo_label
@@ -108,3 +109,66 @@ def test_labels_are_a_manifest_that_evaluate_reads(tmp_path: Path, calibration: 
 
     metrics = str(tmp_path / "metrics.parquet")
     assert evaluate.main(["--matches", run, "--pairs", out, "--protocol", "spair", "--out", metrics]) == 0
+
+
+def test_exports_hold_the_labels(tmp_path: Path, calibration: str, capsys: pytest.CaptureFixture[str]):
+    run, pairs = plant_run(tmp_path, 20)
+    for row in rows_of(pairs):
+        for side in ("source", "target"):
+            (tmp_path / row[f"{side}_uri"]).write_bytes(encoded(noise_rgb(0)))
+    (tmp_path / rows_of(pairs)[0]["source_uri"]).unlink()
+    description = json.loads((Path(run) / "run.json").read_text())
+    (Path(run) / "run.json").write_text(json.dumps({**description, "image_root": str(tmp_path)}))
+    out, forms = str(tmp_path / "labels.parquet"), ("spair", "coco", "huggingface", "huggingface-by-reference")
+    words = ["--pairs", pairs, "--matches", run, "--calibration", calibration, "--min-probability", "0", "--out", out]
+
+    code = pseudo_label.main([*words, "--export", *(word for form in forms for word in (form, str(tmp_path / form)))])
+
+    printed = capsys.readouterr().out
+    assert code == 0
+    assert printed.count("pairs left out: not_found, for instance") == 4
+    for form in forms:
+        assert f"wrote {tmp_path / form}: " in printed
+        assert "| matcher | planted |" in (tmp_path / form / "README.md").read_text()
+    n_pairs = len((tmp_path / "spair" / "Layout" / "large" / "trn.txt").read_text().splitlines())
+    assert 0 < n_pairs < len(rows_of(out))
+    assert (tmp_path / "spair" / "ImageAnnotation" / "cat").exists()
+    assert len(rows_of(str(tmp_path / "huggingface" / "data" / "train-00000.parquet"))) == n_pairs
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["spair"], "--export is FORM FOLDER"),
+        (["pickle", "FOLDER/a"], "--export is FORM FOLDER"),
+        (["spair", "FOLDER/a", "coco", "FOLDER/a"], "every form needs a folder of its own"),
+        (["spair", "FOLDER"], "is not empty: remove it, or give the export another one"),
+        (["spair", "s3://bucket/a"], "exports are written to a folder of this machine"),
+    ],
+)
+def test_exports_are_refused_before_labels_are_made(
+    tmp_path: Path, calibration: str, capsys: pytest.CaptureFixture[str], words: list[str], message: str
+):
+    run, pairs = plant_run(tmp_path, 20)
+    out = str(tmp_path / "labels.parquet")
+    export = [word.replace("FOLDER", str(tmp_path)) if "/" in word or word == "FOLDER" else word for word in words]
+
+    arguments = ["--pairs", pairs, "--matches", run, "--calibration", calibration, "--out", out, "--export", *export]
+    assert pseudo_label.main(arguments) == 2
+
+    assert message in capsys.readouterr().err
+    assert not Path(out).exists()
+
+
+def test_points_without_names_are_not_exported_as_coco(
+    tmp_path: Path, calibration: str, capsys: pytest.CaptureFixture[str]
+):
+    run, pairs = plant_run(tmp_path, 20)
+    description = json.loads((Path(run) / "run.json").read_text())
+    description["config"]["points"] = "grid:4"
+    (Path(run) / "run.json").write_text(json.dumps(description))
+    words = ["--pairs", pairs, "--matches", run, "--calibration", calibration, "--out", str(tmp_path / "l.parquet")]
+
+    assert pseudo_label.main([*words, "--export", "coco", str(tmp_path / "coco")]) == 2
+
+    assert "--export coco: COCO's form needs keypoints with names" in capsys.readouterr().err

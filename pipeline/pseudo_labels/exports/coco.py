@@ -23,6 +23,10 @@ from pipeline.pseudo_labels.exports.image_files import ImageFiles
 from pipeline.pseudo_labels.exports.object_keypoints import ObjectAnnotation, ObjectKeypoints
 
 ANNOTATIONS = "annotations.json"
+NO_NAMES = (
+    "COCO's form needs keypoints with names, and these labels are of points that only their pair knows (match "
+    "--points, or keypoints without ids): export spair or huggingface"
+)
 _UNKNOWN_CATEGORY = "unknown"
 _VISIBLE = 2
 
@@ -42,10 +46,7 @@ def export_coco(
     Raises ValueError if keypoints have no names, if no pair can be exported, and as new_folder does.
     """
     if not named:
-        raise ValueError(
-            "COCO's form needs keypoints with names, and these labels are of points that only their pair knows (match "
-            "--points): export spair or huggingface"
-        )
+        raise ValueError(NO_NAMES)
     exported = Exported()
     with new_folder(out) as folder, closing(ObjectKeypoints(folder)) as objects:
         images = ImageFiles(folder / "images", image_root)
