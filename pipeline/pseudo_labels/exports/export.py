@@ -6,7 +6,7 @@ from pipeline.io.manifest import Manifest
 from pipeline.pseudo_labels.exports.coco import NO_NAMES, export_coco
 from pipeline.pseudo_labels.exports.exported import Exported
 from pipeline.pseudo_labels.exports.folder import check_new_folder
-from pipeline.pseudo_labels.exports.huggingface import export_huggingface
+from pipeline.pseudo_labels.exports.huggingface import Images, export_huggingface
 from pipeline.pseudo_labels.exports.spair import export_spair
 from pipeline.pseudo_labels.labels import labelled_tables, read_provenance
 from pipeline.runs.folder import KEYPOINTS, Run
@@ -26,7 +26,7 @@ def export_labels(form: str, labels_uri: str, out: str, *, named: bool, image_ro
     elif form == "coco":
         exported = export_coco(tables, out, provenance=provenance, named=named, image_root=image_root)
     elif form in FORMS:
-        images = "inline" if form == "huggingface" else "reference"
+        images: Images = "inline" if form == "huggingface" else "reference"
         exported = export_huggingface(tables, out, provenance=provenance, images=images, image_root=image_root)
     else:
         raise ValueError(f"labels can be exported as {', '.join(FORMS)}; got {form}")
