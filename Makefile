@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses auto --dist loadfile \
 	--no-loadscope-reorder
 
-.PHONY: demo test test-all test-browser test-readers chaos fuzz lint clean
+.PHONY: demo docs test test-all test-browser test-readers chaos fuzz lint clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -15,6 +15,9 @@ $(VENV)/installed: pyproject.toml constraints.txt
 
 demo: $(VENV)/installed  ## the main job on photographs with a known answer, on this machine, with a report
 	$(BIN)/python -m jobs.demo --out demo
+
+docs: $(VENV)/installed  ## the documentation as a site in site/, without the network; a dead link is an error
+	$(BIN)/python -m mkdocs build --strict --clean
 
 test: $(VENV)/installed lint  ## what must pass
 	$(PYTEST) -m "not long"
@@ -42,4 +45,4 @@ lint: $(VENV)/installed
 	$(BIN)/lint-imports
 
 clean:
-	rm -rf $(VENV) demo
+	rm -rf $(VENV) demo site
