@@ -3,7 +3,8 @@
     nemf field a.jpg b.jpg --point 120,80 --out field.png
 
 Draws the first image with the point, contours of the score over the second image, and the score as a surface; prints
-the point of the highest score on the grid that was drawn, and the point that the matcher predicts. Takes seconds.
+the point of the highest score on the grid that was drawn, the point that the matcher predicts, and its confidence.
+Takes seconds.
 """
 
 import sys
@@ -72,7 +73,8 @@ def run(config: Config) -> None:
     best = highest_score(scores, reference_hw)
     match = matcher.match(query_rgb, reference_rgb, [query_xy_px])
     x_px, y_px = match.reference_xy_px[0].tolist()
-    matched = ScoredPoint(x_px, y_px, match.point_confidence.item())
+    score = matcher.scores(query_rgb, reference_rgb, query_xy_px, match.reference_xy_px).item()
+    matched = ScoredPoint(x_px, y_px, score)
     figure = draw_field(query_rgb, reference_rgb, query_xy_px, scores, matched)
     write_bytes(config.out, encode_figure(figure, image_format))
 
@@ -80,6 +82,7 @@ def run(config: Config) -> None:
     print(f"{'query':21} {query_xy_px[0]:8.1f} {query_xy_px[1]:8.1f}")
     for label, point in ((f"highest of {width} x {height}", best), ("found by the matcher", matched)):
         print(f"{label:21} {point.x_px:8.1f} {point.y_px:8.1f}   {point.score:6.4f}")
+    print(f"confidence, the probability that it is right: {match.point_confidence.item():.2f}")
     print(f"drawn: {config.out}")
 
 

@@ -50,7 +50,7 @@ def run(config: Config) -> str:
     from pipeline.training.model_card import CARD, model_card, pck_results
 
     model, network = checkpoints.load(config.checkpoint), checkpoints.read_config(config.checkpoint)
-    search = checkpoints.read_search(config.checkpoint)
+    search, calibration = checkpoints.read_search(config.checkpoint), checkpoints.read_calibration(config.checkpoint)
     if config.search:
         search = search_options("--search", "&".join(config.search))
     results = [result for uri in config.metrics for result in pck_results(read_metrics(uri))]
@@ -60,7 +60,8 @@ def run(config: Config) -> str:
     )
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        checkpoints.save(folder, model, network, search=search, dtype=torch.float16 if config.half else torch.float32)
+        dtype = torch.float16 if config.half else torch.float32
+        checkpoints.save(folder, model, network, search=search, calibration=calibration, dtype=dtype)
         (folder / CARD).write_text(card, encoding="utf-8")
         for file in sorted(folder.iterdir()):
             storage.write_bytes(storage.join(config.out, file.name), file.read_bytes())

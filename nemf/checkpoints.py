@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from safetensors.torch import save as as_safetensors
 
+from nemf.calibration import Calibration, from_json
 from nemf.io.uri import with_retries
 from nemf.model.backbone_config import BackboneConfig
 from nemf.model.build import build
@@ -23,7 +24,7 @@ from nemf.model.weights_file import FIELDS, check_tensors, read_tensors
 from nemf.official.names import from_official_state_dict
 from nemf.search.config import settings_from_json
 
-__all__ = ["from_official_state_dict", "load", "read_config", "read_search", "save"]
+__all__ = ["from_official_state_dict", "load", "read_calibration", "read_config", "read_search", "save"]
 
 _FORMAT = "nemf-1"
 
@@ -68,12 +69,14 @@ def save(
     config: NeMFConfig,
     *,
     search: Mapping[str, Any] | None = None,
+    calibration: Calibration | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> None:
     """Write `model`, built from `config`, as a checkpoint folder; existing files of the two names are replaced.
 
     search: settings of the search that suit the network, where they are not the published ones; by the names of
         nemf.search.config.SearchConfig.
+    calibration: of the network's confidence, where it was fitted.
     dtype: of the weights in the file: torch.float32, or torch.float16 for half the size.
     Raises ValueError for settings that cannot be and weights that are not finite in that type.
     """
@@ -84,8 +87,10 @@ def save(
         raise ValueError(f"weights that are not finite in {dtype}: {', '.join(lost)}")
     settings_from_json(dict(search or {}))
     (folder / "model.safetensors").write_bytes(as_safetensors(stored))
-    content = json.dumps({"format": _FORMAT, **asdict(config), "search": dict(search or {})}, indent=1)
-    (folder / "config.json").write_text(content + "\n", encoding="utf-8")
+    content = {"format": _FORMAT, **asdict(config), "search": dict(search or {})}
+    if calibration is not None:
+        content["confidence"] = calibration.to_json()
+    (folder / "config.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 def load(folder: str | Path) -> NeMF:
@@ -128,7 +133,8 @@ def read_config(folder: str | Path) -> NeMFConfig:
     """The configuration of a checkpoint folder; raises as `load` does."""
     with errors_about(f"checkpoint folder {folder}"):
         content = _read_json(folder)
-        content.pop("search", None)
+        for extra in ("search", "confidence"):
+            content.pop(extra, None)
         backbone = _checked("backbone_config.", BackboneConfig, content.pop("backbone_config", None))
         return NeMFConfig(**_checked("", NeMFConfig, content), backbone_config=BackboneConfig(**backbone))
 
@@ -139,6 +145,17 @@ def read_search(folder: str | Path) -> dict[str, Any]:
         content = _read_json(folder).get("search", {})
         with errors_about("config.json"):
             return settings_from_json(content)
+
+
+def read_calibration(folder: str | Path) -> Calibration | None:
+    """What makes a probability of the network's confidence, from a checkpoint folder; None where it was not fitted.
+
+    Raises as `load` does.
+    """
+    with errors_about(f"checkpoint folder {folder}"):
+        content = _read_json(folder).get("confidence")
+        with errors_about("config.json"):
+            return None if content is None else from_json(content)
 
 
 def _read_json(folder: str | Path) -> dict[str, Any]:

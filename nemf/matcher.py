@@ -85,11 +85,13 @@ class Match:
     reference_xy_px: Points
     """The match of each query point in the reference image, (K, 2); may lie outside it."""
     point_confidence: Float32[np.ndarray, " k"]
-    """Confidence of each match, (K,), 0..1; comparable within one matcher only."""
+    """Probability of each match to be correct, (K,), 0..1: within 0.1 T of the true place, T being the longest side of
+    the object's box in the reference image, as nemf.calibration says. A matcher that cannot tell gives any number of
+    0..1, the greater the surer, comparable within that matcher only."""
     flow_px: Float32[np.ndarray, "h w 2"] | None = None
     """Displacement (dx, dy) from each query pixel to its match in the reference; None unless the pair is dense."""
     flow_confidence: Float32[np.ndarray, "h w"] | None = None
-    """Confidence of the flow at each query pixel, 0..1; None unless the pair is dense."""
+    """The same for the flow at each query pixel, (H, W); None unless the pair is dense."""
     answer_grid_hw: tuple[int, int] | None = None
     """Rows and columns of the grid of cells over the reference image whose centres are the matcher's only answers; None
     for a matcher that may answer with any point."""

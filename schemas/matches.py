@@ -18,6 +18,10 @@ half of `flow_scale`. `flow_confidence` is zstd-compressed uint8 of shape `flow_
 `point_margin` (output `margin`) is the matcher's best score within MARGIN_RADIUS of the reference's longest side round
 the answer, less its best score farther away, in the matcher's own scores; the greater, the surer.
 
+A confidence is the probability that an answer is within 0.1 T of the true place, T being the longest side of the
+object's box in the reference image (nemf/calibration.py). Matchers of your own may mean something else by it, and
+identity always says 1.
+
 `answer_grid_hw`: the matcher's answers are centres of cells of this many rows and columns over the reference image;
 null for a matcher that answers with any point.
 

@@ -17,7 +17,7 @@ class IdentityMatcher(Matcher):
         self.fingerprint = "identity-1"
 
     def match_batch(self, pairs: Sequence[ImagePair]) -> list[Match]:
-        """One Match per pair, without reading a pixel; confidence is 1."""
+        """One Match per pair, without reading a pixel; confidence is 1, whether right or wrong."""
         return [self._match(pair) for pair in pairs]
 
     def _match(self, pair: ImagePair) -> Match:

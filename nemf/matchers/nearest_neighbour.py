@@ -7,6 +7,7 @@ it; its match is where the cosine with the reference's features, interpolated to
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,10 @@ from PIL import Image
 from torch import Tensor
 
 from nemf import flow_map
+from nemf.calibration import Calibration
 from nemf.coordinates import pixel_grid, px_to_norm, rescale_px
 from nemf.matcher import RGB, ImagePair, Match, Matcher
+from nemf.matchers.confidence import POINTS_AT_ONCE, point_mass
 from nemf.matchers.distinctness import distinctness
 from nemf.matchers.feature_cache import FeatureCache
 from nemf.matchers.table import COMMON_OPTIONS
@@ -30,9 +33,16 @@ from nemf.options import parse_options
 READOUTS = ("argmax", "soft-argmax")
 MIN_IMAGE_SIZE, MAX_IMAGE_SIZE = 32, 1024
 
-_CODE_VERSION = 2
+_LINE = Calibration(
+    temperature=0.04,
+    mass=(0.0, 0.0449, 0.0608, 0.0725, 0.0856, 0.1029, 0.1255, 0.166, 0.2866, 1.0),
+    probability=(0.001, 0.0519, 0.0716, 0.0984, 0.1324, 0.1556, 0.1789, 0.2809, 0.4247, 0.999),
+)
+CALIBRATIONS = {"argmax": _LINE, "soft-argmax": _LINE}
+"""What makes the confidence, by readout; fitted on Animal-Pose's validation pairs and MobileNetV1 (ImageNet)."""
+
+_CODE_VERSION = 3
 _IMAGE_SIZE = 320
-_POINTS_PER_TILE = 16
 _UPSAMPLING = 4
 _SOFT_RADIUS = 4
 _SOFT_TEMPERATURE = 0.02
@@ -69,10 +79,13 @@ class NearestNeighbourMatcher(Matcher):
         live on (S/8, S/8) cells, rounded, made from the backbone's deepest map of at least (S/16, S/16), or
         (S/patch, S/patch) if that is coarser, and matches on four times as many a side.
 
-    The confidence of a match is the cosine of the features there (0 if negative). A query point outside its
-    image takes the feature nearest to it. A score map is the cosine at every score cell. For the flow each feature
-    cell's centre is matched, nemf.flow_map makes a map of these matches that has the points' matches at the points, and
-    the pixels between are interpolated bilinearly; its confidence falls where the map departs from the cells' matches.
+    calibration: makes the confidence (nemf.calibration) of the mass of the cosines of the point's feature with the
+        reference's feature cells; by default that of CALIBRATIONS.
+
+    A query point outside its image takes the feature nearest to it. A score map is the cosine at every score cell. For
+    the flow each feature cell's centre is matched, nemf.flow_map makes a map of these matches that has the points'
+    matches at the points, and the pixels between are interpolated bilinearly; its confidence is that of the cells'
+    matches, times how far the map agrees with them.
     """
 
     def __init__(
@@ -83,6 +96,7 @@ class NearestNeighbourMatcher(Matcher):
         *,
         readout: str = "argmax",
         image_size: int | None = None,
+        calibration: Calibration | None = None,
     ) -> None:
         if readout not in READOUTS:
             raise ValueError(f"{name}: readout must be one of {', '.join(READOUTS)}; got {readout!r}")
@@ -103,7 +117,8 @@ class NearestNeighbourMatcher(Matcher):
         self.image_size = image_size
         self.readout = readout
         self.device = device
-        configuration = [_CODE_VERSION, backbone.digest(), image_size, readout]
+        self.calibration = calibration or CALIBRATIONS[readout]
+        configuration = [_CODE_VERSION, backbone.digest(), image_size, readout, asdict(self.calibration)]
         self.fingerprint = hashlib.sha256(json.dumps(configuration).encode()).hexdigest()[:16]
         self.backbone = backbone.to(device)
         self.cells_hw = (round(image_size / 8), round(image_size / 8))
@@ -132,22 +147,23 @@ class NearestNeighbourMatcher(Matcher):
     @torch.inference_mode()
     def _match(self, pair: ImagePair, query: Tensor, reference: Tensor) -> Match:
         query_hw, reference_hw = pair.query_rgb.shape[:2], pair.reference_rgb.shape[:2]
+        temperatures = [self.calibration.temperature]
 
-        def search(query_xy_px: Tensor) -> tuple[Tensor, Tensor]:
-            cells_xy = rescale_px(query_xy_px.to(self.device), query_hw, self.cells_hw)
-            score_xy, confidence = self._search(query, reference, cells_xy)
-            return rescale_px(score_xy, self.score_hw, reference_hw).cpu(), confidence.cpu()
+        def search(query_xy_px: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            answers_xy_px, cosine, masses = self._search(pair, query, reference, query_xy_px, temperatures)
+            confidence = self.calibration.confidence(masses[0].cpu().numpy()).astype(np.float32)
+            return answers_xy_px.cpu(), cosine.cpu(), torch.from_numpy(confidence)
 
         points = np.zeros((0, 2), np.float32) if pair.query_xy_px is None else pair.query_xy_px
-        reference_xy_px, point_confidence = search(torch.tensor(points))
+        reference_xy_px, _, point_confidence = search(torch.tensor(points))
         flow_px = flow_confidence = None
         if pair.dense:
             inside_px = torch.tensor(points).clamp(min=0).minimum(torch.tensor([query_hw[1] - 1, query_hw[0] - 1]))
             centres_xy_px = rescale_px(pixel_grid(self.cells_hw), self.cells_hw, query_hw).view(-1, 2)
-            matched_xy_px, confidence = search(centres_xy_px)
+            matched_xy_px, cosine, confidence = search(centres_xy_px)
             smooth_px, agreement = flow_map.smoothed(
                 (matched_xy_px - centres_xy_px).view(*self.cells_hw, 2).numpy(),
-                confidence.view(self.cells_hw).numpy(),
+                cosine.view(self.cells_hw).numpy(),
                 (reference_hw[0], reference_hw[1]),
                 rescale_px(inside_px, query_hw, self.cells_hw).numpy(),
                 (reference_xy_px - inside_px).numpy(),
@@ -170,46 +186,71 @@ class NearestNeighbourMatcher(Matcher):
             score_maps=score_maps,
         )
 
+    @torch.inference_mode()
+    def masses(self, pair: ImagePair, temperatures: Sequence[float]) -> tuple[Match, Float32[np.ndarray, "t k"]]:
+        """The pair's match, and the mass of each of its points' answers at every temperature."""
+        query, reference = self.encode(pair.query_rgb), self.encode(pair.reference_rgb)
+        points_px = torch.zeros(0, 2) if pair.query_xy_px is None else torch.tensor(pair.query_xy_px)
+        _, _, masses = self._search(pair, query, reference, points_px, temperatures)
+        return self._match(pair, query, reference), masses.cpu().numpy()
+
     def _search(
-        self, query: Float[Tensor, "c h w"], reference: Float[Tensor, "c h w"], query_xy: Float[Tensor, "k 2"]
-    ) -> tuple[Float[Tensor, "k 2"], Float[Tensor, " k"]]:
-        """The matches of points in query cells, as (x, y) in score cells, and their confidences.
+        self,
+        pair: ImagePair,
+        query: Float[Tensor, "c h w"],
+        reference: Float[Tensor, "c h w"],
+        query_xy_px: Float[Tensor, "k 2"],
+        temperatures: Sequence[float],
+    ) -> tuple[Float[Tensor, "k 2"], Float[Tensor, " k"], Float[Tensor, "t k"]]:
+        """The matches of query points in pixels of the reference, their greatest cosines, and their masses at every
+        temperature.
 
         Tiles have one shape, whatever the number of points: kernels round differently for different shapes.
         """
+        query_hw, reference_hw = pair.query_rgb.shape[:2], pair.reference_rgb.shape[:2]
+        query_xy = rescale_px(query_xy_px.to(self.device), query_hw, self.cells_hw)
+        answers_xy_px, best = [query_xy[:0]], [query_xy[:0, 0]]
+        masses = [query_xy.new_zeros(len(temperatures), 0)]
+        for tile in _tiles(query_xy) if len(query_xy) else ():
+            cosine = self._cosines(query, reference, tile)
+            tile_xy, tile_best = self._read_out(self._upsample(cosine))
+            tile_xy_px = rescale_px(tile_xy, self.score_hw, reference_hw)
+            answers_xy_px.append(tile_xy_px)
+            best.append(tile_best)
+            masses.append(torch.stack([point_mass(cosine, tile_xy_px, reference_hw, t) for t in temperatures]))
         n_points = len(query_xy)
-        if n_points == 0:
-            return query_xy, query_xy[:, 0]
-        tiles = [self._search_tile(query, reference, tile) for tile in _tiles(query_xy)]
-        score_xy, confidence = (torch.cat(parts)[:n_points] for parts in zip(*tiles, strict=True))
-        return score_xy, confidence
+        return torch.cat(answers_xy_px)[:n_points], torch.cat(best)[:n_points], torch.cat(masses, dim=1)[:, :n_points]
 
-    def _search_tile(
-        self, query: Float[Tensor, "c h w"], reference: Float[Tensor, "c h w"], query_xy: Float[Tensor, "k 2"]
-    ) -> tuple[Float[Tensor, "k 2"], Float[Tensor, " k"]]:
-        score = self._score_tile(query, reference, query_xy).flatten(1)
-        best, index = score.max(dim=1)
+    def _read_out(self, score: Float[Tensor, "k hs ws"]) -> tuple[Float[Tensor, "k 2"], Float[Tensor, " k"]]:
+        """The (x, y) of the match in score cells, and the greatest cosine."""
+        flat = score.flatten(1)
+        best, index = flat.max(dim=1)
         best_xy = torch.stack([index % self.score_hw[1], index // self.score_hw[1]], dim=1).float()
         if self.readout == "soft-argmax":
-            best_xy = self._centre_of_mass(score, best, best_xy)
-        return best_xy, best.clamp(0, 1)
+            best_xy = self._centre_of_mass(flat, best, best_xy)
+        return best_xy, best
 
     def _score_maps(
         self, query: Float[Tensor, "c h w"], reference: Float[Tensor, "c h w"], query_xy: Float[Tensor, "k 2"]
     ) -> Float[Tensor, "k hs ws"]:
         """The cosines of points in query cells with all score cells of the reference."""
         empty = query.new_zeros(0, *self.score_hw)
-        maps = [self._score_tile(query, reference, tile) for tile in _tiles(query_xy)] if len(query_xy) else []
+        tiles = _tiles(query_xy) if len(query_xy) else ()
+        maps = [self._upsample(self._cosines(query, reference, tile)) for tile in tiles]
         return torch.cat([empty, *maps])[: len(query_xy)]
 
-    def _score_tile(
+    def _cosines(
         self, query: Float[Tensor, "c h w"], reference: Float[Tensor, "c h w"], query_xy: Float[Tensor, "k 2"]
-    ) -> Float[Tensor, "k hs ws"]:
+    ) -> Float[Tensor, "k h w"]:
+        """The cosines of points in query cells with the reference's cells."""
         grid = px_to_norm(query_xy, self.cells_hw)[None, None]
         sampled = F.grid_sample(query[None], grid, mode="bilinear", padding_mode="border", align_corners=True)
         features = F.normalize(sampled[0, :, 0].T, dim=1)
-        cosine = (features @ reference.flatten(1)).view(-1, 1, *self.cells_hw)
-        return F.interpolate(cosine, self.score_hw, mode="bicubic", align_corners=False)[:, 0]
+        return (features @ reference.flatten(1)).view(-1, *self.cells_hw)
+
+    def _upsample(self, cosine: Float[Tensor, "k h w"]) -> Float[Tensor, "k hs ws"]:
+        """The cosines at the score cells."""
+        return F.interpolate(cosine[:, None], self.score_hw, mode="bicubic", align_corners=False)[:, 0]
 
     def _centre_of_mass(
         self, score: Float[Tensor, "k cells"], best: Float[Tensor, " k"], best_xy: Float[Tensor, "k 2"]
@@ -243,4 +284,4 @@ class NearestNeighbourMatcher(Matcher):
 
 def _tiles(query_xy: Float[Tensor, "k 2"]) -> tuple[Tensor, ...]:
     """The points, padded with zeros to whole tiles."""
-    return F.pad(query_xy, (0, 0, 0, -len(query_xy) % _POINTS_PER_TILE)).split(_POINTS_PER_TILE)
+    return F.pad(query_xy, (0, 0, 0, -len(query_xy) % POINTS_AT_ONCE)).split(POINTS_AT_ONCE)

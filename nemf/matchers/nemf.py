@@ -11,8 +11,10 @@ from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
 from nemf import checkpoints, flow_map, pretrained
+from nemf.calibration import Calibration
 from nemf.coordinates import norm_to_px, pixel_grid, px_to_norm, rescale_px
 from nemf.matcher import RGB, ImagePair, Match, Matcher, as_points
+from nemf.matchers.confidence import POINTS_AT_ONCE, flow_mass, mass_maps, point_mass
 from nemf.matchers.distinctness import distinctness
 from nemf.matchers.feature_cache import FeatureCache
 from nemf.matchers.table import COMMON_OPTIONS
@@ -28,11 +30,14 @@ from nemf.search.pixel_list import Size
 from nemf.search.refine import refine
 from nemf.search.sample import sample_field
 
-_CODE_VERSION = 6
+_CODE_VERSION = 7
 
 _ENCODE_BATCH = {"cpu": 1, "cuda": 8}
 """Images and pairs are encoded in batches of this one size, padded: kernels round differently by shape."""
 _SCORE_MAP_HW = (64, 64)
+_MASS_MAP_HW = (32, 32)
+_FLOW_PLACES_HW = (16, 16)
+"""The query points whose mass maps the confidence of a flow is read from."""
 _MAX_GROUP_PAIRS = 8
 _MAX_GROUP_PIXELS = {"cpu": 2**17, "cuda": 2**21}
 """Pixels that are searched together, unless one pair has more. A hidden layer is kept for each pixel of a dense pair,
@@ -49,9 +54,10 @@ def build(name: str, *, backbone_weights: None, device: torch.device) -> "NemfMa
     options = search_options(name, text, COMMON_OPTIONS)
     folder = str(pretrained.folder(folder)) if folder in pretrained.NAMES else folder
     saved = checkpoints.read_search(folder)
+    calibration = checkpoints.read_calibration(folder)
     model = checkpoints.load(folder)
     try:
-        return NemfMatcher(name, model, device, SearchConfig(**saved | options))
+        return NemfMatcher(name, model, device, SearchConfig(**saved | options), calibration)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
 
@@ -59,23 +65,34 @@ def build(name: str, *, backbone_weights: None, device: torch.device) -> "NemfMa
 class NemfMatcher(Matcher):
     """Matches by a NeMF network.
 
-    The confidence is the matching score, the sigmoid of the field's logit. Points are searched on the query's own pixel
-    grid, or on the coarser one of the settings; only the pixels are searched that they depend on. A query point outside
-    its image is treated as the nearest one inside.
+    Points are searched on the query's own pixel grid, or on the coarser one of the settings; only the pixels are
+    searched that they depend on. A query point outside its image is treated as the nearest one inside.
 
     With flow_nodes = 0 every pixel of the grid is matched for the flow as a point would be: on the pixel grid a
     point's match is the flow at that pixel. With flow_nodes the flow is a map (nemf.flow_map) of the matches of a
     coarser grid of nodes, bilinear between them, that has the points' matches at the pair's points as nearly as
-    its nodes allow. So the flow depends on the points that are asked with it; points never depend on the flow. Its
-    confidence is that of the nodes, times how far they agree with the map.
+    its nodes allow. So the flow depends on the points that are asked with it; points never depend on the flow.
+
+    calibration: makes the confidence (nemf.calibration) of the field's mass at an answer; by default it is the mass.
+    A point's mass is that of its logits at 32 x 32 places of the reference. For the flow, 16 x 16 query places have
+    such maps, and each pixel or node of the flow's grid reads those of the four places round it, at the place where the
+    flow ends (nemf.matchers.confidence.flow_mass).
     """
 
-    def __init__(self, name: str, model: NeMF, device: torch.device, search: SearchConfig | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        model: NeMF,
+        device: torch.device,
+        search: SearchConfig | None = None,
+        calibration: Calibration | None = None,
+    ) -> None:
         self.name = name
         self.config = search or SearchConfig()
+        self.calibration = calibration or Calibration()
         backbone = [model.backbone.name, asdict(model.backbone.config)]
         sizes = [model.image_size, model.cost_encoder.heads, TILE[device.type]]  # not visible in the tensors
-        configuration = [_CODE_VERSION, asdict(self.config), backbone, sizes]
+        configuration = [_CODE_VERSION, asdict(self.config), asdict(self.calibration), backbone, sizes]
         if self.config.precision == "bfloat16" and device.type != "cuda":
             raise ValueError(f"precision bfloat16 needs a CUDA device; this is {device}: leave the option out")
         self.fingerprint = tensors_digest(model.state_dict(), configuration)[:16]
@@ -194,7 +211,10 @@ class NemfMatcher(Matcher):
             start.append(sample_field(field[None], field_px[None])[0])
             query.append(torch.cat([px_to_norm(points_px, hw), px_to_norm(nodes_px, grid_hw)]))
         per_pair = zip(pairs, fields_norm, self._refine_all(encoded, query, start), strict=True)
-        return [_match(pair, (field.shape[1], field.shape[2]), *refined) for pair, field, refined in per_pair]
+        return [
+            self._match(encoded.select(i, i + 1), pair, (field.shape[1], field.shape[2]), xy_norm)
+            for i, (pair, field, (xy_norm, _)) in enumerate(per_pair)
+        ]
 
     @torch.no_grad()
     def _with_flow_maps(
@@ -209,47 +229,49 @@ class NemfMatcher(Matcher):
         start = [sample_field(field[None], xy_px[None])[0] for field, xy_px in zip(fields, nodes_px, strict=True)]
         refined = self._refine_all(encoded, query, start)
         return [
-            self._with_flow_map(pair, match, hw, *nodes) if pair.dense else match
-            for pair, match, hw, nodes in zip(pairs, matches, grids, refined, strict=True)
+            self._with_flow_map(encoded.select(i, i + 1), pair, match, hw, *nodes) if pair.dense else match
+            for i, (pair, match, hw, nodes) in enumerate(zip(pairs, matches, grids, refined, strict=True))
         ]
 
     def _with_flow_map(
         self,
+        encoded: EncodedField,
         pair: ImagePair,
         match: Match,
         grid_hw: Size,
         reference_xy_norm: Float[Tensor, "n 2"],
-        confidence: Float[Tensor, " n"],
+        logit: Float[Tensor, " n"],
     ) -> Match:
-        """The match with the map that nodes make."""
-        query_hw, reference_hw = _query_hw(pair), (pair.reference_rgb.shape[0], pair.reference_rgb.shape[1])
+        """The match with the map that nodes make. encoded: of this pair alone."""
+        query_hw, reference_hw = _query_hw(pair), _reference_hw(pair)
         nodes_xy_px = norm_to_px(px_to_norm(pixel_grid(grid_hw), grid_hw), query_hw)
         reference_xy_px = norm_to_px(reference_xy_norm.cpu(), reference_hw).view(*grid_hw, 2)
         points_px = self._points_px(pair).cpu()
-        flow_px, agreement = flow_map.smoothed(
+        smooth_px, _ = flow_map.smoothed(
             (reference_xy_px - nodes_xy_px).numpy(),
-            confidence.cpu().view(grid_hw).numpy(),
+            logit.cpu().view(grid_hw).numpy(),
             reference_hw,
             on_grid(points_px, query_hw, grid_hw).numpy(),
             match.reference_xy_px - points_px.numpy(),
         )
-        flow_confidence = confidence.cpu().view(*grid_hw, 1) * torch.from_numpy(agreement[..., None]).float()
+        flow_px = torch.from_numpy(smooth_px).float()
+        confidence = self._flow_confidence(encoded, pair, nodes_xy_px + flow_px)
         return replace(
             match,
-            flow_px=_upsample(torch.from_numpy(flow_px).float(), query_hw).numpy(),
-            flow_confidence=_upsample(flow_confidence, query_hw)[..., 0].numpy(),
+            flow_px=_upsample(flow_px, query_hw).numpy(),
+            flow_confidence=_upsample(confidence[..., None], query_hw)[..., 0].numpy(),
         )
 
     def _refine_all(
         self, encoded: EncodedField, query_xy_norm: Sequence[Float[Tensor, "_ 2"]], start_xy_norm: Sequence[Tensor]
     ) -> list[tuple[Float[Tensor, "_ 2"], Float[Tensor, " _"]]]:
-        """Refined reference points of each pair's query points, and their confidences."""
+        """Refined reference points of each pair's query points, and the field's logits there."""
         counts = [len(xy_norm) for xy_norm in query_xy_norm]
         pair_index = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts)).to(self.device)
-        xy_norm, confidence = self._refine(
+        xy_norm, logit = self._refine(
             encoded, pair_index, torch.cat(list(query_xy_norm)), torch.cat(list(start_xy_norm))
         )
-        return list(zip(xy_norm.split(counts), confidence.split(counts), strict=True))
+        return list(zip(xy_norm.split(counts), logit.split(counts), strict=True))
 
     def _refine(
         self,
@@ -258,7 +280,7 @@ class NemfMatcher(Matcher):
         query_xy_norm: Float[Tensor, "n 2"],
         start_xy_norm: Float[Tensor, "n 2"],
     ) -> tuple[Float[Tensor, "n 2"], Float[Tensor, " n"]]:
-        """Refined reference points, and their confidences."""
+        """Refined reference points, and the field's logits there."""
         n_points, config = len(pair), self.config
         scorer = self.model.scorer(
             encoded, pair, query_xy_norm, positional_gradient=config.positional_gradient, fused=self._fused
@@ -267,7 +289,7 @@ class NemfMatcher(Matcher):
         # on a CPU the steps of the optimiser round by position in a vector, unless all vectors have one length
         tile_size = TILE["cpu"] if self.device.type == "cpu" else max(n_points, 1)
         query_index = F.pad(query_index, (0, -n_points % tile_size))
-        refined_xy_norm, confidence = [start_xy_norm[:0]], [start_xy_norm[:0, 0]]
+        refined_xy_norm, logits = [start_xy_norm[:0]], [start_xy_norm[:0, 0]]
 
         def score(index: Int64[Tensor, " n"], reference_xy_norm: Float[Tensor, "1 n 2"], /) -> Float[Tensor, "1 n"]:
             return scorer(reference_xy_norm[0], index)[None]
@@ -278,27 +300,102 @@ class NemfMatcher(Matcher):
                 tile_score, start_xy_norm[None, tile], config.refine_steps, config.refine_lr, config.radius_norm
             )
             refined_xy_norm.append(refined[0])
-            confidence.append(tile_score(refined)[0].sigmoid())
-        return torch.cat(refined_xy_norm)[:n_points], torch.cat(confidence)[:n_points]
+            logits.append(tile_score(refined)[0])
+        return torch.cat(refined_xy_norm)[:n_points], torch.cat(logits)[:n_points]
+
+    def _match(
+        self, encoded: EncodedField, pair: ImagePair, grid_hw: tuple[int, int], reference_xy_norm: Float[Tensor, "n 2"]
+    ) -> Match:
+        """The match of a pair, from the answers for its points followed by those for the pixels of the flow's grid.
+
+        encoded: of this pair alone.
+        """
+        hw, points_px = _query_hw(pair), self._points_px(pair)
+        reference_xy_px = norm_to_px(reference_xy_norm, _reference_hw(pair))
+        points_answer_px, nodes_answer_px = reference_xy_px[: len(points_px)], reference_xy_px[len(points_px) :]
+        flow_px = flow_confidence = None
+        if pair.dense:
+            nodes_answer_px = nodes_answer_px.cpu().view(*grid_hw, 2)
+            flow_px = (_upsample(nodes_answer_px, hw) - pixel_grid(hw)).numpy()
+            confidence = self._flow_confidence(encoded, pair, nodes_answer_px)
+            flow_confidence = _upsample(confidence[..., None], hw)[..., 0].numpy()
+        (mass,) = self._point_masses(encoded, pair, points_answer_px, [self.calibration.temperature])
+        return Match(
+            reference_xy_px=points_answer_px.cpu().numpy(),
+            point_confidence=self.calibration.confidence(mass).astype(np.float32),
+            flow_px=flow_px,
+            flow_confidence=flow_confidence,
+        )
+
+    def masses(self, pair: ImagePair, temperatures: Sequence[float]) -> tuple[Match, Float32[np.ndarray, "t k"]]:
+        """The pair's match, and the mass of each of its points' answers at every temperature."""
+        encoded = self.encode([pair])
+        (match,) = self._matches(encoded, [pair])
+        answers_xy_px = torch.from_numpy(match.reference_xy_px).to(self.device)
+        return match, self._point_masses(encoded, pair, answers_xy_px, temperatures)
+
+    def _point_masses(
+        self,
+        encoded: EncodedField,
+        pair: ImagePair,
+        answers_xy_px: Float[Tensor, "k 2"],
+        temperatures: Sequence[float],
+    ) -> Float32[np.ndarray, "t k"]:
+        """The mass of answers to the pair's points. encoded: of this pair alone."""
+        reference_hw = _reference_hw(pair)
+        query_xy_norm = px_to_norm(self._points_px(pair), _query_hw(pair))
+        masses = np.zeros((len(temperatures), len(query_xy_norm)), np.float32)
+        for first in range(0, len(query_xy_norm), POINTS_AT_ONCE):
+            some = slice(first, first + POINTS_AT_ONCE)
+            scores = self._logits(encoded, query_xy_norm[some], reference_hw, _MASS_MAP_HW)
+            for number, temperature in enumerate(temperatures):
+                mass = point_mass(scores, answers_xy_px[some], reference_hw, temperature)
+                masses[number, some] = mass.cpu().numpy()
+        return masses
+
+    def _flow_confidence(
+        self, encoded: EncodedField, pair: ImagePair, answers_xy_px: Float[Tensor, "gh gw 2"]
+    ) -> Float[Tensor, "gh gw"]:
+        """The confidence of answers to the pixels of a grid over the query image, as align-corners."""
+        query_hw, reference_hw = _query_hw(pair), _reference_hw(pair)
+        grid_hw = answers_xy_px.shape[0], answers_xy_px.shape[1]
+        places_xy_px = rescale_px(pixel_grid(_FLOW_PLACES_HW).view(-1, 2), _FLOW_PLACES_HW, query_hw)
+        places_xy_norm = px_to_norm(places_xy_px, query_hw).clamp(-1, 1).to(self.device)
+        scores = self._logits(encoded, places_xy_norm, reference_hw, _MASS_MAP_HW)
+        maps = mass_maps(scores, reference_hw, self.calibration.temperature).cpu()
+        nodes_xy_px = norm_to_px(px_to_norm(pixel_grid(grid_hw).view(-1, 2), grid_hw), query_hw)
+        mass = flow_mass(maps, _FLOW_PLACES_HW, nodes_xy_px, answers_xy_px.view(-1, 2), query_hw, reference_hw)
+        return torch.from_numpy(self.calibration.confidence(mass.numpy()).astype(np.float32)).view(grid_hw)
+
+    @torch.no_grad()
+    def _logits(
+        self,
+        encoded: EncodedField,
+        query_xy_norm: Float[Tensor, "k 2"],
+        reference_hw: tuple[int, int],
+        map_hw: tuple[int, int],
+    ) -> Float[Tensor, "k h w"]:
+        """The field's logits of query points of one pair at the centres of cells that tile the reference. The centre of
+        a cell that is smaller than a pixel may lie outside the pixels' centres; the nearest place between them is
+        scored then."""
+        centres_xy_px = rescale_px(pixel_grid(map_hw).view(-1, 2), map_hw, reference_hw)
+        reference_xy_norm = px_to_norm(centres_xy_px, reference_hw).clamp(-1, 1).to(self.device)
+        k, n = len(query_xy_norm), len(reference_xy_norm)
+        of_pair = torch.zeros(k, dtype=torch.int64, device=self.device)
+        scorer = self.model.scorer(encoded, of_pair, query_xy_norm, fused=self._fused)
+        maps = [reference_xy_norm.new_zeros(0, n)]
+        for first in range(0, k, POINTS_AT_ONCE):
+            index = torch.arange(first, min(first + POINTS_AT_ONCE, k), device=self.device)
+            maps.append(scorer(reference_xy_norm.repeat(len(index), 1), index.repeat_interleave(n)).float().view(-1, n))
+        return torch.cat(maps).view(k, *map_hw)
 
     @torch.no_grad()
     def _score_maps(self, encoded: EncodedField, pair: ImagePair) -> Float32[np.ndarray, "k h w"]:
         """The field's logits of a pair's points at the centres of 64 x 64 cells of the reference: a sigmoid would make
-        the great ones equal. The centre of a cell that is smaller than a pixel may lie outside the pixels' centres;
-        the nearest place between them is scored then."""
-        reference_hw = pair.reference_rgb.shape[0], pair.reference_rgb.shape[1]
-        centres_xy_px = rescale_px(pixel_grid(_SCORE_MAP_HW).view(-1, 2), _SCORE_MAP_HW, reference_hw)
-        reference_xy_norm = px_to_norm(centres_xy_px, reference_hw).clamp(-1, 1).to(self.device)
+        the great ones equal."""
         query_xy_norm = px_to_norm(self._points_px(pair), _query_hw(pair))
-        of_pair = torch.zeros(len(query_xy_norm), dtype=torch.int64, device=self.device)
-        scorer = self.model.scorer(encoded, of_pair, query_xy_norm, fused=self._fused)
-        maps = np.zeros((len(query_xy_norm), *_SCORE_MAP_HW), np.float32)
-        for point in range(len(maps)):
-            query_index = torch.full((len(reference_xy_norm),), point, device=self.device)
-            maps[point] = scorer(reference_xy_norm, query_index).float().cpu().view(_SCORE_MAP_HW).numpy()
-        return maps
+        return self._logits(encoded, query_xy_norm, _reference_hw(pair), _SCORE_MAP_HW).cpu().numpy()
 
-    @torch.no_grad()
     def score_map(
         self, query_rgb: RGB, reference_rgb: RGB, query_xy_px: Sequence[float | int] | np.ndarray, hw: tuple[int, int]
     ) -> Float32[np.ndarray, "h w"]:
@@ -308,18 +405,40 @@ class NemfMatcher(Matcher):
         query_xy_px: (x, y) in pixels of the query image; outside of it the nearest point inside is taken.
         hw: rows and columns of the map, from the first pixel's centre to the last one's: the score at [i, j] is that of
             x = j (W - 1) / (w - 1), y = i (H - 1) / (h - 1) in the reference image. A single one is in the middle.
-        The confidence of `match` is this score at the matched point.
+        The score is the sigmoid of the field's logit; nothing fixes its zero, so it is no probability.
         Raises ValueError for images or a point of another shape or dtype, and an empty map.
         """
         if min(hw) < 1:
             raise ValueError(f"a score map needs at least 1 x 1 places; got {hw[0]} x {hw[1]}")
+        reference_xy_norm = px_to_norm(pixel_grid(hw).view(-1, 2), hw)
+        return self._scores(query_rgb, reference_rgb, query_xy_px, reference_xy_norm).reshape(hw)
+
+    def scores(
+        self,
+        query_rgb: RGB,
+        reference_rgb: RGB,
+        query_xy_px: Sequence[float | int] | np.ndarray,
+        reference_xy_px: Sequence[Sequence[float | int]] | np.ndarray,
+    ) -> Float32[np.ndarray, " n"]:
+        """The scores of score_map at any points (N, 2) of the reference image; raises ValueError as it does."""
+        points_px = torch.from_numpy(as_points(reference_xy_px))
+        reference_xy_norm = px_to_norm(points_px, (reference_rgb.shape[0], reference_rgb.shape[1]))
+        return self._scores(query_rgb, reference_rgb, query_xy_px, reference_xy_norm)
+
+    @torch.no_grad()
+    def _scores(
+        self,
+        query_rgb: RGB,
+        reference_rgb: RGB,
+        query_xy_px: Sequence[float | int] | np.ndarray,
+        reference_xy_norm: Float[Tensor, "n 2"],
+    ) -> Float32[np.ndarray, " n"]:
         point_px = as_points(np.reshape(query_xy_px, (1, 2)))
         pair = ImagePair(query_rgb=query_rgb, reference_rgb=reference_rgb, query_xy_px=point_px)
         query_xy_norm = px_to_norm(self._points_px(pair), _query_hw(pair))
-        reference_xy_norm = px_to_norm(pixel_grid(hw).view(-1, 2).to(self.device), hw)
         query_index = torch.zeros(len(reference_xy_norm), dtype=torch.int64, device=self.device)
         scorer = self.model.scorer(self.encode([pair]), query_index[:1], query_xy_norm, fused=self._fused)
-        return scorer(reference_xy_norm, query_index).sigmoid().cpu().view(hw).numpy()
+        return scorer(reference_xy_norm.to(self.device), query_index).sigmoid().cpu().numpy()
 
     def _groups(self, pairs: Sequence[ImagePair]) -> Iterator[list[ImagePair]]:
         """The pairs in groups that are matched together, bounded by the memory that they take."""
@@ -364,25 +483,6 @@ def _fused_score(model: NeMF) -> FusedScore:
     return partial(field_triton.score, field_triton.KernelWeights.from_field(model.field))
 
 
-def _match(
-    pair: ImagePair, grid_hw: tuple[int, int], reference_xy_norm: Float[Tensor, "n 2"], confidence: Float[Tensor, " n"]
-) -> Match:
-    """The match of a pair, from the results for its points followed by those for the pixels of the flow's grid."""
-    hw = _query_hw(pair)
-    reference_xy_px = norm_to_px(reference_xy_norm.cpu(), (pair.reference_rgb.shape[0], pair.reference_rgb.shape[1]))
-    n_points = 0 if pair.query_xy_px is None else len(pair.query_xy_px)
-    flow_px = flow_confidence = None
-    if pair.dense:
-        flow_px = (_upsample(reference_xy_px[n_points:].view(*grid_hw, 2), hw) - pixel_grid(hw)).numpy()
-        flow_confidence = _upsample(confidence[n_points:].cpu().view(*grid_hw, 1), hw)[..., 0].numpy()
-    return Match(
-        reference_xy_px=reference_xy_px[:n_points].numpy(),
-        point_confidence=confidence[:n_points].cpu().numpy(),
-        flow_px=flow_px,
-        flow_confidence=flow_confidence,
-    )
-
-
 def _nodes_hw(hw: Size, nodes: int) -> Size:
     """The grid over an image that has so many nodes along the longer side, as far apart along the other, if there are
     so many pixels."""
@@ -401,3 +501,7 @@ def _upsample(values: Float[Tensor, "_ _ c"], hw: tuple[int, int]) -> Float[Tens
 
 def _query_hw(pair: ImagePair) -> tuple[int, int]:
     return pair.query_rgb.shape[0], pair.query_rgb.shape[1]
+
+
+def _reference_hw(pair: ImagePair) -> tuple[int, int]:
+    return pair.reference_rgb.shape[0], pair.reference_rgb.shape[1]

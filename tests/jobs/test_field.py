@@ -37,7 +37,7 @@ def test_it_draws_and_says_where_the_score_is_highest(
     out = tmp_path / "drawn" / "field.png"
     arguments = ["--point", "12.5,7", "--resolution", "41", "--matcher", checkpoint, "--device", "cpu"]
     assert main([*photographs, *arguments, "--out", str(out)]) == 0
-    header, query, highest, matched, drawn = capsys.readouterr().out.splitlines()
+    header, query, highest, matched, confidence, drawn = capsys.readouterr().out.splitlines()
     assert header.split() == ["x", "y", "score"]
     assert query.split() == ["query", "12.5", "7.0"]
     assert drawn == f"drawn: {out}"
@@ -51,8 +51,10 @@ def test_it_draws_and_says_where_the_score_is_highest(
     assert highest.startswith("highest of 21 x 41 ")  # every second pixel of 41 x 81
     assert [float(number) for number in highest.split()[-3:]] == [2 * column, 2 * row, round(float(scores.max()), 4)]
     match = matcher.match(*images, [[12.5, 7]])
-    expected = [*match.reference_xy_px[0], *match.point_confidence]
+    score = matcher.scores(*images, (12.5, 7), match.reference_xy_px)
+    expected = [*match.reference_xy_px[0], *score]
     assert [float(number) for number in matched.split()[-3:]] == pytest.approx(expected, abs=0.06)
+    assert confidence == f"confidence, the probability that it is right: {match.point_confidence.item():.2f}"
 
 
 def test_the_suffix_decides_the_format(photographs: list[str], checkpoint: str, tmp_path: Path):

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from tiny import TINY
 
 from nemf import checkpoints
+from nemf.calibration import Calibration
 from nemf.checkpoints import from_official_state_dict
 from nemf.model.build import build
 from nemf.official.names import official_config
@@ -90,6 +91,19 @@ def test_a_wrong_config_is_named(ours: Path, change: dict[str, object], message:
     path.write_text(json.dumps({name: value for name, value in content.items() if value is not ...}))
     with pytest.raises(ValueError, match=f"^checkpoint folder {re.escape(str(ours))}: .*{message}"):
         checkpoints.load(ours)
+
+
+def test_a_confidence_comes_back_and_a_wrong_one_is_named(ours: Path):
+    assert checkpoints.read_calibration(ours) is None
+    line = {"temperature": 1.4, "mass": [0, 1], "probability": [0.1, 0.9]}
+    path = ours / "config.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | {"confidence": line}))
+    assert checkpoints.read_calibration(ours) == Calibration(temperature=1.4, mass=(0, 1), probability=(0.1, 0.9))
+    assert checkpoints.read_config(ours) is not None
+    path.write_text(json.dumps(content | {"confidence": line | {"mass": [1, 0]}}))
+    with pytest.raises(ValueError, match=r"ours: config\.json: field confidence\.mass must be .*; got \(1, 0\)"):
+        checkpoints.read_calibration(ours)
 
 
 @pytest.mark.parametrize("text", ["{", "[" * 2_000])

@@ -7,6 +7,8 @@ import torch
 from official_nemf import SMALL, official_shapes, official_state_dict
 
 from nemf import ImagePair, Match, checkpoints, load_matcher
+from nemf.calibration import Calibration
+from nemf.coordinates import px_to_norm
 from nemf.flow_map import folded_share
 from nemf.matchers.nemf import NemfMatcher
 from nemf.model.network import NeMF
@@ -49,10 +51,11 @@ def test_points_get_exactly_the_flow_of_their_pixels(matcher: NemfMatcher):
     assert dense.reference_xy_px.shape == (0, 2)
     x, y = POINTS.astype(int).T
     assert np.array_equal(sparse.reference_xy_px - POINTS, dense.flow_px[y, x])
-    assert np.array_equal(sparse.point_confidence, dense.flow_confidence[y, x])
     assert 0 < dense.flow_confidence.min() < dense.flow_confidence.max() < 1
     both = next(matcher.match_batch([pair(query_xy_px=POINTS, dense=True)]))
     assert np.array_equal(both.reference_xy_px, sparse.reference_xy_px)
+    assert np.array_equal(both.point_confidence, sparse.point_confidence)
+    assert np.array_equal(both.flow_confidence, dense.flow_confidence)
 
 
 def test_a_pair_does_not_depend_on_its_batch(matcher: NemfMatcher):
@@ -67,8 +70,17 @@ def test_the_search_finds_better_places_than_it_starts_from(model: NeMF):
     steps = [
         NemfMatcher("n", model, torch.device("cpu"), SearchConfig(patchmatch_steps=n, refine_steps=0)) for n in (0, 4)
     ]
-    start, end = (next(matcher.match_batch([pair(dense=True)])).flow_confidence for matcher in steps)
-    assert end.mean() > start.mean()
+    y, x = np.mgrid[:24:4, :40:4]
+    query_xy_px = np.stack([x, y], axis=-1).reshape(-1, 2).astype(np.float32)
+    means = []
+    for matcher in steps:
+        one = pair(query_xy_px=query_xy_px)
+        places_px = torch.from_numpy(next(matcher.match_batch([one])).reference_xy_px)
+        scorer = matcher.model.scorer(
+            matcher.encode([one]), torch.zeros(60, dtype=torch.int64), px_to_norm(torch.tensor(query_xy_px), (24, 40))
+        )
+        means.append(scorer(px_to_norm(places_px, (50, 30)), torch.arange(60)).mean())
+    assert means[1] > means[0]
 
 
 def test_a_point_outside_is_the_nearest_one_inside(matcher: NemfMatcher):
@@ -93,15 +105,40 @@ def test_the_fingerprint_tells_weights_and_search(model: NeMF, matcher: NemfMatc
         assert NemfMatcher("nemf", other, cpu, matcher.config).fingerprint != matcher.fingerprint
 
 
+def test_the_confidence_is_the_calibrated_mass_of_the_field(model: NeMF, matcher: NemfMatcher):
+    one = pair(query_xy_px=POINTS, dense=True)
+    line = Calibration(temperature=0.5, mass=(0.0, 0.02, 1.0), probability=(0.1, 0.2, 0.9))
+    calibrated = NemfMatcher("nemf", model, torch.device("cpu"), matcher.config, line)
+    assert calibrated.fingerprint != matcher.fingerprint
+    match, masses = matcher.masses(one, [1.0, 0.5])
+    assert same(match, next(matcher.match_batch([one])))
+    assert np.array_equal(match.point_confidence, masses[0])
+    assert np.abs(masses[1] - masses[0]).max() > 1e-4
+    answer = next(calibrated.match_batch([one]))
+    assert np.array_equal(answer.reference_xy_px, match.reference_xy_px)
+    assert np.array_equal(answer.point_confidence, line.confidence(masses[1]).astype(np.float32))
+    assert answer.flow_confidence.min() > 0.1
+
+
+def test_points_beyond_those_computed_at_once_are_the_same(matcher: NemfMatcher):
+    many = np.random.default_rng(3).uniform(0, 23, (21, 2)).astype(np.float32)
+    together, last = matcher.match_batch([pair(query_xy_px=many), pair(query_xy_px=many[-2:])])
+    assert np.array_equal(together.point_confidence[-2:], last.point_confidence)
+
+
 def test_loaded_from_its_folder(model: NeMF, tmp_path: Path):
     shapes = official_shapes(**SMALL)
     config = official_config({name: torch.empty(shape, device="meta") for name, shape in shapes.items()}, 2)
     checkpoints.save(tmp_path / "nemf", model, config)
     matcher = load_matcher(str(tmp_path / "nemf"), device="cpu")
     assert matcher.fingerprint == NemfMatcher("nemf", model, torch.device("cpu")).fingerprint
+    assert matcher.calibration == Calibration()
+    line = Calibration(temperature=1.4, mass=(0.0, 1.0), probability=(0.1, 0.9))
+    checkpoints.save(tmp_path / "fitted", model, config, calibration=line)
+    assert load_matcher(str(tmp_path / "fitted"), device="cpu").calibration == line
     with pytest.raises(ValueError, match=r"takes no backbone's weights: leave out --backbone-weights x\.safetensors"):
         load_matcher(str(tmp_path / "nemf"), backbone_weights="x.safetensors")
-    with pytest.raises(FileNotFoundError, match=r"config\.json is missing; there is nemf"):
+    with pytest.raises(FileNotFoundError, match=r"config\.json is missing; there is fitted, nemf"):
         load_matcher(str(tmp_path))
 
 
@@ -165,7 +202,6 @@ def test_a_flow_on_a_coarse_grid_is_that_of_points_at_its_pixels_and_even_betwee
     dense = matcher.match(query, reference)
     x, y = nodes.astype(int).T
     assert np.allclose(points.reference_xy_px - nodes, dense.flow_px[y, x], atol=1e-3)
-    assert np.allclose(points.point_confidence, dense.flow_confidence[y, x], atol=1e-5)
     between = (2 * dense.flow_px[0, 0] + dense.flow_px[0, 3]) / 3
     assert np.allclose(dense.flow_px[0, 1], between, atol=1e-3)
 

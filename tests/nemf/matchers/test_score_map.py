@@ -46,11 +46,6 @@ def test_it_is_the_score_of_evenly_spaced_places(matcher: NemfMatcher):
     assert not np.array_equal(scores, matcher.score_map(QUERY, REFERENCE, (30, 7), (11, 5)))
 
 
-def test_a_confidence_is_the_score_at_the_place_found(matcher: NemfMatcher):
-    match = matcher.match(QUERY, REFERENCE, [[12.5, 7]])
-    assert match.point_confidence == pytest.approx(_score(matcher, [12.5, 7.0], match.reference_xy_px), abs=1e-6)
-
-
 def test_it_is_highest_where_a_planted_score_is(matcher: NemfMatcher, monkeypatch: pytest.MonkeyPatch):
     def planted(source_xy_norm: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         return 2 - (source_xy_norm - px_to_norm(torch.tensor([18.0, 5.0]), REFERENCE_HW)).square().sum(dim=-1)

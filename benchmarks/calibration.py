@@ -1,0 +1,150 @@
+"""How good a matcher's confidence is on pairs with known keypoints, and the calibration that fits them.
+
+    python -m benchmarks.calibration --matcher nemf-small --manifest val.parquet --out confidence.json
+
+The file is the object `confidence` of a checkpoint's config.json. Fit to validation pairs only, and to many images:
+what is fitted here is what users are told of their own pairs. Every pair is matched once, on one thread.
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import torch
+from jaxtyping import Bool, Float
+
+from jobs.command import MatcherName, run_command
+from nemf import calibration
+from nemf.calibration import ALPHA, TEMPERATURES, Calibration
+from nemf.load import load_matcher
+from nemf.matcher import ImagePair, Match, Matcher
+from nemf.matchers.confidence import MassMatcher
+from pipeline.evaluation.keypoint_errors import keypoint_errors
+from pipeline.evaluation.protocols import protocol
+from pipeline.io import storage
+from pipeline.io.manifest import INLINE_COLUMNS, read_pairs
+from pipeline.matching.decode import decode_rows
+from pipeline.matching.match import match_chunk
+from pipeline.matching.options import MatchOptions
+from schemas.pairs import PAIRS
+
+_PAIRS_AT_ONCE = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """The matcher and the pairs."""
+
+    matcher: MatcherName = "nemf-small"
+    manifest: str
+    """PAIRS manifest, path or URI, of pairs with keypoints."""
+    image_root: str | None = None
+    """Folder, path or URI, of the manifest's relative image URIs."""
+    protocol: str = "spair"
+    """What T is, see pipeline.evaluation.protocols."""
+    backbone_weights: str | None = None
+    """Weights of a frozen backbone, see nemf match."""
+    device: str = "auto"
+    """cpu, cuda, cuda:N, or auto: a GPU if there is one."""
+    out: str | None = None
+    """File for the fitted calibration; default: print only."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One way to make a confidence, and how good it is."""
+
+    name: str
+    auroc: float
+    error: float
+    """Expected calibration error."""
+    log_loss: float
+    coverage: float
+    """Share of the answers that is kept at a precision of 90 %."""
+
+
+def run(config: Config) -> tuple[list[Row], Calibration]:
+    """Match, fit, print. Raises ValueError for a matcher without score maps, and as loading and `fit` do."""
+    torch.set_num_threads(1)
+    matcher = load_matcher(config.matcher, backbone_weights=config.backbone_weights, device=config.device)
+    if not isinstance(matcher, MassMatcher):
+        raise ValueError(f"--matcher {config.matcher} has no score maps, so its confidence cannot be fitted")
+    masses, correct = _measure(config, _Recorder(matcher, matcher))
+    fitted = calibration.fit(masses, correct)
+    now = matcher.calibration
+    if now.temperature not in masses:
+        raise ValueError(f"the temperature {now.temperature} is none of {', '.join(map(str, TEMPERATURES))}")
+    ways = {"the mass itself": Calibration(), "as it is": now, "fitted to these pairs": fitted}
+    rows = [_row(name, one.confidence(masses[one.temperature]), correct) for name, one in ways.items()]
+    print(f"{len(correct):,} answers, {100 * correct.mean():.1f} % correct at {ALPHA}")
+    print(f"{'':24}{'AUROC':>8}{'ECE':>8}{'log loss':>10}{'kept at 90 %':>14}")
+    for row in rows:
+        print(f"{row.name:24}{row.auroc:8.3f}{row.error:8.3f}{row.log_loss:10.3f}{100 * row.coverage:12.1f} %")
+    text = json.dumps(fitted.to_json(), indent=1)
+    print(text)
+    if config.out is not None:
+        storage.write_bytes(config.out, f"{text}\n".encode())
+    return rows, fitted
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point."""
+    return run_command(Config, run, argv)
+
+
+class _Recorder(Matcher):
+    """The matcher, keeping the masses of its answers by pair and temperature."""
+
+    def __init__(self, matcher: Matcher, masses: MassMatcher) -> None:
+        self.name, self.fingerprint = matcher.name, matcher.fingerprint
+        self.recorded: dict[str, np.ndarray] = {}
+        self._masses = masses
+
+    def match_batch(self, pairs: Sequence[ImagePair]) -> list[Match]:
+        matches = []
+        for pair in pairs:
+            match, self.recorded[pair.pair_id] = self._masses.masses(pair, TEMPERATURES)
+            matches.append(match)
+        return matches
+
+
+def _measure(
+    config: Config, recorder: _Recorder
+) -> tuple[dict[float, Float[np.ndarray, " n"]], Bool[np.ndarray, " n"]]:
+    """The masses of all answers by temperature, and whether each is correct; pairs that failed are left out."""
+    measure = protocol(config.protocol)
+    pairs = read_pairs(config.manifest, PAIRS.names)
+    options = MatchOptions(directions=measure.directions[:1], outputs=("keypoints",))
+    rows = [
+        match_chunk(recorder, chunk, options, fingerprint=recorder.fingerprint, attempt=1)
+        for first in range(0, pairs.num_rows, _PAIRS_AT_ONCE)
+        for chunk in decode_rows(pairs.slice(first, _PAIRS_AT_ONCE), config.image_root)
+    ]
+    if not rows:
+        raise ValueError(f"{config.manifest}: there are no pairs to match")
+    truth = pairs.drop_columns(list(INLINE_COLUMNS))
+    errors = keypoint_errors(pa.concat_tables(rows), truth, measure, options.directions[0])
+    errors = errors.select(~errors.failed & (errors.n_points > 0))
+    ids = [pair_id for pair_id in truth["pair_id"].to_pylist() if pair_id in recorder.recorded]
+    stacked = np.concatenate([recorder.recorded[pair_id] for pair_id in ids], axis=1)
+    correct = errors.is_correct(ALPHA)
+    if stacked.shape[1] != len(correct):
+        raise ValueError(f"protocol {config.protocol} leaves out keypoints: take one that counts all, such as spair")
+    return dict(zip(TEMPERATURES, stacked, strict=True)), correct
+
+
+def _row(name: str, confidence: np.ndarray, correct: np.ndarray) -> Row:
+    return Row(
+        name=name,
+        auroc=calibration.auroc(confidence, correct),
+        error=calibration.calibration_error(confidence, correct),
+        log_loss=calibration.log_loss(confidence, correct),
+        coverage=calibration.coverage_at_precision(confidence, correct),
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
