@@ -33,13 +33,12 @@ from nemf.options import parse_options
 READOUTS = ("argmax", "soft-argmax")
 MIN_IMAGE_SIZE, MAX_IMAGE_SIZE = 32, 1024
 
-_LINE = Calibration(
+CALIBRATION = Calibration(
     temperature=0.04,
     mass=(0.0, 0.0449, 0.0608, 0.0725, 0.0856, 0.1029, 0.1255, 0.166, 0.2866, 1.0),
     probability=(0.001, 0.0519, 0.0716, 0.0984, 0.1324, 0.1556, 0.1789, 0.2809, 0.4247, 0.999),
 )
-CALIBRATIONS = {"argmax": _LINE, "soft-argmax": _LINE}
-"""What makes the confidence, by readout; fitted on Animal-Pose's validation pairs and MobileNetV1 (ImageNet)."""
+"""What makes the confidence: fitted to Animal-Pose's validation pairs, with MobileNetV1 (ImageNet). Either readout."""
 
 _CODE_VERSION = 3
 _IMAGE_SIZE = 320
@@ -80,7 +79,7 @@ class NearestNeighbourMatcher(Matcher):
         (S/patch, S/patch) if that is coarser, and matches on four times as many a side.
 
     calibration: makes the confidence (nemf.calibration) of the mass of the cosines of the point's feature with the
-        reference's feature cells; by default that of CALIBRATIONS.
+        reference's feature cells; by default CALIBRATION.
 
     A query point outside its image takes the feature nearest to it. A score map is the cosine at every score cell. For
     the flow each feature cell's centre is matched, nemf.flow_map makes a map of these matches that has the points'
@@ -117,7 +116,7 @@ class NearestNeighbourMatcher(Matcher):
         self.image_size = image_size
         self.readout = readout
         self.device = device
-        self.calibration = calibration or CALIBRATIONS[readout]
+        self.calibration = calibration or CALIBRATION
         configuration = [_CODE_VERSION, backbone.digest(), image_size, readout, asdict(self.calibration)]
         self.fingerprint = hashlib.sha256(json.dumps(configuration).encode()).hexdigest()[:16]
         self.backbone = backbone.to(device)
