@@ -44,6 +44,8 @@ class Config:
     """Minimum number of labels of a pair; pairs with fewer are left out."""
     agree: Uri | None = None
     """Run of another matcher over the same manifest, for a calibration that judges by agreement with it."""
+    page: Uri | None = None
+    """HTML file to write: counts, expected precision, and drawn labels of several probabilities."""
     export: Annotated[Names, UriField(names=_FORMS, only_these_names=True)] = ()
     """Write the labels in other forms too, each as FORM FOLDER, a new or empty folder of this machine: spair, coco (of
     keypoints with names), huggingface, huggingface-by-reference (its rows hold paths of images, not images)."""
@@ -57,6 +59,8 @@ def run(config: Config) -> str:
     from pipeline.pseudo_labels.selection import Rules
 
     storage.refuse_overwrite(config.out, config.matches, config.pairs)
+    if config.page is not None:
+        storage.refuse_overwrite(config.page, config.out, config.matches, config.pairs, flag="--page")
     if not config.out.endswith(".parquet"):
         raise ValueError(f"--out is the name of a .parquet file; got {config.out}")
     by_default = 0.9 if config.precision is None and config.min_probability is None else config.precision
@@ -77,6 +81,12 @@ def run(config: Config) -> str:
         config.out, config.pairs, config.matches, rules=rules, calibration_uri=config.calibration, agree=config.agree
     ):
         print(line, flush=True)
+    if config.page is not None:
+        from pipeline.report.labels_page import render_labels  # imports torch
+
+        page = render_labels(config.out, image_root=matched.image_root)
+        storage.write_bytes(config.page, page.encode())
+        print(f"wrote {config.page}", flush=True)
     for form, folder in exports:
         for line in export_labels(form, config.out, folder, named=named, image_root=matched.image_root):
             print(line, flush=True)

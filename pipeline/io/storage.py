@@ -27,10 +27,10 @@ def absolute(uri: str) -> str:
     return uri.rstrip("/") if "://" in uri else str(Path(uri).expanduser().absolute())
 
 
-def refuse_overwrite(out: str, *inputs: str) -> None:
-    """Raises ValueError if `out`, which is about to be written, is one of the inputs it is made from."""
+def refuse_overwrite(out: str, *inputs: str, flag: str = "--out") -> None:
+    """Raises ValueError if `out`, which is about to be written, is one of the inputs it is made from; flag: its own."""
     if absolute(out) in map(absolute, inputs):
-        raise ValueError(f"--out {out} is also an input and would be overwritten; give --out another name")
+        raise ValueError(f"{flag} {out} is also an input and would be overwritten; give {flag} another name")
 
 
 def join(root: str, *names: str) -> str:

@@ -4,7 +4,6 @@ import base64
 import io
 from dataclasses import dataclass, replace
 
-import jinja2
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -24,6 +23,7 @@ from pipeline.io.manifest import Manifest
 from pipeline.report import plots, run_summary
 from pipeline.report.gallery import GALLERY_COLUMNS, DrawnExample, choose_examples, draw_examples, has_visible_match
 from pipeline.report.numbers import AVERAGES, HEADLINE_ALPHA, GroupNumbers, Numbers, protocols_of, read_numbers
+from pipeline.report.rendering import template
 from pipeline.report.svg import Plot
 from pipeline.runs.parts import read_matches
 from pipeline.runs.selection import planned_pairs
@@ -282,14 +282,7 @@ def _galleries(
 
 
 def _render(run: _Run, sections: list[Section], galleries: list[Gallery]) -> str:
-    page = jinja2.Environment(
-        loader=jinja2.PackageLoader("pipeline.report", "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    ).get_template("page.html")
-    return page.render(
+    return template("page.html").render(
         matcher=", ".join(pc.unique(run.matches["matcher"]).to_pylist()),
         fingerprint=run.fingerprint,
         matches_uri=run.matches_uri,

@@ -121,11 +121,13 @@ def test_exports_hold_the_labels(tmp_path: Path, calibration: str, capsys: pytes
     (Path(run) / "run.json").write_text(json.dumps({**description, "image_root": str(tmp_path)}))
     out, forms = str(tmp_path / "labels.parquet"), ("spair", "coco", "huggingface", "huggingface-by-reference")
     words = ["--pairs", pairs, "--matches", run, "--calibration", calibration, "--min-probability", "0", "--out", out]
+    words += ["--page", str(tmp_path / "labels.html")]
 
     code = pseudo_label.main([*words, "--export", *(word for form in forms for word in (form, str(tmp_path / form)))])
 
     printed = capsys.readouterr().out
     assert code == 0
+    assert "<h1>Pseudo-labels of planted</h1>" in (tmp_path / "labels.html").read_text()
     assert printed.count("pairs left out: not_found, for instance") == 4
     for form in forms:
         assert f"wrote {tmp_path / form}: " in printed
