@@ -17,6 +17,7 @@ from pipeline.io.manifest import Manifest
 from pipeline.pseudo_labels.calibration import PROBABILITY_STEPS, Calibration, read_calibration
 from pipeline.pseudo_labels.finished_run import finished_run
 from pipeline.pseudo_labels.labels import ScoredRows, write_labels
+from pipeline.pseudo_labels.other_run import OtherRun
 from pipeline.pseudo_labels.pair_index import choose_rows, index_pairs
 from pipeline.pseudo_labels.scored_parts import ScoringTask, score_parts
 from pipeline.pseudo_labels.selection import NoLabelsError, Rules
@@ -43,15 +44,24 @@ def make_labels(
     if rules.max_cycle is not None and "cycle" not in present:
         raise ValueError(f"--max-cycle needs {next(describe_absent([*present, *(set(SIGNALS) - {'cycle'})]))}")
     yield f"signals: {', '.join(calibration.signals)}"
+    other = None if agree is None else finished_run(agree)
     with Manifest(pairs) as manifest:
         if manifest.digest() != run.manifest_digest:
             raise ValueError(f"{matches} was matched with another manifest than {pairs}: {run.config['pairs']}")
+        if other and other.manifest_digest != run.manifest_digest:
+            raise ValueError(f"--agree {agree} was matched with another manifest than {matches}")
         index = index_pairs(manifest, run.limit())
         sizes = part_sizes(run.out)
         chosen = choose_rows(sizes, index, run.fingerprint)
-        made_of = _made_of(run, calibration, rules, agree)
+        made_of = _made_of(run, calibration, rules, other)
         task = ScoringTask(
-            sizes=sizes, index=index, chosen=chosen, present=present, calibration=calibration, rules=rules
+            sizes=sizes,
+            index=index,
+            chosen=chosen,
+            present=present,
+            calibration=calibration,
+            rules=rules,
+            other=None if other is None else OtherRun(other, index),
         )
         work = f"{out}.work"
         scored = ScoredRows(score_parts(work, task, made_of))
@@ -74,6 +84,7 @@ def make_labels(
             "calibration_digest": made_of["calibration"],
             "calibration_made_on": dict(calibration.made_on),
             "signals": list(calibration.signals),
+            "agree": agree,
             "alpha": calibration.alpha,
             "protocol": calibration.protocol,
             **asdict(rules),
@@ -134,14 +145,18 @@ def _calibration(run: Run, uri: str | None) -> tuple[Calibration, str]:
     )
 
 
-def _made_of(run: Run, calibration: Calibration, rules: Rules, agree: str | None) -> dict[str, Any]:
+def _made_of(run: Run, calibration: Calibration, rules: Rules, other: Run | None) -> dict[str, Any]:
     """What the scored labels depend on; the threshold is chosen later."""
-    success = run.success() or {}
     return {
-        "run": [run.run_id, run.fingerprint, success.get("rows_digest")],
+        "run": _identity(run),
         "manifest": run.manifest_digest,
         "calibration": hashlib.sha256(calibration.as_json().encode()).hexdigest()[:16],
         "max_cycle": rules.max_cycle,
         "per_pair": rules.per_pair,
-        "agree": agree,
+        "agree": other and _identity(other),
     }
+
+
+def _identity(run: Run) -> list[str | None]:
+    """What changes where the rows of a run do."""
+    return [run.run_id, run.fingerprint, (run.success() or {}).get("rows_digest")]

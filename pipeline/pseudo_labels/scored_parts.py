@@ -23,6 +23,7 @@ from jaxtyping import Float64
 from pipeline.io import storage
 from pipeline.io.prefetch import prefetch
 from pipeline.pseudo_labels.calibration import Calibration
+from pipeline.pseudo_labels.other_run import OtherRun
 from pipeline.pseudo_labels.pair_index import ChosenRows, PairIndex, direction_numbers
 from pipeline.pseudo_labels.selection import Rules, best_of_pair
 from pipeline.pseudo_labels.signals import MATCH_COLUMNS, points_xy_px, signals
@@ -60,6 +61,8 @@ class ScoringTask:
     """The signals that the run has; one that a row of it lacks is missing there."""
     calibration: Calibration
     rules: Rules
+    other: OtherRun | None = None
+    """A second run, for the agreement."""
 
 
 def score_parts(work: str, task: ScoringTask, made_of: Mapping[str, Any]) -> list[str]:
@@ -120,7 +123,8 @@ def _score(rows: pa.Table, first_row: int, number: int, task: ScoringTask) -> pa
 def _score_direction(rows: pa.Table, place: np.ndarray, direction: str, task: ScoringTask) -> pa.Table:
     query, reference = sides_of(direction)
     size_px = {"source": task.index.source_size_px[place], "target": task.index.target_size_px[place]}
-    values = signals(rows, size_px[query].astype(np.float64), size_px[reference].astype(np.float64))
+    others = None if task.other is None else task.other.answers(place, direction)
+    values = signals(rows, size_px[query].astype(np.float64), size_px[reference].astype(np.float64), others)
     query_xy_px, counts = points_xy_px(rows, "query_xy_px")
     values |= {name: np.full(len(query_xy_px), np.nan) for name in task.present if name not in values}
     steps = task.calibration.probability_steps(values)

@@ -4,6 +4,7 @@
     margin       its best score round the answer less its best one elsewhere, in its own scores
     cycle        distance of the point from itself when it is matched back, as a share of the query's size
     neighbours   distance of the answer from where the answers of the nearest points would have it (see neighbour_error)
+    pair         the same of the other points of the pair, their mean: whether its answers fit together at all
     agreement    distance of the answer from that of another run, as a share of the reference's size
 
 The size of an image is the longest side of its box, of the whole image where there is none. NaN where a point lacks a
@@ -20,12 +21,13 @@ from jaxtyping import Float64, Int64
 from nemf import pck
 from pipeline.evaluation.refuse import refuse
 
-SIGNALS = ("confidence", "margin", "cycle", "neighbours", "agreement")
+SIGNALS = ("confidence", "margin", "cycle", "neighbours", "pair", "agreement")
 HOW_TO_GET = {
     "confidence": "match with --outputs keypoints,confidence",
     "margin": "match with --outputs keypoints,margin",
     "cycle": "match with --outputs keypoints,cycle",
     "neighbours": "match with --outputs keypoints",
+    "pair": "match with --outputs keypoints",
     "agreement": "give a second run with --agree",
 }
 MATCH_COLUMNS = (
@@ -40,6 +42,7 @@ NEAREST = 8
 _RIDGE = 0.02
 _ROBUST = 0.1
 _ROUNDS = 3
+_LEAST_ERROR = 0.02
 _CHUNK_POINTS = 2**14
 """Points whose neighbours are looked for at once."""
 
@@ -74,6 +77,7 @@ def signals(
     found["neighbours"] = neighbour_error(
         query_xy_px / query_size[:, None], reference_xy_px / reference_size[:, None], counts
     )
+    found["pair"] = others_mean(found["neighbours"], counts)
     if others is not None:
         found["agreement"] = _distance_px(rows, others, query_xy_px, reference_xy_px, counts) / reference_size
     return found
@@ -96,6 +100,18 @@ def neighbour_error(
             points = starts[of_count[first : first + step], None] + np.arange(count)
             error[points] = _errors_of(query[points], reference[points])
     return error
+
+
+def others_mean(error: Float64[np.ndarray, " n"], counts: Int64[np.ndarray, " p"]) -> Float64[np.ndarray, " n"]:
+    """The mean logarithm of the errors (a little more than 0 each) of the other points of each point's pair.
+
+    NaN for a point that is alone in its pair.
+    """
+    of_pair = np.repeat(np.arange(len(counts)), counts)
+    logarithm = np.log(error + _LEAST_ERROR)
+    total = np.bincount(of_pair, logarithm, minlength=len(counts))[of_pair]
+    n_others = counts[of_pair] - 1
+    return (total - logarithm) / np.where(n_others > 0, n_others, np.nan)
 
 
 def _errors_of(
@@ -156,7 +172,7 @@ def signals_of_run(outputs: Sequence[str], *, has_other_run: bool) -> tuple[str,
     return tuple(
         name
         for name in SIGNALS
-        if name in of_outputs or name == "neighbours" or (name == "agreement" and has_other_run)
+        if name in of_outputs or name in ("neighbours", "pair") or (name == "agreement" and has_other_run)
     )
 
 

@@ -17,7 +17,7 @@ def calibration(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> str:
     file = str(tmp_path / "calibration.json")
     assert calibrate.main(["--matches", run, "--pairs", pairs, "--out", file]) == 0
     printed = capsys.readouterr().out
-    assert "signals: confidence, neighbours; absent: margin (match with --outputs keypoints,margin)" in printed
+    assert "signals: confidence, neighbours, pair; absent: margin (match with --outputs keypoints,margin)" in printed
     assert "4800 points, " in printed
     return file
 

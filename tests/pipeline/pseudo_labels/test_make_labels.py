@@ -239,6 +239,32 @@ def test_what_is_left_of_labels_of_another_calibration_is_not_used(tmp_path: Pat
     assert max(max(row["keypoint_probability"]) for row in rows_of(labels)) <= 0.5
 
 
+def test_agreement_with_a_second_run_is_looked_up_in_whatever_parts_it_is(tmp_path: Path):
+    run, pairs = plant_run(tmp_path, 200)
+    truth = {row["pair_id"]: row["target_xy_px"] for row in rows_of(pairs)}
+    second = open_run(str(tmp_path / "second"), {**run_description(pairs), "matcher_fingerprint": "another"})
+    points = {row["pair_id"]: row["source_xy_px"] for row in rows_of(pairs)}
+    answers = [{"pair_id": name, "query_xy_px": points[name], "reference_xy_px": truth[name]} for name in truth]
+    for first in (0, 31, 150):  # the second run has no answer for half of the pairs
+        write_part(second.out, match_rows(*answers[first : {0: 31, 31: 70, 150: 200}[first]][::-1]))
+    failed = {"status": "error", "error_stage": "fetch", "error_kind": "timeout"}
+    write_part(second.out, match_rows(*({"pair_id": f"pair-{n:05}", **failed} for n in range(70, 150))))
+    finish(second, pairs)
+    # probability 1 where the answers agree within .01, 0 where they do not or there is none
+    share = {"values": [0, 0.01], "ranks": [0, 1], "weights": [-1, 0, 0, 0, 0], "missing": -1}
+    exact = calibration(tmp_path, signals={"agreement": share}, scores=[-1, 0], probabilities=[0, 1])
+
+    with pytest.raises(ValueError, match=r"lacks: agreement \(give a second run with --agree\)"):
+        label(tmp_path, run, pairs, min_probability=0.5, calibration_uri=exact)
+    labels = label(tmp_path, run, pairs, min_probability=0.5, calibration_uri=exact, agree=second.out)
+
+    real, _ = right_and_expected(labels, pairs)
+    assert real == 1
+    labelled = {row["pair_id"] for row in rows_of(labels)}
+    assert len(labelled) > 100
+    assert not labelled & {f"pair-{n:05}" for n in range(70, 150)}
+
+
 def test_runs_and_calibrations_that_do_not_fit_are_refused(tmp_path: Path):
     run, pairs = plant_run(tmp_path, 20)
     _, others = plant_run(tmp_path, 21, name="other")

@@ -3,7 +3,7 @@ import pyarrow as pa
 import pytest
 from make import match_rows
 
-from pipeline.pseudo_labels.signals import neighbour_error, signals
+from pipeline.pseudo_labels.signals import neighbour_error, others_mean, signals
 
 ROTATED = np.array([[0.8, -0.3], [0.4, 0.9]])
 
@@ -35,6 +35,15 @@ def test_a_point_that_is_alone_has_no_neighbours_and_two_are_compared_by_their_d
     error = neighbour_error(query, reference, np.array([1, 2]))
 
     np.testing.assert_allclose(error, [np.nan, 0.25, 0.25])
+
+
+def test_the_mean_of_a_pairs_other_points_leaves_the_point_itself_out():
+    error = np.array([0.98, 0.08, 0.03, np.nan])
+
+    others = others_mean(error, np.array([3, 1]))
+
+    np.testing.assert_allclose(np.exp(others[:3]), np.sqrt([0.1 * 0.05, 1.0 * 0.05, 1.0 * 0.1]))
+    assert np.isnan(others[3])
 
 
 def test_a_pair_has_the_same_errors_bit_for_bit_whatever_is_judged_with_it():
@@ -69,11 +78,12 @@ def test_cycle_errors_are_shares_of_the_box_and_of_the_image_without_one():
 def test_signals_without_a_column_are_absent():
     size = np.array([50.0])
 
-    assert list(signals(rows(), size, size)) == ["neighbours"]
+    assert list(signals(rows(), size, size)) == ["neighbours", "pair"]
     assert list(signals(rows(point_margin=[1, 2], point_confidence=[0, 1]), size, size)) == [
         "confidence",
         "margin",
         "neighbours",
+        "pair",
     ]
 
 
