@@ -18,6 +18,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -99,7 +100,12 @@ def make_run(folder: Path, n_pairs: int, n_points: int, part_pairs: int) -> tupl
             writer.write_table(pa.table(every, schema=PAIRS))
     with Manifest(str(manifest)) as opened:
         ids, digest = opened.ids(), opened.digest()
-    config = {"pairs": str(manifest), "matcher": "made-up", "direction": "source_to_target", "limit": None}
+    config: dict[str, Any] = {
+        "pairs": str(manifest),
+        "matcher": "made-up",
+        "direction": "source_to_target",
+        "limit": None,
+    }
     config |= {"outputs": ["keypoints", "confidence", "cycle"], "backbone_weights": None}
     described = {"fingerprint": "f", "manifest_digest": digest, "image_root": None, "config": config, "versions": {}}
     run = open_run(run_folder, {**described, "matcher_fingerprint": "own"})
@@ -202,7 +208,8 @@ def _differences(killed: Path, whole: Path, run_folder: str) -> int:
     if first != second:
         return len(labels)
     text = pq.read_schema(whole).metadata[b"pseudo_labels"]
-    threshold, expected = json.loads(text)["threshold"], {}
+    threshold = json.loads(text)["threshold"]
+    expected: dict[str, int] = {}
     for file in sorted(Path(run_folder, "parts").iterdir()):
         rows = pq.read_table(file, columns=["pair_id", "point_confidence"])
         confidence = pc.list_flatten(rows["point_confidence"]).to_numpy().astype(np.float64)
