@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import pandas as pd
+import pyarrow as pa
 import tyro
 
 from jobs.command import Names, RequirementError, Uris, run_command
@@ -125,6 +126,8 @@ class _Result:
     differences: dict[str, pd.DataFrame]
     """The differences in PCK from this run to each other run, by the other run's path."""
     unscored: Unscored
+    matcher: str
+    """The matcher's name, with what its images were cropped to."""
 
 
 def _evaluate(
@@ -132,7 +135,7 @@ def _evaluate(
 ) -> _Result:
     """Evaluate in this process and write METRICS, unless they lack what a threshold is about."""
     pairs = planned_pairs(manifest, config.matches)
-    matches = read_matches(config.matches, match_columns(protocols))
+    matches = read_matches(config.matches, (*match_columns(protocols), "matcher"))
     bootstrap = {"replicates": config.replicates, "seed": config.seed}
     metrics = evaluate(
         matches, pairs, protocols, config.alpha, config.failed, **bootstrap, manifest_digest=manifest.digest()
@@ -146,7 +149,9 @@ def _evaluate(
         common = pairs.slice(0, planned_limit(manifest, other))
         differences[other] = compare(matches, others, common, protocols, config.alpha, config.failed, **bootstrap)
     write_metrics(config.out, metrics)
-    return _Result(metrics=rows, differences=differences, unscored=count_unscored(matches, pairs))
+    return _Result(
+        metrics=rows, differences=differences, unscored=count_unscored(matches, pairs), matcher=_matcher(metrics)
+    )
 
 
 def _evaluate_on_ray(config: Config, protocols: Sequence[Protocol]) -> _Result:
@@ -167,12 +172,17 @@ def _evaluate_on_ray(config: Config, protocols: Sequence[Protocol]) -> _Result:
             replicates=config.replicates,
             seed=config.seed,
         )
-    return _Result(metrics=metrics.to_pandas(), differences={}, unscored=unscored)
+    return _Result(metrics=metrics.to_pandas(), differences={}, unscored=unscored, matcher=_matcher(metrics))
+
+
+def _matcher(metrics: pa.Table) -> str:
+    return metrics.schema.metadata[b"matcher"].decode() or "an unnamed matcher"
 
 
 def _print_tables(result: _Result, protocols: Sequence[Protocol], config: Config) -> None:
     run, form = config.matches, config.format
     texts = [
+        f"\n{run}, matched by {result.matcher}",
         text_tables.metrics_tables(result.metrics, protocols, config.failed, form),
         *(
             text_tables.difference_tables(rows, run, other, protocols, form)

@@ -25,11 +25,11 @@ from nemf.io.redact import redacted
 from pipeline.io.manifest import Manifest
 from pipeline.io.uri_allowlist import check_prefixes
 from pipeline.io.uri_field import LocalPath, Uri, UriField, with_absolute_uris
-from pipeline.matching.options import OUTPUTS, MatchConfig, MatchOptions
+from pipeline.matching.options import BOX_MARGIN, OUTPUTS, CropTo, MatchConfig, MatchOptions
 from pipeline.matching.plan import Plan, make_plan
 from pipeline.matching.points import parse_points
 from pipeline.runs.counts import ALL, NONE, check_retry, max_limit, summary
-from pipeline.runs.folder import Run, open_run, run_fingerprint
+from pipeline.runs.folder import Run, crop_note, open_run, run_fingerprint
 from pipeline.runs.lease import acquire, remove_stale_files
 from schemas.matches import directions_of
 
@@ -80,6 +80,9 @@ class Config:
     direction: Literal["source_to_target", "target_to_source", "both"] = "source_to_target"
     """Whose points are matched: source_to_target takes the source's points and finds them in the target; both gives a
     row for each."""
+    crop: CropTo = "none"
+    """Crop images before they are matched. boxes: each to its box in the manifest and 15 % of the box's longer side on
+    each side; a pair without boxes is an error. Only for keypoints; the numbers are of an easier task, and say so."""
     limit: int | None = None
     """Match only the first N pairs; a later run with a larger limit matches the rest."""
     retry: Names = (ALL,)
@@ -116,6 +119,8 @@ class Config:
                 raise ValueError(f"--outputs {name} is about keypoints: ask for both")
         if parse_points(self.points).shaping and "keypoints" not in self.outputs:
             raise ValueError(f"--points {self.points} is about keypoints: ask for --outputs keypoints too")
+        if self.crop != "none" and "flow" in self.outputs:
+            raise ValueError(f"--crop {self.crop} is about keypoints: a crop has no flow of the whole image")
         for name in ("limit", "slice_pairs", "batch_pairs"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -141,6 +146,7 @@ class Config:
             directions=directions_of(self.direction),
             outputs=tuple(name for name in OUTPUTS if name in self.outputs),
             points=parse_points(self.points),
+            crop=self.crop,
             batch_pairs=self.batch_pairs,
         )
 
@@ -237,7 +243,10 @@ def _describe(config: Config, manifest: Manifest) -> dict[str, Any]:
             f"--points {config.points} needs a matcher with descriptors, and {config.matcher} has none: take grid:N, "
             "or another matcher, such as nemf-small"
         )
-    shaping = {"directions": config.options.directions, "outputs": config.options.outputs, **points.shaping}
+    shaping: dict[str, Any] = {"directions": config.options.directions, "outputs": config.options.outputs}
+    shaping |= points.shaping
+    if config.crop != "none":  # not always: runs of whole images keep their fingerprints
+        shaping |= {"crop": config.crop, "box_margin": BOX_MARGIN}
     return {
         "fingerprint": run_fingerprint(matcher.fingerprint, shaping),
         "manifest_digest": manifest.digest(),
@@ -264,7 +273,7 @@ def _plan_text(config: Config, plan: Plan, fingerprint: str) -> str:
     return redacted(
         f"{config.pairs} -> {config.out}\n"
         f"matcher {config.matcher}, run fingerprint {fingerprint}, {', '.join(config.options.directions)}, "
-        f"outputs {', '.join(config.options.outputs)}, points {config.points}\n"
+        f"outputs {', '.join(config.options.outputs)}, points {config.points}{crop_note(config.crop)}\n"
         f"{plan.n_pairs} pairs: {plan.n_done} done, {plan.n_left} to do in {len(plan.slices)} slices"
     )
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import pyarrow as pa
 
 ERROR_KINDS: dict[str, tuple[str, ...]] = {
-    "manifest": ("bad_keypoints", "too_many_keypoints", "bad_box", "too_many_points"),
+    "manifest": ("bad_keypoints", "too_many_keypoints", "bad_box", "no_box", "too_many_points"),
     "fetch": (
         "not_found",
         "permission_denied",

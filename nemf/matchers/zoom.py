@@ -17,14 +17,13 @@ import numpy as np
 from nemf.crop import Crop
 from nemf.matcher import RGB, ImagePair, Match, Matcher, Points, distinctness_of
 
-_CODE_VERSION = 1
+_CODE_VERSION = 2
 
 _PAIRS_AT_ONCE = 8
 """Pairs whose crops are given to the matcher together."""
 
 # chosen on the validation pairs of Animal-Pose
-_QUERY_MARGIN, _QUERY_LEAST = 0.4, 0.15
-_REFERENCE_MARGIN, _REFERENCE_LEAST = 0.5, 0.2
+_MARGIN, _LEAST = 0.6, 0.3
 """A crop extends beyond its points by this margin on every side, in units of their extent: the longer side of their
 tight box, and at least this share of the image's longer side."""
 _SURER = 0.3
@@ -88,9 +87,9 @@ def _second_look(pair: ImagePair, first: Any) -> _Look | None:
     """What to look at after the first match; None where there is nothing to gain, or the match is none."""
     if pair.query_xy_px is None or not len(pair.query_xy_px) or not _is_whole(first, len(pair.query_xy_px)):
         return None
-    query = _crop(pair.query_xy_px, _hw(pair.query_rgb), _QUERY_MARGIN, _QUERY_LEAST)
+    query = _crop(pair.query_xy_px, _hw(pair.query_rgb))
     is_sure = first.point_confidence >= np.quantile(first.point_confidence, _SURER)
-    reference = _crop(first.reference_xy_px[is_sure], _hw(pair.reference_rgb), _REFERENCE_MARGIN, _REFERENCE_LEAST)
+    reference = _crop(first.reference_xy_px[is_sure], _hw(pair.reference_rgb))
     if query.share * reference.share > _WHOLE:
         return None
     cropped = replace(
@@ -116,12 +115,12 @@ def _answer(first: Match, look: _Look, second: Match) -> Match:
     )
 
 
-def _crop(xy_px: Points, hw: tuple[int, int], margin: float, least: float) -> Crop:
+def _crop(xy_px: Points, hw: tuple[int, int]) -> Crop:
     """The crop around points, which count as the nearest place in the image where they lie outside."""
     inside = np.clip(xy_px.astype(np.float64), 0, [hw[1] - 1, hw[0] - 1])
     low, high = inside.min(axis=0), inside.max(axis=0)
-    side_px = max((high - low).max(), least * max(hw))
-    return Crop.around(low, high, hw, margin * side_px)
+    extent_px = max((high - low).max(), _LEAST * max(hw))
+    return Crop.around(low, high, hw, _MARGIN * extent_px)
 
 
 def _is_whole(match: Any, n_points: int) -> bool:

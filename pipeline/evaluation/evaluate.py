@@ -48,7 +48,7 @@ def evaluate(
     """METRICS of the matches: per dataset, protocol, direction, subset and alpha; overall, per group and per pair.
 
     matches: MATCHES rows of one matcher, at most one per pair and direction, with at least the columns
-        match_columns.
+        match_columns, and `matcher` if the metadata are to name it.
     pairs: PAIRS rows without inline images; pairs they lack are not evaluated, whatever the matches hold.
     alphas: thresholds as a share of the protocol's T, each above 0 and at most 1.
     failed: whether pairs that failed or are missing count as wrong or are excluded; `n_failed` counts them anyway.
@@ -70,7 +70,8 @@ def evaluate(
     pairs = pairs.take(pc.sort_indices(pairs["pair_id"]))  # sums depend on their order in the last digits
     sums, pair_rows = sum_pck(matches, pairs, bootstrap_weights(pairs, seed, replicates), spec)
     rows = [METRICS.empty_table(), *summary_rows(sums, spec), *pair_rows]
-    provenance = provenance_metadata(fingerprints, spec, replicates, seed, manifest_digest)
+    matchers = pc.unique(matches["matcher"]).to_pylist() if "matcher" in matches.column_names else []
+    provenance = provenance_metadata(fingerprints, matchers, spec, replicates, seed, manifest_digest)
     return pa.concat_tables(rows).replace_schema_metadata({**METRICS.metadata, **provenance})
 
 
@@ -202,12 +203,18 @@ def _add_mirror_cases(sums: ScopeSums, errors: KeypointErrors, weights: Bootstra
 
 
 def provenance_metadata(
-    fingerprints: Sequence[str], spec: EvaluationSpec, replicates: int, seed: int, manifest_digest: str | None
+    fingerprints: Sequence[str],
+    matchers: Sequence[str | None],
+    spec: EvaluationSpec,
+    replicates: int,
+    seed: int,
+    manifest_digest: str | None,
 ) -> dict[bytes, bytes]:
     """Metadata of a METRICS file in addition to its schema's: matcher, manifest, protocols, bootstrap."""
     manifest = {b"manifest_digest": manifest_digest.encode()} if manifest_digest else {}
     return manifest | {
         b"fingerprint": "".join(fingerprints).encode(),
+        b"matcher": ", ".join(sorted({name for name in matchers if name})).encode(),
         b"failed": spec.failed.encode(),
         b"protocols": json.dumps([asdict(protocol) for protocol in spec.directions]).encode(),
         b"bootstrap": json.dumps({"replicates": replicates, "seed": seed}).encode(),

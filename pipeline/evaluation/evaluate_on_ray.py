@@ -141,7 +141,9 @@ def evaluate_on_ray(
     if not unscored.n_answered:
         raise ValueError(NO_PAIR_ANSWERED)
     in_order = _add_sums(rows.filter(pc.not_equal(rows["group_kind"], _UNSCORED)), len(task.spec.alphas))
-    provenance = provenance_metadata(fingerprints, task.spec, replicates, seed, manifest_digest)
+    provenance = provenance_metadata(
+        fingerprints, _unique(parts, "matcher"), task.spec, replicates, seed, manifest_digest
+    )
     summary = pa.concat_tables(summary_rows(in_order, task.spec))
     summary = summary.replace_schema_metadata({**METRICS.metadata, **provenance})
     write_metrics(storage.join(out, SUMMARY), summary)
@@ -277,7 +279,7 @@ def _unique(parts: Sequence[str], column: str) -> list[str]:
     for file in parts:
         with open_parquet(file) as parquet:
             check_schema(parquet.schema_arrow, MATCHES, file)
-            values.update(pc.unique(parquet.read(columns=[column])[column]).to_pylist())
+            values.update(pc.unique(parquet.read(columns=[column])[column]).drop_null().to_pylist())
     return sorted(values)
 
 

@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from nemf.io.redact import redacted
 from nemf.matcher import ImagePair, Match, Matcher, Points, as_points, distinctness_of
+from pipeline.matching.boxes import IN_BOXES, Crops, box_crops
 from pipeline.matching.decode import Chunk
 from pipeline.matching.isolation import MatchResult, match_isolated
 from pipeline.matching.margins import point_margins
@@ -35,6 +36,8 @@ class MatchRequest:
     """Columns of MATCHES that are known before matching."""
     image_pair: ImagePair | None = None
     """The images and points to match; None after a failure."""
+    crops: Crops | None = None
+    """What the images of image_pair were cut out of; None for whole images."""
     scored: ScoredKeypoints | None = None
     """The keypoints whose scores to ask for, with the truth, which the matcher does not see; None for none."""
     failure: Failure | None = None
@@ -87,7 +90,7 @@ def match_chunk(
         results = _with_scores(matcher, scored, results, options, on_prediction)
     common = {
         "attempt": attempt,
-        "matcher": redacted(matcher.name),
+        "matcher": redacted(matcher.name) + (IN_BOXES if options.crop == "boxes" else ""),
         "fingerprint": fingerprint,
         "worker": f"{socket.gethostname()}:{os.getpid()}",
     }
@@ -133,17 +136,23 @@ def _request(
         return request(failure=Failure("manifest", "bad_keypoints", str(error)))
     if points is not None:
         columns["query_xy_px"] = points.tolist()
+    image_pair = ImagePair(
+        query_rgb=query.rgb,
+        reference_rgb=reference.rgb,
+        query_xy_px=points,
+        dense="flow" in options.outputs,
+        score_maps="margin" in options.outputs,
+        pair_id=pair["pair_id"],
+    )
+    request = partial(request, points_milliseconds=(time.perf_counter() - start) * 1000)
+    if options.crop == "none":
+        return request(scored=scored, image_pair=image_pair)
+    try:
+        crops = box_crops(pair, query_side, reference_side, image_pair)
+    except FailureError as error:
+        return request(failure=error.failure)
     return request(
-        scored=scored,
-        points_milliseconds=(time.perf_counter() - start) * 1000,
-        image_pair=ImagePair(
-            query_rgb=query.rgb,
-            reference_rgb=reference.rgb,
-            query_xy_px=points,
-            dense="flow" in options.outputs,
-            score_maps="margin" in options.outputs,
-            pair_id=pair["pair_id"],
-        ),
+        crops=crops, scored=scored and crops.scored_in_crops(scored), image_pair=crops.pair_in_crops(image_pair)
     )
 
 
@@ -163,7 +172,8 @@ def _row(request: MatchRequest, result: MatchResult | None) -> dict[str, Any]:
             "error_message": message,
         }
     assert result is not None
-    return row | {"status": "ok", **result.columns}
+    columns = request.crops.columns_in_images(result.columns) if request.crops else result.columns
+    return row | {"status": "ok", **columns}
 
 
 def _distinctness(matcher: Matcher, rgb: np.ndarray, on_answer: Callable[[], None]) -> Distinctness:

@@ -1,6 +1,7 @@
 """The settings of matching."""
 
 from dataclasses import dataclass, field
+from typing import Literal, get_args
 
 from pipeline.matching.points import AskedPoints
 
@@ -9,6 +10,12 @@ OUTPUTS = ("keypoints", "flow", "confidence", "cycle", "margin", "scores")
 how far, in pixels, a point is from itself after it was matched there and back (which doubles the work); the
 margin: how far the answer's score is ahead of the best one elsewhere; and the best scores of each labelled keypoint
 near its true match and elsewhere (which doubles the work too)."""
+
+CropTo = Literal["none", "boxes"]
+"""What images are cropped to before they are matched: nothing, or the boxes of the manifest."""
+CROPS = get_args(CropTo)
+BOX_MARGIN = 0.15
+"""A box is widened by this share of its longer side, on each side, before an image is cropped to it."""
 
 THREADS = 1
 """Computing threads of torch wherever pairs are matched: a match may change with them in its last bits."""
@@ -21,6 +28,7 @@ class MatchOptions:
     directions: tuple[str, ...] = ("source_to_target",)
     outputs: tuple[str, ...] = ("keypoints", "confidence")
     points: AskedPoints = field(default_factory=AskedPoints)
+    crop: CropTo = "none"
     batch_pairs: int = 128
     """Pairs given to the matcher at once."""
 

@@ -52,7 +52,7 @@ class Run:
     """The run folder, path or URI."""
     run_id: str
     fingerprint: str
-    """Hash of the matcher, the directions, the outputs and the points asked, see run_fingerprint."""
+    """Hash of the matcher, the directions, the outputs, the points asked and the crop, see run_fingerprint."""
     manifest_digest: str
     image_root: str | None
     config: dict[str, Any]
@@ -71,6 +71,11 @@ class Run:
     def points(self) -> str:
         """The points that were asked, as --points says: 'keypoints' for those of the manifest."""
         return str(self.config.get("points", KEYPOINTS))
+
+    @property
+    def crop(self) -> str:
+        """What the images were cropped to before they were matched: none or boxes."""
+        return str(self.config.get("crop", "none"))
 
     def limit(self) -> int | None:
         """The number of pairs of the run, the first ones of the manifest; None for all.
@@ -128,6 +133,11 @@ def run_fingerprint(matcher_fingerprint: str, options: dict[str, Any]) -> str:
     return hashlib.sha256(hashed.encode()).hexdigest()[:16]
 
 
+def crop_note(crop: str) -> str:
+    """What to say of a run whose images were cropped, behind its other settings; nothing of one of whole images."""
+    return "" if crop == "none" else f", images cropped to {crop}"
+
+
 def open_run(out: str, description: dict[str, Any], *, dry_run: bool = False) -> Run:
     """The run in the folder `out`: created, or continued if it is the same.
 
@@ -179,8 +189,8 @@ def _check_same(run: Run, description: dict[str, Any]) -> None:
     ]
     if differences:
         now, then = json.loads(json.dumps(description["config"])), run.config
-        then, now = ({"points": KEYPOINTS, **config} for config in (then, now))
-        shaping = ("matcher", "backbone_weights", "outputs", "direction", "points")
+        then, now = ({"points": KEYPOINTS, "crop": "none", **config} for config in (then, now))
+        shaping = ("matcher", "backbone_weights", "outputs", "direction", "points", "crop")
         changed = [f"{key}: {then[key]!r} -> {now[key]!r}" for key in shaping if then[key] != now[key]]
         raise OtherRunError(
             f"{run.out} holds another run: {' and '.join(differences)}"

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from pipeline.io import storage
-from pipeline.runs.folder import read_run
+from pipeline.runs.folder import crop_note, read_run
 from pipeline.runs.lease import Attempt, read_attempts
 from pipeline.runs.parts import part_sizes
 
@@ -43,6 +43,8 @@ class Status:
     directions: tuple[str, ...]
     points: str
     """The points that are asked, as --points says."""
+    crop: str
+    """What the images were cropped to before they were matched: none or boxes."""
     fingerprint: str
     versions: dict[str, str]
     attempts: list[AttemptStatus] = field(default_factory=list)
@@ -85,6 +87,7 @@ def read_status(out: str) -> Status:
         matcher=run.config["matcher"],
         directions=run.directions,
         points=run.points,
+        crop=run.crop,
         fingerprint=run.fingerprint,
         versions=run.versions,
         attempts=[_status_of(attempt, now) for attempt in attempts],
@@ -130,7 +133,7 @@ def as_text(status: Status) -> str:
     unit = "pairs" if len(status.directions) == 1 else "rows"
     lines = [
         f"{status.out}: {_STATES.get(status.state, status.state)}",
-        f"matcher {status.matcher}, {', '.join(status.directions)}, points {status.points}, "
+        f"matcher {status.matcher}, {', '.join(status.directions)}, points {status.points}{crop_note(status.crop)}, "
         f"run fingerprint {status.fingerprint}",
         "made with " + ", ".join(f"{name} {version}" for name, version in status.versions.items()),
     ]

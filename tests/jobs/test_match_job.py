@@ -66,6 +66,10 @@ def _answered(pairs: str, out: Path) -> list[str]:
             "--points salient:9 --matcher slow_matcher:SlowMatcher",
             "--points salient:9 needs a matcher with descriptors, and slow_matcher:SlowMatcher has",
         ),
+        (
+            "--outputs flow,keypoints --crop boxes",
+            "--crop boxes is about keypoints: a crop has no flow of the whole image",
+        ),
         ("--limit 0", "--limit must be at least 1; got 0"),
         ("--workers 0", "--workers is N or MIN,MAX, from 1 up; got 0,0"),
         ("--workers 8,2", "--workers is N or MIN,MAX, from 1 up; got 8,2"),
@@ -222,6 +226,20 @@ def test_a_dry_run_says_what_is_left_and_writes_nothing(
     assert not (tmp_path / "run").exists()
 
 
+def test_a_run_in_boxes_says_so_and_is_another_run(
+    pairs: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--pairs", pairs, "--out", str(tmp_path / "run"), "--matcher", "identity", "--dry-run"]
+    assert main(flags) == 0
+    whole = capsys.readouterr().out
+    assert main([*flags, "--crop", "boxes"]) == 0
+    in_boxes = capsys.readouterr().out
+    assert "outputs keypoints, confidence, points keypoints, images cropped to boxes" in in_boxes
+    assert "cropped" not in whole
+    fingerprints = [re.search(r"fingerprint (\w+)", text) for text in (whole, in_boxes)]
+    assert len({found and found[1] for found in fingerprints}) == 2
+
+
 def test_a_run_with_nothing_left_to_do_ends_without_ray(
     pairs: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -308,6 +326,7 @@ def test_fewer_pairs_than_an_earlier_attempt_was_asked_for_can_be_finished(pairs
         (["--outputs", "flow", "--dry-run"], "fingerprint is .*outputs: .*'keypoints', 'confidence'.* -> .*'flow'"),
         (["--direction", "both"], "fingerprint is .*direction: 'source_to_target' -> 'both'"),
         (["--points", "grid:2"], "fingerprint is .*points: 'keypoints' -> 'grid:2'"),
+        (["--crop", "boxes"], "fingerprint is .*changed: crop: 'none' -> 'boxes'"),
         (["--matcher", "nearest-neighbour:dense-sift"], "fingerprint is .*matcher: 'identity' -> 'nearest-neighbour"),
     ],
 )

@@ -105,22 +105,22 @@ def test_it_looks_at_crops_that_hold_all_points_and_the_surer_answers():
     first, second = planted.seen
     assert first.query_rgb is QUERY
     assert first.reference_rgb is REFERENCE
-    # points from (150, 41) to (199, 100): 0.4 of 59 px more on each side
-    np.testing.assert_array_equal(second.query_rgb, QUERY[17:125, 126:224])
-    np.testing.assert_array_equal(second.query_xy_px, POINTS - [126, 17])
-    # answers, 5 and -3 px off, from (102, 157) to (151, 216): 0.5 of 59 px more
-    np.testing.assert_array_equal(second.reference_rgb, REFERENCE[127:247, 72:182])
+    # points from (150, 41) to (199, 100): less than 0.3 of 301 px, of which 0.6 more on each side
+    np.testing.assert_array_equal(second.query_rgb, QUERY[0:156, 95:255])
+    np.testing.assert_array_equal(second.query_xy_px, POINTS - [95, 0])
+    # answers, 5 and -3 px off, from (102, 157) to (151, 216): 0.6 of 0.3 of 251 px more
+    np.testing.assert_array_equal(second.reference_rgb, REFERENCE[111:251, 56:187])
     assert second.pair_id == "p"
 
 
 def test_answers_that_are_not_sure_do_not_widen_the_crop():
     planted = FindsLargeObjects(confidence=[0.1])
     list(ZoomMatcher("zoomed", planted).match_batch([_pair(query_xy_px=POINTS[[3, 0, 1, 2]])]))
-    assert planted.seen[1].reference_rgb.shape == REFERENCE[127:247, 72:182].shape
+    assert planted.seen[1].reference_rgb.shape == REFERENCE[111:251, 56:187].shape
     planted = FindsLargeObjects(confidence=[0.1])
     list(ZoomMatcher("zoomed", planted).match_batch([_pair(query_xy_px=POINTS[[1, 0, 2, 3]])]))
-    # without (151, 216): from (102, 157) to (151, 187.5), and 0.2 of 251 px is more than their extent
-    np.testing.assert_array_equal(planted.seen[1].reference_rgb, REFERENCE[131:214, 76:178])
+    # without (151, 216): from (102, 157) to (151, 187.5)
+    np.testing.assert_array_equal(planted.seen[1].reference_rgb, REFERENCE[111:234, 56:187])
 
 
 @pytest.mark.parametrize("query_hw", [(203, 301), (64, 64), (1, 301), (2, 2)])

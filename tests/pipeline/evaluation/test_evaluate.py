@@ -288,6 +288,15 @@ def test_a_protocol_named_twice_is_scored_once():
     assert evaluate(matches, _pairs(pair), [SPAIR, SPAIR]).equals(evaluate(matches, _pairs(pair), [SPAIR]))
 
 
+def test_the_numbers_name_the_matcher_and_what_it_was_given():
+    pair = _pair("a", "cat")
+    matches = _matches(_answer(pair, [0] * 4, matcher="planted in the manifest's boxes"))
+    metadata = evaluate(matches, _pairs(pair), [SPAIR]).schema.metadata
+    assert metadata[b"matcher"] == b"planted in the manifest's boxes"
+    columns = [name for name in matches.column_names if name != "matcher"]
+    assert evaluate(matches.select(columns), _pairs(pair), [SPAIR]).schema.metadata[b"matcher"] == b""
+
+
 def test_matches_of_two_matchers_are_refused():
     a, b = _pair("a", "cat"), _pair("b", "cat")
     matches = _matches(_answer(a, [0] * 4), _answer(b, [0] * 4, fingerprint="g"))

@@ -112,7 +112,9 @@ def test_it_has_the_numbers_of_one_process(run: tuple[str, str], tmp_path: Path)
     options = {"alphas": (0.1, 0.05), "replicates": 30, "seed": 3}
     with Manifest(pairs) as manifest:
         planned, digest = planned_pairs(manifest, matches), manifest.digest()
-    whole = evaluate(read_matches(matches, COLUMNS), planned, PROTOCOLS, **options, manifest_digest=digest)
+    whole = evaluate(
+        read_matches(matches, (*COLUMNS, "matcher")), planned, PROTOCOLS, **options, manifest_digest=digest
+    )
     out = str(tmp_path / "metrics")
 
     summary, unscored = evaluate_on_ray(matches, pairs, out, PROTOCOLS, bucket_pairs=9, **options)

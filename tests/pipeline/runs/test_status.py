@@ -102,3 +102,15 @@ def test_no_part_is_opened(out: str) -> None:
 def test_no_run_folder(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="is no run folder"):
         read_status(str(tmp_path))
+
+
+def test_a_run_in_boxes_says_so(tmp_path: Path) -> None:
+    open_run(str(tmp_path), {**RUN, "config": {**CONFIG, "crop": "boxes"}})
+    status = read_status(str(tmp_path))
+    assert status.crop == "boxes"
+    assert "target_to_source, points keypoints, images cropped to boxes, run fingerprint f" in as_text(status)
+
+
+def test_a_run_of_an_earlier_version_is_of_whole_images(out: str) -> None:
+    assert read_status(out).crop == "none"
+    assert "cropped" not in as_text(read_status(out))
