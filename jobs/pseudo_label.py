@@ -44,6 +44,8 @@ class Config:
     """Minimum number of labels of a pair; pairs with fewer are left out."""
     agree: Uri | None = None
     """Run of another matcher over the same manifest, for a calibration that judges by agreement with it."""
+    check_images: bool = False
+    """Leave out pairs whose images are not there any more; lists each folder of images once."""
     page: Uri | None = None
     """HTML file to write: counts, expected precision, and drawn labels of several probabilities."""
     export: Annotated[Names, UriField(names=_FORMS, only_these_names=True)] = ()
@@ -78,7 +80,13 @@ def run(config: Config) -> str:
     named = bool(exports) and have_names(matched, config.pairs)
     check_exports(config.export, named=named)
     for line in make_labels(
-        config.out, config.pairs, config.matches, rules=rules, calibration_uri=config.calibration, agree=config.agree
+        config.out,
+        config.pairs,
+        config.matches,
+        rules=rules,
+        calibration_uri=config.calibration,
+        agree=config.agree,
+        check_images=config.check_images,
     ):
         print(line, flush=True)
     if config.page is not None:

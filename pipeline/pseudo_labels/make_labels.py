@@ -18,7 +18,7 @@ from pipeline.pseudo_labels.calibration import PROBABILITY_STEPS, Calibration, r
 from pipeline.pseudo_labels.finished_run import finished_run
 from pipeline.pseudo_labels.labels import ScoredRows, write_labels
 from pipeline.pseudo_labels.other_run import OtherRun
-from pipeline.pseudo_labels.pair_index import choose_rows, index_pairs
+from pipeline.pseudo_labels.pair_index import PairIndex, choose_rows, index_pairs
 from pipeline.pseudo_labels.scored_parts import ScoringTask, score_parts
 from pipeline.pseudo_labels.selection import NoLabelsError, Rules
 from pipeline.pseudo_labels.signals import SIGNALS, describe_absent, signals_of_run
@@ -27,11 +27,19 @@ from pipeline.runs.parts import part_sizes
 
 
 def make_labels(
-    out: str, pairs: str, matches: str, *, rules: Rules, calibration_uri: str | None, agree: str | None
+    out: str,
+    pairs: str,
+    matches: str,
+    *,
+    rules: Rules,
+    calibration_uri: str | None = None,
+    agree: str | None = None,
+    check_images: bool = False,
 ) -> Iterator[str]:
     """Write the labels to the file `out`; yields lines for people as it goes.
 
     calibration_uri: None for the one that ships with the matcher. agree: a second run over the same manifest.
+    check_images: leave out pairs whose images are not there any more.
     Raises ValueError for runs that are not finished or of another manifest, for a calibration of another matcher or
     other signals, and where no label is as good as asked for.
     """
@@ -50,10 +58,10 @@ def make_labels(
             raise ValueError(f"{matches} was matched with another manifest than {pairs}: {run.config['pairs']}")
         if other and other.manifest_digest != run.manifest_digest:
             raise ValueError(f"--agree {agree} was matched with another manifest than {matches}")
-        index = index_pairs(manifest, run.limit())
+        index = index_pairs(manifest, run.limit(), check_images=check_images, image_root=run.image_root)
         sizes = part_sizes(run.out)
         chosen = choose_rows(sizes, index, run.fingerprint)
-        made_of = _made_of(run, calibration, rules, other)
+        made_of = _made_of(run, calibration, rules, other, index)
         task = ScoringTask(
             sizes=sizes,
             index=index,
@@ -145,7 +153,7 @@ def _calibration(run: Run, uri: str | None) -> tuple[Calibration, str]:
     )
 
 
-def _made_of(run: Run, calibration: Calibration, rules: Rules, other: Run | None) -> dict[str, Any]:
+def _made_of(run: Run, calibration: Calibration, rules: Rules, other: Run | None, index: PairIndex) -> dict[str, Any]:
     """What the scored labels depend on; the threshold is chosen later."""
     return {
         "run": _identity(run),
@@ -153,6 +161,7 @@ def _made_of(run: Run, calibration: Calibration, rules: Rules, other: Run | None
         "calibration": hashlib.sha256(calibration.as_json().encode()).hexdigest()[:16],
         "max_cycle": rules.max_cycle,
         "per_pair": rules.per_pair,
+        "lacks_image": hashlib.sha256(index.lacks_image.tobytes()).hexdigest()[:16],
         "agree": other and _identity(other),
     }
 

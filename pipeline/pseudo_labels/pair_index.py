@@ -12,6 +12,8 @@ import pandas as pd
 import pyarrow as pa
 from jaxtyping import Bool, Float32, Int32, Int64, UInt64
 
+from pipeline.io import storage
+from pipeline.io.listing import Listing
 from pipeline.io.manifest import Manifest
 from pipeline.pseudo_labels.signals import box_sides_px
 from pipeline.runs.parts import KEY_COLUMNS, read_parts, reasons_of
@@ -19,6 +21,7 @@ from schemas.matches import DIRECTIONS
 
 _WINDOW_ROWS = 65_536
 _NONE = -1
+_URIS = ("source_uri", "target_uri")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +35,8 @@ class PairIndex:
     source_size_px: Float32[np.ndarray, " p"]
     target_size_px: Float32[np.ndarray, " p"]
     """Longest side of the pairs' boxes, by place; NaN where there is none."""
+    lacks_image: Bool[np.ndarray, " p"]
+    """Whether an image of the pair was looked for and is not there, by place."""
 
     def places(self, pair_id: pa.ChunkedArray) -> Int64[np.ndarray, " n"]:
         """The place of each pair in the manifest; -1 for a pair it does not have."""
@@ -40,14 +45,25 @@ class PairIndex:
         return np.where(self.hashes[found] == wanted, self.order[found], _NONE)
 
 
-def index_pairs(manifest: Manifest, limit: int | None) -> PairIndex:
-    """The index of the first `limit` pairs of a manifest, of all for None. Raises ValueError for an id that repeats."""
-    hashes, sizes, n_left = [], [], manifest.n_pairs if limit is None else limit
-    for window in manifest.windows(["pair_id", "source_box_xyxy", "target_box_xyxy"], _WINDOW_ROWS):
+def index_pairs(
+    manifest: Manifest, limit: int | None, *, check_images: bool = False, image_root: str | None = None
+) -> PairIndex:
+    """The index of the first `limit` pairs of a manifest, of all for None. Raises ValueError for an id that repeats.
+
+    check_images: look for the images, by a listing of each folder; image_root: folder of relative URIs.
+    """
+    hashes, sizes, lacks = [], [], []
+    n_left, listing = manifest.n_pairs if limit is None else limit, Listing()
+    columns = ["pair_id", "source_box_xyxy", "target_box_xyxy", *(_URIS if check_images else ())]
+    for window in manifest.windows(columns, _WINDOW_ROWS):
         rows = window.rows.slice(0, n_left)
         n_left -= rows.num_rows
         hashes.append(_hashes(rows["pair_id"]))
         sizes.append(np.stack([box_sides_px(rows[f"{side}_box_xyxy"]) for side in ("source", "target")]))
+        lacks.append(np.zeros(rows.num_rows, bool))
+        for name in _URIS if check_images else ():
+            uris = rows[name].to_pylist()
+            lacks[-1] |= [uri is not None and not listing.has(storage.resolve(uri, image_root)) for uri in uris]
         if not n_left:
             break
     if not hashes:
@@ -57,7 +73,13 @@ def index_pairs(manifest: Manifest, limit: int | None) -> PairIndex:
     if (np.diff(of_pair[order]) == 0).any():
         raise ValueError(f"{manifest.uri}: a pair_id occurs more than once")
     source, target = np.concatenate(sizes, axis=1).astype(np.float32)
-    return PairIndex(hashes=of_pair[order], order=order, source_size_px=source, target_size_px=target)
+    return PairIndex(
+        hashes=of_pair[order],
+        order=order,
+        source_size_px=source,
+        target_size_px=target,
+        lacks_image=np.concatenate(lacks),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +91,7 @@ class ChosenRows:
     row: Int32[np.ndarray, "2 p"]
     """Its place in the part."""
     reasons: Mapping[str, int]
-    """The number of these rows by reason, 'ok' or 'stage: kind' of an error."""
+    """The number of these rows by reason: 'ok', 'stage: kind' of an error, or 'an image is not there any more'."""
 
     def of_part(
         self, number: int, direction: Int64[np.ndarray, " n"], place: Int64[np.ndarray, " n"], first_row: int
@@ -110,7 +132,10 @@ def choose_rows(sizes: Mapping[str, int], index: PairIndex, fingerprint: str) ->
         to, at = to[better], at[better]
         part[to, at], row[to, at] = number, by_worth[better]
         is_ok[to, at], attempt[to, at], reason[to, at] = ok[better], attempts[better], reasons[better]
+    names.append("an image is not there any more")
+    reason[:, index.lacks_image] = len(names) - 1
     counted = Counter(reason[part >= 0].tolist())
+    part[:, index.lacks_image] = _NONE
     return ChosenRows(part=part, row=row, reasons=dict(sorted((names[k], n) for k, n in counted.items())))
 
 

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from pipeline.datasets.common.image_frames import fit_to_images
 from pipeline.datasets.common.interface import Note, PairRow, Rejected
 from pipeline.io import storage
+from pipeline.io.listing import Listing
 from pipeline.io.uri_field import on_the_web
 from schemas.pairs import PAIRS
 
@@ -79,7 +80,7 @@ def write_manifest(
 
 def _usable(items: Iterable[PairRow | Rejected | Note], summary: Summary, skip_errors: bool) -> Iterator[PairRow]:
     pair_ids: set[str] = set()
-    listing = _Listing()
+    listing = Listing()
     for item in items:
         if isinstance(item, Note):
             summary.notes[item.what] += item.count
@@ -104,7 +105,7 @@ def _usable(items: Iterable[PairRow | Rejected | Note], summary: Summary, skip_e
     summary.unchecked_images = sum(map(on_the_web, summary.images))
 
 
-def _checked(row: PairRow, pair_ids: set[str], listing: "_Listing") -> PairRow | Rejected:
+def _checked(row: PairRow, pair_ids: set[str], listing: Listing) -> PairRow | Rejected:
     """The row, or a Rejected one if its id occurred before or an image is missing."""
     if row.pair_id in pair_ids:
         reason, detail = "duplicate pair id", f"pair_id {row.pair_id} was there before"
@@ -115,21 +116,6 @@ def _checked(row: PairRow, pair_ids: set[str], listing: "_Listing") -> PairRow |
     else:
         return row
     return Rejected(pair=row.pair_id, where=row.where, reason=reason, detail=detail)
-
-
-class _Listing:
-    """Whether images exist, by one listing of each folder."""
-
-    def __init__(self) -> None:
-        self._names: dict[str, set[str]] = {}
-
-    def has(self, uri: str) -> bool:
-        if on_the_web(uri):
-            return True
-        folder, _, name = uri.rpartition("/")
-        if folder not in self._names:
-            self._names[folder] = storage.file_names(folder or "/")
-        return name in self._names[folder]
 
 
 def _record(row: PairRow, dataset: str, written_uri: Callable[[str], str]) -> dict[str, Any]:

@@ -103,8 +103,9 @@ def test_points_of_the_target_stay_the_target(tmp_path: Path):
 def run_of(folder: Path, rows: list[dict[str, Any]], pairs: list[dict[str, Any]], **config: Any) -> tuple[str, str]:
     """A finished run of these MATCHES rows, one part each, and its manifest."""
     manifest = write_pairs(folder / "p.parquet", pairs)
+    root = config.pop("image_root", None)
     description = run_description(manifest, outputs=["keypoints", "confidence", "cycle"], **config)
-    run = open_run(str(folder / "r"), {**description, "matcher_fingerprint": "own"})
+    run = open_run(str(folder / "r"), {**description, "matcher_fingerprint": "own", "image_root": root})
     for row in rows:
         write_part(run.out, match_rows({"query_hw": [40, 40], "reference_hw": [40, 40], **row}))
     finish(run, manifest)
@@ -263,6 +264,25 @@ def test_agreement_with_a_second_run_is_looked_up_in_whatever_parts_it_is(tmp_pa
     labelled = {row["pair_id"] for row in rows_of(labels)}
     assert len(labelled) > 100
     assert not labelled & {f"pair-{n:05}" for n in range(70, 150)}
+
+
+def test_pairs_whose_images_are_gone_are_counted_if_they_are_looked_for(tmp_path: Path):
+    (tmp_path / "images").mkdir()
+    for name in ("there.png", "too.png"):
+        (tmp_path / "images" / name).touch()
+    images = {"a": ("there.png", "too.png"), "b": ("there.png", "gone.png"), "c": ("http://x/y.png", "too.png")}
+    pairs = [pair_row(name, source_uri=source, target_uri=target) for name, (source, target) in images.items()]
+    rows = [{"pair_id": name, **POINTS, "point_confidence": [0.9, 0.9, 0.9]} for name in images]
+    run, manifest = run_of(tmp_path, rows, pairs, image_root=str(tmp_path / "images"))
+    options: dict[str, Any] = {"rules": Rules(precision=0.8), "calibration_uri": calibration(tmp_path)}
+    out = str(tmp_path / "l.parquet")
+
+    list(make_labels(out, manifest, run, **options))
+    assert len(rows_of(out)) == 3
+    lines = list(make_labels(out, manifest, run, **options, check_images=True))
+    assert [row["pair_id"] for row in rows_of(out)] == ["a", "c"]
+    assert any("1 pairs without labels: an image is not there any more" in line for line in lines)
+    assert read_provenance(out)["n_labels"] == 6
 
 
 def test_runs_and_calibrations_that_do_not_fit_are_refused(tmp_path: Path):
