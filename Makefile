@@ -17,7 +17,7 @@ demo: $(VENV)/installed  ## the main job on photographs with a known answer, on 
 	$(BIN)/python -m jobs.demo --out demo
 
 docs: $(VENV)/installed  ## the documentation as a site in site/, without the network; a dead link is an error
-	$(BIN)/python -m mkdocs build --strict --clean
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --clean
 
 test: $(VENV)/installed lint  ## what must pass
 	$(PYTEST) -m "not long"
