@@ -44,7 +44,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> dict[Path, _Links]:
     """The pages of the built site."""
     folder = tmp_path_factory.mktemp("docs") / "site"
     built = subprocess.run(
-        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)],
+        # not --quiet: it would silence the warnings before --strict counts them
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)],
         cwd=ROOT,
         env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
         capture_output=True,
