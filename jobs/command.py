@@ -34,6 +34,11 @@ def _split(arguments: Sequence[str]) -> tuple[str, ...]:
     return tuple(name for argument in arguments for name in argument.split(",") if name)
 
 
+def _workers(word: str) -> tuple[int, int]:
+    least, _, most = word.partition(",")
+    return int(least), int(most or least)
+
+
 Names = Annotated[
     tuple[str, ...],
     tyro.constructors.PrimitiveConstructorSpec(
@@ -53,6 +58,17 @@ MatcherName = Annotated[
     tyro.conf.arg(help=HELP),
 ]
 """A matcher's name, as nemf.load_matcher takes it: possibly the path or URI of a checkpoint folder."""
+Workers = Annotated[
+    tuple[int, int],
+    tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="N|MIN,MAX",
+        instance_from_str=lambda words: _workers(words[0]),
+        is_instance=lambda instance: isinstance(instance, tuple),
+        str_from_instance=lambda instance: [f"{instance[0]},{instance[1]}"],
+    ),
+]
+"""Number of processes, at least and at most; a single number is both."""
 
 _POSITIONAL = get_args(tyro.conf.Positional[str])[1]
 _StorageOptions = Annotated[

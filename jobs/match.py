@@ -20,7 +20,7 @@ import pyarrow as pa
 import tyro
 
 import nemf
-from jobs.command import MatcherName, Names, OverBudgetError, as_json, run_command
+from jobs.command import MatcherName, Names, OverBudgetError, Workers, as_json, run_command
 from nemf.io.redact import redacted
 from pipeline.io.manifest import Manifest
 from pipeline.io.uri_allowlist import check_prefixes
@@ -35,23 +35,6 @@ from schemas.matches import directions_of
 
 _LONGEST_TIMEOUT = 1e6
 """Maximum of --answer-timeout in seconds; Python's clocks overflow at some thousand years."""
-
-Workers = Annotated[
-    tuple[int, int],
-    tyro.constructors.PrimitiveConstructorSpec(
-        nargs=1,
-        metavar="N|MIN,MAX",
-        instance_from_str=lambda words: _workers(words[0]),
-        is_instance=lambda instance: isinstance(instance, tuple),
-        str_from_instance=lambda instance: [f"{instance[0]},{instance[1]}"],
-    ),
-]
-"""Number of processes, at least and at most; a single number is both."""
-
-
-def _workers(word: str) -> tuple[int, int]:
-    least, _, most = word.partition(",")
-    return int(least), int(most or least)
 
 
 @dataclass(frozen=True, kw_only=True)

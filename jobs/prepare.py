@@ -14,7 +14,7 @@ animal-pose and photographs write the images in their tables to files.
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, make_dataclass, replace
 from functools import partial
 from itertools import pairwise
@@ -23,13 +23,15 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from jobs.command import BAD_INPUT, flag_of, run_command
+from jobs.command import BAD_INPUT, MatcherName, Workers, flag_of, run_command
 from jobs.output import ending_quietly
-from pipeline.datasets.common.interface import DatasetOptions
+from pipeline.datasets.common.interface import DatasetOptions, Note, PairRow, Rejected, UnpairedOptions
 from pipeline.datasets.common.writer import Summary, write_manifest
 from pipeline.datasets.registry import BUILT_IN, load_dataset, summaries
 from pipeline.io import storage
-from pipeline.io.uri_field import is_relative, uri_fields, uris_of, with_absolute_uris
+from pipeline.io.uri_field import LocalPath, is_relative, uri_fields, uris_of, with_absolute_uris
+from pipeline.pairing.options import PairingOptions
+from pipeline.pairing.propose import with_proposed_pairs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,9 +51,24 @@ class Config(DatasetOptions):
     are read when matches are scored, stay absolute."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Neighbours(PairingOptions):
+    """PairingOptions as flags, for data sets that may have images without pairs; all are of --pairing neighbours."""
+
+    matcher: MatcherName = PairingOptions.matcher
+    backbone_weights: LocalPath | None = None
+    """Local safetensors file of weights, as timm or torchvision publish them; default: the library's own."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Device that computes features; auto: GPUs if the cluster has any."""
+    workers: Annotated[Workers | None, tyro.conf.arg(metavar="N|MIN,MAX")] = None
+    """Number of processes that compute features, or their least and largest number; default: one per core, or GPU."""
+
+
 def config_type(dataset: str) -> type[Config]:
     """Config with the options of a data set. Raises ValueError if there is no such data set."""
-    return make_dataclass("Config", [], bases=(Config, load_dataset(dataset).options), frozen=True, kw_only=True)
+    options = load_dataset(dataset).options
+    pairing = (Neighbours,) if issubclass(options, UnpairedOptions) else ()
+    return make_dataclass("Config", [], bases=(Config, *pairing, options), frozen=True, kw_only=True)
 
 
 def make_config(dataset: str, **options: Any) -> Config:
@@ -68,7 +85,7 @@ def run(config: Config) -> str:
     _check_out(config)
     try:
         summary = write_manifest(
-            load_dataset(config.dataset).pairs(config),
+            _pairs(config),
             config.out,
             dataset=config.dataset,
             skip_errors=config.on_error == "skip",
@@ -85,6 +102,17 @@ def run(config: Config) -> str:
     if config.relative_uris and (outside := sum(_relative(uri, config) == uri for uri in summary.images)):
         print(f"kept absolute: {outside:,} images, which are not below {config.image_root}")
     return config.out
+
+
+def _pairs(config: Config) -> Iterator[PairRow | Rejected | Note]:
+    """What the data set yields, and pairs of its unpaired images."""
+    items = load_dataset(config.dataset).pairs(config)
+    options = {
+        field.name: getattr(config, field.name) for field in fields(PairingOptions) if hasattr(config, field.name)
+    }
+    pairing = PairingOptions(**options)
+    pairing.check()
+    return with_proposed_pairs(items, pairing)
 
 
 def _with_files_below_root(config: Config) -> Config:

@@ -162,6 +162,18 @@ def distinctness_of(matcher: Matcher, rgb: RGB) -> np.ndarray | None:
     return None if measure is None else measure(rgb)
 
 
+@runtime_checkable
+class ImageEmbedder(Protocol):
+    """A matcher that can also tell which images look alike; not every matcher can."""
+
+    def embed(self, images: Iterable[np.ndarray]) -> Iterable[Float32[np.ndarray, " c"]]:
+        """One vector for each image, (H, W, 3) uint8, in order; it depends on that image alone.
+
+        Images that look alike have vectors of a small angle; their lengths mean nothing.
+        """
+        ...
+
+
 def as_rgb(image: np.ndarray | Tensor | Image.Image, what: str) -> RGB:
     """The image as an (H, W, 3) uint8 array; ValueError naming `what` if it is something else."""
     if isinstance(image, Image.Image):

@@ -6,7 +6,7 @@ it; its match is where the cosine with the reference's features, interpolated to
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from nemf.matchers.feature_cache import FeatureCache
 from nemf.matchers.table import COMMON_OPTIONS
 from nemf.model.backbone import Backbone, load_backbone
 from nemf.model.descriptors import Descriptors
+from nemf.model.pooling import generalised_mean
 from nemf.options import parse_options
 
 READOUTS = ("argmax", "soft-argmax")
@@ -137,11 +138,22 @@ class NearestNeighbourMatcher(Matcher):
     @torch.inference_mode()
     def encode(self, rgb: RGB) -> Float[Tensor, "c h w"]:
         """Unit feature vectors of the image's cells. One image at a time, so that its batch cannot change them."""
-        squashed = Image.fromarray(rgb).resize((self.image_size, self.image_size), Image.Resampling.BILINEAR)
-        image = torch.from_numpy(np.array(squashed)).to(self.device).permute(2, 0, 1)[None] / 255
-        features = self.backbone((image - self.backbone.mean) / self.backbone.std)[self.level]
+        features = self._maps(rgb)[self.level]
         cells = F.interpolate(features, self.cells_hw, mode="bilinear", align_corners=False)
         return F.normalize(cells[0], dim=0)
+
+    def embed(self, images: Iterable[RGB]) -> Iterator[Float32[np.ndarray, " c"]]:
+        """The backbone's deepest map, pooled; see nemf.matcher.ImageEmbedder."""
+        for rgb in images:
+            with torch.inference_mode():
+                pooled = generalised_mean(self._maps(rgb)[-1])
+            yield pooled[0].float().cpu().numpy()
+
+    def _maps(self, rgb: RGB) -> list[Tensor]:
+        """The backbone's maps (1, c, h, w) of the image squashed to its size."""
+        squashed = Image.fromarray(rgb).resize((self.image_size, self.image_size), Image.Resampling.BILINEAR)
+        image = torch.from_numpy(np.array(squashed)).to(self.device).permute(2, 0, 1)[None] / 255
+        return self.backbone((image - self.backbone.mean) / self.backbone.std)
 
     @torch.inference_mode()
     def _match(self, pair: ImagePair, query: Tensor, reference: Tensor) -> Match:

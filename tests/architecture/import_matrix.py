@@ -22,6 +22,7 @@ ROOMS = (
     "evaluation",
     "training",
     "pseudo_labels",
+    "pairing",
     "report",
     "jobs",
 )

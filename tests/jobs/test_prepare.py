@@ -8,6 +8,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import skimage.data
 from PIL import Image
 
 from jobs import submit
@@ -200,7 +201,9 @@ def test_errors_end_the_job_or_are_left_out(images, tmp_path, capsys):
             (),
             f"'spare'; there are: {', '.join(BUILT_IN)}",
         ),
-        ("folder", ("--seed", "3"), "--seed means nothing to folder, which reads: --pairing"),
+        ("folder", ("--split", "x"), "--split means nothing to folder, which reads: --address"),
+        ("folder", ("--pairing", "neighbours", "--neighbours", "-2"), "--neighbours must be at least 0; got -2"),
+        ("folder", ("--pairing", "neighbours", "--matcher", "nosuch"), "there is no matcher 'nosuch'"),
         ("photographs", ("--seed", "3"), "--seed means nothing to photographs, which reads: only --root and --out"),
         (
             "coco",
@@ -252,6 +255,29 @@ def test_help_lists_the_data_sets_and_describes_the_one_that_is_named(capsys):
     text = capsys.readouterr().out
     assert "PF-PASCAL: lists of pairs as CSV" in text
     assert "The list of training pairs, path or URI." in text
+
+
+def test_images_are_paired_with_those_that_look_like_them(tmp_path, capfd):
+    folder, out = tmp_path / "photos", tmp_path / "pairs.parquet"
+    for name in ("coffee", "chelsea", "rocket"):
+        photograph = Image.fromarray(getattr(skimage.data, name)()).resize((120, 80))
+        for breed, image in {
+            "plain": photograph,
+            "turned": photograph.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
+        }.items():
+            (folder / breed).mkdir(parents=True, exist_ok=True)
+            image.save(folder / breed / f"{name}.png")
+    (folder / "plain" / "broken.jpg").write_bytes(b"\xff\xd8\xff broken")
+    flags = ("--pairing", "neighbours", "--category-folders", "--neighbours", "0", "--neighbours-across", "1")
+
+    assert prepare(out, "folder", folder, *flags, "--workers", "1", "--device", "cpu") == 0
+
+    table = pd.read_parquet(out)
+    names = [{Path(source).name, Path(target).name} for source, target in zip(table.source_uri, table.target_uri, strict=True)]
+    assert names == [{"chelsea.png"}, {"coffee.png"}, {"rocket.png"}]
+    assert table["level"].tolist() == ["across categories"] * 3
+    assert all({row.category, row.target_category} == {"plain", "turned"} for row in table.itertuples())
+    assert "left out: 1 x image that cannot be read (decode: corrupt)" in capfd.readouterr().out
 
 
 def test_the_options_of_a_data_set_have_their_defaults():

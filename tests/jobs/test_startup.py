@@ -12,7 +12,7 @@ from pipeline.datasets.registry import BUILT_IN
 from pipeline.runs.folder import open_run
 from pipeline.runs.parts import write_part
 
-HEAVY = ["torch", "torchvision", "timm", "kornia", "ray", "matplotlib", "scipy", "skimage", "tensorboard"]
+HEAVY = ["torch", "torchvision", "timm", "kornia", "ray", "matplotlib", "scipy", "skimage", "tensorboard", "faiss"]
 RUN_EACH = """
 import contextlib, io, json, sys
 from jobs import cli

@@ -49,6 +49,11 @@ class SplitOptions(DatasetOptions):
     """Split to read; may be left out where there is only one."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class UnpairedOptions(DatasetOptions):
+    """The options of a data set that may yield images without pairs; `nemf prepare` adds how it is to pair them."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PairRow:
     """One row of PAIRS, whose columns the fields are (schemas.pairs). URIs are absolute."""
@@ -96,6 +101,19 @@ class PairRow:
     source_stated_wh: tuple[int, int] | None = None
     """Width and height of the source image as the annotation states them; no column of PAIRS."""
     target_stated_wh: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnpairedImage:
+    """An image that is to be paired with others that look like it, see pipeline.pairing."""
+
+    where: str
+    image_id: str
+    """Id of the image, unique in the data set; those of two images make a pair_id."""
+    uri: str
+    """Absolute URI."""
+    category: str | None = None
+    split: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

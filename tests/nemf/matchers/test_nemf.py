@@ -262,3 +262,14 @@ def test_callers_may_be_in_inference_mode(matcher: NemfMatcher):
     with torch.inference_mode():
         actual = next(matcher.match_batch([pair(query_xy_px=POINTS)]))
     assert same(actual, next(matcher.match_batch([pair(query_xy_px=POINTS)])))
+
+
+def test_the_vector_of_an_image_is_its_deepest_map_pooled_whatever_comes_with_it(matcher: NemfMatcher):
+    images = [noise(24, 40, seed=seed) for seed in range(3)]
+    vectors = list(matcher.embed(images))
+    squashed = matcher._squash(images[1])[None]
+    with torch.no_grad():
+        deepest = matcher.model.backbone(squashed)[-1][0]
+    assert np.allclose(vectors[1], deepest.clamp(min=0).pow(3).mean(dim=(1, 2)).pow(1 / 3).numpy(), atol=1e-5)
+    (alone,) = matcher.embed(iter(images[1:2]))
+    assert np.array_equal(vectors[1], alone)

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.datasets import folder
-from pipeline.datasets.common.interface import PairRow, Rejected
+from pipeline.datasets.common.interface import PairRow, Rejected, UnpairedImage
 from pipeline.io import image_formats
 from pipeline.io.image_formats import readable_suffixes
 
@@ -16,8 +16,8 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def read(root: Path, pairing: str) -> list[PairRow | Rejected]:
-    return list(folder.pairs(folder.Options(root=str(root), out="pairs.parquet", pairing=pairing)))
+def read(root: Path, pairing: str, **options: bool) -> list[PairRow | Rejected | UnpairedImage]:
+    return list(folder.pairs(folder.Options(root=str(root), out="pairs.parquet", pairing=pairing, **options)))
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,9 @@ def test_a_text_file_of_pairs(root):
 
 
 def test_what_cannot_be_paired(root, tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"--pairing takes all, sequential, star or a text file.*circle"):
+    with pytest.raises(
+        FileNotFoundError, match=r"--pairing takes all, sequential, star, neighbours or a text file.*circle"
+    ):
         read(root, "circle")
     with pytest.raises(ValueError, match=r"has 0 images"):
         read(tmp_path / "nowhere", "all")
@@ -102,3 +104,44 @@ def test_images_in_folders_below_alone_are_said_not_to_be_searched(tmp_path: Pat
     (tmp_path / "pairs.txt").write_text("db/a.png query/a.png\n")
     (row,) = read(tmp_path, str(tmp_path / "pairs.txt"))
     assert row.source_uri == f"{tmp_path}/db/a.png"
+
+
+@pytest.fixture
+def categories(tmp_path: Path) -> Path:
+    for name in ("cat/b.png", "cat/a.png", "dog/a.png", "dog/notes.txt", "dog/more/c.png", "lone/d.png", "e.png"):
+        (tmp_path / "sorted" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "sorted" / name).touch()
+    return tmp_path / "sorted"
+
+
+def test_neighbours_are_left_to_be_paired(root):
+    left_out, *images = read(root, "neighbours")
+    assert left_out.pair == "notes.txt"
+    assert images == [
+        UnpairedImage(where=str(root), image_id=name, uri=f"{root}/{name}") for name in ("a.jpg", "b.JPEG", "c.png")
+    ]
+
+
+def test_folders_are_categories(categories):
+    items = read(categories, "all", category_folders=True)
+    assert [(item.pair, item.reason) for item in items if isinstance(item, Rejected)] == [
+        ("e.png", "file in no folder"),
+        ("notes.txt", ".txt file, no image that is read"),
+        ("more/", "folder below, not searched"),
+    ]
+    (row,) = (item for item in items if isinstance(item, PairRow))
+    assert (row.pair_id, row.category, row.source_uri) == ("cat/a.png:cat/b.png", "cat", f"{categories}/cat/a.png")
+    images = [item for item in read(categories, "neighbours", category_folders=True) if isinstance(item, UnpairedImage)]
+    assert [(image.image_id, image.category) for image in images] == [
+        *(("cat/a.png", "cat"), ("cat/b.png", "cat")),
+        *(("dog/a.png", "dog"), ("lone/d.png", "lone")),
+    ]
+
+
+def test_a_pair_needs_two_images_of_a_category_or_neighbours_across(categories, root):
+    (categories / "cat" / "b.png").unlink()
+    with pytest.raises(ValueError, match=r"has 3 images in folders below .*a pair needs two of one category"):
+        read(categories, "star", category_folders=True)
+    assert len(read(categories, "neighbours", category_folders=True)) == 3 + 3
+    with pytest.raises(ValueError, match=r"--category-folders is for the rules"):
+        read(root, str(root / "notes.txt"), category_folders=True)
