@@ -40,7 +40,7 @@ def test_rooms_import_no_module_of_the_same_floor(matrix: dict[tuple[str, str], 
         ("io", "visualization"),
         ("datasets", "runs", "cluster"),
         ("matching", "evaluation"),
-        ("training", "pseudo_labels"),
+        ("training", "pseudo_labels", "pairing"),
     ]
 
     assert [(a, b) for floor in siblings for a in floor for b in floor if matrix.get((a, b))] == []

@@ -273,7 +273,10 @@ def test_images_are_paired_with_those_that_look_like_them(tmp_path, capfd):
     assert prepare(out, "folder", folder, *flags, "--workers", "1", "--device", "cpu") == 0
 
     table = pd.read_parquet(out)
-    names = [{Path(source).name, Path(target).name} for source, target in zip(table.source_uri, table.target_uri, strict=True)]
+    names = [
+        {Path(source).name, Path(target).name}
+        for source, target in zip(table.source_uri, table.target_uri, strict=True)
+    ]
     assert names == [{"chelsea.png"}, {"coffee.png"}, {"rocket.png"}]
     assert table["level"].tolist() == ["across categories"] * 3
     assert all({row.category, row.target_category} == {"plain", "turned"} for row in table.itertuples())
