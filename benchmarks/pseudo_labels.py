@@ -113,13 +113,16 @@ def make_run(folder: Path, n_pairs: int, n_points: int, part_pairs: int) -> tupl
         of_part = ids.slice(first, part_pairs)
         write_part(run.out, _rows(of_part, n_points, rng))
     run.finish(run.count(ids, None))
-    share = {"values": [0, 1], "ranks": [0, 1], "weights": [1, 0, 0, 0, 0], "missing": 0}
-    none = {**share, "weights": [0] * 5}
+    knots = np.arange(1, 1000) / 1000
+    odds = np.log(knots / (1 - knots))
+    ranks = (odds / odds[-1] + 1) / 2
+    share = {"values": knots.tolist(), "ranks": ranks.tolist(), "weights": [2 * odds[-1], 0, 0, 0, 0], "missing": 0}
+    none = {"values": [0, 1], "ranks": [0, 1], "weights": [0] * 5, "missing": 0}
     calibration = {
         **{"format": FORMAT, "version": VERSION, "matcher": "made-up", "matcher_fingerprint": "own"},
         **{"protocol": "spair", "alpha": 0.1, "made_on": {}, "quality": {}},
         "signals": {"confidence": share, "cycle": none, "neighbours": none, "pair": none},
-        **{"scores": [0, 1], "probabilities": [0, 1]},
+        "intercept": -odds[-1],
     }
     (folder / "calibration.json").write_text(json.dumps(calibration))
     return str(manifest), run_folder, str(folder / "calibration.json")

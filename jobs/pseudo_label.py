@@ -4,8 +4,8 @@
 
 Writes a PAIRS manifest with the matched points as keypoints and a probability for each, which train, evaluate, match
 and all else read. The precision is the one that the calibration expects: the mean probability of all labels kept.
-Killed and run again, it goes on; the manifest is there whole or not at all. Cost: some ten thousand pairs of 16 points
-a second on two cores; docs/pseudo-labels.md.
+Killed and run again, it goes on; the manifest is there whole or not at all. Cost: a second of a core for some
+seven thousand pairs of 16 points; docs/pseudo-labels.md.
 """
 
 import sys

@@ -1,8 +1,8 @@
 """From signals to the probability that a match is right: a small model, kept as a JSON file that numpy alone reads.
 
 Each signal becomes its rank among those the calibration was made on, 0..1, and its share of the score is a piecewise
-linear function of the rank. The probability is a rising, piecewise linear function of the score, the sum of the shares.
-A point that lacks a signal gets the signal's share for missing ones. Probabilities are whole multiples of
+linear function of the rank. The probability is the logistic function of the score, the sum of the shares and an
+intercept. A point that lacks a signal gets the signal's share for missing ones. Probabilities are whole multiples of
 1 / PROBABILITY_STEPS, so that sums of them are exact.
 
 "Right" is an error of at most `alpha` T under a protocol of pipeline.evaluation.protocols; the file names both.
@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import scipy.special
 from jaxtyping import Float64, Int64
 
 from pipeline.io import storage
@@ -58,10 +59,7 @@ class Calibration:
     alpha: float
     protocol: str
     signals: Mapping[str, SignalShare]
-    scores: tuple[float, ...]
-    """Scores, rising."""
-    probabilities: tuple[float, ...]
-    """The probability at each of them, rising or equal, 0..1."""
+    intercept: float
     made_on: Mapping[str, Any]
     """What it was made on: manifest, digest, data sets, numbers of pairs, images and points."""
     quality: Mapping[str, Any]
@@ -79,7 +77,7 @@ class Calibration:
     def score(self, values: SignalValues) -> Float64[np.ndarray, " n"]:
         """The score of each point; the signals it judges by must be among `values`."""
         n_points = len(next(iter(values.values())))
-        score = np.zeros(n_points)
+        score = np.full(n_points, self.intercept)
         for name, share in self.signals.items():
             for feature, weight in zip(share.features(values[name]).T, (*share.weights, share.missing), strict=True):
                 score += weight * feature
@@ -87,7 +85,7 @@ class Calibration:
 
     def probability_steps(self, values: SignalValues) -> Int64[np.ndarray, " n"]:
         """The probability that each point is right, in units of 1 / PROBABILITY_STEPS."""
-        probability = np.interp(self.score(values), self.scores, self.probabilities)
+        probability = scipy.special.expit(self.score(values))
         return np.rint(probability * PROBABILITY_STEPS).astype(np.int64)
 
     def as_json(self) -> str:
@@ -139,8 +137,6 @@ def from_json(content: bytes | str) -> Calibration:
         raise ValueError(f"signals are {', '.join(SIGNALS)}; got {', '.join(map(repr, unknown))}")
     if not shares:
         raise ValueError("it judges by no signal")
-    scores, probabilities = _numbers(fields, "scores"), _numbers(fields, "probabilities")
-    _check_curve("scores", scores, "probabilities", probabilities)
     alpha = _number(fields, "alpha")
     if not 0 < alpha <= 1:
         raise ValueError(f"alpha must be above 0 and at most 1; got {alpha}")
@@ -150,8 +146,7 @@ def from_json(content: bytes | str) -> Calibration:
         protocol=_text(fields, "protocol"),
         alpha=alpha,
         signals={name: _share(name, _mapping(shares[name], name)) for name in SIGNALS if name in shares},
-        scores=scores,
-        probabilities=probabilities,
+        intercept=_number(fields, "intercept"),
         made_on=_mapping(fields.get("made_on"), "made_on"),
         quality=_mapping(fields.get("quality"), "quality"),
     )

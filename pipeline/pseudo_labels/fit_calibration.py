@@ -1,4 +1,4 @@
-"""Making a calibration: logistic regression on the ranks of the signals, then a rising curve through the scores.
+"""Making a calibration: logistic regression on the ranks of the signals.
 
 The numbers about its quality are cross-fitted: no image judges itself. Images are dealt into FOLDS by a hash of their
 URI; a pair is judged by a model of the pairs that have no image in either fold of its own two. The calibration that is
@@ -26,8 +26,9 @@ MIN_POINTS = 200
 """Fewest points, and RIGHT_AND_WRONG fewest right and fewest wrong ones, that a calibration is made of."""
 RIGHT_AND_WRONG = 20
 _QUANTILES = 33
-_MAX_BINS = 30
-_MIN_BIN_POINTS = 50
+_WEAK = 10.0
+"""Inverse weight of the penalty on the weights. Chosen on halves of Animal-Pose's validation images, where C = 1 is too
+timid by .03 at a precision of .8, and isotonic regression behind it too bold by .09 at .9."""
 
 
 def fit_calibration(values: SignalValues, correct: Bool[np.ndarray, " n"], **described: Any) -> Calibration:
@@ -36,7 +37,6 @@ def fit_calibration(values: SignalValues, correct: Bool[np.ndarray, " n"], **des
     Raises ValueError for too few points, or too few right or wrong ones.
     """
     # scikit-learn takes a second to import
-    from sklearn.isotonic import IsotonicRegression
     from sklearn.linear_model import LogisticRegression
 
     n_right, n_points = int(correct.sum()), len(correct)
@@ -47,7 +47,7 @@ def fit_calibration(values: SignalValues, correct: Bool[np.ndarray, " n"], **des
         )
     curves = {name: _rank_curve(signal) for name, signal in values.items()}
     features = np.concatenate([signal_features(values[name], *curve) for name, curve in curves.items()], axis=1)
-    model = LogisticRegression(C=1.0, max_iter=1000, tol=1e-6).fit(features, correct)
+    model = LogisticRegression(C=_WEAK, max_iter=1000, tol=1e-6).fit(features, correct)
     weights, shares = model.coef_[0].reshape(len(curves), len(BENDS) + 1), {}
     for (name, (knots, ranks)), of_signal in zip(curves.items(), weights, strict=True):
         shares[name] = SignalShare(
@@ -56,22 +56,7 @@ def fit_calibration(values: SignalValues, correct: Bool[np.ndarray, " n"], **des
             weights=tuple(of_signal[:-1].tolist()),
             missing=float(of_signal[-1]),
         )
-    scores = features @ model.coef_[0]
-    # bins of equally many points, of which scores that are equal share one
-    order = np.argsort(scores, kind="stable")
-    n_bins = min(_MAX_BINS, n_points // _MIN_BIN_POINTS)
-    bins = np.array_split(order, n_bins)
-    at = np.array([scores[points].mean() for points in bins])
-    # a pseudo-point of either kind in each bin keeps probabilities off 0 and 1
-    share_right = np.array([(correct[points].sum() + 0.5) / (len(points) + 1) for points in bins])
-    at, first = np.unique(at, return_index=True)
-    rising = IsotonicRegression().fit(at, share_right[first]).predict(at)
-    return Calibration(
-        signals=shares,
-        scores=tuple(at.tolist()),
-        probabilities=tuple(np.clip(rising, 0, 1).tolist()),
-        **described,
-    )
+    return Calibration(signals=shares, intercept=float(model.intercept_[0]), **described)
 
 
 def cross_fitted_probability(

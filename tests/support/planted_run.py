@@ -13,6 +13,7 @@ from pipeline.runs.parts import write_part
 
 N_POINTS = 8
 SIDE_PX = 100
+LOG_ODDS = float(np.log(999))
 
 
 def plant_run(
@@ -72,6 +73,21 @@ def plant_run(
     if finished:
         finish(run, manifest)
     return run.out, manifest
+
+
+def identity_share() -> dict[str, Any]:
+    """The share of a signal in a calibration's file with which, and intercept -LOG_ODDS, the signal is the probability.
+
+    Exactly so at multiples of .001 from .001 to .999.
+    """
+    knots = np.arange(1, 1000) / 1000
+    ranks = (np.log(knots / (1 - knots)) / LOG_ODDS + 1) / 2
+    return {
+        "values": knots.tolist(),
+        "ranks": ranks.clip(0, 1).tolist(),
+        "weights": [2 * LOG_ODDS, 0, 0, 0, 0],
+        "missing": 0,
+    }
 
 
 def finish(run: Run, manifest: str) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from make import match_rows, pair_row, run_description, write_pairs
-from planted_run import N_POINTS, finish, plant_run, rows_of
+from planted_run import LOG_ODDS, N_POINTS, finish, identity_share, plant_run, rows_of
 
 from pipeline.pseudo_labels import scored_parts
 from pipeline.pseudo_labels.labels import labelled_tables, read_provenance
@@ -22,11 +22,10 @@ from pipeline.runs.parts import list_parts, write_part
 
 def calibration(folder: Path, **changes: Any) -> str:
     """A calibration whose probability is the confidence."""
-    ranks = {"values": [0, 1], "ranks": [0, 1], "weights": [1, 0, 0, 0, 0], "missing": 0}
     content = {
         **{"format": "nemf calibration", "version": 1, "matcher": "planted", "matcher_fingerprint": "own"},
         **{"protocol": "spair", "alpha": 0.1, "made_on": {"n_pairs": 7}, "quality": {}},
-        **{"signals": {"confidence": ranks}, "scores": [0, 1], "probabilities": [0, 1], **changes},
+        **{"signals": {"confidence": identity_share()}, "intercept": -LOG_ODDS, **changes},
     }
     file = folder / "calibration.json"
     file.write_text(json.dumps(content))
@@ -233,7 +232,8 @@ def test_what_is_left_of_labels_of_another_calibration_is_not_used(tmp_path: Pat
     with pytest.raises(NoLabelsError):
         label(tmp_path, run, pairs, precision=1)
     assert (tmp_path / "labels.parquet.work").exists()
-    half = calibration(tmp_path, probabilities=[0, 0.5])
+    share = {"values": [0, 1], "ranks": [0, 1], "weights": [0] * 5, "missing": 0}
+    half = calibration(tmp_path, signals={"confidence": share}, intercept=0)
 
     labels = label(tmp_path, run, pairs, min_probability=0, calibration_uri=half)
 
@@ -252,8 +252,8 @@ def test_agreement_with_a_second_run_is_looked_up_in_whatever_parts_it_is(tmp_pa
     write_part(second.out, match_rows(*({"pair_id": f"pair-{n:05}", **failed} for n in range(70, 150))))
     finish(second, pairs)
     # probability 1 where the answers agree within .01, 0 where they do not or there is none
-    share = {"values": [0, 0.01], "ranks": [0, 1], "weights": [-1, 0, 0, 0, 0], "missing": -1}
-    exact = calibration(tmp_path, signals={"agreement": share}, scores=[-1, 0], probabilities=[0, 1])
+    share = {"values": [0, 0.01], "ranks": [0, 1], "weights": [-200, 0, 0, 0, 0], "missing": -200}
+    exact = calibration(tmp_path, signals={"agreement": share}, intercept=100)
 
     with pytest.raises(ValueError, match=r"lacks: agreement \(give a second run with --agree\)"):
         label(tmp_path, run, pairs, min_probability=0.5, calibration_uri=exact)
