@@ -58,8 +58,8 @@ class Config:
     keypoint, near its true match and elsewhere)."""
     points: Annotated[str, tyro.conf.arg(metavar="keypoints|grid:N|salient:N|dense:STRIDE")] = "keypoints"
     """Points of the query to match: the manifest's keypoints, or, in the query's box where the manifest has one, else
-    in the image: grid:N for the centres of N x N cells, salient:N for the N places that the matcher can best tell from
-    the rest of the image, dense:STRIDE for every STRIDE-th pixel; at most 10,000."""
+    in the image: grid:N for the centres of N x N cells, salient:N for the N places that stand out most to the matcher,
+    dense:STRIDE for every STRIDE-th pixel; at most 10,000."""
     direction: Literal["source_to_target", "target_to_source", "both"] = "source_to_target"
     """Whose points are matched: source_to_target takes the source's points and finds them in the target; both gives a
     row for each."""
@@ -217,11 +217,11 @@ def _describe(config: Config, manifest: Manifest) -> dict[str, Any]:
 
     Raises ValueError where the matcher cannot be loaded, or has no descriptors to choose the points by.
     """
-    from nemf.matcher import distinctness_of  # imports torch
+    from nemf.matcher import salience_of  # imports torch
 
     matcher = nemf.load_matcher(config.matcher, backbone_weights=config.backbone_weights, device="cpu")
     points = config.options.points
-    if points.kind == "salient" and distinctness_of(matcher, np.zeros((32, 32, 3), np.uint8)) is None:
+    if points.kind == "salient" and salience_of(matcher, np.zeros((32, 32, 3), np.uint8)) is None:
         raise ValueError(
             f"--points {config.points} needs a matcher with descriptors, and {config.matcher} has none: take grid:N, "
             "or another matcher, such as nemf-small"

@@ -116,11 +116,10 @@ class Matcher(Protocol):
         """
         ...
 
-    def distinctness(self, rgb: RGB) -> Float32[np.ndarray, "h w"] | None:
-        """How well the matcher tells each of h x w cells that tile the image from the rest of the image, finite, the
-        greater the better; from the image alone. Salient points are chosen by it.
+    def salience(self, rgb: RGB) -> Float32[np.ndarray, "h w"] | None:
+        """How much each of h x w cells that tile the image stands out to the matcher, finite, the greater the more.
 
-        None, as here, for a matcher that has no descriptors of an image.
+        From the image alone; salient points are chosen by it. None, as here, for a matcher without descriptors.
         """
         return None
 
@@ -156,9 +155,9 @@ class Matcher(Protocol):
         return match
 
 
-def distinctness_of(matcher: Matcher, rgb: RGB) -> np.ndarray | None:
-    """The matcher's distinctness, unchecked; None also for one that does not subclass Matcher and lacks the method."""
-    measure = getattr(matcher, "distinctness", None)
+def salience_of(matcher: object, rgb: RGB) -> np.ndarray | None:
+    """The salience of a matcher, unchecked; None also for one that does not subclass Matcher and lacks the method."""
+    measure = getattr(matcher, "salience", None)
     return None if measure is None else measure(rgb)
 
 

@@ -23,8 +23,8 @@ from nemf.calibration import Calibration
 from nemf.coordinates import pixel_grid, px_to_norm, rescale_px
 from nemf.matcher import RGB, ImagePair, Match, Matcher
 from nemf.matchers.confidence import POINTS_AT_ONCE, point_mass
-from nemf.matchers.distinctness import distinctness
 from nemf.matchers.feature_cache import FeatureCache
+from nemf.matchers.salience import dissimilarity, length
 from nemf.matchers.table import COMMON_OPTIONS
 from nemf.model.backbone import Backbone, load_backbone
 from nemf.model.descriptors import Descriptors
@@ -131,9 +131,12 @@ class NearestNeighbourMatcher(Matcher):
             (query,), (reference,) = cache.encode([pair.query_rgb, pair.reference_rgb])
             yield self._match(pair, query, reference)
 
-    def distinctness(self, rgb: RGB) -> Float32[np.ndarray, "h w"]:
-        """How well the features tell each cell of the image from the others, see nemf.matchers.distinctness."""
-        return distinctness(self.encode(rgb))
+    @torch.inference_mode()
+    def salience(self, rgb: RGB) -> Float32[np.ndarray, "h w"]:
+        """The length of trained descriptors, else the dissimilarity of the features, see nemf.matchers.salience."""
+        if isinstance(self.backbone, Descriptors) and self.backbone.neck is not None:
+            return length(self.backbone.maps(self._image(rgb))[0][0])
+        return dissimilarity(self.encode(rgb))
 
     @torch.inference_mode()
     def encode(self, rgb: RGB) -> Float[Tensor, "c h w"]:
@@ -151,9 +154,13 @@ class NearestNeighbourMatcher(Matcher):
 
     def _maps(self, rgb: RGB) -> list[Tensor]:
         """The backbone's maps (1, c, h, w) of the image squashed to its size."""
+        return self.backbone(self._image(rgb))
+
+    def _image(self, rgb: RGB) -> Float[Tensor, "1 3 s s"]:
+        """The squashed image, normalised as the backbone wants."""
         squashed = Image.fromarray(rgb).resize((self.image_size, self.image_size), Image.Resampling.BILINEAR)
         image = torch.from_numpy(np.array(squashed)).to(self.device).permute(2, 0, 1)[None] / 255
-        return self.backbone((image - self.backbone.mean) / self.backbone.std)
+        return (image - self.backbone.mean) / self.backbone.std
 
     @torch.inference_mode()
     def _match(self, pair: ImagePair, query: Tensor, reference: Tensor) -> Match:

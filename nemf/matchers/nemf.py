@@ -16,8 +16,8 @@ from nemf.calibration import Calibration
 from nemf.coordinates import norm_to_px, pixel_grid, px_to_norm, rescale_px
 from nemf.matcher import RGB, ImagePair, Match, Matcher, as_points
 from nemf.matchers.confidence import POINTS_AT_ONCE, flow_mass, mass_maps, point_mass
-from nemf.matchers.distinctness import distinctness
 from nemf.matchers.feature_cache import FeatureCache
+from nemf.matchers.salience import dissimilarity, length
 from nemf.matchers.table import COMMON_OPTIONS
 from nemf.model.backbone import tensors_digest
 from nemf.model.descriptors import join
@@ -161,12 +161,14 @@ class NemfMatcher(Matcher):
         return F.pad(stacked, (0, 0, 0, 0, 0, 0, 0, self._encode_batch - len(stacked)))
 
     @torch.no_grad()
-    def distinctness(self, rgb: RGB) -> Float32[np.ndarray, "h w"]:
-        """How well the descriptors tell each cell of the image from the others, see nemf.matchers.distinctness."""
+    def salience(self, rgb: RGB) -> Float32[np.ndarray, "h w"]:
+        """The length of the neck's descriptors, or how unlike those of no neck are, see nemf.matchers.salience."""
         tf32 = self.config.precision != "float32"
         with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=tf32):
             (levels,) = self._features([rgb])
-        return distinctness(F.normalize(join([level[None] for level in levels])[0], dim=0))
+        if self.model.neck is not None:
+            return length(levels[0])
+        return dissimilarity(F.normalize(join([level[None] for level in levels])[0], dim=0))
 
     def _matches(self, encoded: EncodedField, pairs: Sequence[ImagePair]) -> list[Match]:
         if not self.config.flow_nodes:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from nemf.crop import Crop
-from nemf.matcher import RGB, ImagePair, Match, Matcher, Points, distinctness_of
+from nemf.matcher import RGB, ImagePair, Match, Matcher, Points, salience_of
 
 _CODE_VERSION = 2
 
@@ -60,9 +60,9 @@ class ZoomMatcher(Matcher):
         configuration = json.dumps(["zoom", _CODE_VERSION, matcher.fingerprint])
         self.fingerprint = hashlib.sha256(configuration.encode()).hexdigest()[:16]
 
-    def distinctness(self, rgb: RGB) -> np.ndarray | None:
+    def salience(self, rgb: RGB) -> np.ndarray | None:
         """That of the matcher: points are chosen before any look."""
-        return distinctness_of(self.matcher, rgb)
+        return salience_of(self.matcher, rgb)
 
     def match_batch(self, pairs: Sequence[ImagePair]) -> Iterator[Match]:
         firsts = iter(self.matcher.match_batch(pairs))

@@ -31,8 +31,12 @@ class Descriptors(nn.Module):
 
     def forward(self, image: Float[Tensor, "b 3 h w"]) -> list[Tensor]:
         """One map (b, c, h, w), of the size of the shallowest: all maps at unit length, one after the other."""
+        return [join(self.maps(image))]
+
+    def maps(self, image: Float[Tensor, "b 3 h w"]) -> list[Tensor]:
+        """The maps (b, c_l, h_l, w_l) as the network makes them; one, where it has a neck."""
         maps = self.backbone(image)
-        return [join(maps if self.neck is None else self.neck(maps))]
+        return maps if self.neck is None else self.neck(maps)
 
     def digest(self) -> str:
         """A hash of everything the map depends on."""

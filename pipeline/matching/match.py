@@ -12,13 +12,13 @@ import numpy as np
 import pyarrow as pa
 
 from nemf.io.redact import redacted
-from nemf.matcher import ImagePair, Match, Matcher, Points, as_points, distinctness_of
+from nemf.matcher import ImagePair, Match, Matcher, Points, as_points, salience_of
 from pipeline.matching.boxes import IN_BOXES, Crops, box_crops
 from pipeline.matching.decode import Chunk
 from pipeline.matching.isolation import MatchResult, match_isolated
 from pipeline.matching.margins import point_margins
 from pipeline.matching.options import MatchOptions
-from pipeline.matching.points import Distinctness, place_points
+from pipeline.matching.points import Salience, place_points
 from pipeline.matching.predictions import prediction_columns
 from pipeline.matching.scores import ScoredKeypoints, score_columns, scored_keypoints
 from schemas.failures import Failure, FailureError
@@ -64,10 +64,10 @@ def match_chunk(
     """
 
     @cache
-    def distinctness(key: str) -> Distinctness:
+    def salience(key: str) -> Salience:
         rgb = chunk.images[key].rgb
         assert rgb is not None
-        return _distinctness(matcher, rgb, on_prediction)
+        return _salience(matcher, rgb, on_prediction)
 
     requests = [
         _request(
@@ -76,7 +76,7 @@ def match_chunk(
             direction,
             options,
             pair["failure"] or (known_failures or {}).get(pair["pair_id"]),
-            distinctness,
+            salience,
         )
         for pair in chunk.pairs
         for direction in options.directions
@@ -104,9 +104,9 @@ def _request(
     direction: str,
     options: MatchOptions,
     failure: Failure | None,
-    distinctness: Callable[[str], Distinctness],
+    salience: Callable[[str], Salience],
 ) -> MatchRequest:
-    """failure: of the pair, where it is known before its images are looked at. distinctness: of an image by its key."""
+    """failure: of the pair, where it is known before its images are looked at. salience: of an image by its key."""
     columns = {"pair_id": pair["pair_id"], "direction": direction}
     if failure:
         return MatchRequest(columns=columns, failure=failure)
@@ -127,7 +127,7 @@ def _request(
             points = _keypoints(pair)[query_side]
         elif "keypoints" in options.outputs:
             hw, box_xyxy = (query.rgb.shape[0], query.rgb.shape[1]), pair[f"{query_side}_box_xyxy"]
-            points = place_points(options.points, hw, box_xyxy, partial(distinctness, pair[f"{query_side}_key"]))
+            points = place_points(options.points, hw, box_xyxy, partial(salience, pair[f"{query_side}_key"]))
         if "scores" in options.outputs:
             scored = scored_keypoints(pair, query_side, reference_side)
     except FailureError as error:
@@ -176,19 +176,19 @@ def _row(request: MatchRequest, result: MatchResult | None) -> dict[str, Any]:
     return row | {"status": "ok", **columns}
 
 
-def _distinctness(matcher: Matcher, rgb: np.ndarray, on_answer: Callable[[], None]) -> Distinctness:
-    """The matcher's distinctness of an image, checked. Raises FailureError where there is none."""
+def _salience(matcher: Matcher, rgb: np.ndarray, on_answer: Callable[[], None]) -> Salience:
+    """The matcher's salience of an image, checked. Raises FailureError where there is none."""
     try:
-        cells = distinctness_of(matcher, rgb)
+        cells = salience_of(matcher, rgb)
     except Exception as error:  # a matcher may raise anything
         raise FailureError("match", type(error).__name__, " ".join(str(error).split())[:500]) from error
     on_answer()
     array = np.asarray(cells)
     if array.ndim != 2 or 0 in array.shape or not np.issubdtype(array.dtype, np.floating):
-        message = f"distinctness must be float of shape (h, w); got {array.dtype} of {array.shape}"
+        message = f"salience must be float of shape (h, w); got {array.dtype} of {array.shape}"
         raise FailureError("match", "bad_answer", message)
     if not np.isfinite(array).all():
-        raise FailureError("match", "not_finite", "distinctness has NaN or infinity")
+        raise FailureError("match", "not_finite", "salience has NaN or infinity")
     return array.astype(np.float32)
 
 

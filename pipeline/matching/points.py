@@ -2,7 +2,7 @@
 
     keypoints      those of the manifest
     grid:N         the centres of the N x N cells that the region is divided into, row by row
-    salient:N      the N places of the region that the matcher can best tell from the rest of the image, best first
+    salient:N      the N places of the region that stand out most to the matcher, best first
     dense:STRIDE   every STRIDE-th pixel of every STRIDE-th row that is in the region, row by row; x and y start at
                    STRIDE // 2, counted from the image's first pixel
 
@@ -24,7 +24,7 @@ from schemas.failures import FailureError
 
 Kind = Literal["keypoints", "grid", "salient", "dense"]
 Points = Float32[np.ndarray, "k 2"]
-Distinctness = Float32[np.ndarray, "h w"]
+Salience = Float32[np.ndarray, "h w"]
 
 _CODE_VERSION = 1
 _EXPECTED = "keypoints, grid:N, salient:N or dense:STRIDE, with a whole number from 1 up"
@@ -68,19 +68,19 @@ def place_points(
     asked: AskedPoints,
     hw: tuple[int, int],
     box_xyxy: Sequence[float | None] | None,
-    distinctness: Callable[[], Distinctness],
+    salience: Callable[[], Salience],
 ) -> Points:
     """The points (x, y), in pixels of a query image of size `hw`, that `asked`, of another kind than keypoints, means.
 
     box_xyxy: the query's box in the manifest, None for none.
-    distinctness: the matcher's map of the image, see nemf.Matcher.distinctness; called for salient points alone.
+    salience: the matcher's map of the image, see nemf.Matcher.salience; called for salient points alone.
     Raises FailureError for a box without extent in the image, and more than MAX_KEYPOINTS points.
     """
     region_xyxy = _region(hw, box_xyxy)
     if asked.kind == "dense":
         points = _dense(asked.number, hw, region_xyxy)
     elif asked.kind == "salient":
-        points = _salient(asked.number, hw, region_xyxy, distinctness())
+        points = _salient(asked.number, hw, region_xyxy, salience())
     else:
         points = _cell_centres(asked.number, region_xyxy)
     return points.astype(np.float32)
@@ -125,9 +125,9 @@ def _dense(stride: int, hw: tuple[int, int], region_xyxy: Float64[np.ndarray, " 
 
 
 def _salient(
-    n: int, hw: tuple[int, int], region_xyxy: Float64[np.ndarray, " 4"], distinctness: Distinctness
+    n: int, hw: tuple[int, int], region_xyxy: Float64[np.ndarray, " 4"], salience: Salience
 ) -> Float64[np.ndarray, "k 2"]:
-    """The n most distinctive places of the region, best first, none too near a better one.
+    """The n most salient places of the region, best first, none too near a better one.
 
     Places are the centres of fine cells of the region. Too near is, along x and along y, less than half the step of a
     grid of as many points; so a point rules out less than an nth of the places, and there are always n.
@@ -138,7 +138,7 @@ def _salient(
     places = _cell_centres(side, region_xyxy)
     is_free = np.ones((side, side), bool)
     chosen: list[int] = []
-    for place in np.argsort(-_sample(distinctness, hw, places), kind="stable").tolist():
+    for place in np.argsort(-_sample(salience, hw, places), kind="stable").tolist():
         row, column = divmod(place, side)
         if is_free[row, column]:
             is_free[max(0, row - reach + 1) : row + reach, max(0, column - reach + 1) : column + reach] = False
@@ -148,7 +148,7 @@ def _salient(
     return places[chosen]
 
 
-def _sample(cells: Distinctness, hw: tuple[int, int], xy_px: Float64[np.ndarray, "k 2"]) -> Float64[np.ndarray, " k"]:
+def _sample(cells: Salience, hw: tuple[int, int], xy_px: Float64[np.ndarray, "k 2"]) -> Float64[np.ndarray, " k"]:
     """The values at points of an image of size `hw` of a map of cells that tile it, interpolated bilinearly."""
     size = np.array([cells.shape[1], cells.shape[0]])
     xy = ((xy_px + 0.5) * size / [hw[1], hw[0]] - 0.5).clip(0, size - 1)

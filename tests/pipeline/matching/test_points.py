@@ -153,13 +153,13 @@ def test_only_other_points_than_the_manifests_shape_a_run():
 
 
 class Bright(IdentityMatcher):
-    """Finds bright pixels distinctive."""
+    """Finds bright pixels salient."""
 
     def __init__(self) -> None:
         super().__init__()
         self.seen: list[int] = []
 
-    def distinctness(self, rgb: RGB) -> np.ndarray:
+    def salience(self, rgb: RGB) -> np.ndarray:
         self.seen.append(id(rgb))
         return rgb.mean(axis=2, dtype=np.float32)
 
@@ -249,15 +249,15 @@ def test_a_pair_whose_points_cannot_be_is_a_row_with_the_reason():
 @pytest.mark.parametrize(
     ("cells", "kind", "message"),
     [
-        (lambda: None, "bad_answer", "distinctness must be float of shape"),
-        (lambda: np.zeros((2, 2, 1)), "bad_answer", "distinctness must be float of shape"),
-        (lambda: np.full((2, 2), np.nan), "not_finite", "distinctness has NaN or infinity"),
+        (lambda: None, "bad_answer", "salience must be float of shape"),
+        (lambda: np.zeros((2, 2, 1)), "bad_answer", "salience must be float of shape"),
+        (lambda: np.full((2, 2), np.nan), "not_finite", "salience has NaN or infinity"),
         (lambda: 1 / 0, "ZeroDivisionError", "division by zero"),
     ],
 )
 def test_a_matcher_that_cannot_tell_is_an_error_of_its_pairs(cells: Callable[[], Any], kind: str, message: str):
     class Broken(IdentityMatcher):
-        def distinctness(self, rgb: RGB) -> Any:
+        def salience(self, rgb: RGB) -> Any:
             return cells()
 
     (row, _) = _match("salient:3", _pair(), matcher=Broken())
