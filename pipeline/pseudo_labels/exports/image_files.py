@@ -17,7 +17,7 @@ from pipeline.io.images import ImageError, fetch_image
 from schemas.failures import Failure
 
 _REMEMBERED = 2**16
-"""Number of images whose size is remembered; that of others is read again."""
+"""Number of images that are remembered; others are looked at again."""
 _STEM_LETTERS = 40
 
 
@@ -31,32 +31,34 @@ class ImageFile(NamedTuple):
 class ImageFiles:
     """The images below one folder. An image has one name, made of its URI, or of its bytes if it comes inline."""
 
-    def __init__(self, folder: Path, image_root: str | None) -> None:
+    def __init__(self, folder: Path, image_root: str | None, suffix: str | None = None) -> None:
+        """suffix: that of all names; None for that of each URI."""
         self._folder = folder
         self._image_root = image_root
-        self._known: dict[Path, ImageSize | Failure] = {}
+        self._suffix = suffix
+        self._known: dict[tuple[str, str], ImageFile | Failure] = {}
         self.n_files = 0
         self.n_turned = 0
         """Number of the files that an EXIF orientation turns."""
 
-    def add(self, row: Mapping[str, Any], side: str, *, subfolder: str = "", suffix: str | None = None) -> ImageFile:
+    def add(self, row: Mapping[str, Any], side: str, *, subfolder: str = "") -> ImageFile:
         """The image of one side of a PAIRS row, which is now a file in the subfolder.
 
-        suffix: that of its name; None for that of its URI. Raises ImageError for an image that is gone or is none, and
-        CredentialsError as fetch_image does.
+        Raises ImageError for an image that is gone or is none, and CredentialsError as fetch_image does.
         """
-        data = row[f"{side}_image"]
-        key = image_key(row, side, self._image_root)
-        path = self._folder / subfolder / _file_name(key, suffix)
-        known = self._known.get(path) or self._place(key, data, path)
-        if len(self._known) >= _REMEMBERED:
-            self._known.pop(next(iter(self._known)))
-        self._known[path] = known
+        place = image_key(row, side, self._image_root), subfolder
+        known = self._known.get(place)
+        if known is None:
+            known = self._place(*place, row[f"{side}_image"])
+            if len(self._known) >= _REMEMBERED:
+                self._known.pop(next(iter(self._known)))
+            self._known[place] = known
         if isinstance(known, Failure):
             raise ImageError(known.stage, known.kind, known.message)
-        return ImageFile(path.name, known)
+        return known
 
-    def _place(self, key: str, data: bytes | None, path: Path) -> ImageSize | Failure:
+    def _place(self, key: str, subfolder: str, data: bytes | None) -> ImageFile | Failure:
+        path = self._folder / subfolder / _file_name(key, self._suffix)
         is_new = not path.exists()
         if is_new:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -71,7 +73,7 @@ class ImageFiles:
             return Failure("decode", "not_an_image", f"{key}: no image whose size can be read")
         self.n_files += is_new
         self.n_turned += is_new and size.orientation != 1
-        return size
+        return ImageFile(path.name, size)
 
 
 def image_key(row: Mapping[str, Any], side: str, image_root: str | None) -> str:

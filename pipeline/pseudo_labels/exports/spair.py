@@ -49,7 +49,7 @@ def export_spair(
     """
     exported = Exported()
     with new_folder(out) as folder, closing(ObjectKeypoints(folder)) as objects:
-        writer = _Writer(folder, ImageFiles(folder / "JPEGImages", image_root), objects if named else None)
+        writer = _Writer(folder, ImageFiles(folder / "JPEGImages", image_root, ".jpg"), objects if named else None)
         export_rows(writer.flushing(tables), exported, writer.write)
         if named:
             _write_image_annotations(folder / "ImageAnnotation", objects)
@@ -71,7 +71,7 @@ class _Writer:
         """Write one pair. Raises ImageError."""
         category = _folder_name(row["category"])
         sides = ("source", "target")
-        files = {side: self.images.add(row, side, subfolder=category, suffix=".jpg") for side in sides}
+        files = {side: self.images.add(row, side, subfolder=category) for side in sides}
         source, target = files.values()
         split = _split(row["split"])
         self._number += 1
