@@ -63,6 +63,7 @@ def export_coco(
             "One annotation for each object of an image: the pairs that the labels came from are lost. A keypoint that "
             "several pairs place differently has its most probable place.",
             "An object without a box has that of the whole image.",
+            *images.notes(),
         ]
         (folder / CARD).write_text(data_card("COCO's form", exported, provenance), encoding="utf-8")
     return exported

@@ -57,6 +57,15 @@ class ImageFiles:
             raise ImageError(known.stage, known.kind, known.message)
         return known
 
+    def notes(self) -> list[str]:
+        """What who reads the files must know, sentences."""
+        if not self.n_turned:
+            return []
+        return [
+            f"{self.n_turned:,} images are turned by their EXIF orientation: points are in pixels of the image as "
+            "shown, so a loader must apply it (PIL.ImageOps.exif_transpose)."
+        ]
+
     def _place(self, key: str, subfolder: str, data: bytes | None) -> ImageFile | Failure:
         path = self._folder / subfolder / _file_name(key, self._suffix)
         is_new = not path.exists()

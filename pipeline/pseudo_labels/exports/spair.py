@@ -54,7 +54,7 @@ def export_spair(
         if named:
             _write_image_annotations(folder / "ImageAnnotation", objects)
         exported.n_images = writer.images.n_files
-        exported.notes = _notes(writer.images.n_turned, named)
+        exported.notes = [*_notes(named), *writer.images.notes()]
         (folder / CARD).write_text(data_card("SPair-71k's form", exported, provenance), encoding="utf-8")
     return exported
 
@@ -163,16 +163,11 @@ def _split(split: str | None) -> str:
     return _SPLITS.get(name, name)
 
 
-def _notes(n_turned: int, named: bool) -> list[str]:
+def _notes(named: bool) -> list[str]:
     notes = [
         "Every image has the ending .jpg, which loaders add, and the bytes it had: some may be of another format.",
         "Levels of difficulty are -1, which is unknown; a pair without a box has that of the whole image.",
     ]
-    if n_turned:
-        notes.append(
-            f"{n_turned:,} images are turned by their EXIF orientation: points are in pixels of the image as shown, so "
-            "a loader must apply it (PIL.ImageOps.exif_transpose)."
-        )
     if not named:
         notes.append(
             "Points have no names: an id tells the points of a pair apart and means nothing in another pair, and there "
