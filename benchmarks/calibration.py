@@ -74,10 +74,7 @@ def run(config: Config) -> tuple[list[Row], Calibration]:
         raise ValueError(f"--matcher {config.matcher} has no score maps, so its confidence cannot be fitted")
     masses, correct = _measure(config, _Recorder(matcher, matcher))
     fitted = calibration.fit(masses, correct)
-    now = matcher.calibration
-    if now.temperature not in masses:
-        raise ValueError(f"the temperature {now.temperature} is none of {', '.join(map(str, TEMPERATURES))}")
-    ways = {"the mass itself": Calibration(), "as it is": now, "fitted to these pairs": fitted}
+    ways = {"the mass itself": Calibration(), "as it is": matcher.calibration, "fitted to these pairs": fitted}
     rows = [_row(name, one.confidence(masses[one.temperature]), correct) for name, one in ways.items()]
     print(f"{len(correct):,} answers, {100 * correct.mean():.1f} % correct at {ALPHA}")
     print(f"{'':24}{'AUROC':>8}{'ECE':>8}{'log loss':>10}{'kept at 90 %':>14}")
@@ -100,13 +97,14 @@ class _Recorder(Matcher):
 
     def __init__(self, matcher: Matcher, masses: MassMatcher) -> None:
         self.name, self.fingerprint = matcher.name, matcher.fingerprint
+        self.temperatures = sorted({*TEMPERATURES, masses.calibration.temperature})
         self.recorded: dict[str, np.ndarray] = {}
         self._masses = masses
 
     def match_batch(self, pairs: Sequence[ImagePair]) -> list[Match]:
         matches = []
         for pair in pairs:
-            match, self.recorded[pair.pair_id] = self._masses.masses(pair, TEMPERATURES)
+            match, self.recorded[pair.pair_id] = self._masses.masses(pair, self.temperatures)
             matches.append(match)
         return matches
 
@@ -133,7 +131,7 @@ def _measure(
     correct = errors.is_correct(ALPHA)
     if stacked.shape[1] != len(correct):
         raise ValueError(f"protocol {config.protocol} leaves out keypoints: take one that counts all, such as spair")
-    return dict(zip(TEMPERATURES, stacked, strict=True)), correct
+    return dict(zip(recorder.temperatures, stacked, strict=True)), correct
 
 
 def _row(name: str, confidence: np.ndarray, correct: np.ndarray) -> Row:

@@ -16,11 +16,23 @@ from make import encoded as encoded_image
 from make import noise_rgb, pair_row, write_image_pairs, write_pairs
 from official_nemf import SMALL, official_shapes, official_state_dict
 
-from benchmarks import decode_counts, evaluation, flow_storage, harness, match, overhead, quality, scale, search
+from benchmarks import (
+    calibration,
+    decode_counts,
+    evaluation,
+    flow_storage,
+    harness,
+    match,
+    overhead,
+    quality,
+    scale,
+    search,
+)
 from benchmarks.inputs import image_pair
 from benchmarks.published import PublishedScore, optimise, patchmatch
 from benchmarks.queries import counted, flop_per_query
 from nemf import checkpoints
+from nemf.calibration import from_json
 from nemf.coordinates import px_to_norm
 from nemf.matchers.nemf import NemfMatcher
 from nemf.model.network import Encoded, NeMF, initial_field
@@ -314,6 +326,41 @@ def test_match_measures_and_names_what_it_left_out(tmp_path: Path):
 def test_match_refuses_what_there_is_not(capsys: pytest.CaptureFixture[str], flags: list[str], message: str):
     assert match.main([*flags, "--device", "cpu"]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_calibration_fits_the_confidence_of_what_was_matched(
+    model: NeMF, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    shapes = official_shapes(**SMALL)
+    config = official_config({name: torch.empty(shape, device="meta") for name, shape in shapes.items()}, 2)
+    checkpoints.save(tmp_path / "model", model, config, search={"patchmatch_steps": 2, "refine_steps": 0})
+    images = [encoded_image(noise_rgb(seed, (20, 32))) for seed in range(5)]
+    points = np.random.default_rng(0).uniform(0, 19, (5, 2)).tolist()
+    rows = [
+        pair_row(
+            f"{i}",
+            source_image=images[i],
+            target_image=images[i + 1],
+            source_xy_px=points,
+            target_xy_px=points,
+            keypoint_id=list("abcde"),
+            target_box_xyxy=[0, 0, 80, 19],
+        )
+        for i in range(4)
+    ]
+    rows += [{**rows[0], "pair_id": "broken", "source_image": b"no image"}]
+    manifest = write_pairs(tmp_path / "pairs.parquet", rows)
+    options = calibration.Config(
+        matcher=str(tmp_path / "model"), manifest=manifest, device="cpu", out=str(tmp_path / "confidence.json")
+    )
+    measured, fitted = calibration.run(options)
+    assert [row.name for row in measured] == ["the mass itself", "as it is", "fitted to these pairs"]
+    assert measured[0].auroc == measured[1].auroc
+    assert measured[2].log_loss <= measured[0].log_loss
+    assert "20 answers, " in capsys.readouterr().out
+    assert from_json(json.loads((tmp_path / "confidence.json").read_text())) == fitted
+    with pytest.raises(ValueError, match="--matcher identity has no score maps"):
+        calibration.run(replace(options, matcher="identity"))
 
 
 def test_quality_measures_every_variant_as_the_jobs_would(model: NeMF, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
