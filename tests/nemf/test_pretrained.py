@@ -24,7 +24,7 @@ LIGHT = AugmentConfig(brightness=0.5, contrast=0.5, saturation=1.0, hue=0.5)
 def test_it_is_whole_and_small_and_says_where_it_comes_from(name: str):
     folder = pretrained.folder(name)
     files = {file.name: file.stat().st_size for file in folder.iterdir()}
-    assert files.keys() == {"config.json", "model.safetensors", "README.md"}
+    assert files.keys() == {"calibration.json", "config.json", "model.safetensors", "README.md"}
     assert sum(files.values()) <= 8 * 10**6
     card = (folder / "README.md").read_text()
     assert "research use" in card
