@@ -1,7 +1,7 @@
 """Neural Matching Fields as a matcher: encode the pairs, search the field for every point, refine."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import islice
 
@@ -31,6 +31,7 @@ from nemf.search.patchmatch import counter_uniform, search_pixels
 from nemf.search.pixel_list import Size
 from nemf.search.refine import refine
 from nemf.search.sample import sample_field
+from nemf.search.score_peak import best_cells, finer_answers
 
 _CODE_VERSION = 7
 
@@ -101,15 +102,20 @@ class NemfMatcher(Matcher):
         self.device = device
         self._encode_batch = _ENCODE_BATCH[device.type]
         self.model = model.eval().requires_grad_(False).to(device)
+        self._is_mirrored = self.config.point_search == "mirrored-map"
         self._fused = _fused_score(self.model) if self.config.precision == "bfloat16" else None
 
     def match_batch(self, pairs: Sequence[ImagePair]) -> Iterator[Match]:
-        cache = FeatureCache(self._features)
+        cache, mirrored_cache = FeatureCache(self._features), FeatureCache(self._features)
+        mirrored_rgb = _Mirrored()
         for group in self._groups(pairs):
             encoded = self.encode(group, cache)
-            for index, match in enumerate(self._matches(encoded, group)):
+            mirrored = (
+                self.encode([mirrored_rgb.pair(pair) for pair in group], mirrored_cache) if self._is_mirrored else None
+            )
+            for index, match in enumerate(self._matches(encoded, mirrored, group)):
                 pair = group[index]
-                score_maps = self._score_maps(encoded.select(index, index + 1), pair) if pair.score_maps else None
+                score_maps = self._score_maps(_fields(encoded, mirrored, index), pair) if pair.score_maps else None
                 yield replace(match, score_maps=score_maps)
 
     @torch.no_grad()
@@ -170,12 +176,69 @@ class NemfMatcher(Matcher):
             return length(levels[0])
         return dissimilarity(F.normalize(join([level[None] for level in levels])[0], dim=0))
 
-    def _matches(self, encoded: EncodedField, pairs: Sequence[ImagePair]) -> list[Match]:
-        if not self.config.flow_nodes:
-            return self.refine(encoded, self.search(encoded, pairs), pairs)
-        sparse = [replace(pair, dense=False) for pair in pairs]
-        matches = self.refine(encoded, self.search(encoded, sparse), sparse)
-        return self._with_flow_maps(encoded, pairs, matches) if any(pair.dense for pair in pairs) else matches
+    def _matches(self, encoded: EncodedField, mirrored: EncodedField | None, pairs: Sequence[ImagePair]) -> list[Match]:
+        """mirrored: of the mirrored images, where the settings ask for it."""
+        config, any_dense = self.config, any(pair.dense for pair in pairs)
+        sparse = [replace(pair, dense=False) for pair in pairs] if config.flow_nodes else pairs
+        if config.point_search != "patchmatch":
+            matches = [self._match_by_map(_fields(encoded, mirrored, i), pair) for i, pair in enumerate(pairs)]
+            if any_dense and not config.flow_nodes:
+                flows = self.refine(encoded, self.search(encoded, pairs), pairs)
+                by_pixel = [(flow.flow_px, flow.flow_confidence) for flow in flows]
+                matches = [
+                    replace(match, flow_px=flow_px, flow_confidence=confidence)
+                    for match, (flow_px, confidence) in zip(matches, by_pixel, strict=True)
+                ]
+        else:
+            matches = self.refine(encoded, self.search(encoded, sparse), sparse)
+        return self._with_flow_maps(encoded, pairs, matches) if any_dense and config.flow_nodes else matches
+
+    @torch.no_grad()
+    def _match_by_map(self, fields: Sequence["_Field"], pair: ImagePair) -> Match:
+        """The matches of the pair's points where their fields have most, without flow."""
+        answers_xy_px, masses = self._read_maps(fields, pair, [self.calibration.temperature])
+        return Match(
+            reference_xy_px=answers_xy_px,
+            point_confidence=self.calibration.confidence(masses[0]).astype(np.float32),
+        )
+
+    def _read_maps(
+        self, fields: Sequence["_Field"], pair: ImagePair, temperatures: Sequence[float]
+    ) -> tuple[Float32[np.ndarray, "k 2"], Float32[np.ndarray, "t k"]]:
+        """The answers to the pair's points, in pixels, and their masses at every temperature."""
+        hw = _reference_hw(pair)
+        first_and_last_px = torch.tensor([[0.0, 0.0], [hw[1] - 1, hw[0] - 1]], device=self.device)
+        low_xy, high_xy = rescale_px(first_and_last_px, hw, _MASS_MAP_HW)
+        query_xy_norm = px_to_norm(self._points_px(pair), _query_hw(pair))
+        n_points = len(query_xy_norm)
+        answers_px = np.zeros((n_points, 2), np.float32)
+        masses = np.zeros((len(temperatures), n_points), np.float32)
+        for first in range(0, n_points, POINTS_AT_ONCE):
+            some = slice(first, first + POINTS_AT_ONCE)
+            # padded, since kernels round differently by shape
+            queries = F.pad(query_xy_norm[some], (0, 0, 0, POINTS_AT_ONCE - len(query_xy_norm[some])))
+            scores = self._logits(fields, queries, hw, _MASS_MAP_HW)
+            score = self._scores_in_cells(fields, queries, hw)
+            answers_xy = finer_answers(best_cells(scores), score, low_xy, high_xy)
+            xy_px = rescale_px(answers_xy, _MASS_MAP_HW, hw)
+            count = len(query_xy_norm[some])
+            answers_px[some] = xy_px[:count].cpu().numpy()
+            for number, temperature in enumerate(temperatures):
+                masses[number, some] = point_mass(scores, xy_px, hw, temperature)[:count].cpu().numpy()
+        return answers_px, masses
+
+    def _scores_in_cells(
+        self, fields: Sequence["_Field"], query_xy_norm: Float[Tensor, "k 2"], reference_hw: Size
+    ) -> Callable[[Float[Tensor, "k n 2"]], Float[Tensor, "k n"]]:
+        """The field's logits of each query point at places given in cells of the map."""
+
+        def score(places_xy: Float[Tensor, "k n 2"]) -> Float[Tensor, "k n"]:
+            places_xy_norm = px_to_norm(rescale_px(places_xy, _MASS_MAP_HW, reference_hw), reference_hw)
+            query_index = torch.arange(len(places_xy), device=self.device).repeat_interleave(places_xy.shape[1])
+            logits = self._mean_logits(fields, query_xy_norm, places_xy_norm.clamp(-1, 1).flatten(0, 1), query_index)
+            return logits.view(places_xy.shape[:2])
+
+        return score
 
     def search(self, encoded: EncodedField, pairs: Sequence[ImagePair]) -> list[Float[Tensor, "2 _ _"]]:
         """The normalised reference (x, y) of the best match of every pixel, or grid pixel, of each query image.
@@ -344,10 +407,16 @@ class NemfMatcher(Matcher):
             flow_confidence=flow_confidence,
         )
 
+    @torch.no_grad()
     def masses(self, pair: ImagePair, temperatures: Sequence[float]) -> tuple[Match, Float32[np.ndarray, "t k"]]:
         """The pair's match, and the mass of each of its points' answers at every temperature."""
         encoded = self.encode([pair])
-        (match,) = self._matches(encoded, [pair])
+        if self.config.point_search != "patchmatch":
+            mirrored = self.encode([_Mirrored().pair(pair)]) if self._is_mirrored else None
+            fields = _fields(encoded, mirrored, 0)
+            _, masses = self._read_maps(fields, pair, temperatures)
+            return self._match_by_map(fields, pair), masses
+        (match,) = self.refine(encoded, self.search(encoded, [pair]), [pair])
         answers_xy_px = torch.from_numpy(match.reference_xy_px).to(self.device)
         return match, self._point_masses(encoded, pair, answers_xy_px, temperatures)
 
@@ -364,7 +433,7 @@ class NemfMatcher(Matcher):
         masses = np.zeros((len(temperatures), len(query_xy_norm)), np.float32)
         for first in range(0, len(query_xy_norm), POINTS_AT_ONCE):
             some = slice(first, first + POINTS_AT_ONCE)
-            scores = self._logits(encoded, query_xy_norm[some], reference_hw, _MASS_MAP_HW)
+            scores = self._logits([_Field(encoded=encoded)], query_xy_norm[some], reference_hw, _MASS_MAP_HW)
             for number, temperature in enumerate(temperatures):
                 mass = point_mass(scores, answers_xy_px[some], reference_hw, temperature)
                 masses[number, some] = mass.cpu().numpy()
@@ -378,7 +447,7 @@ class NemfMatcher(Matcher):
         grid_hw = answers_xy_px.shape[0], answers_xy_px.shape[1]
         places_xy_px = rescale_px(pixel_grid(_FLOW_PLACES_HW).view(-1, 2), _FLOW_PLACES_HW, query_hw)
         places_xy_norm = px_to_norm(places_xy_px, query_hw).clamp(-1, 1).to(self.device)
-        scores = self._logits(encoded, places_xy_norm, reference_hw, _MASS_MAP_HW)
+        scores = self._logits([_Field(encoded=encoded)], places_xy_norm, reference_hw, _MASS_MAP_HW)
         maps = mass_maps(scores, reference_hw, self.calibration.temperature).cpu()
         nodes_xy_px = norm_to_px(px_to_norm(pixel_grid(grid_hw).view(-1, 2), grid_hw), query_hw)
         mass = flow_mass(maps, _FLOW_PLACES_HW, nodes_xy_px, answers_xy_px.view(-1, 2), query_hw, reference_hw)
@@ -387,31 +456,48 @@ class NemfMatcher(Matcher):
     @torch.no_grad()
     def _logits(
         self,
-        encoded: EncodedField,
+        fields: Sequence["_Field"],
         query_xy_norm: Float[Tensor, "k 2"],
-        reference_hw: tuple[int, int],
-        map_hw: tuple[int, int],
+        reference_hw: Size,
+        map_hw: Size,
     ) -> Float[Tensor, "k h w"]:
-        """The field's logits of query points of one pair at the centres of cells that tile the reference. The centre of
-        a cell that is smaller than a pixel may lie outside the pixels' centres; the nearest place between them is
-        scored then."""
+        """The logits of query points of one pair at the centres of cells that tile the reference.
+
+        The centre of a cell that is smaller than a pixel may lie outside the pixels' centres; the nearest place between
+        them is scored then.
+        """
         centres_xy_px = rescale_px(pixel_grid(map_hw).view(-1, 2), map_hw, reference_hw)
         reference_xy_norm = px_to_norm(centres_xy_px, reference_hw).clamp(-1, 1).to(self.device)
         k, n = len(query_xy_norm), len(reference_xy_norm)
-        of_pair = torch.zeros(k, dtype=torch.int64, device=self.device)
-        scorer = self.model.scorer(encoded, of_pair, query_xy_norm, fused=self._fused)
         maps = [reference_xy_norm.new_zeros(0, n)]
         for first in range(0, k, POINTS_AT_ONCE):
-            index = torch.arange(first, min(first + POINTS_AT_ONCE, k), device=self.device)
-            maps.append(scorer(reference_xy_norm.repeat(len(index), 1), index.repeat_interleave(n)).float().view(-1, n))
+            count = min(POINTS_AT_ONCE, k - first)
+            queries, index = query_xy_norm[first : first + count], torch.arange(count, device=self.device)
+            places = reference_xy_norm.repeat(count, 1)
+            maps.append(self._mean_logits(fields, queries, places, index.repeat_interleave(n)).view(-1, n))
         return torch.cat(maps).view(k, *map_hw)
 
+    def _mean_logits(
+        self,
+        fields: Sequence["_Field"],
+        query_xy_norm: Float[Tensor, "k 2"],
+        reference_xy_norm: Float[Tensor, "n 2"],
+        query_index: Int64[Tensor, " n"],
+    ) -> Float[Tensor, " n"]:
+        """The mean of the fields' logits of reference points, each at the query point of its index."""
+        of_pair = torch.zeros(len(query_xy_norm), dtype=torch.int64, device=self.device)
+        logits = []
+        for field in fields:
+            scorer = self.model.scorer(field.encoded, of_pair, field.seen(query_xy_norm), fused=self._fused)
+            logits.append(scorer(field.seen(reference_xy_norm), query_index).float())
+        return logits[0] if len(logits) == 1 else (logits[0] + logits[1]) / 2
+
     @torch.no_grad()
-    def _score_maps(self, encoded: EncodedField, pair: ImagePair) -> Float32[np.ndarray, "k h w"]:
+    def _score_maps(self, fields: Sequence["_Field"], pair: ImagePair) -> Float32[np.ndarray, "k h w"]:
         """The field's logits of a pair's points at the centres of 64 x 64 cells of the reference: a sigmoid would make
         the great ones equal."""
         query_xy_norm = px_to_norm(self._points_px(pair), _query_hw(pair))
-        return self._logits(encoded, query_xy_norm, _reference_hw(pair), _SCORE_MAP_HW).cpu().numpy()
+        return self._logits(fields, query_xy_norm, _reference_hw(pair), _SCORE_MAP_HW).cpu().numpy()
 
     def score_map(
         self, query_rgb: RGB, reference_rgb: RGB, query_xy_px: Sequence[float | int] | np.ndarray, hw: tuple[int, int]
@@ -491,6 +577,43 @@ class NemfMatcher(Matcher):
         """The grid pixels that the flow is refined at; empty for a pair without flow."""
         grid = pixel_grid(grid_hw) if pair.dense else torch.zeros(0, 2)
         return grid.view(-1, 2).to(self.device)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Field:
+    """The field of one pair, of its images or of both mirrored."""
+
+    encoded: EncodedField
+    is_mirrored: bool = False
+
+    def seen(self, xy_norm: Float[Tensor, "n 2"]) -> Float[Tensor, "n 2"]:
+        """Points of the images as they are in those that were encoded."""
+        return xy_norm * xy_norm.new_tensor([-1, 1]) if self.is_mirrored else xy_norm
+
+
+def _fields(encoded: EncodedField, mirrored: EncodedField | None, index: int) -> list[_Field]:
+    """The fields of the pair of that index."""
+    fields = [_Field(encoded=encoded.select(index, index + 1))]
+    if mirrored is not None:
+        fields.append(_Field(encoded=mirrored.select(index, index + 1), is_mirrored=True))
+    return fields
+
+
+class _Mirrored:
+    """Mirrored copies of images, one for each array object, so that each is encoded once."""
+
+    def __init__(self) -> None:
+        self._copies: dict[int, tuple[RGB, RGB]] = {}
+
+    def pair(self, pair: ImagePair) -> ImagePair:
+        """The pair with both images mirrored; its points stay as they are."""
+        query_rgb, reference_rgb = (self._copy(rgb) for rgb in (pair.query_rgb, pair.reference_rgb))
+        return replace(pair, query_rgb=query_rgb, reference_rgb=reference_rgb)
+
+    def _copy(self, rgb: RGB) -> RGB:
+        if id(rgb) not in self._copies:
+            self._copies[id(rgb)] = (rgb, np.ascontiguousarray(rgb[:, ::-1]))
+        return self._copies[id(rgb)][1]
 
 
 def _fused_score(model: NeMF) -> FusedScore:

@@ -48,6 +48,7 @@ _RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "positional_gradient": ("true or false", _is_flag),
     "neighbour_offset": ("true or false", _is_flag),
     "grid_strides": ("a list of 1 to 8 falling whole numbers from 1 to 4096", _are_strides),
+    "point_search": ("patchmatch, map or mirrored-map", lambda value: value in ("patchmatch", "map", "mirrored-map")),
     "flow_nodes": ("0 or a whole number from 2 to 128", _is_node_count),
     "precision": ("float32 or bfloat16", lambda value: value in ("float32", "bfloat16")),
 }
@@ -77,6 +78,10 @@ class SearchConfig:
     grid_strides: tuple[int, ...] = (1,)
     """Grids to search one after the other, each from the result of the one before: every n-th pixel. Where the last is
     not every pixel, points start between its pixels, and a flow is refined at its pixels and interpolated between."""
+    point_search: Literal["patchmatch", "map", "mirrored-map"] = "patchmatch"
+    """map: a point's match is where the field has most on a map of the whole reference (nemf.search.score_peak);
+    there is no PatchMatch and no coordinate optimisation. mirrored-map: the field is then the mean of that of the pair
+    and that of its images mirrored, which takes twice the time."""
     flow_nodes: int = 0
     """Number of nodes along a query's longer side at which its flow is searched and made a map (nemf.flow_map). 0: the
     flow is that of the grid's pixels, each matched by itself, as in the published code."""

@@ -29,6 +29,7 @@ BOUNDS: dict[str, tuple[list[Any], list[Any]]] = {
         [(1,), (4096, 1), (8, 7, 6, 5, 4, 3, 2, 1)],
         [(), (4, 0), (2, 4, 1), (2, 1, 1), (4097,), (9, 8, 7, 6, 5, 4, 3, 2, 1), (8.0,), (True,), 8, "4"],
     ),
+    "point_search": (["patchmatch", "map", "mirrored-map"], ["mirror", None, True]),
     "flow_nodes": ([0, 2, 128], [1, -1, 129, 32.0, True, "32"]),
     "precision": (["float32", "bfloat16"], ["half", None]),
 }
@@ -45,6 +46,7 @@ def test_every_setting_is_judged():
         "neighbour_offset",
         "radius_decay",
         "grid_strides",
+        "point_search",
         "flow_nodes",
         "precision",
     ]
