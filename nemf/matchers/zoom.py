@@ -17,7 +17,7 @@ import numpy as np
 from nemf.crop import Crop
 from nemf.matcher import RGB, ImagePair, Match, Matcher, Points, salience_of
 
-_CODE_VERSION = 2
+_CODE_VERSION = 3
 
 _PAIRS_AT_ONCE = 8
 """Pairs whose crops are given to the matcher together."""
@@ -43,15 +43,15 @@ class _Look:
 class ZoomMatcher(Matcher):
     """Matches with another matcher, looking twice.
 
-    A pair keeps its first answer if it has no points, if the crops are about the whole images, and if the second look
-    is less sure than the first, by the median confidence of the points. Otherwise all points and their confidences are
-    those of the second look, mapped back to the whole reference. The query's crop holds all query points; one outside
-    the image counts as the nearest one inside.
+    Each point takes the answer of the surer look, by its confidence there, which it keeps; of the second one where both
+    are as sure. Answers are mapped back to the whole reference. There is no second look at a pair without points, and
+    none where the crops are about the whole images. The query's crop holds all query points; one outside the image
+    counts as the nearest one inside.
     A point's answer thus depends on the points that are asked with it. It is a function of the pair and its points
     alone, whatever the batch.
     The flow of a dense pair, its confidence and the score maps are those of the first look: flow is asked for every
-    pixel, and a crop has not all of them. answer_grid_hw is None where the reference was cropped: the cells of a crop
-    are no grid over the whole reference.
+    pixel, and a crop has not all of them. answer_grid_hw is None where an answer is of a crop of the reference: the
+    cells of a crop are no grid over the whole reference.
     """
 
     def __init__(self, name: str, matcher: Matcher) -> None:
@@ -103,14 +103,19 @@ def _second_look(pair: ImagePair, first: Any) -> _Look | None:
     return _Look(pair=cropped, reference=reference)
 
 
-def _answer(first: Match, look: _Look, second: Match) -> Match:
-    """The first match, with the points of the second where that one is as sure."""
-    if not np.median(second.point_confidence) >= np.median(first.point_confidence):
+def _answer(first: Match, look: _Look, second: Any) -> Any:
+    """The first match, with those points of the second that are as sure; the second if it is none, as whoever called
+    checks."""
+    if not _is_whole(second, len(first.reference_xy_px)):
+        return second
+    is_surer = second.point_confidence >= first.point_confidence
+    if not is_surer.any():
         return first
+    second_xy_px = look.reference.to_image(second.reference_xy_px)
     return replace(
         first,
-        reference_xy_px=look.reference.to_image(second.reference_xy_px),
-        point_confidence=second.point_confidence,
+        reference_xy_px=np.where(is_surer[:, None], second_xy_px, first.reference_xy_px),
+        point_confidence=np.where(is_surer, second.point_confidence, first.point_confidence),
         answer_grid_hw=second.answer_grid_hw if look.reference.share == 1 else None,
     )
 

@@ -47,6 +47,8 @@ class FindsLargeObjects(Matcher):
         self.confidence = confidence
         """Of the first points of a pair; the others' is 0.8, or large_confidence where the object is large."""
         self.large_confidence = large_confidence
+        self.small_confidence: np.ndarray | None = None
+        """Of all points where the object is small, instead."""
         self.seen: list[ImagePair] = []
 
     def match_batch(self, pairs: Sequence[ImagePair]) -> list[Match]:
@@ -64,6 +66,8 @@ class FindsLargeObjects(Matcher):
         is_large = 3 * max(np.ptp(ys), np.ptp(xs)) >= max(pair.reference_rgb.shape[:2])
         confidence = np.full(len(points), self.large_confidence if is_large else 0.8, np.float32)
         confidence[: len(self.confidence)] = self.confidence[: len(points)]
+        if self.small_confidence is not None and not is_large:
+            confidence = self.small_confidence
         hw = pair.query_rgb.shape[:2]
         return Match(
             reference_xy_px=answers + (0 if is_large else SHIFT_PX),
@@ -152,10 +156,25 @@ def test_pairs_that_keep_their_first_answer():
         assert match.answer_grid_hw == (40, 40)
 
 
-@pytest.mark.parametrize(("large_confidence", "error_px"), [(0.79, SHIFT_PX), (0.8, 0), (0.81, 0)])
-def test_a_second_look_that_is_less_sure_is_not_taken(large_confidence: float, error_px: np.ndarray | int):
-    matcher = ZoomMatcher("zoomed", FindsLargeObjects(confidence=[0.99], large_confidence=large_confidence))
-    np.testing.assert_array_equal(_one(matcher, _pair()).reference_xy_px, TRUTH + error_px)
+def test_each_point_takes_the_surer_look():
+    """The second look's confidence is 0.8 of every point."""
+    planted = FindsLargeObjects()
+    is_first = np.array([True, False, False, True])
+    for small_confidence in ([0.81, 0.8, 0.2, 0.9], [0.81, 0.79, 0.8, 0.99]):
+        planted.small_confidence = np.array(small_confidence, np.float32)
+        match = _one(ZoomMatcher("zoomed", planted), _pair())
+        np.testing.assert_array_equal(match.reference_xy_px, TRUTH + SHIFT_PX * is_first[:, None])
+        surer = np.maximum(small_confidence, 0.8).astype(np.float32)
+        np.testing.assert_array_equal(match.point_confidence, surer)
+        assert match.answer_grid_hw is None
+
+
+def test_a_second_look_that_is_less_sure_of_every_point_changes_nothing():
+    planted = FindsLargeObjects(large_confidence=0.7)
+    match = _one(ZoomMatcher("zoomed", planted), _pair())
+    np.testing.assert_array_equal(match.reference_xy_px, TRUTH + SHIFT_PX)
+    assert match.answer_grid_hw == (40, 40)
+    assert len(planted.seen) == 2
 
 
 def test_flow_and_score_maps_are_of_the_first_look_and_change_no_point():
@@ -212,6 +231,16 @@ def test_an_answer_that_is_none_is_passed_on_as_it_is(reference_xy_px: Any, poin
     """Whoever called the matcher checks, and says what is wrong with the pair."""
     answer = SimpleNamespace(reference_xy_px=reference_xy_px, point_confidence=point_confidence)
     assert list(ZoomMatcher("zoomed", Broken(answer=answer)).match_batch([_pair()])) == [answer]
+
+
+def test_a_second_answer_that_is_none_is_passed_on_too():
+    answer = SimpleNamespace(reference_xy_px=np.full((4, 2), np.nan, np.float32), point_confidence=np.ones(4))
+
+    class BreaksDown(FindsLargeObjects):
+        def match_batch(self, pairs):
+            return [answer for _ in pairs] if self.seen else super().match_batch(pairs)
+
+    assert list(ZoomMatcher("zoomed", BreaksDown()).match_batch([_pair()])) == [answer]
 
 
 def test_missing_matches_are_missing():
