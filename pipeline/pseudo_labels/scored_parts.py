@@ -68,11 +68,14 @@ class ScoringTask:
 def score_parts(work: str, task: ScoringTask, made_of: Mapping[str, Any]) -> list[str]:
     """Write the files of all parts that have none; returns the URIs of all, in order of the parts.
 
-    made_of: all that the labels depend on, as JSON values.
+    made_of: all that the labels depend on, as JSON values. Raises ValueError if the folder holds files of other origin.
     """
     description = json.dumps({**made_of, "parts": list(task.sizes)}, sort_keys=True)
     plan = {"digest": hashlib.sha256(description.encode()).hexdigest()}
     plan_file = storage.join(work, "plan.json")
+    present = storage.file_names(work) | storage.folder_names(work)
+    if "plan.json" not in present and any(not name.startswith(".") for name in present):
+        raise ValueError(f"{work} holds other files than those of pseudo-label: move them, or give another --out")
     if not storage.exists(plan_file) or storage.read_json(plan_file) != plan:
         storage.delete(work)
         storage.write_bytes(plan_file, json.dumps(plan).encode())

@@ -266,6 +266,16 @@ def test_agreement_with_a_second_run_is_looked_up_in_whatever_parts_it_is(tmp_pa
     assert not labelled & {f"pair-{n:05}" for n in range(70, 150)}
 
 
+def test_a_folder_of_somebody_elses_files_is_left_as_it_is(tmp_path: Path):
+    run, pairs = plant_run(tmp_path, 20)
+    (tmp_path / "labels.parquet.work").mkdir()
+    (tmp_path / "labels.parquet.work" / "thesis.tex").touch()
+
+    with pytest.raises(ValueError, match=r"labels\.parquet\.work holds other files"):
+        label(tmp_path, run, pairs, precision=0.8)
+    assert (tmp_path / "labels.parquet.work" / "thesis.tex").exists()
+
+
 def test_pairs_whose_images_are_gone_are_counted_if_they_are_looked_for(tmp_path: Path):
     (tmp_path / "images").mkdir()
     for name in ("there.png", "too.png"):
