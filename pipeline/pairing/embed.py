@@ -6,6 +6,7 @@ vectors; images are read where their vectors are made.
 
 import hashlib
 import sys
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -75,16 +76,18 @@ def embed_on_ray(uris: Sequence[str], options: PairingOptions) -> Embedded:
         cluster = this_cluster()
         device = choose_device(options.device, cluster)
         least, most = choose_workers(options.workers, device, 1.0, cluster)
-        stream = ray.data.from_arrow(tasks).map_batches(
-            EmbedWorker,
-            fn_constructor_args=(options.matcher, options.backbone_weights, device),
-            batch_size=None,
-            batch_format="pyarrow",
-            compute=ray.data.ActorPoolStrategy(min_size=min(least, len(tasks)), max_size=min(most, len(tasks))),
-            num_cpus=MATCH_CPUS,
-            num_gpus=1.0 if device.startswith("cuda") else 0,
-            ray_remote_args_fn=_tries,
-        )
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "`ray_remote_args_fn` is deprecated")  # Ray 2.60 has nothing in its place
+            stream = ray.data.from_arrow(tasks).map_batches(
+                EmbedWorker,
+                fn_constructor_args=(options.matcher, options.backbone_weights, device),
+                batch_size=None,
+                batch_format="pyarrow",
+                compute=ray.data.ActorPoolStrategy(min_size=min(least, len(tasks)), max_size=min(most, len(tasks))),
+                num_cpus=MATCH_CPUS,
+                num_gpus=1.0 if device.startswith("cuda") else 0,
+                ray_remote_args_fn=_tries,
+            )
         interval = 0.5 if sys.stderr.isatty() else 10.0
         with tqdm(total=len(uris), unit="image", mininterval=interval) as progress:
             return _collected(_counted(stream.iter_batches(batch_size=None, batch_format="pyarrow"), progress))
