@@ -28,7 +28,7 @@ _OWN = (
     ("nemf-small", "31.1", "45.3"),
     ("nemf-mobilenet (recipe)", "44.1", "58.4"),
 )
-"""Matcher and its PCK@.05 and PCK@.1, as the README has them."""
+"""Matcher and its PCK@.05 and PCK@.1, as docs/measured.md has them."""
 
 _BEFORE = """\
 # Results: what papers published, and what is measured here

@@ -4,7 +4,7 @@
 
 Writes MATCHES parts below --out and _SUCCESS at the end. Run the same command again after any interruption: it matches
 the pairs that have no result yet, and again those that ended as errors. Cost: some 15 s to start, then what the matcher
-costs; see the README for measured rates. `python -m jobs.match` is the same command.
+costs; see docs/measured.md. `python -m jobs.match` is the same command.
 """
 
 import importlib.metadata

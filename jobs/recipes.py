@@ -46,7 +46,7 @@ def nemf_small(options: RecipeOptions) -> list[Stage]:
     nearly half its photographs from ImageNet. The field is initialised at the correlation of its own descriptors.
 
     Needs: data/animal-pose, data/photographs and weights of timm's mobilenetv1_100, which are not part of the result.
-    Cost: README.md, Training. Result: its model card.
+    Cost: docs/measured.md. Result: its model card.
     """
     of_teacher, out = replace(options, out=options.out / "teacher"), options.out
     *manifests, teacher, better_teacher, _, _ = nemf_mobilenet(of_teacher)
@@ -130,7 +130,7 @@ def paper_spair(options: RecipeOptions) -> list[Stage]:
     """The published training for SPair-71k: ResNet-101, frozen, both losses, AdamW at 3e-5, negatives all random.
 
     Needs: data/SPair-71k and weights of torchvision's resnet101. Not run here: the paper reports PCK@.1 53.6 (protocol
-    nemf); on the CPU of the README's tables a step of 8 pairs takes minutes, so it needs GPUs (--workers).
+    nemf); on the CPU of docs/measured.md a step of 8 pairs takes minutes, so it needs GPUs (--workers).
     The paper does not give steps and batch size; these are ours: about 15 epochs.
     """
     return _paper(options, dataset="spair", root="SPair-71k", training="trn", protocol="nemf", steps=100_000)

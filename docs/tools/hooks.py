@@ -18,6 +18,7 @@ ROOT_PAGES = {"changelog.md": "CHANGELOG.md", "contributing.md": "CONTRIBUTING.m
 """Pages of the site that are files at the root."""
 
 _LINK = re.compile(r"(\]\()([^)\s#:]+)(#[^)\s]*)?(\))")
+_PICTURES = (".png", ".jpg")
 _LANGUAGES = {".py": "python", ".md": "markdown", ".toml": "toml", ".yaml": "yaml", ".sh": "bash", ".ipynb": "json"}
 
 
@@ -32,8 +33,11 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     }
     inside = {f"{folder}/{path.name}" for folder in linked for path in _files_of(ROOT / folder)}
     for path in sorted(linked | inside):
-        page = File.generated(config, page_of(path), content=source_page(path), inclusion=InclusionLevel.NOT_IN_NAV)
-        files.append(page)
+        if Path(path).suffix in _PICTURES:
+            files.append(File.generated(config, page_of(path), abs_src_path=str(ROOT / path)))
+        else:
+            page = File.generated(config, page_of(path), content=source_page(path), inclusion=InclusionLevel.NOT_IN_NAV)
+            files.append(page)
     return files
 
 
@@ -70,7 +74,9 @@ def with_source_links(markdown: str, src_uri: str) -> str:
 
 
 def page_of(path: str) -> str:
-    """The page that shows the file or folder at `path`, a path from the root."""
+    """The page that shows the file or folder at `path`, a path from the root; a picture is there as it is."""
+    if Path(path).suffix in _PICTURES:
+        return f"source/{path}"
     return f"source/{path}/index.md" if (ROOT / path).is_dir() else f"source/{path}.md"
 
 

@@ -81,7 +81,7 @@ def plain(value):
 
 
 def flow_of(folder):
-    """The flow of the README's recipe."""
+    """The flow by the recipe of docs/tables.md."""
     import numpy
     import pandas as pd
     import pyarrow

@@ -8,7 +8,7 @@ import pytest
 
 from nemf.matchers.table import FORMS, HELP, TABLE, find_entry, is_checkpoint
 
-README = Path(__file__).parents[3] / "README.md"
+PAGE = Path(__file__).parents[3] / "docs" / "matchers.md"
 
 
 @pytest.mark.parametrize("entry", TABLE, ids=lambda entry: entry.form)
@@ -47,12 +47,12 @@ def test_names_of_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 
 def test_people_read_the_whole_table():
-    readme = README.read_text()
+    page = PAGE.read_text()
     for entry in TABLE:
         assert entry.form in FORMS
         assert f"{entry.form} ({entry.about})" in HELP
     for form in ("nemf-small", "nearest-neighbour:timm/MODEL", "identity", "descriptors:FOLDER"):
-        assert f"`{form}`" in readme
+        assert f"`{form}`" in page
 
 
 def test_names_need_no_torch():
