@@ -33,7 +33,7 @@ from nemf.search.refine import refine
 from nemf.search.sample import sample_field
 from nemf.search.score_peak import best_cells, finer_answers
 
-_CODE_VERSION = 7
+_CODE_VERSION = 8
 
 _ENCODE_BATCH = {"cpu": 1, "cuda": 8}
 """Images and pairs are encoded in batches of this one size, padded: kernels round differently by shape."""
@@ -74,7 +74,9 @@ class NemfMatcher(Matcher):
     With flow_nodes = 0 every pixel of the grid is matched for the flow as a point would be: on the pixel grid a
     point's match is the flow at that pixel. With flow_nodes the flow is a map (nemf.flow_map) of the matches of a
     coarser grid of nodes, bilinear between them, that has the points' matches at the pair's points as nearly as
-    its nodes allow. So the flow depends on the points that are asked with it; points never depend on the flow.
+    its nodes allow. The nodes of the mirrored query are matched too, and the map is kept whose nodes are surer and
+    agree more with it: the true flow of an object that faces the other way mirrors it. So the flow depends on the
+    points that are asked with it; points never depend on the flow.
 
     calibration: makes the confidence (nemf.calibration) of the field's mass at an answer; by default it is the mass.
     A point's mass is that of its logits at 32 x 32 places of the reference. For the flow, 16 x 16 query places have
@@ -113,7 +115,7 @@ class NemfMatcher(Matcher):
             mirrored = (
                 self.encode([mirrored_rgb.pair(pair) for pair in group], mirrored_cache) if self._is_mirrored else None
             )
-            for index, match in enumerate(self._matches(encoded, mirrored, group)):
+            for index, match in enumerate(self._matches(encoded, mirrored, group, cache, mirrored_rgb)):
                 pair = group[index]
                 score_maps = self._score_maps(_fields(encoded, mirrored, index), pair) if pair.score_maps else None
                 yield replace(match, score_maps=score_maps)
@@ -176,8 +178,15 @@ class NemfMatcher(Matcher):
             return length(levels[0])
         return dissimilarity(F.normalize(join([level[None] for level in levels])[0], dim=0))
 
-    def _matches(self, encoded: EncodedField, mirrored: EncodedField | None, pairs: Sequence[ImagePair]) -> list[Match]:
-        """mirrored: of the mirrored images, where the settings ask for it."""
+    def _matches(
+        self,
+        encoded: EncodedField,
+        mirrored: EncodedField | None,
+        pairs: Sequence[ImagePair],
+        cache: FeatureCache | None = None,
+        mirrored_rgb: "_Mirrored | None" = None,
+    ) -> list[Match]:
+        """mirrored: of the mirrored images, where the settings ask for it. cache: must not outlive mirrored_rgb."""
         config, any_dense = self.config, any(pair.dense for pair in pairs)
         sparse = [replace(pair, dense=False) for pair in pairs] if config.flow_nodes else pairs
         if config.point_search != "patchmatch":
@@ -191,7 +200,35 @@ class NemfMatcher(Matcher):
                 ]
         else:
             matches = self.refine(encoded, self.search(encoded, sparse), sparse)
-        return self._with_flow_maps(encoded, pairs, matches) if any_dense and config.flow_nodes else matches
+        if any_dense and config.flow_nodes:
+            return self._with_flow_maps(encoded, pairs, matches, cache, mirrored_rgb or _Mirrored())
+        return matches
+
+    def _with_flow_maps(
+        self,
+        encoded: EncodedField,
+        pairs: Sequence[ImagePair],
+        matches: Sequence[Match],
+        cache: FeatureCache | None,
+        mirrored_rgb: "_Mirrored",
+    ) -> list[Match]:
+        """The matches of the pairs' points, with flow where a pair is dense: of the query or of its mirror image."""
+        dense = [index for index, pair in enumerate(pairs) if pair.dense]
+        turned = [mirrored_rgb.query(pairs[index]) for index in dense]
+        turned_encoded = self.encode(turned, cache)
+        upright_maps = self._flow_maps(encoded, pairs, matches)
+        turned_maps = self._flow_maps(turned_encoded, turned, [matches[index] for index in dense])
+        mapped = list(matches)
+        for number, index in enumerate(dense):
+            upright, mirror = upright_maps[index], turned_maps[number]
+            if mirror.sureness > upright.sureness:
+                one = turned_encoded.select(number, number + 1)
+                answer_px, confidence = (maps[:, ::-1] for maps in self._flow(one, turned[number], mirror))
+            else:
+                answer_px, confidence = self._flow(encoded.select(index, index + 1), pairs[index], upright)
+            flow_px = answer_px - pixel_grid(_query_hw(pairs[index])).numpy()
+            mapped[index] = replace(matches[index], flow_px=flow_px, flow_confidence=np.ascontiguousarray(confidence))
+        return mapped
 
     @torch.no_grad()
     def _match_by_map(self, fields: Sequence["_Field"], pair: ImagePair) -> Match:
@@ -296,51 +333,53 @@ class NemfMatcher(Matcher):
             for i, (pair, field, (xy_norm, _)) in enumerate(per_pair)
         ]
 
-    @torch.no_grad()
-    def _with_flow_maps(
+    def _flow_maps(
         self, encoded: EncodedField, pairs: Sequence[ImagePair], matches: Sequence[Match]
-    ) -> list[Match]:
-        """The matches of the pairs' points, with flow where a pair is dense."""
-        grids = [_nodes_hw(_query_hw(pair), self.config.flow_nodes) for pair in pairs]
-        no_points = torch.zeros(0, 2, device=self.device)
-        fields = self._search(encoded, pairs, grids, [None if pair.dense else no_points for pair in pairs], (1,))
+    ) -> list["_FlowMap"]:
+        """The map of each pair's flow, from the matches of its points; empty for a pair that is not dense."""
+        grids = [_nodes_hw(_query_hw(pair), self.config.flow_nodes) if pair.dense else (0, 0) for pair in pairs]
         nodes_px = [self._nodes_px(pair, hw) for pair, hw in zip(pairs, grids, strict=True)]
-        query = [px_to_norm(xy_px, hw) for xy_px, hw in zip(nodes_px, grids, strict=True)]
+        sizes = [_nodes_hw(_query_hw(pair), self.config.flow_nodes) for pair in pairs]
+        searched = [None if pair.dense else xy_px for pair, xy_px in zip(pairs, nodes_px, strict=True)]
+        fields = self._search(encoded, pairs, sizes, searched, (1,))
+        query = [px_to_norm(xy_px, hw) for xy_px, hw in zip(nodes_px, sizes, strict=True)]
         start = [sample_field(field[None], xy_px[None])[0] for field, xy_px in zip(fields, nodes_px, strict=True)]
         refined = self._refine_all(encoded, query, start)
-        return [
-            self._with_flow_map(encoded.select(i, i + 1), pair, match, hw, *nodes) if pair.dense else match
-            for i, (pair, match, hw, nodes) in enumerate(zip(pairs, matches, grids, refined, strict=True))
-        ]
+        per_pair = zip(pairs, matches, grids, refined, strict=True)
+        return [self._flow_map(pair, match, hw, *nodes) for pair, match, hw, nodes in per_pair]
 
-    def _with_flow_map(
+    def _flow_map(
         self,
-        encoded: EncodedField,
         pair: ImagePair,
         match: Match,
         grid_hw: Size,
         reference_xy_norm: Float[Tensor, "n 2"],
         logit: Float[Tensor, " n"],
-    ) -> Match:
-        """The match with the map that nodes make. encoded: of this pair alone."""
+    ) -> "_FlowMap":
+        """The map that the answers of nodes make, with the answers of the pair's points."""
         query_hw, reference_hw = _query_hw(pair), _reference_hw(pair)
+        if len(logit) == 0:
+            return _FlowMap(answer_px=torch.zeros(*grid_hw, 2), sureness=0.0)
         nodes_xy_px = norm_to_px(px_to_norm(pixel_grid(grid_hw), grid_hw), query_hw)
         reference_xy_px = norm_to_px(reference_xy_norm.cpu(), reference_hw).view(*grid_hw, 2)
         points_px = self._points_px(pair).cpu()
-        smooth_px, _ = flow_map.smoothed(
+        smooth_px, agreement = flow_map.smoothed(
             (reference_xy_px - nodes_xy_px).numpy(),
             logit.cpu().view(grid_hw).numpy(),
             reference_hw,
             on_grid(points_px, query_hw, grid_hw).numpy(),
             match.reference_xy_px - points_px.numpy(),
         )
-        flow_px = torch.from_numpy(smooth_px).float()
-        confidence = self._flow_confidence(encoded, pair, nodes_xy_px + flow_px)
-        return replace(
-            match,
-            flow_px=_upsample(flow_px, query_hw).numpy(),
-            flow_confidence=_upsample(confidence[..., None], query_hw)[..., 0].numpy(),
-        )
+        sureness = float((logit.cpu().view(grid_hw).sigmoid().double().numpy() * agreement).mean())
+        return _FlowMap(answer_px=nodes_xy_px + torch.from_numpy(smooth_px).float(), sureness=sureness)
+
+    @torch.no_grad()
+    def _flow(
+        self, encoded: EncodedField, pair: ImagePair, nodes: "_FlowMap"
+    ) -> tuple[Float32[np.ndarray, "h w 2"], Float32[np.ndarray, "h w"]]:
+        """The answer of every pixel, and its confidence. encoded: of this pair alone."""
+        hw, confidence = _query_hw(pair), self._flow_confidence(encoded, pair, nodes.answer_px)
+        return _upsample(nodes.answer_px, hw).numpy(), _upsample(confidence[..., None], hw)[..., 0].numpy()
 
     def _refine_all(
         self, encoded: EncodedField, query_xy_norm: Sequence[Float[Tensor, "_ 2"]], start_xy_norm: Sequence[Tensor]
@@ -610,10 +649,27 @@ class _Mirrored:
         query_rgb, reference_rgb = (self._copy(rgb) for rgb in (pair.query_rgb, pair.reference_rgb))
         return replace(pair, query_rgb=query_rgb, reference_rgb=reference_rgb)
 
+    def query(self, pair: ImagePair) -> ImagePair:
+        """The pair with its query and its points mirrored."""
+        query_rgb, points = self._copy(pair.query_rgb), pair.query_xy_px
+        if points is not None:
+            points = np.stack([np.float32(query_rgb.shape[1] - 1) - points[:, 0], points[:, 1]], axis=1)
+        return replace(pair, query_rgb=query_rgb, query_xy_px=points)
+
     def _copy(self, rgb: RGB) -> RGB:
         if id(rgb) not in self._copies:
             self._copies[id(rgb)] = (rgb, np.ascontiguousarray(rgb[:, ::-1]))
         return self._copies[id(rgb)][1]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _FlowMap:
+    """A map of a pair's flow, at nodes."""
+
+    answer_px: Float[Tensor, "gh gw 2"]
+    """Where in the reference the nodes are."""
+    sureness: float
+    """Mean of the scores of the nodes' own answers, 0..1, each times how far it agrees with the map."""
 
 
 def _fused_score(model: NeMF) -> FusedScore:

@@ -89,7 +89,8 @@ def test_folds_and_tears_of_known_flows():
     swapped_px = np.zeros((*HW, 2))
     swapped_px[:, 16:, 0] = -8  # the right half jumps back over the left one
     assert folded_share(GENTLE_PX) == 0
-    assert folded_share(mirrored_px) == 1
+    assert folded_share(mirrored_px) == 0
+    assert folded_share(np.stack([-X, -Y], axis=-1)) == 1  # everything goes to one place
     assert folded_share(swapped_px) == pytest.approx(1 / 31)
     assert torn_share(swapped_px) == pytest.approx(1 / 31)
     assert torn_share(swapped_px, limit=8.5) == 0

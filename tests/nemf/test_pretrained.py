@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from nemf import load_matcher, pretrained
+from nemf.flow_map import folded_share
 from nemf.matcher import Matcher
 from nemf.training.augment import AugmentConfig, recoloured
 from nemf.training.example import Example
@@ -67,3 +68,15 @@ def test_it_beats_the_matchers_without_weights_on_planted_warps():
         name: pck(load_matcher(name, device="cpu"), examples) for name in ("nearest-neighbour:dense-sift", "identity")
     }
     assert ours > max(others.values())
+
+
+def test_its_flow_finds_an_image_and_its_mirror_image():
+    query = np.ascontiguousarray(skimage.data.chelsea()[::2, ::2])
+    mirrored = np.ascontiguousarray(query[:, ::-1])
+    x = np.arange(query.shape[1])
+    matcher = load_matcher("nemf-small", device="cpu")
+    for reference, true_x in ((query, x), (mirrored, query.shape[1] - 1 - x)):
+        flow_px = matcher.match(query, reference, dense=True).flow_px
+        error_px = np.hypot(x + flow_px[..., 0] - true_x, flow_px[..., 1])
+        assert np.quantile(error_px, 0.9) < 5
+        assert folded_share(flow_px) == 0
