@@ -149,6 +149,8 @@ class TrainingPairs:
             side: View(rgb=self._rgb(pair, side, row), xy_px=points[side], box_xyxy=_box(pair, side)) for side in _SIDES
         }
         category = "" if self._names_across_categories else f"{self.uri} {pair['category'] or row}"
+        if probability is not None:
+            category = f"{self.uri} row {row}"  # a matcher's points of one name are one only within their pair
         keypoint_id = None if names is None else tuple(names)
         example = Example(
             reference=views["source"],

@@ -52,6 +52,15 @@ def test_keypoints_have_the_probability_of_the_manifest(tmp_path: Path, photogra
     assert probability.tolist() == [0.25, 1]
 
 
+def test_points_of_a_matcher_have_their_names_within_their_pair(tmp_path: Path, photograph: str):
+    row = pair_row("p", source_uri=photograph, target_uri=photograph, keypoint_id=["0", "1", "2"])
+    labels = [{**row, "pair_id": name, "keypoint_probability": [0.5, 0.5, 0.5]} for name in "ab"]
+    manifest = write_pairs(tmp_path / "pairs.parquet", [row, *labels])
+    for across in (False, True):
+        pairs = TrainingPairs(manifest, str(tmp_path), ImageCache(), names_across_categories=across)
+        assert len({pairs.example(number).category for number in range(3)}) == 3
+
+
 def test_names_may_mean_the_same_in_all_categories(tmp_path: Path, photograph: str):
     row = pair_row("p", source_uri=photograph, target_uri=photograph)
     others = [{**row, "pair_id": "q", "category": None}, {**row, "pair_id": "r", "category": None}]
