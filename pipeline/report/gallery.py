@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from jaxtyping import Bool, Float, Float32, Int64
 from PIL import Image
 
+from nemf.flow_map import folded_share
 from nemf.matcher import RGB
 from pipeline.evaluation.keypoint_errors import KeypointErrors
 from pipeline.io import storage
@@ -54,6 +55,8 @@ class DrawnFlow:
     """Image of the flow's directions and lengths as colours of the wheel."""
     longest_px: float
     """Length with full colour, in pixels."""
+    folded_percent: float
+    """Percent of the pixels at which the flow folds."""
     warped_uri: str
     """The reference image warped onto the query by the flow."""
 
@@ -238,6 +241,7 @@ def _draw_flow(flow_px: Float[np.ndarray, "h w 2"], reference_rgb: RGB) -> Drawn
     return DrawnFlow(
         colours_uri=jpeg_data_uri(Image.fromarray(colours), _THUMBNAIL_PX),
         longest_px=longest_px,
+        folded_percent=100 * folded_share(flow_px),
         warped_uri=jpeg_data_uri(Image.fromarray(warped), _THUMBNAIL_PX),
     )
 

@@ -327,7 +327,7 @@ def test_flow_is_drawn_where_there_are_no_keypoints(tmp_path: Path):
     assert page.count("data:image/jpeg;base64,") == 3
     assert "Nothing to score: no pair has keypoints" in text
     assert "24 points of the flow, no truth to compare with" in text
-    assert "flow, full colour at 4 px reference warped onto the query" in text
+    assert "flow, full colour at 4 px reference warped onto the query, 0.0 % of pixels folded" in text
     assert "1 of them without keypoints" in text
 
 
