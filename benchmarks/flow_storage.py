@@ -100,7 +100,7 @@ def _floats(kind: type[np.floating], codec: str | None) -> Callable[[np.ndarray]
 
 
 def _png(flow_px: np.ndarray) -> tuple[int, np.ndarray]:
-    steps = np.rint(flow_px * 64 + 2**15).clip(0, 2**16 - 1).astype(np.uint16)
+    steps = np.rint(flow_px.astype(np.float64) * 64 + 2**15).clip(0, 2**16 - 1).astype(np.uint16)
     file = io.BytesIO()
     Image.fromarray(steps.transpose(2, 0, 1).reshape(-1, steps.shape[1])).save(file, "PNG")
     return len(file.getvalue()), (steps.astype(np.float64) - 2**15) / 64
