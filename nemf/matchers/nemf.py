@@ -188,7 +188,6 @@ class NemfMatcher(Matcher):
     ) -> list[Match]:
         """mirrored: of the mirrored images, where the settings ask for it. cache: must not outlive mirrored_rgb."""
         config, any_dense = self.config, any(pair.dense for pair in pairs)
-        sparse = [replace(pair, dense=False) for pair in pairs] if config.flow_nodes else pairs
         if config.point_search != "patchmatch":
             matches = [self._match_by_map(_fields(encoded, mirrored, i), pair) for i, pair in enumerate(pairs)]
             if any_dense and not config.flow_nodes:
@@ -199,7 +198,8 @@ class NemfMatcher(Matcher):
                     for match, (flow_px, confidence) in zip(matches, by_pixel, strict=True)
                 ]
         else:
-            matches = self.refine(encoded, self.search(encoded, sparse), sparse)
+            sought = [replace(pair, dense=False) for pair in pairs] if config.flow_nodes else pairs
+            matches = self.refine(encoded, self.search(encoded, sought), sought)
         if any_dense and config.flow_nodes:
             return self._with_flow_maps(encoded, pairs, matches, cache, mirrored_rgb or _Mirrored())
         return matches
