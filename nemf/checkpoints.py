@@ -21,7 +21,7 @@ from nemf.model.build import build
 from nemf.model.network import NeMF
 from nemf.model.presets import NeMFConfig
 from nemf.model.weights_file import FIELDS, check_tensors, read_tensors
-from nemf.official.names import from_official_state_dict
+from nemf.official.state_dict import from_official_state_dict
 from nemf.search.config import settings_from_json
 
 __all__ = ["from_official_state_dict", "load", "read_calibration", "read_config", "read_search", "save"]

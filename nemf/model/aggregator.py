@@ -1,40 +1,12 @@
 """The transformer that refines a correlation from the side of each image in turn (after CATs, Cho et al. 2021)."""
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from nemf.model.attention import Attention, Mlp
+
 Tokens = Float[Tensor, "b channel cell dim"]
-
-
-class Attention(nn.Module):
-    """Multi-head self-attention among the tokens of the last but one axis."""
-
-    def __init__(self, dim: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.qkv = nn.Linear(dim, 3 * dim)
-        self.proj = nn.Linear(dim, dim)
-
-    def forward(self, tokens: Float[Tensor, "*n token dim"]) -> Float[Tensor, "*n token dim"]:
-        """The attended tokens, before the residual sum."""
-        query, key, value = self.qkv(tokens).unflatten(-1, (3, self.heads, -1)).movedim(-3, 0).transpose(-3, -2)
-        attended = F.scaled_dot_product_attention(query, key, value)
-        return self.proj(attended.transpose(-3, -2).flatten(-2))
-
-
-class Mlp(nn.Module):
-    """Two layers with an exact GELU between them."""
-
-    def __init__(self, dim: int, hidden: int) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(dim, hidden)
-        self.fc2 = nn.Linear(hidden, dim)
-
-    def forward(self, tokens: Float[Tensor, "*n dim"]) -> Float[Tensor, "*n dim"]:
-        """The transformed tokens, before the residual sum."""
-        return self.fc2(F.gelu(self.fc1(tokens)))
 
 
 class Block(nn.Module):
