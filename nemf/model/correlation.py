@@ -21,8 +21,11 @@ def soft_mutual_nearest_neighbour(
     correlation: Float[Tensor, "b n reference query"],
 ) -> Float[Tensor, "b n reference query"]:
     """C (C / max_reference C) (C / max_query C) for each value C: it stays large only where both cells are best."""
-    best_reference = correlation.amax(dim=2, keepdim=True)
-    best_query = correlation.amax(dim=3, keepdim=True)
+    return mutually_filtered(correlation, correlation.amax(dim=2, keepdim=True), correlation.amax(dim=3, keepdim=True))
+
+
+def mutually_filtered(correlation: Tensor, best_reference: Tensor, best_query: Tensor) -> Tensor:
+    """C (C / best_reference) (C / best_query), the greatest values being given; they broadcast."""
     to_reference = correlation / torch.where(best_reference == 0, 1e-30, best_reference)
     to_query = correlation / torch.where(best_query == 0, 1e-30, best_query)
     return correlation * (to_reference * to_query)
