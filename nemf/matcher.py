@@ -77,6 +77,22 @@ class ImagePair:
         if self.query_xy_px is not None:
             as_points(self.query_xy_px)
 
+    @property
+    def query_hw(self) -> tuple[int, int]:
+        """Rows and columns of the query image."""
+        return self.query_rgb.shape[0], self.query_rgb.shape[1]
+
+    @property
+    def reference_hw(self) -> tuple[int, int]:
+        """Rows and columns of the reference image."""
+        return self.reference_rgb.shape[0], self.reference_rgb.shape[1]
+
+    def points_inside_px(self) -> Points:
+        """The query points, (K, 2), K = 0 for None; one outside the image becomes the nearest pixel centre inside."""
+        points = np.zeros((0, 2), np.float32) if self.query_xy_px is None else self.query_xy_px
+        height, width = self.query_hw
+        return np.clip(points, 0, np.array([width - 1, height - 1], np.float32))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Match:

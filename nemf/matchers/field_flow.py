@@ -1,0 +1,162 @@
+"""Dense flow of a field that is a map: nodes are matched, made a map (nemf.flow_map), and interpolated to pixels."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Float32
+from torch import Tensor
+
+from nemf import flow_map
+from nemf.calibration import Calibration
+from nemf.coordinates import norm_to_px, pixel_grid, px_to_norm, rescale_px
+from nemf.matcher import ImagePair, Points
+from nemf.matchers.confidence import flow_mass, mass_maps
+from nemf.matchers.field_search import FieldSearch
+from nemf.matchers.mirrored import Mirror
+from nemf.matchers.pair_field import MASS_MAP_HW, PairField
+from nemf.model.network import EncodedField
+from nemf.search.coarse_to_fine import on_grid
+from nemf.search.pixel_list import Size
+from nemf.search.sample import sample_field
+
+_CONFIDENCE_PLACES_HW = (16, 16)
+"""The query points whose mass maps the confidence of a flow is read from."""
+
+Flow = tuple[Float32[np.ndarray, "_ _ 2"], Float32[np.ndarray, "_ _"]]
+"""The displacement (dx, dy) of every query pixel, in pixels, and its confidence, 0..1."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FieldFlow:
+    """Makes flows of encoded pairs.
+
+    The nodes of the mirrored query are matched too, and the map is kept whose nodes are surer and agree more with it:
+    the true flow of an object that faces the other way mirrors it.
+    """
+
+    search: FieldSearch
+    calibration: Calibration
+
+    def flows(
+        self,
+        encoded: EncodedField,
+        pairs: Sequence[ImagePair],
+        answers_px: Sequence[Float32[np.ndarray, "_ 2"]],
+        encode: Callable[[Sequence[ImagePair]], EncodedField],
+        mirror: Mirror,
+    ) -> list[Flow]:
+        """The flow of each of the pairs.
+
+        answers_px: of the pairs' points, in pixels of the reference; the map has these at the points as nearly as its
+            nodes allow.
+        encode: encodes pairs, here with mirrored queries.
+        """
+        turned = [mirror.query(pair) for pair in pairs]
+        turned_encoded = encode(turned)
+        flows = []
+        upright_maps = self._node_maps(encoded, pairs, answers_px)
+        turned_maps = self._node_maps(turned_encoded, turned, answers_px)
+        for index, (upright_map, turned_map) in enumerate(zip(upright_maps, turned_maps, strict=True)):
+            if turned_map.sureness > upright_map.sureness:
+                mirrored = self._answers(turned_encoded.select(index, index + 1), turned[index], turned_map)
+                answer_px, confidence = (values[:, ::-1] for values in mirrored)
+            else:
+                answer_px, confidence = self._answers(encoded.select(index, index + 1), pairs[index], upright_map)
+            flow_px = answer_px - pixel_grid(pairs[index].query_hw).numpy()
+            flows.append((flow_px, np.ascontiguousarray(confidence)))
+        return flows
+
+    def _node_maps(
+        self, encoded: EncodedField, pairs: Sequence[ImagePair], answers_px: Sequence[Float32[np.ndarray, "_ 2"]]
+    ) -> list["_NodeMap"]:
+        """The map of each pair's nodes."""
+        device = encoded.refined_mean.device
+        grids = [_nodes_hw(pair.query_hw, self.search.config.flow_nodes) for pair in pairs]
+        nodes_xy = [pixel_grid(hw).view(-1, 2).to(device) for hw in grids]
+        fields = self.search.on_grids(encoded, pairs, grids, [None] * len(pairs), (1,))
+        query = [px_to_norm(xy, hw) for xy, hw in zip(nodes_xy, grids, strict=True)]
+        start = [sample_field(field[None], xy[None])[0] for field, xy in zip(fields, nodes_xy, strict=True)]
+        refined = self.search.refine(encoded, query, start)
+        per_pair = zip(pairs, answers_px, grids, refined, strict=True)
+        return [_node_map(pair, points_px, hw, *nodes) for pair, points_px, hw, nodes in per_pair]
+
+    @torch.no_grad()
+    def _answers(self, encoded: EncodedField, pair: ImagePair, nodes: "_NodeMap") -> Flow:
+        """The reference (x, y) of every query pixel, and its confidence. encoded: of this pair alone."""
+        field = PairField(model=self.search.model, pair=pair, encoded=encoded, fused=self.search.fused)
+        confidence = flow_confidence(field, nodes.answer_px, self.calibration)
+        hw = pair.query_hw
+        return upsample(nodes.answer_px, hw).numpy(), upsample(confidence[..., None], hw)[..., 0].numpy()
+
+
+def flow_confidence(
+    field: PairField, answers_xy_px: Float[Tensor, "gh gw 2"], calibration: Calibration
+) -> Float[Tensor, "gh gw"]:
+    """The confidence of answers to the pixels of a grid over the query image, as align-corners.
+
+    16 x 16 places of the query have mass maps, and each pixel of the grid reads those of the four places round it, at
+    the place where its answer is (nemf.matchers.confidence.flow_mass).
+    """
+    query_hw, reference_hw = field.pair.query_hw, field.pair.reference_hw
+    grid_hw = answers_xy_px.shape[0], answers_xy_px.shape[1]
+    places_hw = _CONFIDENCE_PLACES_HW
+    places_xy_px = rescale_px(pixel_grid(places_hw).view(-1, 2), places_hw, query_hw)
+    places_xy_norm = px_to_norm(places_xy_px, query_hw).clamp(-1, 1).to(field.encoded.refined_mean.device)
+    scores = field.maps(places_xy_norm, MASS_MAP_HW)
+    maps = mass_maps(scores, reference_hw, calibration.temperature).cpu()
+    nodes_xy_px = norm_to_px(px_to_norm(pixel_grid(grid_hw).view(-1, 2), grid_hw), query_hw)
+    mass = flow_mass(maps, places_hw, nodes_xy_px, answers_xy_px.view(-1, 2), query_hw, reference_hw)
+    return torch.from_numpy(calibration.confidence(mass.numpy()).astype(np.float32)).view(grid_hw)
+
+
+def upsample(values: Float[Tensor, "_ _ c"], hw: Size) -> Float[Tensor, "h w c"]:
+    """Values at all pixels of an image, interpolated between those of a grid over it (bilinear, align-corners)."""
+    if values.shape[:2] == hw:
+        return values
+    maps = F.interpolate(values.permute(2, 0, 1)[None], hw, mode="bilinear", align_corners=True)
+    return maps[0].permute(1, 2, 0).contiguous()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _NodeMap:
+    """A map of a pair's flow, at nodes."""
+
+    answer_px: Float[Tensor, "gh gw 2"]
+    """Where in the reference the nodes are."""
+    sureness: float
+    """Mean of the scores of the nodes' own answers, 0..1, each times how far it agrees with the map."""
+
+
+def _node_map(
+    pair: ImagePair,
+    answers_px: Points,
+    grid_hw: Size,
+    reference_xy_norm: Float[Tensor, "n 2"],
+    logit: Float[Tensor, " n"],
+) -> _NodeMap:
+    """The map that the answers of nodes make, with the answers of the pair's points."""
+    query_hw, reference_hw = pair.query_hw, pair.reference_hw
+    nodes_xy_px = norm_to_px(px_to_norm(pixel_grid(grid_hw), grid_hw), query_hw)
+    reference_xy_px = norm_to_px(reference_xy_norm.cpu(), reference_hw).view(*grid_hw, 2)
+    points_px = pair.points_inside_px()
+    logit = logit.cpu().view(grid_hw)
+    smooth_px, agreement = flow_map.smoothed(
+        (reference_xy_px - nodes_xy_px).numpy(),
+        logit.numpy(),
+        reference_hw,
+        on_grid(torch.from_numpy(points_px), query_hw, grid_hw).numpy(),
+        answers_px - points_px,
+    )
+    sureness = float((logit.sigmoid().double().numpy() * agreement).mean())
+    return _NodeMap(answer_px=nodes_xy_px + torch.from_numpy(smooth_px).float(), sureness=sureness)
+
+
+def _nodes_hw(hw: Size, nodes: int) -> Size:
+    """The grid over an image that has so many nodes along the longer side, as far apart along the other, if there are
+    so many pixels."""
+    step = max(max(hw) / nodes, 1)
+    height, width = (max(round(side / step), min(side, 2)) for side in hw)
+    return height, width
