@@ -1,14 +1,11 @@
 """Checkpoints of NeMF networks: a folder with model.safetensors and config.json.
 
-The `format` in config.json says what network it is. Other networks have a module of their own, made of the functions
-here that take a format.
-
 Folders are read from any path or URI that fsspec reaches; credentials and endpoints are those of the environment.
 Checkpoints of the NeMF authors are turned into such folders by nemf.official.pickles.
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path, PurePosixPath
@@ -16,7 +13,6 @@ from typing import Any
 
 import torch
 from safetensors.torch import save as as_safetensors
-from torch import nn
 
 from nemf.calibration import Calibration, from_json
 from nemf.io.uri import with_retries
@@ -30,7 +26,7 @@ from nemf.search.config import settings_from_json
 
 __all__ = ["from_official_state_dict", "load", "read_calibration", "read_config", "read_search", "save"]
 
-FORMAT = "nemf-1"
+_FORMAT = "nemf-1"
 
 MAX_SMALL_FILE_BYTES = 2**20
 """Maximum bytes of config.json and args.pkl; as Python objects they are many times larger."""
@@ -44,8 +40,6 @@ def is_size(value: Any) -> bool:
 
 
 SIZE = ("a whole number from 1 to 4096", is_size)
-Rules = Mapping[str, tuple[str, Any]]
-"""The requirement on fields of config.json, in words and as a test; fields not named must be a SIZE."""
 _DEPTH = ("a whole number from 0 to 64", lambda value: type(value) is int and 0 <= value <= 64)
 _FLAG = ("true or false", lambda value: type(value) is bool)
 _INDICES, _are_indices = FIELDS["out_indices"]
@@ -86,25 +80,16 @@ def save(
     dtype: of the weights in the file: torch.float32, or torch.float16 for half the size.
     Raises ValueError for settings that cannot be and weights that are not finite in that type.
     """
-    settings_from_json(dict(search or {}))
-    write_folder(folder, model, {"format": FORMAT, **asdict(config), "search": dict(search or {})}, calibration, dtype)
-
-
-def write_folder(
-    folder: Path, model: nn.Module, content: dict[str, Any], calibration: Calibration | None, dtype: torch.dtype
-) -> None:
-    """Write the weights of any network as `dtype`, and `content` and the calibration as its config.json.
-
-    Raises ValueError for weights that are not finite in that type.
-    """
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     stored = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
     if lost := [name for name, tensor in stored.items() if not tensor.isfinite().all()]:
         raise ValueError(f"weights that are not finite in {dtype}: {', '.join(lost)}")
+    settings_from_json(dict(search or {}))
     (folder / "model.safetensors").write_bytes(as_safetensors(stored))
+    content = {"format": _FORMAT, **asdict(config), "search": dict(search or {})}
     if calibration is not None:
-        content = content | {"confidence": calibration.to_json()}
+        content["confidence"] = calibration.to_json()
     (folder / "config.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
@@ -116,20 +101,14 @@ def load(folder: str | Path) -> NeMF:
     """
     config = read_config(folder)
     with errors_about(f"checkpoint folder {folder}"):
-        tensors = read_weights(folder, lambda: check_sizes(config))
+        tensors = read_tensors(read_file(folder, "model.safetensors"), "model.safetensors")
+        with errors_about("config.json: no network can be built of these sizes"):
+            expected = check_sizes(config)
+        misfit = "model.safetensors does not fit the network of config.json; both must be of one checkpoint"
+        check_tensors(expected, tensors, misfit)
     model = build(config)
     model.load_state_dict(tensors, strict=False)
     return model
-
-
-def read_weights(folder: str | Path, expected: Callable[[], dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    """The tensors of a checkpoint folder, which must be those that `expected` gives, on any device."""
-    tensors = read_tensors(read_file(folder, "model.safetensors"), "model.safetensors")
-    with errors_about("config.json: no network can be built of these sizes"):
-        wanted = expected()
-    misfit = "model.safetensors does not fit the network of config.json; both must be of one checkpoint"
-    check_tensors(wanted, tensors, misfit)
-    return tensors
 
 
 def check_sizes(config: NeMFConfig) -> dict[str, torch.Tensor]:
@@ -153,62 +132,43 @@ def check_sizes(config: NeMFConfig) -> dict[str, torch.Tensor]:
 def read_config(folder: str | Path) -> NeMFConfig:
     """The configuration of a checkpoint folder; raises as `load` does."""
     with errors_about(f"checkpoint folder {folder}"):
-        return read_sizes(folder, FORMAT, NeMFConfig, _EXPECTED)
-
-
-def read_sizes(folder: str | Path, format_name: str, kind: type[Any], rules: Rules) -> Any:
-    """The sizes of a checkpoint folder of a format, a dataclass with a backbone_config; ValueError where they are not
-    those of `kind` or against the rules."""
-    content = read_json(folder, format_name)
-    for extra in ("search", "confidence"):
-        content.pop(extra, None)
-    backbone = _checked("backbone_config.", BackboneConfig, content.pop("backbone_config", None), rules)
-    return kind(**_checked("", kind, content, rules), backbone_config=BackboneConfig(**backbone))
+        content = _read_json(folder)
+        for extra in ("search", "confidence"):
+            content.pop(extra, None)
+        backbone = _checked("backbone_config.", BackboneConfig, content.pop("backbone_config", None))
+        return NeMFConfig(**_checked("", NeMFConfig, content), backbone_config=BackboneConfig(**backbone))
 
 
 def read_search(folder: str | Path) -> dict[str, Any]:
     """The search settings in a checkpoint folder, fields of SearchConfig, lists as tuples; raises as `load` does."""
     with errors_about(f"checkpoint folder {folder}"):
-        content = read_json(folder, FORMAT).get("search", {})
+        content = _read_json(folder).get("search", {})
         with errors_about("config.json"):
             return settings_from_json(content)
 
 
-def read_calibration(folder: str | Path, format_name: str = FORMAT) -> Calibration | None:
+def read_calibration(folder: str | Path) -> Calibration | None:
     """What makes a probability of the network's confidence, from a checkpoint folder; None where it was not fitted.
 
     Raises as `load` does.
     """
     with errors_about(f"checkpoint folder {folder}"):
-        content = read_json(folder, format_name).get("confidence")
+        content = _read_json(folder).get("confidence")
         with errors_about("config.json"):
             return None if content is None else from_json(content)
 
 
-def read_format(folder: str | Path) -> str:
-    """The format of a checkpoint folder, any text; raises as `load` does."""
-    with errors_about(f"checkpoint folder {folder}"):
-        return str(_read_object(folder).get("format"))
-
-
-def read_json(folder: str | Path, format_name: str) -> dict[str, Any]:
-    """The content of config.json without its field `format`, which must be this one."""
-    content = _read_object(folder)
-    if (found := content.pop("format", None)) != format_name:
-        raise ValueError(f"config.json: must be a JSON object whose format is {format_name!r}; got {found!r:.80}")
-    return content
-
-
-def _read_object(folder: str | Path) -> dict[str, Any]:
+def _read_json(folder: str | Path) -> dict[str, Any]:
+    """The content of config.json without its field `format`."""
     data = read_file(folder, "config.json", MAX_SMALL_FILE_BYTES)
     with errors_about("config.json: not JSON"):
         content = json.loads(data)
-    if not isinstance(content, dict):
-        raise ValueError(f"config.json: must be a JSON object with a format; got {json.dumps(content)[:80]}")
+    if not isinstance(content, dict) or content.pop("format", None) != _FORMAT:
+        raise ValueError(f"config.json: must be a JSON object whose format is {_FORMAT!r}")
     return content
 
 
-def _checked(prefix: str, kind: type[Any], content: Any, rules: Rules) -> dict[str, Any]:
+def _checked(prefix: str, kind: type[Any], content: Any) -> dict[str, Any]:
     """The fields of a dataclass as JSON gave them, lists as tuples; ValueError for unknown, missing or odd ones."""
     if not isinstance(content, dict):
         raise ValueError(f"config.json: {prefix.rstrip('.')} must be a JSON object; got {json.dumps(content)[:80]}")
@@ -218,7 +178,7 @@ def _checked(prefix: str, kind: type[Any], content: Any, rules: Rules) -> dict[s
         listed = "; ".join(f"{fault}: {', '.join(prefix + n for n in sorted(ns))}" for fault, ns in wrong.items() if ns)
         raise ValueError(f"config.json: fields do not fit: {listed}")
     for name, value in content.items():
-        expected, holds = rules.get(name, SIZE)
+        expected, holds = _EXPECTED.get(name, SIZE)
         if not holds(value):
             raise ValueError(f"config.json: field {prefix}{name} must be {expected}; got {json.dumps(value)[:80]}")
     return {name: tuple(value) if isinstance(value, list) else value for name, value in content.items()}

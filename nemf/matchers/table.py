@@ -49,7 +49,7 @@ def _is_factory(base: str) -> bool:
 
 
 _NEAREST_NEIGHBOUR = "nemf.matchers.nearest_neighbour:build"
-_CHECKPOINT = "nemf.matchers.checkpoint:build"
+_CHECKPOINT = "nemf.matchers.nemf:build"
 
 TABLE = (
     MatcherEntry(
@@ -92,7 +92,7 @@ TABLE = (
         builder="nemf.matchers.descriptors:build",
     ),
     MatcherEntry(
-        form="the path or URI of a checkpoint folder",
+        form="the path or URI of a NeMF checkpoint folder",
         about="the network of that checkpoint",
         fits=_is_folder,
         builder=_CHECKPOINT,
@@ -150,7 +150,7 @@ def split_common(name: str) -> tuple[str, dict[str, str]]:
 
 
 def is_checkpoint(name: str) -> bool:
-    """Whether `name` is a checkpoint: one that ships, any URI, or a path where there is a folder."""
+    """Whether `name` is a NeMF checkpoint: one that ships, any URI, or a path where there is a folder."""
     try:
         return find_entry(name).builder == _CHECKPOINT
     except ValueError:

@@ -24,14 +24,14 @@ def test_the_first_entry_that_fits(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         Path(folder).mkdir()
     forms = {
         "nemf-small?seed=1": "nemf-small",
-        "./nemf-small": "the path or URI of a checkpoint folder",
+        "./nemf-small": "the path or URI of a NeMF checkpoint folder",
         "identity": "identity",
         "nearest-neighbour:timm/resnet50?readout=argmax": "nearest-neighbour:timm/MODEL",
         "nearest-neighbour:torchvision/resnet50": "nearest-neighbour:torchvision/MODEL",
         "nearest-neighbour:dense-sift": "nearest-neighbour:dense-sift",
         "descriptors:trained": "descriptors:FOLDER",
-        "trained?seed=1": "the path or URI of a checkpoint folder",
-        "s3://bucket/trained": "the path or URI of a checkpoint folder",
+        "trained?seed=1": "the path or URI of a NeMF checkpoint folder",
+        "s3://bucket/trained": "the path or URI of a NeMF checkpoint folder",
         "own_matchers:make": "package.module:factory",
     }
     assert {name: find_entry(name).form for name in forms} == forms
