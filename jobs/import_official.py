@@ -1,10 +1,11 @@
-"""Convert a checkpoint of the NeMF authors into a checkpoint folder of this project.
+"""Convert a checkpoint of the authors of NeMF or LPMFlow into a checkpoint folder of this project.
 
     nemf import-official CHECKPOINT_DIR --out FOLDER
 
-CHECKPOINT_DIR holds model_best.pth and args.pkl, as the authors publish them. No code in them is executed: a
-file that holds any is refused. FOLDER gets model.safetensors and config.json, and is then the name of a matcher:
-`nemf pair a.jpg b.jpg --matcher FOLDER`. Cost: seconds, and 1.6 GB of memory.
+CHECKPOINT_DIR holds model_best.pth and args.pkl, as the authors publish them; the names of the tensors tell which
+system they are of. No code in them is executed: a file that holds any is refused. FOLDER gets model.safetensors and
+config.json, and is then the name of a matcher: `nemf pair a.jpg b.jpg --matcher FOLDER`. Cost: seconds, and 1.6 GB of
+memory.
 """
 
 import sys

@@ -1,7 +1,8 @@
-"""Checkpoints of NeMF networks: a folder with model.safetensors and config.json.
+"""Checkpoints of networks: a folder with model.safetensors and config.json.
 
 Folders are read from any path or URI that fsspec reaches; credentials and endpoints are those of the environment.
-Checkpoints of the NeMF authors are turned into such folders by nemf.official.pickles.
+`format` in config.json says which kind of network it is, see nemf.formats. Checkpoints of the authors of NeMF and
+LPMFlow are turned into such folders by nemf.official.pickles.
 """
 
 import json
@@ -13,60 +14,27 @@ from typing import Any
 
 import torch
 from safetensors.torch import save as as_safetensors
+from torch import nn
 
 from nemf.calibration import Calibration, from_json
+from nemf.formats import FORMATS, SIZE, Format, format_of
 from nemf.io.uri import with_retries
 from nemf.model.backbone_config import BackboneConfig
-from nemf.model.build import build
 from nemf.model.network import NeMF
-from nemf.model.presets import NeMFConfig
-from nemf.model.weights_file import FIELDS, check_tensors, read_tensors
+from nemf.model.weights_file import check_tensors, read_tensors
 from nemf.official.state_dict import from_official_state_dict
 from nemf.search.config import settings_from_json
 
-__all__ = ["from_official_state_dict", "load", "read_calibration", "read_config", "read_search", "save"]
-
-_FORMAT = "nemf-1"
+__all__ = ["from_official_state_dict", "load", "load_nemf", "read_calibration", "read_config", "read_search", "save"]
 
 MAX_SMALL_FILE_BYTES = 2**20
 """Maximum bytes of config.json and args.pkl; as Python objects they are many times larger."""
-_MAX_VOLUME_VALUES = 2**28
-"""Maximum number of values of a 4D volume, 1 GiB in float32; the published network has 2^26."""
-
-
-def is_size(value: Any) -> bool:
-    """Whether `value` is a SIZE."""
-    return type(value) is int and 1 <= value <= 4096
-
-
-SIZE = ("a whole number from 1 to 4096", is_size)
-_DEPTH = ("a whole number from 0 to 64", lambda value: type(value) is int and 0 <= value <= 64)
-_FLAG = ("true or false", lambda value: type(value) is bool)
-_INDICES, _are_indices = FIELDS["out_indices"]
-_EXPECTED = FIELDS | {
-    "backbone": ("the name of a backbone", lambda value: isinstance(value, str)),
-    "neck_channels": (
-        "0, or a whole number from 2 to 4096",
-        lambda value: type(value) is int and (value == 0 or 2 <= value <= 4096),
-    ),
-    "neck_blocks": _DEPTH,
-    "cost_channels": ("a whole number from 1 to 4096, or null", lambda value: value is None or is_size(value)),
-    "keep_correlation": _FLAG,
-    "embedding_channels": (
-        "two whole numbers from 1 to 4096, or none",
-        lambda value: isinstance(value, list) and len(value) in (0, 2) and all(map(is_size, value)),
-    ),
-    "depth": _DEPTH,
-    "field_blocks": ("a whole number from 1 to 64", lambda value: is_size(value) and value <= 64),
-    "out_indices": (f"{_INDICES}, or null", lambda value: value is None or _are_indices(value)),
-}
-"""The requirement on each field of config.json, in words and as a test; fields not named here must be a SIZE."""
 
 
 def save(
     folder: Path,
-    model: NeMF,
-    config: NeMFConfig,
+    model: nn.Module,
+    config: Any,
     *,
     search: Mapping[str, Any] | None = None,
     calibration: Calibration | None = None,
@@ -74,7 +42,8 @@ def save(
 ) -> None:
     """Write `model`, built from `config`, as a checkpoint folder; existing files of the two names are replaced.
 
-    search: settings of the search that suit the network, where they are not the published ones; by the names of
+    config: a NeMFConfig or an LPMFlowConfig.
+    search: settings of the search that suit a NeMF network, where they are not the published ones; by the names of
         nemf.search.config.SearchConfig.
     calibration: of the network's confidence, where it was fitted.
     dtype: of the weights in the file: torch.float32, or torch.float16 for half the size.
@@ -87,14 +56,14 @@ def save(
         raise ValueError(f"weights that are not finite in {dtype}: {', '.join(lost)}")
     settings_from_json(dict(search or {}))
     (folder / "model.safetensors").write_bytes(as_safetensors(stored))
-    content = {"format": _FORMAT, **asdict(config), "search": dict(search or {})}
+    content = {"format": format_of(config).name, **asdict(config), "search": dict(search or {})}
     if calibration is not None:
         content["confidence"] = calibration.to_json()
     (folder / "config.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
-def load(folder: str | Path) -> NeMF:
-    """The network of a checkpoint folder, path or URI, in eval mode.
+def load(folder: str | Path) -> Any:
+    """The network of a checkpoint folder, path or URI, in eval mode: a NeMF or an LPMFlow, as config.json says.
 
     Raises FileNotFoundError listing the files of the folder where one is missing, ValueError naming the field or the
     tensors that do not fit, and OSError where a store cannot be reached or refuses access.
@@ -106,43 +75,56 @@ def load(folder: str | Path) -> NeMF:
             expected = check_sizes(config)
         misfit = "model.safetensors does not fit the network of config.json; both must be of one checkpoint"
         check_tensors(expected, tensors, misfit)
-    model = build(config)
+    model = format_of(config).build(config)
     model.load_state_dict(tensors, strict=False)
     return model
 
 
-def check_sizes(config: NeMFConfig) -> dict[str, torch.Tensor]:
+def load_nemf(folder: str | Path, purpose: str) -> NeMF:
+    """The network of a checkpoint folder that must hold a NeMF.
+
+    purpose: what needs one, the beginning of the error for any other. Raises ValueError for one, and as `load` does.
+    """
+    model = load(folder)
+    if not isinstance(model, NeMF):
+        raise ValueError(f"{purpose} needs a NeMF network; checkpoint folder {folder} holds a {type(model).__name__}")
+    return model
+
+
+def check_sizes(config: Any) -> dict[str, torch.Tensor]:
     """The tensors of the network of these sizes by name, on the meta device: they take no memory, whatever their size.
 
-    Raises ValueError where no network can be built, and for one whose 4D volumes no machine holds: where no weight
-    depends on their size, a small file may claim any.
+    Raises ValueError where no network can be built, and for one that no machine can run (nemf.formats).
     """
+    format = format_of(config)
     with torch.device("meta"):
-        empty = build(config).state_dict()
-    channels = empty["field.embedding.conv.over_source.weight"].shape[0] + config.keep_correlation
-    values = channels * max(config.feature_size, config.image_size // 8) ** 4
-    if values > _MAX_VOLUME_VALUES:
-        raise ValueError(
-            f"{channels} cost channels, feature_size {config.feature_size} and image_size {config.image_size} ask for "
-            f"volumes of up to {values:.1e} values; at most {_MAX_VOLUME_VALUES:.1e} are allowed"
-        )
+        empty = format.build(config).state_dict()
+    format.check(config, empty)
     return empty
 
 
-def read_config(folder: str | Path) -> NeMFConfig:
-    """The configuration of a checkpoint folder; raises as `load` does."""
+def read_config(folder: str | Path) -> Any:
+    """The configuration of a checkpoint folder, a NeMFConfig or an LPMFlowConfig; raises as `load` does."""
     with errors_about(f"checkpoint folder {folder}"):
-        content = _read_json(folder)
+        format, content = _read_json(folder)
         for extra in ("search", "confidence"):
             content.pop(extra, None)
-        backbone = _checked("backbone_config.", BackboneConfig, content.pop("backbone_config", None))
-        return NeMFConfig(**_checked("", NeMFConfig, content), backbone_config=BackboneConfig(**backbone))
+        of_backbone = content.pop("backbone_config", None)
+        backbone = _checked("backbone_config.", BackboneConfig, of_backbone, format)
+        own = _checked("", format.config, content, format)
+        return format.config(**own, backbone_config=BackboneConfig(**backbone))
+
+
+def read_format(folder: str | Path) -> Format:
+    """The kind of network that a checkpoint folder holds; raises as `load` does."""
+    with errors_about(f"checkpoint folder {folder}"):
+        return _read_json(folder)[0]
 
 
 def read_search(folder: str | Path) -> dict[str, Any]:
     """The search settings in a checkpoint folder, fields of SearchConfig, lists as tuples; raises as `load` does."""
     with errors_about(f"checkpoint folder {folder}"):
-        content = _read_json(folder).get("search", {})
+        content = _read_json(folder)[1].get("search", {})
         with errors_about("config.json"):
             return settings_from_json(content)
 
@@ -153,22 +135,23 @@ def read_calibration(folder: str | Path) -> Calibration | None:
     Raises as `load` does.
     """
     with errors_about(f"checkpoint folder {folder}"):
-        content = _read_json(folder).get("confidence")
+        content = _read_json(folder)[1].get("confidence")
         with errors_about("config.json"):
             return None if content is None else from_json(content)
 
 
-def _read_json(folder: str | Path) -> dict[str, Any]:
-    """The content of config.json without its field `format`."""
+def _read_json(folder: str | Path) -> tuple[Format, dict[str, Any]]:
+    """The format that config.json names, and its other content."""
     data = read_file(folder, "config.json", MAX_SMALL_FILE_BYTES)
     with errors_about("config.json: not JSON"):
         content = json.loads(data)
-    if not isinstance(content, dict) or content.pop("format", None) != _FORMAT:
-        raise ValueError(f"config.json: must be a JSON object whose format is {_FORMAT!r}")
-    return content
+    name = content.pop("format", None) if isinstance(content, dict) else None
+    if not isinstance(name, str) or name not in FORMATS:
+        raise ValueError(f"config.json: must be a JSON object whose format is {' or '.join(map(repr, FORMATS))}")
+    return FORMATS[name], content
 
 
-def _checked(prefix: str, kind: type[Any], content: Any) -> dict[str, Any]:
+def _checked(prefix: str, kind: type[Any], content: Any, format: Format) -> dict[str, Any]:
     """The fields of a dataclass as JSON gave them, lists as tuples; ValueError for unknown, missing or odd ones."""
     if not isinstance(content, dict):
         raise ValueError(f"config.json: {prefix.rstrip('.')} must be a JSON object; got {json.dumps(content)[:80]}")
@@ -178,7 +161,7 @@ def _checked(prefix: str, kind: type[Any], content: Any) -> dict[str, Any]:
         listed = "; ".join(f"{fault}: {', '.join(prefix + n for n in sorted(ns))}" for fault, ns in wrong.items() if ns)
         raise ValueError(f"config.json: fields do not fit: {listed}")
     for name, value in content.items():
-        expected, holds = _EXPECTED.get(name, SIZE)
+        expected, holds = format.requirements.get(name, SIZE)
         if not holds(value):
             raise ValueError(f"config.json: field {prefix}{name} must be {expected}; got {json.dumps(value)[:80]}")
     return {name: tuple(value) if isinstance(value, list) else value for name, value in content.items()}

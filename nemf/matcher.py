@@ -111,7 +111,7 @@ class Match:
     answer_grid_hw: tuple[int, int] | None = None
     """Rows and columns of the grid of cells over the reference image whose centres are the matcher's only answers; None
     for a matcher that may answer with any point."""
-    score_maps: Float32[np.ndarray, "k h w"] | None = None
+    score_maps: Float32[np.ndarray, "k rows columns"] | None = None
     """The score of each query point at the centres of h x w cells that tile the reference image, the greater the surer,
     of any range; None unless the pair asks for score maps."""
 

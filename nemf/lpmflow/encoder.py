@@ -13,22 +13,14 @@ DROPOUT = 0.1
 Tokens = Float[Tensor, "b token dim"]
 
 
-class RegionBias(nn.Module):
-    """A learned number for each head, offset of two cells, and pair of images that they are in."""
+def region_bias(table: Float[Tensor, "head offset"], index: Int64[Tensor, "n n"]) -> Float[Tensor, "head token token"]:
+    """The bias of the logits of all tokens of both images; 0 where one is the token of a whole image.
 
-    index: Tensor
-
-    def __init__(self, cells: int, heads: int) -> None:
-        super().__init__()
-        self.table = nn.Parameter(torch.zeros(heads, 4 * (2 * cells - 1) ** 2))
-        nn.init.trunc_normal_(self.table, std=0.02)
-        self.register_buffer("index", region_index(cells), persistent=False)
-
-    def forward(self) -> Float[Tensor, "head token token"]:
-        """The bias of the logits of all tokens of both images; 0 where one is the token of a whole image."""
-        n = len(self.index) // 2
-        by_region = self.table[:, self.index].unflatten(1, (2, n)).unflatten(3, (2, n))
-        return F.pad(by_region, (1, 0, 0, 0, 1, 0)).flatten(3).flatten(1, 2)
+    table: a number for each head, offset of two cells, and pair of images that they are in. index: see region_index.
+    """
+    cells = len(index) // 2
+    by_region = table[:, index].unflatten(1, (2, cells)).unflatten(3, (2, cells))
+    return F.pad(by_region, (1, 0, 0, 0, 1, 0)).flatten(3).flatten(1, 2)
 
 
 def region_index(cells: int) -> Int64[Tensor, "n n"]:
@@ -50,18 +42,21 @@ class EncoderBlock(nn.Module):
         super().__init__()
         self.norm1 = nn.LayerNorm(dim, eps=1e-6)
         self.attention = Attention(dim, heads, DROPOUT)
-        self.bias = RegionBias(cells, heads)
+        self.bias_table = nn.Parameter(torch.zeros(heads, 4 * (2 * cells - 1) ** 2))
+        nn.init.trunc_normal_(self.bias_table, std=0.02)
         self.norm2 = nn.LayerNorm(dim, eps=1e-6)
         self.mlp = Mlp(dim, mlp_ratio * dim, DROPOUT)
 
-    def forward(self, tokens: Tokens) -> Tokens:
-        """The tokens of both images after this block."""
-        tokens = tokens + self.attention(self.norm1(tokens), self.bias())
+    def forward(self, tokens: Tokens, index: Int64[Tensor, "n n"]) -> Tokens:
+        """The tokens of both images after this block. index: see region_index."""
+        tokens = tokens + self.attention(self.norm1(tokens), region_bias(self.bias_table, index))
         return tokens + self.mlp(self.norm2(tokens))
 
 
 class PairEncoder(nn.Module):
     """Adds what tells cells and images apart to the tokens of both images, and lets them see each other."""
+
+    index: Tensor
 
     def __init__(self, *, cells: int, dim: int, depth: int, heads: int, mlp_ratio: int) -> None:
         super().__init__()
@@ -76,6 +71,7 @@ class PairEncoder(nn.Module):
             self.position_target.copy_(self.position_source)
         self.blocks = nn.ModuleList(EncoderBlock(cells, dim, heads, mlp_ratio) for _ in range(depth))
         self.norm = nn.LayerNorm(dim, eps=1e-6)
+        self.register_buffer("index", region_index(cells), persistent=False)
 
     def forward(self, source: Tokens, target: Tokens) -> tuple[Tokens, Tokens]:
         """The tokens of source and target."""
@@ -86,6 +82,6 @@ class PairEncoder(nn.Module):
         tokens = torch.cat([source + positions[0], target + positions[1]], dim=1)
         tokens = F.dropout(tokens, DROPOUT, self.training)
         for block in self.blocks:
-            tokens = block(tokens)
+            tokens = block(tokens, self.index)
         encoded_source, encoded_target = self.norm(tokens).chunk(2, dim=1)
         return encoded_source, encoded_target

@@ -62,3 +62,6 @@ def small() -> LPMFlowConfig:
         context_channels=24,
         windows=(16, 4),
     )
+
+
+PRESETS = {"lpmflow-paper": paper, "lpmflow-small": small}

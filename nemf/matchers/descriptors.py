@@ -10,6 +10,6 @@ from nemf.model.descriptors import Descriptors
 def build(name: str, *, backbone_weights: None, device: torch.device) -> NearestNeighbourMatcher:
     """The matcher called 'descriptors:FOLDER', with options as NearestNeighbourMatcher has; raises as loading does."""
     folder, _, text = name.removeprefix("descriptors:").partition("?")
-    model = checkpoints.load(pretrained.folder(folder) if folder in pretrained.NAMES else folder)
+    model = checkpoints.load_nemf(pretrained.folder(folder) if folder in pretrained.NAMES else folder, name)
     options = {"image_size": model.image_size} | matcher_options(name, text)
     return NearestNeighbourMatcher(name, Descriptors(model).eval().requires_grad_(False), device, **options)

@@ -49,7 +49,7 @@ def _is_factory(base: str) -> bool:
 
 
 _NEAREST_NEIGHBOUR = "nemf.matchers.nearest_neighbour:build"
-_CHECKPOINT = "nemf.matchers.nemf:build"
+_CHECKPOINT = "nemf.matchers.checkpoint:build"
 
 TABLE = (
     MatcherEntry(
@@ -93,7 +93,7 @@ TABLE = (
     ),
     MatcherEntry(
         form="the path or URI of a NeMF checkpoint folder",
-        about="the network of that checkpoint",
+        about="the network of that checkpoint, NeMF or LPMFlow",
         fits=_is_folder,
         builder=_CHECKPOINT,
     ),

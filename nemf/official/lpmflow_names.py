@@ -32,7 +32,7 @@ _RULES = {
     r"encoder\.segment_source": "encoder.src_segment_pos_embed",
     r"encoder\.segment_target": "encoder.trg_segment_pos_embed",
     r"encoder\.blocks\.(\d+)\.attention\.": r"encoder.blocks.\1.attn.",
-    r"encoder\.blocks\.(\d+)\.bias\.table": r"encoder.blocks.\1.attn.relative_position_bias_table",
+    r"encoder\.blocks\.(\d+)\.bias_table": r"encoder.blocks.\1.attn.relative_position_bias_table",
     r"encoder\.": "encoder.",
     r"coarse_decoder\.": "decoder_s1.last_block.0.",
     r"mixed_decoder\.": "decoder_s2.last_block.0.",

@@ -1,4 +1,4 @@
-"""Checkpoints of the NeMF authors: a folder with model_best.pth and args.pkl, both pickles.
+"""Checkpoints of the authors of NeMF and LPMFlow: a folder with model_best.pth and args.pkl, both pickles.
 
 Neither is unpickled freely: the weights are read with weights_only, the arguments by an unpickler that knows
 argparse.Namespace and plain values only. No code in them runs; but a hostile model_best.pth can still take much memory,
@@ -17,9 +17,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from nemf.checkpoints import MAX_SMALL_FILE_BYTES, SIZE, errors_about, is_size, read_file
+from nemf.checkpoints import MAX_SMALL_FILE_BYTES, errors_about, read_file
+from nemf.formats import SIZE, is_size
+from nemf.lpmflow.flow import FLOW_CELLS
+from nemf.lpmflow.network import LPMFlow
+from nemf.lpmflow.presets import LPMFlowConfig
 from nemf.model.network import NeMF
 from nemf.model.presets import NeMFConfig
+from nemf.official.lpmflow_names import is_lpmflow, lpmflow_config, lpmflow_network
 from nemf.official.names import official_config, official_network
 
 _MAKE_NUMBER = np.float64(0).__reduce__()[0]
@@ -33,15 +38,18 @@ _NUMPY_NUMBERS: list[Any] = [
 others."""
 
 
-def import_official(folder: str | Path) -> tuple[NeMF, NeMFConfig]:
+def import_official(folder: str | Path) -> tuple[NeMF, NeMFConfig] | tuple[LPMFlow, LPMFlowConfig]:
     """The network of an official checkpoint folder, path or URI, in eval mode, and its configuration.
 
-    Raises FileNotFoundError listing the files of the folder where model_best.pth or args.pkl is missing, ValueError
-    where one holds something else than it should, or where they contradict each other.
+    The names of its tensors tell which system it is of. Raises FileNotFoundError listing the files of the folder where
+    model_best.pth or args.pkl is missing, ValueError where one holds something else than it should, or where they
+    contradict each other.
     """
     with errors_about(f"checkpoint folder {folder}"):
         arguments = read_arguments(read_file(folder, "args.pkl", MAX_SMALL_FILE_BYTES))
         state_dict = _read_state_dict(read_file(folder, "model_best.pth"))
+        if is_lpmflow(state_dict):
+            return _import_lpmflow(state_dict, arguments)
         heads = arguments.get("num_heads", 6)
         hyperpixels = _hyperpixels(arguments.get("hyperpixel"))
         if not is_size(heads):
@@ -53,10 +61,23 @@ def import_official(folder: str | Path) -> tuple[NeMF, NeMFConfig]:
             "depth": config.depth,
             "mlp_ratio": config.mlp_ratio,
         }
-        for name, size in sizes.items():
-            if arguments.get(name, size) != size:
-                raise ValueError(f"args.pkl: {name} is {reprlib.repr(arguments[name])}, but model_best.pth has {size}")
+        _check_arguments(arguments, sizes)
         return official_network(state_dict, config), config
+
+
+def _import_lpmflow(state_dict: dict[str, torch.Tensor], arguments: dict[str, Any]) -> tuple[LPMFlow, LPMFlowConfig]:
+    """`depth` is not compared: the authors' code takes it and builds six blocks whatever it says."""
+    config = lpmflow_config(state_dict)
+    flow_side = 2 * FLOW_CELLS * config.cells
+    sizes = {"feature_size": flow_side, "num_heads": config.heads, "mlp_ratio": config.mlp_ratio}
+    _check_arguments(arguments, sizes)
+    return lpmflow_network(state_dict, config), config
+
+
+def _check_arguments(arguments: dict[str, Any], sizes: dict[str, int]) -> None:
+    for name, size in sizes.items():
+        if arguments.get(name, size) != size:
+            raise ValueError(f"args.pkl: {name} is {reprlib.repr(arguments[name])}, but model_best.pth has {size}")
 
 
 def read_arguments(data: bytes) -> dict[str, Any]:

@@ -25,8 +25,10 @@ def build_distiller(config: DistillationConfig) -> Distiller:
         preset = PRESETS[config.student]()
         student = build_backbone(preset.backbone, preset.backbone_config)
     else:
-        student = checkpoints.load(config.student).backbone
-    return Distiller(student, checkpoints.load(config.teacher), config.distiller, find_device(config.device))
+        student = checkpoints.load_nemf(config.student, "--student").backbone
+    return Distiller(
+        student, checkpoints.load_nemf(config.teacher, "--teacher"), config.distiller, find_device(config.device)
+    )
 
 
 def distil(config: DistillationConfig, distiller: Distiller, stop_requested: Callable[[], bool]) -> None:

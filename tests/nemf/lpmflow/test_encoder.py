@@ -2,7 +2,7 @@
 
 import torch
 
-from nemf.lpmflow.encoder import PairEncoder, RegionBias, region_index
+from nemf.lpmflow.encoder import PairEncoder, region_bias, region_index
 
 
 def test_the_published_indices():
@@ -20,16 +20,15 @@ def test_index_is_by_offset_and_images():
 
 
 def test_the_token_of_an_image_has_no_bias():
-    bias = RegionBias(cells=2, heads=3)
-    with torch.no_grad():
-        bias.table.copy_(torch.arange(3 * 36).view(3, 36) + 1.0)
-    table = bias()
-    assert table.shape == (3, 10, 10)
+    index = region_index(2)
+    table = torch.arange(3 * 36).view(3, 36) + 1.0
+    bias = region_bias(table, index)
+    assert bias.shape == (3, 10, 10)
     for token in (0, 5):
-        assert not table[:, token].any()
-        assert not table[:, :, token].any()
-    assert table[2, 1, 9] == bias.table[2, bias.index[0, 7]]
-    assert table[0, 6, 4] == bias.table[0, bias.index[4, 3]]
+        assert not bias[:, token].any()
+        assert not bias[:, :, token].any()
+    assert bias[2, 1, 9] == table[2, index[0, 7]]
+    assert bias[0, 6, 4] == table[0, index[4, 3]]
 
 
 def test_the_tokens_of_an_image_are_not_those_of_the_other():

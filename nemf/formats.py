@@ -1,0 +1,114 @@
+"""The kinds of networks that checkpoint folders hold: what config.json must say of each, and what builds it."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from nemf.lpmflow.build import build as build_lpmflow
+from nemf.lpmflow.presets import LPMFlowConfig
+from nemf.model.build import build as build_nemf
+from nemf.model.presets import NeMFConfig
+from nemf.model.weights_file import FIELDS
+
+_MAX_VOLUME_VALUES = 2**28
+"""Maximum number of values of a 4D volume, 1 GiB in float32; the published network has 2^26."""
+
+Requirement = tuple[str, Callable[[Any], bool]]
+"""What a field of config.json must be, in words and as a test."""
+
+
+def is_size(value: Any) -> bool:
+    """Whether `value` is a SIZE."""
+    return type(value) is int and 1 <= value <= 4096
+
+
+def _is_up_to(most: int) -> Callable[[Any], bool]:
+    return lambda value: is_size(value) and value <= most
+
+
+SIZE: Requirement = ("a whole number from 1 to 4096", is_size)
+_DEPTH: Requirement = ("a whole number from 0 to 64", lambda value: type(value) is int and 0 <= value <= 64)
+_FLAG: Requirement = ("true or false", lambda value: type(value) is bool)
+_INDICES, _are_indices = FIELDS["out_indices"]
+_BACKBONE = FIELDS | {
+    "backbone": ("the name of a backbone", lambda value: isinstance(value, str)),
+    "out_indices": (f"{_INDICES}, or null", lambda value: value is None or _are_indices(value)),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Format:
+    """One kind of network."""
+
+    name: str
+    """Its `format` in config.json; the number rises when older files can no longer be read."""
+    config: type[Any]
+    """The class of its configuration; besides its own fields it has `backbone_config`."""
+    requirements: Mapping[str, Requirement]
+    """The requirement on each field of config.json; fields not named here must be a SIZE."""
+    build: Callable[[Any], nn.Module]
+    """The network of a configuration, with random weights; ValueError where sizes do not fit each other."""
+    matcher: str
+    """'module:function' that builds its matcher, as nemf.matchers.table says."""
+    check: Callable[[Any, Mapping[str, Tensor]], None] = lambda config, tensors: None
+    """Raises ValueError for a network, by its configuration and its tensors' shapes, that no machine can run: where no
+    weight depends on a size, a small file may claim any."""
+
+
+def _check_volumes(config: NeMFConfig, tensors: Mapping[str, Tensor]) -> None:
+    channels = tensors["field.embedding.conv.over_source.weight"].shape[0] + config.keep_correlation
+    values = channels * max(config.feature_size, config.image_size // 8) ** 4
+    if values > _MAX_VOLUME_VALUES:
+        raise ValueError(
+            f"{channels} cost channels, feature_size {config.feature_size} and image_size {config.image_size} ask for "
+            f"volumes of up to {values:.1e} values; at most {_MAX_VOLUME_VALUES:.1e} are allowed"
+        )
+
+
+_NEMF = Format(
+    name="nemf-1",
+    config=NeMFConfig,
+    requirements=_BACKBONE
+    | {
+        "neck_channels": (
+            "0, or a whole number from 2 to 4096",
+            lambda value: type(value) is int and (value == 0 or 2 <= value <= 4096),
+        ),
+        "neck_blocks": _DEPTH,
+        "cost_channels": ("a whole number from 1 to 4096, or null", lambda value: value is None or is_size(value)),
+        "keep_correlation": _FLAG,
+        "embedding_channels": (
+            "two whole numbers from 1 to 4096, or none",
+            lambda value: isinstance(value, list) and len(value) in (0, 2) and all(map(is_size, value)),
+        ),
+        "depth": _DEPTH,
+        "field_blocks": ("a whole number from 1 to 64", _is_up_to(64)),
+    },
+    build=build_nemf,
+    matcher="nemf.matchers.nemf:build",
+    check=_check_volumes,
+)
+_LPMFLOW = Format(
+    name="lpmflow-1",
+    config=LPMFlowConfig,
+    requirements=_BACKBONE
+    | {
+        "depth": _DEPTH,
+        "upsampler_blocks": _DEPTH,
+        "windows": (
+            "a list of at most 8 whole numbers from 1 to 32",
+            lambda value: isinstance(value, list) and len(value) <= 8 and all(map(_is_up_to(32), value)),
+        ),
+    },
+    build=build_lpmflow,
+    matcher="nemf.matchers.lpmflow:build",
+)
+
+FORMATS = {format.name: format for format in (_NEMF, _LPMFLOW)}
+
+
+def format_of(config: Any) -> Format:
+    """The format whose configuration `config` is."""
+    return next(format for format in FORMATS.values() if type(config) is format.config)
