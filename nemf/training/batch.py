@@ -7,6 +7,7 @@ pipeline/training/dataset.py reads them so; augmentation may swap them.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from nemf.coordinates import px_to_norm
 from nemf.matcher import RGB
-from nemf.model.network import NeMF, squash
+from nemf.model.network import squash
 from nemf.training.example import Example, View
 
 
@@ -50,7 +51,7 @@ class ImageFormat:
     std: tuple[float, float, float]
 
     @staticmethod
-    def from_model(model: NeMF) -> "ImageFormat":
+    def from_model(model: Any) -> "ImageFormat":
         """The format of a network's images; unlike the network, cheap to send to another process."""
         config = model.backbone.config
         return ImageFormat(image_size=model.image_size, mean=config.mean, std=config.std)

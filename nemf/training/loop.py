@@ -8,12 +8,10 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from nemf.model.network import NeMF
 from nemf.training.batch import Batch
 from nemf.training.config import DistillerConfig, TrainerConfig
-from nemf.training.losses import TrainingLoss
-from nemf.training.parameter_groups import parameter_groups
 from nemf.training.rng import generator_of
+from nemf.training.systems import system_of
 
 WEIGHT_DECAY = 0.01
 CLIP_NORM = 1.0
@@ -23,6 +21,7 @@ CLIP_NORM = 1.0
 class Trainer:
     """Trains a network in place, and keeps the exponential moving average of its weights.
 
+    model: of one of nemf.training.systems.
     rank: number of this worker among several; each draws its own negatives.
     wrap: applied to the module that computes the losses, such as DistributedDataParallel.
     Raises ValueError for a configuration out of range, and where no parameter would be trained.
@@ -30,7 +29,7 @@ class Trainer:
 
     def __init__(
         self,
-        model: NeMF,
+        model: nn.Module,
         config: TrainerConfig,
         device: torch.device,
         *,
@@ -42,25 +41,24 @@ class Trainer:
         self.device = device
         self.rank = rank
         self.model = model.to(device)
-        for part in (model.backbone, model.neck):
+        for part in (model.backbone, getattr(model, "neck", None)):
             if part is not None:
                 part.to(memory_format=torch.channels_last)  # twice as fast in bfloat16
-        groups = parameter_groups(model, config.lr, config.backbone_lr, config.loss)
+        system = system_of(model)
+        groups = system.parameter_groups(model, config.lr, config.backbone_lr, config.loss)
         self._parameters = [parameter for group in groups for parameter in group["params"]]
         self._optimiser = torch.optim.AdamW(groups, weight_decay=WEIGHT_DECAY)
         self._schedule = torch.optim.lr_scheduler.LambdaLR(self._optimiser, lambda step: rate_share(step, config))
         self._average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
         self._average.requires_grad_(False)
-        loss = TrainingLoss(model, config.loss)
+        loss = system.loss(model, config.loss)
         self._loss = wrap(loss) if wrap else loss
         self.step_number = 0
 
     @property
-    def averaged(self) -> NeMF:
+    def averaged(self) -> Any:
         """The network with the averaged weights, to be validated and saved. Every step changes it."""
-        averaged = self._average.module
-        assert isinstance(averaged, NeMF)
-        return averaged
+        return self._average.module
 
     def step(self, batch: Batch) -> dict[str, float]:
         """One step. Returns the losses before it, `gradient_norm` before clipping, and `lr`.

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from nemf.model.network import NeMF
+from nemf.pmnc.network import PMNC
 from nemf.training.config import LossConfig
 
 
@@ -33,7 +34,7 @@ def parameter_groups(model: NeMF, lr: float, backbone_lr: float | None, loss: Lo
     trained = [parameter for part in head if part is not None for parameter in part.parameters()]
     groups: list[dict[str, Any]] = [{"params": trained, "lr": lr}] if trained else []
     if backbone_lr is not None:
-        groups.append({"params": _deep_parameters(model), "lr": backbone_lr})
+        groups.append({"params": deep_parameters(model), "lr": backbone_lr})
     if not groups:
         raise ValueError(
             "nothing would be trained: the backbone is frozen, and the network has no part that these losses are for"
@@ -44,7 +45,7 @@ def parameter_groups(model: NeMF, lr: float, backbone_lr: float | None, loss: Lo
     return groups
 
 
-def _deep_parameters(model: NeMF) -> list[nn.Parameter]:
+def deep_parameters(model: NeMF | PMNC) -> list[nn.Parameter]:
     """Parameters of the backbone's layers whose maps are no larger than its largest output, batch norm excluded."""
     sides: dict[nn.Module, int] = {}
 

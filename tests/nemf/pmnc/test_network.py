@@ -3,25 +3,17 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
+from tiny_pmnc import TINY_PMNC
 
 from nemf.pmnc.correlation import slabs
 from nemf.pmnc.network import PMNC, build, rows_and_columns
 from nemf.pmnc.presets import PRESETS, pmnc_small, with_image_size
 
-TINY = replace(
-    pmnc_small(),
-    backbone="timm/resnet10t",
-    backbone_config=replace(pmnc_small().backbone_config, create_kwargs={}),
-    image_size=64,
-    feature_size=8,
-    channels=(4, 1),
-)
-
 
 @pytest.fixture(scope="module", params=[((5, 1), (4, 1)), ((3, 3), (3, 1))], ids=["5-1", "3-3"])
 def model(request: pytest.FixtureRequest) -> PMNC:
     torch.manual_seed(0)
-    return build(replace(TINY, kernels=request.param[0], channels=request.param[1]))
+    return build(replace(TINY_PMNC, kernels=request.param[0], channels=request.param[1]))
 
 
 def images(count: int, seed: int = 0) -> torch.Tensor:
@@ -77,7 +69,7 @@ def test_a_score_does_not_depend_on_the_others(model: PMNC):
 def test_the_search_finds_the_best_scores_of_an_image_and_its_shift():
     """PatchMatch against the greatest of all scores, which is what it is after."""
     torch.manual_seed(0)
-    model = build(replace(TINY, feature_size=12, channels=(1, 1)))
+    model = build(replace(TINY_PMNC, feature_size=12, channels=(1, 1)))
     first, second = model.scorer.layers
     for layer in (first, second):
         layer.bias.data.zero_()
