@@ -23,7 +23,6 @@ from nemf.model.backbone_config import BackboneConfig
 from nemf.model.network import NeMF
 from nemf.model.weights_file import check_tensors, read_tensors
 from nemf.official.state_dict import from_official_state_dict
-from nemf.search.config import settings_from_json
 
 __all__ = ["from_official_state_dict", "load", "load_nemf", "read_calibration", "read_config", "read_search", "save"]
 
@@ -42,9 +41,9 @@ def save(
 ) -> None:
     """Write `model`, built from `config`, as a checkpoint folder; existing files of the two names are replaced.
 
-    config: a NeMFConfig or an LPMFlowConfig.
-    search: settings of the search that suit a NeMF network, where they are not the published ones; by the names of
-        nemf.search.config.SearchConfig.
+    config: a NeMFConfig, an LPMFlowConfig or a PMNCConfig.
+    search: settings of the search that suit the network, where they are not the published ones; by the names of
+        nemf.search.config.SearchConfig, for PMNC of nemf.pmnc.config.PMNCSearch.
     calibration: of the network's confidence, where it was fitted.
     dtype: of the weights in the file: torch.float32, or torch.float16 for half the size.
     Raises ValueError for settings that cannot be and weights that are not finite in that type.
@@ -54,7 +53,7 @@ def save(
     stored = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
     if lost := [name for name, tensor in stored.items() if not tensor.isfinite().all()]:
         raise ValueError(f"weights that are not finite in {dtype}: {', '.join(lost)}")
-    settings_from_json(dict(search or {}))
+    format_of(config).search(dict(search or {}))
     (folder / "model.safetensors").write_bytes(as_safetensors(stored))
     content = {"format": format_of(config).name, **asdict(config), "search": dict(search or {})}
     if calibration is not None:
@@ -63,7 +62,7 @@ def save(
 
 
 def load(folder: str | Path) -> Any:
-    """The network of a checkpoint folder, path or URI, in eval mode: a NeMF or an LPMFlow, as config.json says.
+    """The network of a checkpoint folder, path or URI, in eval mode: a NeMF, an LPMFlow or a PMNC, as config.json says.
 
     Raises FileNotFoundError listing the files of the folder where one is missing, ValueError naming the field or the
     tensors that do not fit, and OSError where a store cannot be reached or refuses access.
@@ -122,11 +121,12 @@ def read_format(folder: str | Path) -> Format:
 
 
 def read_search(folder: str | Path) -> dict[str, Any]:
-    """The search settings in a checkpoint folder, fields of SearchConfig, lists as tuples; raises as `load` does."""
+    """The search settings in a checkpoint folder, fields of SearchConfig or of another network's settings, lists as
+    tuples; raises as `load` does."""
     with errors_about(f"checkpoint folder {folder}"):
-        content = _read_json(folder)[1].get("search", {})
+        format, content = _read_json(folder)
         with errors_about("config.json"):
-            return settings_from_json(content)
+            return format.search(content.get("search", {}))
 
 
 def read_calibration(folder: str | Path) -> Calibration | None:

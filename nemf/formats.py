@@ -11,6 +11,10 @@ from nemf.lpmflow.presets import LPMFlowConfig
 from nemf.model.build import build as build_nemf
 from nemf.model.presets import NeMFConfig
 from nemf.model.weights_file import FIELDS
+from nemf.pmnc.config import pmnc_settings_from_json
+from nemf.pmnc.network import build as build_pmnc
+from nemf.pmnc.presets import PMNCConfig
+from nemf.search.config import settings_from_json
 
 _MAX_VOLUME_VALUES = 2**28
 """Maximum number of values of a 4D volume, 1 GiB in float32; the published network has 2^26."""
@@ -26,6 +30,10 @@ def is_size(value: Any) -> bool:
 
 def _is_up_to(most: int) -> Callable[[Any], bool]:
     return lambda value: is_size(value) and value <= most
+
+
+def _is_odd_up_to_9(value: Any) -> bool:
+    return _is_up_to(9)(value) and value % 2 == 1
 
 
 SIZE: Requirement = ("a whole number from 1 to 4096", is_size)
@@ -52,6 +60,8 @@ class Format:
     """The network of a configuration, with random weights; ValueError where sizes do not fit each other."""
     matcher: str
     """'module:function' that builds its matcher, as nemf.matchers.table says."""
+    search: Callable[[Any], dict[str, Any]] = settings_from_json
+    """The settings that the `search` object of config.json holds; ValueError for those that cannot be."""
     check: Callable[[Any, Mapping[str, Tensor]], None] = lambda config, tensors: None
     """Raises ValueError for a network, by its configuration and its tensors' shapes, that no machine can run: where no
     weight depends on a size, a small file may claim any."""
@@ -106,7 +116,37 @@ _LPMFLOW = Format(
     matcher="nemf.matchers.lpmflow:build",
 )
 
-FORMATS = {format.name: format for format in (_NEMF, _LPMFLOW)}
+
+def _check_correlation(config: PMNCConfig, tensors: Mapping[str, Tensor]) -> None:
+    values = (config.feature_size + 2 * config.radius) ** 4
+    if values > _MAX_VOLUME_VALUES:
+        raise ValueError(
+            f"feature_size {config.feature_size} asks for correlations of {values:.1e} values; at most "
+            f"{_MAX_VOLUME_VALUES:.1e} are allowed"
+        )
+
+
+_PMNC = Format(
+    name="pmnc-1",
+    config=PMNCConfig,
+    requirements=_BACKBONE
+    | {
+        "kernels": (
+            "a list of 1 to 4 odd numbers from 1 to 9",
+            lambda value: isinstance(value, list) and 1 <= len(value) <= 4 and all(map(_is_odd_up_to_9, value)),
+        ),
+        "channels": (
+            "a list of 1 to 4 whole numbers from 1 to 256",
+            lambda value: isinstance(value, list) and 1 <= len(value) <= 4 and all(map(_is_up_to(256), value)),
+        ),
+    },
+    build=build_pmnc,
+    matcher="nemf.matchers.pmnc:build",
+    search=pmnc_settings_from_json,
+    check=_check_correlation,
+)
+
+FORMATS = {format.name: format for format in (_NEMF, _LPMFLOW, _PMNC)}
 
 
 def format_of(config: Any) -> Format:

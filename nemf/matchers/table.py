@@ -93,7 +93,7 @@ TABLE = (
     ),
     MatcherEntry(
         form="the path or URI of a NeMF checkpoint folder",
-        about="the network of that checkpoint, NeMF or LPMFlow",
+        about="the network of that checkpoint, NeMF, LPMFlow or PMNC",
         fits=_is_folder,
         builder=_CHECKPOINT,
     ),

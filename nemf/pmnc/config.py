@@ -1,6 +1,7 @@
 """The settings of PMNC's search. Imports no torch."""
 
-from dataclasses import dataclass
+import reprlib
+from dataclasses import dataclass, fields
 from typing import Any, Literal, get_type_hints
 
 from nemf.options import parse_options
@@ -36,3 +37,19 @@ def pmnc_search_options(name: str, text: str, also: tuple[str, ...] = ()) -> dic
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
     return options
+
+
+def pmnc_settings_from_json(content: Any) -> dict[str, Any]:
+    """The settings that the `search` object of a checkpoint's config.json holds.
+
+    Raises ValueError for anything but an object, unknown fields and values that cannot be.
+    """
+    if not isinstance(content, dict):
+        raise ValueError(f"search must be a JSON object; got {reprlib.repr(content)}")
+    if unknown := content.keys() - {field.name for field in fields(PMNCSearch)}:
+        raise ValueError(f"search has unknown fields: {', '.join(sorted(unknown))}")
+    try:
+        PMNCSearch(**content)
+    except ValueError as error:
+        raise ValueError(f"field search.{error}") from error
+    return content

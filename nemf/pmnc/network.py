@@ -37,8 +37,16 @@ class PMNC(nn.Module):
         """Rows and columns of the feature maps. The first and last cells lie on the image's first and last pixels."""
         return self.feature_size, self.feature_size
 
-    def features(self, images: Float[Tensor, "b 3 s s"]) -> Float[Tensor, "b c h w"]:
-        """Unit features of every cell: the backbone's maps after a ReLU, each at unit length, one after the other."""
+    def features(self, images: Float[Tensor, "*_"]) -> Float[Tensor, "b c h w"]:
+        """Unit features of every cell: the backbone's maps after a ReLU, each at unit length, one after the other.
+
+        Raises ValueError for images of another shape, or not finite.
+        """
+        size = self.image_size
+        if images.dim() != 4 or images.shape[1:] != (3, size, size):
+            raise ValueError(f"images must have shape (B, 3, {size}, {size}); got {tuple(images.shape)}")
+        if not images.isfinite().all():
+            raise ValueError("images must be finite; some values are NaN or infinite")
         maps = [normalise(F.relu(level)) for level in self.backbone(images)]
         resized = [F.interpolate(level, self.cells_hw, mode="bilinear", align_corners=True) for level in maps]
         return normalise(torch.cat(resized, dim=1))
