@@ -1,12 +1,14 @@
 """METRICS: PCK of the matches under a named protocol. One row is one group at one alpha.
 
-`group_kind` is all, category, level, objects, pair, mirror_case, azimuth_difference or a SPair-71k nuisance, `group`
-the name of the group; pairs of two categories are of the category 'source -> target'; objects is one or several, as the
-images have of the category; a mirror_case is a group of keypoints (see pipeline.evaluation.mirror_cases). Exactly one
-row per dataset, protocol, direction, subset and alpha has `group_kind = group = 'all'`. PCK values are percent, 0..100:
-`pck_image` averages the pairs' own percentages, `pck_point` averages over all keypoints, `pck_class_mean` is the
-unweighted mean of the categories' `pck_image`. `_low` and `_high` are the ends of a 95 % bootstrap interval (see
-pipeline.evaluation.bootstrap), null for single pairs and without a bootstrap.
+`group_kind` is all, category, level, objects, object_share, pair, mirror_case, azimuth_difference or a SPair-71k
+nuisance, `group` the name of the group; pairs of two categories are of the category 'source -> target'; objects is one
+or several, as the images have of the category; object_share is of the longest side of the object's box in the reference
+image, as a share of that of the image, and has no pair without a match, whose image size is not known; a mirror_case is
+a group of keypoints (see pipeline.evaluation.mirror_cases). Exactly one row per dataset, protocol, direction, subset
+and alpha has `group_kind = group = 'all'`. PCK values are percent, 0..100: `pck_image` averages the pairs' own
+percentages, `pck_point` averages over all keypoints, `pck_class_mean` is the unweighted mean of the categories'
+`pck_image`. `_low` and `_high` are the ends of a 95 % bootstrap interval (see pipeline.evaluation.bootstrap), null for
+single pairs and without a bootstrap.
 
 Under a protocol about flow the points are the pixels whose true flow is known, and PCK is FAcc.
 

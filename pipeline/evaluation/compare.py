@@ -11,7 +11,7 @@ from pipeline.evaluation import pck_sums
 from pipeline.evaluation.bootstrap import REPLICATES, bootstrap_weights
 from pipeline.evaluation.evaluate import DEFAULT_ALPHAS, check_matches, check_protocols
 from pipeline.evaluation.flow_errors import errors_under
-from pipeline.evaluation.groups import Group, SumsByGroup, group_columns, subsets, sum_groups
+from pipeline.evaluation.groups import Group, SumsByGroup, group_columns, subsets, sum_groups, with_object_share
 from pipeline.evaluation.keypoint_errors import Failed, directions_to_score
 from pipeline.evaluation.protocols import Protocol
 
@@ -52,6 +52,7 @@ def compare(
         if not common:
             raise ValueError(f"protocol {protocol.name}: the runs have no direction in common, so nothing to compare")
         for direction in common:
+            columns = with_object_share(columns, matches, pairs, direction)
             errors, other_errors = (errors_under(run, pairs, protocol, direction, alphas) for run in (matches, others))
             usable = (errors.n_points > 0) & (other_errors.n_points > 0)
             if failed == "exclude":

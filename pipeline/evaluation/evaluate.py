@@ -13,7 +13,7 @@ from jaxtyping import Float64
 from pipeline.evaluation import kap, pck_sums
 from pipeline.evaluation.bootstrap import REPLICATES, BootstrapWeights, bootstrap_weights
 from pipeline.evaluation.flow_errors import FLOW_COLUMNS, errors_under
-from pipeline.evaluation.groups import Group, Scope, SumsByGroup, group_columns, subsets, sum_groups
+from pipeline.evaluation.groups import Group, Scope, SumsByGroup, group_columns, subsets, sum_groups, with_object_share
 from pipeline.evaluation.keypoint_errors import (
     MATCH_COLUMNS,
     Failed,
@@ -169,6 +169,7 @@ def sum_pck(
     for protocol, directions in spec.directions.items():
         for direction in directions:
             errors = errors_under(matches, pairs, protocol, direction, spec.alphas)
+            columns = with_object_share(columns, matches, pairs, direction)
             sums = pck_sums.pair_sums(errors, spec.alphas, spec.failed)
             measures = pck_sums.measure_sums(errors, spec.alphas, spec.failed)
             scores = kap.pair_scores(matches, pairs, direction, spec.alphas, spec.failed) if protocol.kap else None

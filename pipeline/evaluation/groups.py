@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float64, Int64
 
 from pipeline.evaluation.bootstrap import BootstrapWeights
 from pipeline.evaluation.pck_sums import PCKSums, group_sums
+from schemas.matches import sides_of
 
 NUISANCES = ("viewpoint_variation", "scale_variation", "truncation", "occlusion")
 """Columns of PAIRS with SPair-71k's nuisances, each level of which is a group."""
@@ -20,11 +21,15 @@ LEVELS = ("level", "azimuth_difference")
 OBJECTS = ("one", "several")
 """Groups of kind objects: pairs whose images have one object of the category each, and those with more in either."""
 
+OBJECT_SHARES = ("0 to 30 %", "30 to 60 %", "60 to 100 %")
+"""Groups of kind object_share: the longest side of the object's box in the reference image, of the image's."""
+_SHARE_LIMITS = (0.3, 0.6)
+
 Scope = tuple[str, str, str, str]
 """Dataset, protocol, direction and subset: the first columns of METRICS."""
 Group = tuple[str, str]
 """Columns group_kind and group of METRICS."""
-KINDS = ("category", *NUISANCES, *LEVELS, "objects")
+KINDS = ("category", *NUISANCES, *LEVELS, "objects", "object_share")
 """Values of group_kind apart from all and pair."""
 SumsByGroup = dict[Group, PCKSums]
 
@@ -63,6 +68,26 @@ def _objects(pairs: pa.Table) -> pa.ChunkedArray:
     return pc.if_else(is_alone, *OBJECTS)
 
 
+def with_object_share(columns: pd.DataFrame, matches: pa.Table, pairs: pa.Table, direction: str) -> pd.DataFrame:
+    """The group_columns of the pairs, and object_share in this direction: one of OBJECT_SHARES.
+
+    Null without a box in the reference image, or without a match: matches know the size of the image.
+    """
+    _, reference = sides_of(direction)
+    rows = matches.filter(pc.equal(matches["direction"], direction))
+    image_hw = rows["reference_hw"].take(pc.index_in(pairs["pair_id"], rows["pair_id"]))
+    box = [_element(pairs[f"{reference}_box_xyxy"], i) for i in range(4)]
+    box_px = np.maximum(box[2] - box[0], box[3] - box[1])
+    share = box_px / np.maximum(*(_element(image_hw, i) for i in range(2)))
+    names = np.array(OBJECT_SHARES, object)[np.digitize(share, _SHARE_LIMITS, right=True)]
+    return columns.assign(object_share=np.where(share > 0, names, None))
+
+
+def _element(lists: pa.ChunkedArray, index: int) -> Float64[np.ndarray, " p"]:
+    """One element of each list; NaN for a null."""
+    return pc.list_element(lists, index).cast(pa.float64()).to_numpy(zero_copy_only=False)
+
+
 def subsets(pairs: pd.DataFrame) -> list[tuple[str, str, Bool[np.ndarray, " p"]]]:
     """(dataset, subset, mask of its pairs) of every subset to average over; pairs: their group_columns."""
     masks = []
@@ -81,8 +106,8 @@ def sum_groups(
 ) -> SumsByGroup:
     """The sums of group 'all' and of every category and level that has a pair.
 
-    pairs: their group_columns. sums: of each pair, see pck_sums.pair_sums. weights: of the same pairs, None for
-    sums without replicates.
+    pairs: their group_columns with object_share. sums: of each pair, see pck_sums.pair_sums. weights: of the same
+    pairs, None for sums without replicates.
     """
     rows = {(kind, name): rows for kind in KINDS for name, rows in rows_by_name(pairs[kind])}
     rows["all", "all"] = np.arange(len(sums))

@@ -18,13 +18,14 @@ AVERAGES = {"pck_image": "image average", "pck_point": "keypoint average", "pck_
 """Columns of METRICS with their names on the page."""
 _VARIATION = {"0": "easy", "1": "medium", "2": "hard"}
 _WHICH_IMAGE = {"0": "none", "1": "source", "2": "target", "3": "both"}
-_SLICES = (*NUISANCES, *LEVELS, "objects", "mirror_case")
+_SLICES = (*NUISANCES, *LEVELS, "objects", "object_share", "mirror_case")
 """Kinds of groups that are drawn beside the categories."""
 _KIND_NAMES = {
     "viewpoint_variation": "viewpoint",
     "scale_variation": "scale",
     "azimuth_difference": "difference of azimuth, steps of 45 degrees",
     "objects": "objects of the category in an image",
+    "object_share": "longest side of the object's box in the reference image, of the image's",
     "mirror_case": "left and right: both labelled in the target (n11), the twin not (n10), no twin (n1x)",
 }
 _LEVELS = dict(zip(NUISANCES, (_VARIATION, _VARIATION, _WHICH_IMAGE, _WHICH_IMAGE), strict=True))

@@ -354,6 +354,18 @@ def test_pairs_with_several_objects_of_the_category_are_a_group():
     assert groups == {"one": 1, "several": 2}
 
 
+def test_pairs_are_grouped_by_how_much_of_its_image_the_object_fills():
+    """The longest sides of box and image of 200 x 100 count; the limits belong to the smaller share."""
+    boxes = {"a": [0, 0, 60, 9], "b": [20, 10, 80.5, 20], "c": [0, 0, 10, 120], "d": [0, 0, 121, 10], "e": None}
+    rows = [_pair(name, "cat", target_box_xyxy=box) for name, box in boxes.items()]
+    rows.append(_pair("f", "cat"))
+    answers = [_answer(row, [0] * 4, query_hw=[9, 9], reference_hw=[200, 100]) for row in rows[:5]]
+    spec = [protocol("pf-pascal")]
+    metrics = evaluate(_matches(*answers, _error(rows[5])), _pairs(*rows), spec, [0.1])
+    groups = {row["group"]: row["n_pairs"] for row in metrics.to_pylist() if row["group_kind"] == "object_share"}
+    assert groups == {"0 to 30 %": 1, "30 to 60 %": 2, "60 to 100 %": 1}
+
+
 def test_the_ceiling_is_over_the_pairs_whose_answers_are_on_a_grid():
     rows = [_pair("a", "cat"), _pair("b", "cat"), _pair("c", "dog")]
     sizes = {"query_hw": [100, 100], "reference_hw": [100, 100]}

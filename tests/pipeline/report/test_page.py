@@ -192,6 +192,7 @@ def test_other_measures_and_kinds_of_groups_are_shown(tmp_path: Path):
     page = _text(_page(tmp_path, [pair], [_answer(pair, (30, 0))], "geco"))
     assert "left and right: both labelled in the target (n11)" in page
     assert re.search(r"objects of the category in an image several", page)
+    assert re.search(r"of the image.s 60 to 100 %", page)
     assert re.search(r"twin 50\.0 50\.0 50\.0 50\.0 50\.0 both 0\.0", page)
 
 
