@@ -10,6 +10,7 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -28,7 +29,7 @@ from pipeline.io import storage
 from pipeline.io.manifest import INLINE_COLUMNS, read_pairs
 from pipeline.matching.decode import decode_rows
 from pipeline.matching.match import match_chunk
-from pipeline.matching.options import MatchOptions
+from pipeline.matching.options import CropTo, MatchOptions
 from schemas.pairs import PAIRS
 
 _PAIRS_AT_ONCE = 64
@@ -43,6 +44,9 @@ class Config:
     """PAIRS manifest, path or URI, of pairs with keypoints."""
     image_root: str | None = None
     """Folder, path or URI, of the manifest's relative image URIs."""
+    crop: Literal["none", "boxes", "both"] = "none"
+    """boxes: match inside the boxes of the pairs, as nemf match --crop boxes. both: every pair as it is, and once more
+    inside its boxes: what is fitted lies between objects as large as they come and those that fill their images."""
     protocol: str = "spair"
     """What T is, see pipeline.evaluation.protocols."""
     backbone_weights: str | None = None
@@ -72,7 +76,10 @@ def run(config: Config) -> tuple[list[Row], Calibration]:
     matcher = load_matcher(config.matcher, backbone_weights=config.backbone_weights, device=config.device)
     if not isinstance(matcher, MassMatcher):
         raise ValueError(f"--matcher {config.matcher} has no score maps, so its confidence cannot be fitted")
-    masses, correct = _measure(config, _Recorder(matcher, matcher))
+    crops: dict[str, list[CropTo]] = {"none": ["none"], "boxes": ["boxes"], "both": ["none", "boxes"]}
+    measured = [_measure(config, crop, _Recorder(matcher, matcher)) for crop in crops[config.crop]]
+    masses = {t: np.concatenate([masses[t] for masses, _ in measured]) for t in measured[0][0]}
+    correct = np.concatenate([correct for _, correct in measured])
     fitted = calibration.fit(masses, correct)
     ways = {"the mass itself": Calibration(), "as it is": matcher.calibration, "fitted to these pairs": fitted}
     rows = [_row(name, one.confidence(masses[one.temperature]), correct) for name, one in ways.items()]
@@ -110,12 +117,12 @@ class _Recorder(Matcher):
 
 
 def _measure(
-    config: Config, recorder: _Recorder
+    config: Config, crop: CropTo, recorder: _Recorder
 ) -> tuple[dict[float, Float[np.ndarray, " n"]], Bool[np.ndarray, " n"]]:
     """The masses of all answers by temperature, and whether each is correct; pairs that failed are left out."""
     measure = protocol(config.protocol)
     pairs = read_pairs(config.manifest, PAIRS.names)
-    options = MatchOptions(directions=measure.directions[:1], outputs=("keypoints",))
+    options = MatchOptions(directions=measure.directions[:1], outputs=("keypoints",), crop=crop)
     rows = [
         match_chunk(recorder, chunk, options, fingerprint=recorder.fingerprint, attempt=1)
         for first in range(0, pairs.num_rows, _PAIRS_AT_ONCE)

@@ -31,7 +31,7 @@ from nemf.search.coarse_to_fine import on_grid
 from nemf.search.config import SearchConfig, search_options
 from nemf.search.sample import sample_field
 
-_CODE_VERSION = 8
+_CODE_VERSION = 9
 
 _ENCODE_BATCH = {"cpu": 1, "cuda": 8}
 """Images and pairs are encoded in batches of this one size, padded: kernels round differently by shape."""
@@ -73,9 +73,8 @@ class NemfMatcher(Matcher):
     points that are asked with it; points never depend on the flow.
 
     calibration: makes the confidence (nemf.calibration) of the field's mass at an answer; by default it is the mass.
-    A point's mass is that of its logits at 32 x 32 places of the reference. For the flow, 16 x 16 query places have
-    such maps, and each pixel or node of the flow's grid reads those of the four places round it, at the place where the
-    flow ends (nemf.matchers.confidence.flow_mass).
+    A point's mass is that of its logits at 32 x 32 places of the reference; that of the flow, at a pixel or node of its
+    grid, is of the refined correlation (nemf.matchers.field_flow.flow_confidence).
     """
 
     def __init__(
@@ -244,7 +243,7 @@ class NemfMatcher(Matcher):
         if pair.dense:
             pixels_answer_px = pixels_answer_px.cpu().view(*grid_hw, 2)
             flow_px = (upsample(pixels_answer_px, pair.query_hw) - pixel_grid(pair.query_hw)).numpy()
-            by_grid = flow_confidence(field, pixels_answer_px, self.calibration)
+            by_grid = flow_confidence(field.encoded, pair, pixels_answer_px, self.calibration)
             confidence = upsample(by_grid[..., None], pair.query_hw)[..., 0].numpy()
         (mass,) = field.masses(points_answer_px, [self.calibration.temperature])
         return Match(
@@ -257,13 +256,16 @@ class NemfMatcher(Matcher):
     def masses(self, pair: ImagePair, temperatures: Sequence[float]) -> tuple[Match, Float32[np.ndarray, "t k"]]:
         """The pair's match without flow, and the mass of each of its points' answers at every temperature."""
         pair = replace(pair, dense=False, score_maps=False)
-        (match,) = self.match_batch([pair])
-        field = self._field(pair, self.encode([pair]))
-        if self._is_mirrored:
-            field = replace(field, mirrored=self.encode([Mirror().pair(pair)]))
+        encoded = self.encode([pair])
+        field = self._field(pair, encoded)
         if self._by_map:
-            return match, field.answers(temperatures)[1]
-        return match, field.masses(torch.from_numpy(match.reference_xy_px).to(self.device), temperatures)
+            if self._is_mirrored:
+                field = replace(field, mirrored=self.encode([Mirror().pair(pair)]))
+            answers_xy_px, masses = field.answers([self.calibration.temperature, *temperatures])
+            return Match(reference_xy_px=answers_xy_px, point_confidence=self._confidence(masses[0])), masses[1:]
+        (match,) = self.refine(encoded, self.search(encoded, [pair]), [pair])
+        answers_xy_px = torch.from_numpy(match.reference_xy_px).to(self.device)
+        return match, field.masses(answers_xy_px, temperatures)
 
     def _field(self, pair: ImagePair, encoded: EncodedField) -> PairField:
         return PairField(model=self.model, pair=pair, encoded=encoded, fused=self._fused)

@@ -344,6 +344,7 @@ def test_calibration_fits_the_confidence_of_what_was_matched(
             source_xy_px=points,
             target_xy_px=points,
             keypoint_id=list("abcde"),
+            source_box_xyxy=[0, 0, 19, 19],
             target_box_xyxy=[0, 0, 80, 19],
         )
         for i in range(4)
@@ -359,6 +360,8 @@ def test_calibration_fits_the_confidence_of_what_was_matched(
     assert measured[2].log_loss <= measured[0].log_loss
     assert "20 answers, " in capsys.readouterr().out
     assert from_json(json.loads((tmp_path / "confidence.json").read_text())) == fitted
+    calibration.run(replace(options, crop="both"))
+    assert "40 answers, " in capsys.readouterr().out
     with pytest.raises(ValueError, match="--matcher identity has no score maps"):
         calibration.run(replace(options, matcher="identity"))
 

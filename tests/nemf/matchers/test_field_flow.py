@@ -7,9 +7,13 @@ import pytest
 import torch
 from noise_pairs import POINTS, noise, pair, same
 
+from nemf import ImagePair
+from nemf.calibration import Calibration
+from nemf.coordinates import pixel_grid
 from nemf.flow_map import folded_share
+from nemf.matchers.field_flow import flow_confidence
 from nemf.matchers.nemf import NemfMatcher
-from nemf.model.network import NeMF
+from nemf.model.network import EncodedField, NeMF
 from nemf.search.config import SearchConfig
 
 
@@ -42,3 +46,20 @@ def test_a_flow_of_nodes_of_narrow_images(model: NeMF, hw: tuple[int, int]):
     match = matcher.match(noise(*hw), noise(50, 30, seed=1), [[0, 0]], dense=True)
     assert match.flow_px.shape == (*hw, 2)
     assert np.allclose(match.flow_px[0, 0], match.reference_xy_px[0], atol=0.5)
+
+
+def test_the_confidence_of_a_flow_is_high_where_it_ends_at_what_the_query_cells_match():
+    """16 query cells a side match the reference cells 3 further right: a flow of 3 cells is sure, another is not."""
+    cells = np.arange(256).reshape(16, 16)
+    refined = torch.zeros(1, 256, 256)
+    refined[0, np.minimum(cells % 16 + 3, 15) + cells // 16 * 16, cells] = 2
+    encoded = EncodedField(refined_mean=refined, cost_features=torch.zeros(1, 1, 1, 1, 1, 1))
+    one = ImagePair(query_rgb=noise(64, 64), reference_rgb=noise(64, 64, seed=1), dense=True)
+    right_xy_px = pixel_grid((8, 8)) / 7 * 63 + torch.tensor([12, 0])
+    away_xy_px = right_xy_px.clone()
+    away_xy_px[:4, :, 1] += 30
+    line = Calibration(mass=(0.0, 1.0), probability=(0.1, 0.9))
+    sure, half = (flow_confidence(encoded, one, xy_px, line) for xy_px in (right_xy_px, away_xy_px))
+    assert (sure[1:-1, :5] > 0.85).all()
+    assert (half[1:4, :5] < 0.12).all()
+    assert torch.equal(half[4:], sure[4:])

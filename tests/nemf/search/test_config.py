@@ -107,4 +107,5 @@ def test_the_shipped_search():
         "radius_decay=0.5",
         "refine_steps=5",
         "refine_lr=0.02",
+        "point_search=map",
     )
