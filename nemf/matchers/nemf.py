@@ -264,8 +264,7 @@ class NemfMatcher(Matcher):
             answers_xy_px, masses = field.answers([self.calibration.temperature, *temperatures])
             return Match(reference_xy_px=answers_xy_px, point_confidence=self._confidence(masses[0])), masses[1:]
         (match,) = self.refine(encoded, self.search(encoded, [pair]), [pair])
-        answers_xy_px = torch.from_numpy(match.reference_xy_px).to(self.device)
-        return match, field.masses(answers_xy_px, temperatures)
+        return match, field.masses(torch.from_numpy(match.reference_xy_px).to(self.device), temperatures)
 
     def _field(self, pair: ImagePair, encoded: EncodedField) -> PairField:
         return PairField(model=self.model, pair=pair, encoded=encoded, fused=self._fused)

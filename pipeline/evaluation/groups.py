@@ -80,7 +80,8 @@ def with_object_share(columns: pd.DataFrame, matches: pa.Table, pairs: pa.Table,
     box_px = np.maximum(box[2] - box[0], box[3] - box[1])
     share = box_px / np.maximum(*(_element(image_hw, i) for i in range(2)))
     names = np.array(OBJECT_SHARES, object)[np.digitize(share, _SHARE_LIMITS, right=True)]
-    return columns.assign(object_share=np.where(share > 0, names, None))
+    names[~(share > 0)] = None
+    return columns.assign(object_share=names)
 
 
 def _element(lists: pa.ChunkedArray, index: int) -> Float64[np.ndarray, " p"]:
