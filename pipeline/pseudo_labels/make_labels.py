@@ -19,7 +19,7 @@ from pipeline.pseudo_labels.finished_run import finished_run
 from pipeline.pseudo_labels.labels import ScoredRows, write_labels
 from pipeline.pseudo_labels.other_run import OtherRun
 from pipeline.pseudo_labels.pair_index import PairIndex, choose_rows, index_pairs
-from pipeline.pseudo_labels.scored_parts import ScoringTask, score_parts
+from pipeline.pseudo_labels.scored_parts import ScoringTask, hold, remove_scored, score_parts
 from pipeline.pseudo_labels.selection import NoLabelsError, Rules
 from pipeline.pseudo_labels.signals import SIGNALS, describe_absent, signals_of_run
 from pipeline.runs.folder import Run
@@ -41,7 +41,7 @@ def make_labels(
     calibration_uri: None for the one that ships with the matcher. agree: a second run over the same manifest.
     check_images: leave out pairs whose images are not there any more.
     Raises ValueError for runs that are not finished or of another manifest, for a calibration of another matcher or
-    other signals, and where no label is as good as asked for.
+    other signals, where no label is as good as asked for, and where another process is at work on `out`.
     """
     run = finished_run(matches)
     calibration, note = _calibration(run, calibration_uri)
@@ -72,45 +72,47 @@ def make_labels(
             other=None if other is None else OtherRun(other, index),
         )
         work = f"{out}.work"
-        scored = ScoredRows(score_parts(work, task, made_of))
-        counts = scored.count(rules.min_points)
-        try:
-            threshold = counts.threshold(rules.precision, rules.min_probability)
-        except NoLabelsError as error:
-            raise NoLabelsError(f"{matches}: {error}") from None
-        n_labels, n_right = counts.kept(threshold)
-        provenance = {
-            "matcher": run.config["matcher"],
-            "fingerprint": run.fingerprint,
-            "matcher_fingerprint": run.matcher_fingerprint,
-            "run": matches,
-            "run_id": run.run_id,
-            "points": run.points,
-            "manifest": pairs,
-            "manifest_digest": run.manifest_digest,
-            "calibration": calibration_uri or "shipped",
-            "calibration_digest": made_of["calibration"],
-            "calibration_made_on": dict(calibration.made_on),
-            "signals": list(calibration.signals),
-            "agree": agree,
-            "alpha": calibration.alpha,
-            "protocol": calibration.protocol,
-            **asdict(rules),
-            "threshold": threshold / PROBABILITY_STEPS,
-            "expected_precision": n_right / n_labels,
-            "n_labels": n_labels,
-            "expected_right": n_right,
-            "n_judged": int(counts.labels.sum()),
-        }
-        written = write_labels(
-            out,
-            manifest,
-            scored,
-            threshold=threshold,
-            min_points=rules.min_points,
-            both_directions=len(run.directions) > 1,
-            provenance=provenance,
-        )
+        with hold(work):
+            scored = ScoredRows(score_parts(work, task, made_of))
+            counts = scored.count(rules.min_points)
+            try:
+                threshold = counts.threshold(rules.precision, rules.min_probability)
+            except NoLabelsError as error:
+                raise NoLabelsError(f"{matches}: {error}") from None
+            n_labels, n_right = counts.kept(threshold)
+            provenance = {
+                "matcher": run.config["matcher"],
+                "fingerprint": run.fingerprint,
+                "matcher_fingerprint": run.matcher_fingerprint,
+                "run": matches,
+                "run_id": run.run_id,
+                "points": run.points,
+                "manifest": pairs,
+                "manifest_digest": run.manifest_digest,
+                "calibration": calibration_uri or "shipped",
+                "calibration_digest": made_of["calibration"],
+                "calibration_made_on": dict(calibration.made_on),
+                "signals": list(calibration.signals),
+                "agree": agree,
+                "alpha": calibration.alpha,
+                "protocol": calibration.protocol,
+                **asdict(rules),
+                "threshold": threshold / PROBABILITY_STEPS,
+                "expected_precision": n_right / n_labels,
+                "n_labels": n_labels,
+                "expected_right": n_right,
+                "n_judged": int(counts.labels.sum()),
+            }
+            written = write_labels(
+                out,
+                manifest,
+                scored,
+                threshold=threshold,
+                min_points=rules.min_points,
+                both_directions=len(run.directions) > 1,
+                provenance=provenance,
+            )
+            remove_scored(work)
     assert written.n_labels == n_labels, "the labels written are those that were counted"
     yield (
         f"{n_labels} labels of {written.n_pairs} pairs, of probability {threshold / PROBABILITY_STEPS:.4f} and more: "

@@ -2,6 +2,7 @@
 
     <out>.work/plan.json              what they are made of; other files are of something else, and go
     <out>.work/scored-<number>.parquet    the labels of the part of this number, by place of the pair in the manifest
+    <out>.work/attempts/              the lease of the process that is at work on them, see pipeline.runs.lease
 
 A file that exists is whole, so a job that was killed goes on with the parts that have none. The folder goes when the
 labels are written.
@@ -10,7 +11,8 @@ labels are written.
 import hashlib
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +29,7 @@ from pipeline.pseudo_labels.other_run import OtherRun
 from pipeline.pseudo_labels.pair_index import ChosenRows, PairIndex, direction_numbers
 from pipeline.pseudo_labels.selection import Rules, best_of_pair
 from pipeline.pseudo_labels.signals import MATCH_COLUMNS, points_xy_px, signals
+from pipeline.runs.lease import acquire
 from pipeline.runs.parts import open_part
 from schemas.check import conform
 from schemas.matches import DIRECTIONS, MATCHES, sides_of
@@ -47,6 +50,7 @@ ROW_GROUP_ROWS = 1024
 THREADS = 2
 _COLUMNS = ("pair_id", "direction", "status", *MATCH_COLUMNS)
 _BATCH_ROWS = 4096
+_PLAN = "plan.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,19 +69,40 @@ class ScoringTask:
     """A second run, for the agreement."""
 
 
+@contextmanager
+def hold(work: str) -> Iterator[None]:
+    """Hold the folder, so that no other process works on it meanwhile.
+
+    Raises RunInUseError where another one does, and ValueError if the folder holds other files than those of this
+    module.
+    """
+    names = storage.file_names(work) | storage.folder_names(work)
+    if any(not name.startswith((".", "scored-")) and name not in (_PLAN, "attempts") for name in names):
+        raise ValueError(f"{work} holds other files than those of pseudo-label: move them, or give another --out")
+    lease = acquire(work, job="pseudo-label")
+    try:
+        yield
+    finally:
+        lease.release()
+
+
+def remove_scored(work: str) -> None:
+    """Remove the labels and the plan of a folder."""
+    for file in storage.list_files(work, ".parquet"):
+        storage.delete_file(file)
+    storage.delete_file(storage.join(work, _PLAN))
+
+
 def score_parts(work: str, task: ScoringTask, made_of: Mapping[str, Any]) -> list[str]:
     """Write the files of all parts that have none; returns the URIs of all, in order of the parts.
 
-    made_of: all that the labels depend on, as JSON values. Raises ValueError if the folder holds files of other origin.
+    made_of: all that the labels depend on, as JSON values. The caller holds the lease of the folder.
     """
     description = json.dumps({**made_of, "parts": list(task.sizes)}, sort_keys=True)
     plan = {"digest": hashlib.sha256(description.encode()).hexdigest()}
-    plan_file = storage.join(work, "plan.json")
-    present = storage.file_names(work) | storage.folder_names(work)
-    if "plan.json" not in present and any(not name.startswith(".") for name in present):
-        raise ValueError(f"{work} holds other files than those of pseudo-label: move them, or give another --out")
+    plan_file = storage.join(work, _PLAN)
     if not storage.exists(plan_file) or storage.read_json(plan_file) != plan:
-        storage.delete(work)
+        remove_scored(work)
         storage.write_bytes(plan_file, json.dumps(plan).encode())
     storage.remove_temporary_files(work)
     done = storage.file_names(work)

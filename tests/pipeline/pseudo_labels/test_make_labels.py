@@ -17,6 +17,7 @@ from pipeline.pseudo_labels.make_labels import make_labels
 from pipeline.pseudo_labels.selection import NoLabelsError, Rules
 from pipeline.runs.compact import compact, plan_compaction
 from pipeline.runs.folder import open_run, read_run
+from pipeline.runs.lease import RunInUseError
 from pipeline.runs.parts import list_parts, write_part
 
 
@@ -274,6 +275,29 @@ def test_a_folder_of_somebody_elses_files_is_left_as_it_is(tmp_path: Path):
     with pytest.raises(ValueError, match=r"labels\.parquet\.work holds other files"):
         label(tmp_path, run, pairs, precision=0.8)
     assert (tmp_path / "labels.parquet.work" / "thesis.tex").exists()
+
+
+def test_two_at_once_do_not_write_the_same_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    run, pairs = plant_run(tmp_path, 100)
+    score_part, refused = scored_parts.score_part, []
+
+    def score_while_another_comes(number: int, task: scored_parts.ScoringTask) -> Any:
+        if not refused:
+            with pytest.raises(
+                RunInUseError, match=r"labels\.parquet\.work is in use: attempt 1 .* another --out"
+            ) as info:
+                label(tmp_path, run, pairs, precision=0.9)
+            refused.append(info.value)
+        return score_part(number, task)
+
+    monkeypatch.setattr(scored_parts, "THREADS", 1)
+    monkeypatch.setattr(scored_parts, "score_part", score_while_another_comes)
+    labels = label(tmp_path, run, pairs, precision=0.8)
+
+    assert len(refused) == 1
+    assert read_provenance(labels)["precision"] == 0.8
+    assert not (tmp_path / "labels.parquet.work").exists()
+    assert Path(label(tmp_path, run, pairs, "again.parquet", precision=0.8)).read_bytes() == Path(labels).read_bytes()
 
 
 def test_pairs_whose_images_are_gone_are_counted_if_they_are_looked_for(tmp_path: Path):
