@@ -56,6 +56,7 @@ BUILT_IN = {
     "coco": "pipeline.datasets.coco:pairs",
     "cub": "pipeline.datasets.cub:pairs",
     "folder": "pipeline.datasets.folder:pairs",
+    "image-list": "pipeline.datasets.image_list:pairs",
     "mp-100": "pipeline.datasets.mp_100:pairs",
     "pf-pascal": "pipeline.datasets.pf_pascal:pairs",
     "pf-willow": "pipeline.datasets.pf_willow:pairs",

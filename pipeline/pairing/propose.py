@@ -96,6 +96,8 @@ def _pair(source: UnpairedImage, target: UnpairedImage) -> PairRow:
         target_uri=target.uri,
         category=source.category,
         target_category=target.category if across else None,
+        source_box_xyxy=source.box_xyxy,
+        target_box_xyxy=target.box_xyxy,
         level=(ACROSS if across else WITHIN) if has_categories else None,
         split=source.split if source.split == target.split else None,
     )

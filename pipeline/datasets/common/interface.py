@@ -113,6 +113,8 @@ class UnpairedImage:
     uri: str
     """Absolute URI."""
     category: str | None = None
+    box_xyxy: Box | None = None
+    """Where the object is; None for the whole image."""
     split: str | None = None
 
 

@@ -53,6 +53,12 @@ def test_pairs_of_neighbours_with_their_columns():
     assert (row.level, row.split) == ("across categories", "y")
 
 
+def test_the_box_of_an_image_goes_with_it():
+    boxes = {"a": (1, 2, 3, 4), "b": None}
+    (row,) = propose(image("a", "0", box_xyxy=boxes["a"]), image("b", "1"))
+    assert [row.source_box_xyxy, row.target_box_xyxy] == [boxes[image_id] for image_id in row.pair_id.split(":")]
+
+
 def test_images_without_categories_have_no_level():
     (row,) = propose(image("a", "0"), image("b", "1"))
     assert (row.category, row.target_category, row.level, row.where) == (None, None, None, "here")
