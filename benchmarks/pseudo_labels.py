@@ -115,7 +115,7 @@ def make_run(folder: Path, n_pairs: int, n_points: int, part_pairs: int) -> tupl
     run.finish(run.count(ids, None))
     knots = np.arange(1, 1000) / 1000
     odds = np.log(knots / (1 - knots))
-    ranks = (odds / odds[-1] + 1) / 2
+    ranks = ((odds / odds[-1] + 1) / 2).clip(0, 1)
     share = {"values": knots.tolist(), "ranks": ranks.tolist(), "weights": [2 * odds[-1], 0, 0, 0, 0], "missing": 0}
     none = {"values": [0, 1], "ranks": [0, 1], "weights": [0] * 5, "missing": 0}
     calibration = {

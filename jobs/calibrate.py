@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow.compute as pc
 
 from jobs.command import Names, run_command
+from pipeline.evaluation.bootstrap import REPLICATES, BootstrapWeights
 from pipeline.evaluation.protocols import protocol
 from pipeline.io import storage
 from pipeline.io.manifest import Manifest
@@ -86,7 +87,9 @@ def run(config: Config) -> str:
         "n_points": len(points.correct),
         "share_right": float(points.correct.mean()) if len(points.correct) else 0.0,
     }
-    numbers = quality(probability[judged], points.correct[judged]) if judged.any() else {}
+    pair = np.repeat(np.arange(len(points.counts)), points.counts)
+    weights = BootstrapWeights(source=points.source, target=points.target, seed=0, n_replicates=REPLICATES)
+    numbers = quality(probability[judged], points.correct[judged], pair[judged], weights) if judged.any() else {}
     calibration = fit_calibration(
         values,
         points.correct,

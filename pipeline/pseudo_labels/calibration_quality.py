@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float64
+from jaxtyping import Bool, Float64, Int64
 
+from pipeline.evaluation.bootstrap import BootstrapWeights
 from pipeline.evaluation.reliability import reliability, risk_coverage
 from pipeline.pseudo_labels.calibration import PROBABILITY_STEPS
 from pipeline.pseudo_labels.selection import Counts, NoLabelsError
@@ -14,14 +15,22 @@ PRECISIONS = (0.7, 0.8, 0.9, 0.95)
 COVERAGES = (0.1, 0.2, 0.3, 0.5)
 
 
-def quality(probability: Float64[np.ndarray, " n"], correct: Bool[np.ndarray, " n"]) -> dict[str, Any]:
+def quality(
+    probability: Float64[np.ndarray, " n"],
+    correct: Bool[np.ndarray, " n"],
+    pair: Int64[np.ndarray, " n"],
+    weights: BootstrapWeights,
+) -> dict[str, Any]:
     """Numbers of at least one point, as JSON values; shares are 0..1.
+
+    pair: the number of each point's pair. weights: those of the pairs in the replicates of a bootstrap over images.
 
     brier: mean squared difference of probability and outcome. ece: mean distance of probability and share right over
     the bins of `reliability`, by points. auroc: the chance that a right point has the higher probability of a right
     and a wrong one, None where all are right or all wrong. aurc: mean share wrong over all numbers of points kept.
     precision_at_coverage: share right among that share of points, the most probable ones. selected: for each precision
-    asked for, the share kept, the precision expected and the real one.
+    asked for, the share kept, the precision expected, the real one and its 95 % interval; the threshold is the same in
+    all replicates.
     """
     bins = reliability(probability, correct)
     n_points = len(correct)
@@ -37,7 +46,7 @@ def quality(probability: Float64[np.ndarray, " n"], correct: Bool[np.ndarray, " 
             {"n_points": b.n_points, "probability": b.mean, "share_right": b.percent_correct / 100} for b in bins
         ],
         "precision_at_coverage": {str(share): precision_at(probability, correct, share) for share in COVERAGES},
-        "selected": [_selected(probability, correct, precision) for precision in PRECISIONS],
+        "selected": [_selected(probability, correct, precision, pair, weights) for precision in PRECISIONS],
     }
 
 
@@ -70,9 +79,9 @@ def text(numbers: Mapping[str, Any]) -> str:
         ),
         "",
         *_table(
-            ("asked", "kept", "expected", "right"),
+            ("asked", "kept", "expected", "right (95 %)"),
             [
-                (f"{s['asked']:.0%}", f"{s['coverage']:.1%}", _percent(s["expected"]), _percent(s["real"]))
+                (f"{s['asked']:.0%}", f"{s['coverage']:.1%}", _percent(s["expected"]), _with_interval(s))
                 for s in numbers["selected"]
             ],
         ),
@@ -85,23 +94,51 @@ def text(numbers: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _selected(probability: Float64[np.ndarray, " n"], correct: Bool[np.ndarray, " n"], asked: float) -> dict[str, Any]:
+def _selected(
+    probability: Float64[np.ndarray, " n"],
+    correct: Bool[np.ndarray, " n"],
+    asked: float,
+    pair: Int64[np.ndarray, " n"],
+    weights: BootstrapWeights,
+) -> dict[str, Any]:
     steps = np.rint(probability * PROBABILITY_STEPS).astype(np.int64)
     try:
         threshold = Counts.of(steps, steps).threshold(asked)
     except NoLabelsError:
-        return {"asked": asked, "coverage": 0.0, "expected": None, "real": None}
+        return {"asked": asked, "coverage": 0.0, "expected": None, "real": None, "interval": None}
     kept = steps >= threshold
     return {
         "asked": asked,
         "coverage": float(kept.mean()),
         "expected": float(steps[kept].mean() / PROBABILITY_STEPS),
         "real": float(correct[kept].mean()),
+        "interval": _interval(correct[kept], pair[kept], weights),
     }
 
 
+def _interval(
+    correct: Bool[np.ndarray, " k"], pair: Int64[np.ndarray, " k"], weights: BootstrapWeights
+) -> list[float] | None:
+    """The 95 % interval of the share right; None where no replicate has a point."""
+    n_pairs = len(weights.source)
+    n_kept, n_right = (np.bincount(pair, counted, minlength=n_pairs) for counted in (np.ones(len(pair)), correct))
+    of_pair = np.stack([n_kept, n_right])
+    sums = [of_pair @ weights.replicates(number, number + 1)[0] for number in range(weights.n_replicates)]
+    kept, right = np.stack(sums, axis=1)
+    if not kept.any():
+        return None
+    return np.quantile(right[kept > 0] / kept[kept > 0], (0.025, 0.975)).tolist()
+
+
 def _table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
-    return ["".join(f"{cell!s:>15}" for cell in line) for line in (head, *rows)]
+    return ["".join(f"{cell!s:>21}" for cell in line) for line in (head, *rows)]
+
+
+def _with_interval(selected: Mapping[str, Any]) -> str:
+    if selected["interval"] is None:
+        return _percent(selected["real"])
+    low, high = selected["interval"]
+    return f"{selected['real']:.1%} ({low:.0%} to {high:.0%})"
 
 
 def _percent(share: float | None) -> str:

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pipeline.evaluation.bootstrap import BootstrapWeights
 from pipeline.pseudo_labels.calibration import PROBABILITY_STEPS, from_json, read_calibration
 from pipeline.pseudo_labels.calibration_quality import auroc, precision_at, quality
 from pipeline.pseudo_labels.fit_calibration import cross_fitted_probability, fit_calibration
@@ -21,6 +22,14 @@ def planted(n_points: int, seed: int) -> tuple[dict[str, np.ndarray], np.ndarray
     return values, rng.random(n_points) < probability, probability
 
 
+def quality_of(probability: np.ndarray, correct: np.ndarray, pair: np.ndarray | None = None) -> dict[str, Any]:
+    """The quality of points of these pairs (default: each of its own), each of one image of its own."""
+    pair = np.arange(len(correct)) if pair is None else pair
+    images = np.arange(pair.max() + 1, dtype=np.uint64)
+    weights = BootstrapWeights(source=images, target=images, seed=0, n_replicates=200)
+    return quality(probability, correct, pair, weights)
+
+
 def test_probabilities_are_those_that_were_planted():
     values, correct, _ = planted(20_000, 0)
     calibration = fit_calibration(values, correct, **NAMES)
@@ -30,7 +39,7 @@ def test_probabilities_are_those_that_were_planted():
 
     known = ~np.isnan(others["cycle"])
     assert np.abs(found - probability)[known].mean() < 0.03
-    selected = {s["asked"]: s for s in quality(found, right)["selected"]}
+    selected = {s["asked"]: s for s in quality_of(found, right)["selected"]}
     for asked in (0.7, 0.8):
         assert selected[asked]["real"] == pytest.approx(asked, abs=0.03)
         assert asked <= selected[asked]["expected"] < asked + 0.005
@@ -80,7 +89,7 @@ def test_too_little_to_learn_from_is_refused(correct: np.ndarray):
 def test_quality_of_hand_made_probabilities():
     probability, correct = np.array([0.9, 0.9, 0.6, 0.2]), np.array([True, False, True, False])
 
-    numbers = quality(probability, correct)
+    numbers = quality_of(probability, correct)
 
     assert numbers["brier"] == pytest.approx((0.01 + 0.81 + 0.16 + 0.04) / 4)
     # right .9 against wrong .9: half; .9 > .2; .6 < .9; .6 > .2
@@ -93,8 +102,22 @@ def test_quality_of_hand_made_probabilities():
         "coverage": 0.75,
         "expected": pytest.approx(0.8),
         "real": pytest.approx(2 / 3),
+        "interval": [0, 1],
     }
     assert selected[0.95]["real"] is None
+
+
+def test_intervals_draw_images():
+    """Of 400 points, half right, the share's standard error is .025 with an image each, and .25 with four images."""
+    probability, correct = np.full(400, 0.8), np.arange(400) % 2 == 0
+    of_four = np.where(correct, 0, 1) + 2 * (np.arange(400) // 2 % 2)
+
+    def interval(pair: np.ndarray | None) -> list[float]:
+        return {s["asked"]: s for s in quality_of(probability, correct, pair)["selected"]}[0.8]["interval"]
+
+    assert interval(None) == pytest.approx([0.45, 0.55], abs=0.02)
+    assert interval(np.zeros(400, np.int64)) == [0.5, 0.5]
+    assert interval(of_four) == [0, 1]
 
 
 def damaged(**changes: Any) -> str:
