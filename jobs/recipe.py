@@ -64,11 +64,11 @@ def run(config: Config) -> str:
     stages = RECIPES[config.name](options)
     for number, stage in enumerate(stages, 1):
         print(f"stage {number} of {len(stages)}: {stage.out}", flush=True)
-        _run_stage(stage)
+        run_stage(stage)
     return stages[-1].out
 
 
-def _run_stage(stage: Stage) -> None:
+def run_stage(stage: Stage) -> None:
     """Run a stage; a file that is there already is kept, and a folder is continued."""
     match stage:
         case prepare.Config() | calibrate.Config() | pseudo_label.Config() if Path(stage.out).exists():

@@ -155,7 +155,7 @@ def self_training(options: RecipeOptions) -> list[Stage]:
     Needs manifests: data/labelled.parquet, to train on; data/calibration.parquet, annotated pairs of other images;
     data/unlabelled.parquet, pairs whose keypoints, if any, are not read; data/val.parquet, to choose checkpoints by;
     and weights of timm's mobilenetv1_100. Cost: two trainings of nemf_mobilenet's first descriptors and field a round,
-    and a match of the unlabelled pairs there and back.
+    and a match of the unlabelled pairs.
     """
     manifest = {
         name: str(options.data / f"{name}.parquet") for name in ("labelled", "calibration", "unlabelled", "val")
@@ -188,7 +188,7 @@ def _labels(options: RecipeOptions, annotated: str, unlabelled: str, labels: str
         pairs=annotated,
         out=str(options.out / "matched-annotated"),
         matcher=f"{options.out}/field/checkpoint",
-        outputs=("keypoints", "confidence", "cycle", "margin"),
+        outputs=("keypoints", "confidence"),
     )
     found = replace(known, pairs=unlabelled, out=str(options.out / "matched"), points="grid:6")
     calibration = calibrate.Config(matches=known.out, pairs=annotated, out=str(options.out / "calibration.json"))
