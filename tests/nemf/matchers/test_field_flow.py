@@ -29,10 +29,10 @@ def test_a_flow_of_nodes_is_a_map_through_the_points_and_independent_of_its_batc
     together = list(mapped.match_batch(pairs))
     assert all(same(match, next(mapped.match_batch([one]))) for match, one in zip(together, pairs, strict=True))
     dense, _, without_points, sparse = together
-    assert dense.flow_px.shape == without_points.flow_px.shape == (24, 40, 2)
+    assert dense.flow_px.shape == without_points.flow_px.shape == (12, 20, 2)
     assert dense.flow_px.dtype == dense.flow_confidence.dtype == np.float32
     x, y = POINTS[:3].astype(int).T
-    assert np.allclose(dense.flow_px[y, x] + POINTS[:3], dense.reference_xy_px, atol=1.5)  # between nodes, 4 px apart
+    assert np.allclose(dense.flow_px[y, x] + POINTS[:3], dense.reference_xy_px, atol=1.5)  # between nodes, 2 px apart
     assert np.array_equal(dense.reference_xy_px, sparse.reference_xy_px)
     assert np.array_equal(sparse.reference_xy_px, next(matcher.match_batch([pairs[3]])).reference_xy_px)
     assert 0 <= dense.flow_confidence.min() < dense.flow_confidence.max() <= 1

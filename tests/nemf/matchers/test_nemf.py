@@ -19,7 +19,7 @@ from nemf.search.config import SearchConfig
 def test_points_get_exactly_the_flow_of_their_pixels(matcher: NemfMatcher):
     sparse, dense = matcher.match_batch([pair(query_xy_px=POINTS), pair(dense=True)])
     assert sparse.flow_px is None
-    assert dense.flow_px.shape == (24, 40, 2)
+    assert dense.flow_px.shape == (12, 20, 2)
     assert dense.reference_xy_px.shape == (0, 2)
     x, y = POINTS.astype(int).T
     assert np.array_equal(sparse.reference_xy_px - POINTS, dense.flow_px[y, x])
@@ -42,22 +42,22 @@ def test_the_search_finds_better_places_than_it_starts_from(model: NeMF):
     steps = [
         NemfMatcher("n", model, torch.device("cpu"), SearchConfig(patchmatch_steps=n, refine_steps=0)) for n in (0, 4)
     ]
-    y, x = np.mgrid[:24:4, :40:4]
+    y, x = np.mgrid[:12:2, :20:2]
     query_xy_px = np.stack([x, y], axis=-1).reshape(-1, 2).astype(np.float32)
     means = []
     for matcher in steps:
         one = pair(query_xy_px=query_xy_px)
         places_px = torch.from_numpy(next(matcher.match_batch([one])).reference_xy_px)
         scorer = matcher.model.scorer(
-            matcher.encode([one]), torch.zeros(60, dtype=torch.int64), px_to_norm(torch.tensor(query_xy_px), (24, 40))
+            matcher.encode([one]), torch.zeros(60, dtype=torch.int64), px_to_norm(torch.tensor(query_xy_px), (12, 20))
         )
-        means.append(scorer(px_to_norm(places_px, (50, 30)), torch.arange(60)).mean())
+        means.append(scorer(px_to_norm(places_px, (25, 15)), torch.arange(60)).mean())
     assert means[1] > means[0]
 
 
 def test_a_point_outside_is_the_nearest_one_inside(matcher: NemfMatcher):
-    outside = np.array([[-5, 3], [60, 30], [-0.4, 23.4]], np.float32)
-    inside = np.array([[0, 3], [39, 23], [0, 23]], np.float32)
+    outside = np.array([[-5, 3], [30, 20], [-0.4, 11.4]], np.float32)
+    inside = np.array([[0, 3], [19, 11], [0, 11]], np.float32)
     matches = [next(matcher.match_batch([pair(query_xy_px=xy)])) for xy in (outside, inside)]
     assert same(*matches)
 
@@ -93,7 +93,7 @@ def test_the_confidence_is_the_calibrated_mass_of_the_field(model: NeMF, matcher
 
 
 def test_points_beyond_those_computed_at_once_are_the_same(matcher: NemfMatcher):
-    many = np.random.default_rng(3).uniform(0, 23, (21, 2)).astype(np.float32)
+    many = np.random.default_rng(3).uniform(0, 11, (21, 2)).astype(np.float32)
     together, last = matcher.match_batch([pair(query_xy_px=many), pair(query_xy_px=many[-2:])])
     assert np.array_equal(together.point_confidence[-2:], last.point_confidence)
 
@@ -137,8 +137,8 @@ def test_many_pairs_of_any_sizes_are_matched_as_if_alone(matcher: NemfMatcher):
     """More than one group of pairs, dense and not, of different sizes and aspects."""
     pairs = [
         ImagePair(
-            query_rgb=noise(5 + 7 * i, 60 - 5 * i, seed=i),
-            reference_rgb=noise(40 - 3 * i, 9 + i, seed=50 + i),
+            query_rgb=noise(3 + 3 * i, 32 - 2 * i, seed=i),
+            reference_rgb=noise(24 - 2 * i, 9 + i, seed=50 + i),
             pair_id=str(i),
             query_xy_px=np.float32([[i, 2], [4.5, i / 3]])[: i % 3],
             dense=i % 4 == 0,
