@@ -3,7 +3,9 @@
 import json
 import os
 import re
+import shutil
 import signal
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -62,14 +64,17 @@ def test_each_flag_is_a_setting_of_the_same_name(capsys: pytest.CaptureFixture[s
     assert flags == {name.replace("_", "-") for name in SETTINGS} | {"storage-options"}
 
 
-@pytest.fixture(autouse=True)
-def _tiny_preset(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(PRESETS, "tiny", lambda: TINY)
+@pytest.fixture(autouse=True, scope="module")
+def _tiny_preset() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(PRESETS, "tiny", lambda: TINY)
+        yield
 
 
-@pytest.fixture
-def flags(tmp_path: Path) -> list[str]:
+@pytest.fixture(scope="module")
+def flags(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """The flags without --out: four photographs without keypoints, one of them missing a file, and a teacher."""
+    folder = tmp_path_factory.mktemp("inputs")
     rows: list[dict[str, Any]] = [
         {
             "pair_id": str(number),
@@ -79,22 +84,23 @@ def flags(tmp_path: Path) -> list[str]:
     ]
     rows.append({"pair_id": "lost", "source_uri": "lost.png", "target_uri": "lost.png"})
     torch.manual_seed(0)
-    checkpoints.save(tmp_path / "teacher", build(TEACHER), TEACHER, search={"refine_steps": 3})
-    files = ["--photographs", write_pairs(tmp_path / "photographs.parquet", rows), "--image-root", str(tmp_path)]
-    teacher = ["--teacher", str(tmp_path / "teacher")]
+    checkpoints.save(folder / "teacher", build(TEACHER), TEACHER, search={"refine_steps": 3})
+    files = ["--photographs", write_pairs(folder / "photographs.parquet", rows), "--image-root", str(folder)]
+    teacher = ["--teacher", str(folder / "teacher")]
     size = f"--student tiny --steps {STEPS} --batch-size 4 --warmup-steps 2 --log-every 1 --checkpoint-every 2"
     return [*files, *teacher, *size.split()]
 
 
-@pytest.fixture
-def straight(flags: list[str], tmp_path: Path) -> Path:
-    """The folder of an uninterrupted run."""
-    assert main([*flags, "--out", str(tmp_path / "straight")]) == 0
-    return tmp_path / "straight"
+@pytest.fixture(scope="module")
+def straight(flags: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an uninterrupted run; must not be changed."""
+    out = tmp_path_factory.mktemp("straight") / "run"
+    assert main([*flags, "--out", str(out)]) == 0
+    return out
 
 
 def test_what_was_learnt_is_the_teacher_with_another_backbone(
-    straight: Path, flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    straight: Path, flags: list[str], capsys: pytest.CaptureFixture[str]
 ):
     training = read_history(str(straight))["training"]
     assert [row["step"] for row in training] == list(range(1, STEPS + 1))
@@ -106,7 +112,7 @@ def test_what_was_learnt_is_the_teacher_with_another_backbone(
     checkpoint = straight / "checkpoint"
     assert checkpoints.read_config(checkpoint) == TINY
     assert checkpoints.read_search(checkpoint) == {"refine_steps": 3}
-    distilled, teacher = checkpoints.load(checkpoint), checkpoints.load(tmp_path / "teacher")
+    distilled, teacher = checkpoints.load(checkpoint), checkpoints.load(Path(_value(flags, "--teacher")))
     for part in ("neck", "cost_encoder", "field"):
         tensors = getattr(teacher, part).state_dict()
         assert all(torch.equal(tensor, tensors[name]) for name, tensor in getattr(distilled, part).state_dict().items())
@@ -203,15 +209,20 @@ def test_settings_that_cannot_be_leave_no_folder_behind(
 def test_another_run_in_the_folder_is_refused(
     flags: list[str], straight: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    assert main([*_without(flags, "--batch-size"), "--batch-size", "8", "--out", str(straight)]) == 2
+    out = shutil.copytree(straight, tmp_path / "run")
+    assert main([*_without(flags, "--batch-size"), "--batch-size", "8", "--out", str(out)]) == 2
     _expect_error(capsys, r"another training run \(changed: batch_size: 4 -> 8\)")
 
-    description = json.loads((straight / "run.json").read_text())
-    teacher = str(tmp_path / "teacher" / "model.safetensors")
+    description = json.loads((out / "run.json").read_text())
+    teacher = str(Path(_value(flags, "--teacher")) / "model.safetensors")
     description["inputs"][teacher] = "0123"
-    (straight / "run.json").write_text(json.dumps(description))
-    assert main([*flags, "--out", str(straight)]) == 2
+    (out / "run.json").write_text(json.dumps(description))
+    assert main([*flags, "--out", str(out)]) == 2
     _expect_error(capsys, rf"changed: content of {teacher}: 0123 -> \w+\)")
+
+
+def _value(flags: list[str], name: str) -> str:
+    return flags[flags.index(name) + 1]
 
 
 def _without(flags: list[str], name: str) -> list[str]:

@@ -14,11 +14,12 @@ from nemf.official.names import from_official_state_dict, official_config
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A folder of a tiny network with random weights."""
+    """A folder of a tiny network with random weights, and of a search of few steps."""
     tensors = official_state_dict(official_shapes(**SMALL), seed=3)
     folder = tmp_path_factory.mktemp("checkpoints") / "tiny"
     meta = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors.items()}
-    checkpoints.save(folder, from_official_state_dict(tensors, 2), official_config(meta, 2))
+    search = {"patchmatch_steps": 2, "refine_steps": 2}
+    checkpoints.save(folder, from_official_state_dict(tensors, 2), official_config(meta, 2), search=search)
     return str(folder)
 
 
