@@ -6,11 +6,13 @@ BIN := $(VENV)/bin
 PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses auto --dist loadfile \
 	--no-loadscope-reorder
 
-.PHONY: demo docs test test-all test-browser test-readers chaos fuzz lint clean
+.PHONY: demo docs test test-all pytest pytest-all test-browser test-readers chaos fuzz lint clean
 
+# bytecode is written on all cores, where pip takes one; some packages hold files that are not for this Python
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true
 	touch $@
 
 demo: $(VENV)/installed  ## the main job on photographs with a known answer, on this machine, with a report
@@ -19,10 +21,14 @@ demo: $(VENV)/installed  ## the main job on photographs with a known answer, on 
 docs: $(VENV)/installed  ## the documentation as a site in site/, without the network; a dead link is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --clean
 
-test: $(VENV)/installed lint  ## what must pass
+test: lint pytest  ## what must pass
+
+test-all: lint pytest-all  ## the same, and the tests marked long
+
+pytest: $(VENV)/installed
 	$(PYTEST) -m "not long"
 
-test-all: $(VENV)/installed lint  ## the same, and the tests marked long
+pytest-all: $(VENV)/installed
 	$(PYTEST)
 
 test-browser: $(VENV)/installed  ## the report in a headless browser; needs chromium on PATH
