@@ -1,4 +1,4 @@
-"""Train a NeMF network on annotated pairs, and resume after interruptions.
+"""Train a network on annotated pairs, and resume after interruptions.
 
     nemf train --pairs train.parquet --validation val.parquet --out runs/mine --start shipped \\
         --steps 2000 --lr 3e-4
@@ -17,8 +17,8 @@ from typing import Any, Literal
 from jobs.command import Uris, as_json, run_command
 from nemf import pretrained
 from nemf.matchers.table import is_checkpoint
-from nemf.model.presets import PRESETS
-from nemf.training.config import LOSS_NAMES
+from nemf.presets import PRESETS
+from nemf.training.config import REPORTED_LOSSES
 from pipeline.evaluation.protocols import protocol
 from pipeline.io import storage
 from pipeline.io.uri_field import with_absolute_uris
@@ -65,7 +65,8 @@ class Config(TrainingConfig):
             raise ValueError(
                 f"--start must be {', '.join(PRESETS)}, {SHIPPED} or a checkpoint folder; got {self.start}"
             )
-        if self.start in PRESETS and PRESETS[self.start]().neck_channels and not self.trainer.loss.descriptor_weight:
+        has_neck = self.start in PRESETS and getattr(PRESETS[self.start](), "neck_channels", 0)
+        if has_neck and not self.trainer.loss.descriptor_weight:
             raise ValueError(
                 f"{self.start} has a neck, which starts at random and which only --descriptor-weight trains: give one, "
                 "or --start from a checkpoint whose neck is trained"
@@ -129,7 +130,7 @@ def _describe(config: Config) -> dict[str, Any]:
 def _summary(checkpoint: str, history: dict[str, list[dict[str, Any]]]) -> str:
     """The last losses, the best validation and the first unusable rows, as text."""
     last = history["training"][-1]
-    losses = ", ".join(f"{name} loss {last[name]:.3f}" for name in LOSS_NAMES if name in last)
+    losses = ", ".join(f"{name} loss {last[name]:.3f}" for name in REPORTED_LOSSES if name in last)
     lines = [f"{checkpoint}: after {last['step']} steps, {losses}"]
     if history["validation"]:
         best = max(history["validation"], key=lambda row: row[SELECTION_METRIC])

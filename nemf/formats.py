@@ -56,8 +56,9 @@ class Format:
     """The class of its configuration; besides its own fields it has `backbone_config`."""
     requirements: Mapping[str, Requirement]
     """The requirement on each field of config.json; fields not named here must be a SIZE."""
-    build: Callable[[Any], nn.Module]
-    """The network of a configuration, with random weights; ValueError where sizes do not fit each other."""
+    build: Callable[..., nn.Module]
+    """The network of (configuration, backbone or None), with random weights but for those of a backbone that is given;
+    ValueError where sizes do not fit each other."""
     matcher: str
     """'module:function' that builds its matcher, as nemf.matchers.table says."""
     search: Callable[[Any], dict[str, Any]] = settings_from_json

@@ -1,5 +1,6 @@
 """From an image to tokens: one for the image as a whole, then one for each of cells x cells, row by row."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,7 +12,10 @@ from nemf.lpmflow.presets import VISION_TRANSFORMER, LPMFlowConfig
 from nemf.model.attention import Attention, Mlp
 from nemf.model.backbone import Backbone, build_backbone
 from nemf.model.backbone_config import BackboneConfig
+from nemf.model.weights_file import Published, check_file, load_weights
 
+_UNREAD = ("head.weight", "head.bias", "masked_embed", "mask_token")
+"""Tensors of whole models that no token depends on."""
 PATCH_PX = 16
 """Side of a coarse cell in the image that the network sees, in pixels."""
 
@@ -117,6 +121,21 @@ class MapTokens(TokenBackbone):
         levels = [F.layer_norm(level.flatten(2).transpose(1, 2), level.shape[1:2]) for level in levels]
         patches = torch.cat(levels, dim=2)
         return self.proj(torch.cat([patches.mean(dim=1, keepdim=True), patches], dim=1))
+
+
+def load_vision_transformer(backbone: TokenBackbone, weights: Path | None) -> None:
+    """Fill the published network's own backbone with a ViT's weights, as timm names them (iBOT's and DINO's names too).
+
+    weights: a safetensors file; tensors of the same ViT that are not needed, such as a classifier, are left out.
+    Raises ValueError where there is none, and as nemf.model.weights_file does.
+    """
+    if weights is None:
+        raise ValueError(
+            f"no library loads the weights of {VISION_TRANSFORMER}: give --backbone-weights FILE.safetensors, those of "
+            "a ViT with patches of 16 pixels, such as iBOT's ViT-B/16"
+        )
+    check_file(weights)
+    load_weights(backbone, weights, VISION_TRANSFORMER, Published(own_names={name: name for name in _UNREAD}))
 
 
 def build_tokens(config: LPMFlowConfig, backbone: Backbone | None = None) -> TokenBackbone:

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 LOSS_NAMES = ("field", "flow", "descriptor")
+REPORTED_LOSSES = (*LOSS_NAMES, "contrast")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -13,10 +14,13 @@ class LossConfig:
     field_weight: float = 1.0
     """Weight of the field's loss, the paper's lambda_f."""
     flow_weight: float = 1.0
-    """Weight of the coarse flow's loss, the paper's lambda_c."""
+    """Weight of the coarse flow's loss, the paper's lambda_c; of LPMFlow, of the flow's."""
     descriptor_weight: float = 0.0
     """Weight of the descriptor loss, which the paper does not have: descriptors learn to match before any cost volume.
     With the other two at 0, cost encoder and field are not trained."""
+    contrast_weight: float = 0.05
+    """Weight of the loss of LPMFlow alone that replaces some tokens of the source and has the encoder find out by their
+    neighbours what they showed."""
     negatives: int = 99
     """Number of wrong candidates for each point and direction."""
     hard: float = 0.5
@@ -24,6 +28,8 @@ class LossConfig:
 
     def check(self) -> None:
         """Raises ValueError for numbers out of range."""
+        if self.contrast_weight < 0:
+            raise ValueError(f"contrast_weight must be at least 0; got {self.contrast_weight}")
         weights = (self.field_weight, self.flow_weight, self.descriptor_weight)
         if min(weights) < 0 or not sum(weights):
             raise ValueError(

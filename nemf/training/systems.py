@@ -6,9 +6,10 @@ from typing import Any
 
 from torch import nn
 
+from nemf.lpmflow.network import LPMFlow
 from nemf.model.network import NeMF
 from nemf.pmnc.network import PMNC
-from nemf.training import pmnc
+from nemf.training import lpmflow, pmnc
 from nemf.training.config import LossConfig
 from nemf.training.initialization import initialize_at_correlation
 from nemf.training.losses import TrainingLoss
@@ -41,6 +42,12 @@ SYSTEMS = (
         initialize=pmnc.initialize_at_consensus,
         parameter_groups=pmnc.parameter_groups,
         loss=pmnc.PMNCLoss,
+    ),
+    System(
+        network=LPMFlow,
+        initialize=lpmflow.initialize_at_features,
+        parameter_groups=lpmflow.parameter_groups,
+        loss=lpmflow.LPMFlowLoss,
     ),
 )
 

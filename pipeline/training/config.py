@@ -3,7 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Annotated
 
-from nemf.model.presets import PRESETS, CostFeatureKind
+from nemf.model import presets as nemf_presets
+from nemf.model.presets import CostFeatureKind
+from nemf.presets import PRESETS
 from nemf.training.config import DistillerConfig, TrainerConfig
 from pipeline.io.uri_field import LocalPath, Uri, UriField
 
@@ -29,8 +31,8 @@ class TrainingConfig:
     names_across_categories: bool = False
     """Keypoints of one name match across categories too (a cat's left eye and a dog's)."""
     start: Annotated[str, UriField(names=(*PRESETS, SHIPPED))] = "nemf-small"
-    """Network to train: paper, nemf-small or nemf-mobilenet, with random weights behind a pretrained backbone; a
-    checkpoint folder; or shipped, the network of the matcher nemf-small."""
+    """Network to train, with random weights behind a pretrained backbone: paper, nemf-small or nemf-mobilenet (NeMF),
+    lpmflow-paper, lpmflow-small, pmnc-paper or pmnc-small; or a checkpoint folder; or shipped, the network of the matcher nemf-small."""
     cost_features: CostFeatureKind | None = None
     """Modules between correlation and field (Table 3 of the paper); default: those of the start."""
     image_size: int | None = None
@@ -84,7 +86,7 @@ class DistillationConfig:
     """Checkpoint folder, path or URI, of the network whose backbone is to be replaced."""
     image_root: Uri | None = None
     """Folder, path or URI, of the manifests' relative image URIs."""
-    student: Annotated[str, UriField(names=tuple(PRESETS))] = "nemf-small"
+    student: Annotated[str, UriField(names=tuple(nemf_presets.PRESETS))] = "nemf-small"
     """Network whose backbone learns: a name of nemf.model.presets, with random weights, or a checkpoint folder, path or
     URI."""
     distiller: DistillerConfig = field(default_factory=DistillerConfig)

@@ -13,7 +13,7 @@ from ray.train.torch import TorchTrainer, get_device
 from ray.util.queue import Empty, Queue
 from tqdm import tqdm
 
-from nemf.training.config import LOSS_NAMES
+from nemf.training.config import REPORTED_LOSSES
 from pipeline.cluster.connect import connected, this_cluster
 from pipeline.cluster.errors import ClusterError
 from pipeline.cluster.resources import choose_device
@@ -125,4 +125,6 @@ def _update(progress: tqdm, metrics: dict[str, Any]) -> None:
     if (pck := metrics.get(SELECTION_METRIC)) is not None:
         progress.write(f"step {step}: {SELECTION_METRIC} {pck:.2f} on the validation pairs", file=sys.stderr)
     elif "total" in metrics:
-        progress.set_postfix({name: f"{metrics[name]:.3f}" for name in LOSS_NAMES if name in metrics}, refresh=False)
+        progress.set_postfix(
+            {name: f"{metrics[name]:.3f}" for name in REPORTED_LOSSES if name in metrics}, refresh=False
+        )

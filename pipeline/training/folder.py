@@ -22,11 +22,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 import nemf
 from nemf import checkpoints
-from nemf.model.network import NeMF
-from nemf.model.presets import NeMFConfig
 from pipeline.io import storage
 from pipeline.io.manifest import Manifest
 from pipeline.runs.folder import OtherRunError
@@ -124,7 +123,7 @@ def read_history(out: str) -> dict[str, list[dict[str, Any]]]:
 
 
 def write_checkpoint(
-    out: str, model: NeMF, config: NeMFConfig, search: Mapping[str, Any], results: Sequence[PCKResult]
+    out: str, model: nn.Module, config: Any, search: Mapping[str, Any], results: Sequence[PCKResult]
 ) -> None:
     """Replace the checkpoint and its model card; each file is written atomically.
 

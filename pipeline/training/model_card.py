@@ -5,9 +5,10 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
+from torch import nn
 
-from nemf.model.network import NeMF
-from nemf.model.presets import NeMFConfig
+from nemf.lpmflow.presets import LPMFlowConfig
+from nemf.pmnc.presets import PMNCConfig
 
 CARD = "README.md"
 
@@ -34,8 +35,8 @@ def pck_results(metrics: pa.Table) -> list[PCKResult]:
 
 def model_card(
     name: str,
-    model: NeMF,
-    config: NeMFConfig,
+    model: nn.Module,
+    config: Any,
     *,
     results: Sequence[PCKResult],
     training_data: str | None,
@@ -48,18 +49,15 @@ def model_card(
     training_data: name and terms of use of the data; None if unknown.
     commands: command lines that made the network. settings: those of the training run, by name.
     """
-    neck = f", a neck of {config.neck_channels} channels" if config.neck_channels else ""
-    embedding = "4D convolutions" if config.embedding_channels else "pooled correlations"
-    transformer = f" and a transformer of {config.depth} blocks" if config.depth else ""
+    what, network = _describe(config)
+    size = f"{sum(parameter.numel() for parameter in model.parameters()) / 1e6:.2f} M parameters"
+    squashed = f"images squashed to {model.image_size} x {model.image_size}"
     lines = [
         f"# {name}",
         "",
-        "A Neural Matching Field (Hong et al., NeurIPS 2022) for semantic correspondence: where in one image is what "
-        "another shows at a point.",
+        f"{what} for semantic correspondence: where in one image is what another shows at a point.",
         "",
-        f"* Network: {config.backbone}{neck}, {embedding}{transformer}, a field of {config.field_blocks} blocks of "
-        f"{config.hidden}; {sum(parameter.numel() for parameter in model.parameters()) / 1e6:.2f} M parameters, images "
-        f"squashed to {config.image_size} x {config.image_size}.",
+        f"* Network: {network}; {size}, {squashed}.",
         f"* Training data: {training_data or 'not stated; ask its author for the terms of use.'}",
         "",
         "## Measured",
@@ -71,6 +69,26 @@ def model_card(
     if settings:
         lines += ["", "## Settings of the training run", "", *(f"* {key}: {value}" for key, value in settings.items())]
     return "\n".join(lines) + "\n"
+
+
+def _describe(config: Any) -> tuple[str, str]:
+    """What the network is, and its parts."""
+    if isinstance(config, LPMFlowConfig):
+        windows = f"refined in windows of {', '.join(map(str, config.windows))}" if config.windows else "not refined"
+        parts = f"{config.cells} x {config.cells} tokens of {config.dim}, {config.depth} blocks over both images"
+        return "An LPMFlow (CVPR 2024)", f"{config.backbone}, {parts}, a flow {windows}"
+    if isinstance(config, PMNCConfig):
+        kernels = " and ".join(f"{side}^4" for side in config.kernels)
+        return (
+            "A PMNC (CVPR 2021)",
+            f"{config.backbone}, {config.feature_size} x {config.feature_size} cells, 4D {kernels}",
+        )
+    neck = f", a neck of {config.neck_channels} channels" if config.neck_channels else ""
+    embedding = "4D convolutions" if config.embedding_channels else "pooled correlations"
+    transformer = f" and a transformer of {config.depth} blocks" if config.depth else ""
+    field = f"a field of {config.field_blocks} blocks of {config.hidden}"
+    what = "A Neural Matching Field (Hong et al., NeurIPS 2022)"
+    return what, f"{config.backbone}{neck}, {embedding}{transformer}, {field}"
 
 
 def _table(results: Sequence[PCKResult]) -> list[str]:

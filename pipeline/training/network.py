@@ -5,24 +5,37 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from nemf import checkpoints
+from nemf.formats import format_of
+from nemf.lpmflow.build import build as build_lpmflow
+from nemf.lpmflow.presets import VISION_TRANSFORMER
+from nemf.lpmflow.tokens import load_vision_transformer
 from nemf.model import presets
 from nemf.model.backbone import load_backbone
 from nemf.model.build import build
-from nemf.model.network import NeMF
-from nemf.model.presets import PRESETS, CostFeatureKind, NeMFConfig
+from nemf.model.presets import CostFeatureKind, NeMFConfig
+from nemf.pmnc.config import pmnc_search_options
+from nemf.pmnc.presets import PMNCConfig
+from nemf.presets import PRESETS
 from nemf.search.config import search_options
 from nemf.training.initialization import initialize_at_correlation
+from nemf.training.systems import system_of
 from pipeline.training.config import TrainingConfig
 
 
-def network_config(start: str, cost_features: CostFeatureKind | None, image_size: int | None) -> NeMFConfig:
+def network_config(start: str, cost_features: CostFeatureKind | None, image_size: int | None) -> Any:
     """The sizes of the network that training starts from, see `initial_network`.
 
-    Raises ValueError for an image size that does not fit, and as nemf.checkpoints.read_config does.
+    Raises ValueError for an image size that does not fit, a variant of NeMF where the network is another, and as
+    nemf.checkpoints.read_config does.
     """
     config = PRESETS[start]() if start in PRESETS else checkpoints.read_config(start)
+    if not isinstance(config, NeMFConfig):
+        if image_size is not None or cost_features is not None:
+            raise ValueError(f"--start {start} is no NeMF network: leave out --image-size and --cost-features")
+        return config
     if image_size is not None:
         config = presets.with_image_size(config, image_size)
     return config if cost_features is None else presets.with_cost_features(config, cost_features)
@@ -30,37 +43,55 @@ def network_config(start: str, cost_features: CostFeatureKind | None, image_size
 
 def initial_network(
     start: str, backbone_weights: str | None, cost_features: CostFeatureKind | None, image_size: int | None, seed: int
-) -> tuple[NeMF, NeMFConfig]:
-    """The network that training starts from.
+) -> tuple[nn.Module, Any]:
+    """The network that training starts from, and its configuration.
 
     start: a checkpoint folder, or a key of PRESETS for random weights behind a pretrained backbone.
-    cost_features, image_size: a variant of the network; from a checkpoint of another variant only backbone and neck
+    cost_features, image_size: a variant of a NeMF network; from a checkpoint of another variant only backbone and neck
         are taken.
     Raises ValueError, FileNotFoundError and OSError as network_config, nemf.checkpoints.load and load_backbone do.
     """
     torch.manual_seed(seed)
     config = network_config(start, cost_features, image_size)
-    checkpoint = None
     if start in PRESETS:
-        weights = None if backbone_weights is None else Path(backbone_weights)
-        backbone = load_backbone(config.backbone, weights, config.backbone_config.out_indices)
-        config = replace(config, backbone_config=backbone.config)
-    else:
-        checkpoint = checkpoints.load(start)
-        if config == checkpoints.read_config(start):
-            return checkpoint, config
-        backbone = checkpoint.backbone
-    model = build(config, backbone)
+        model, config = _behind_pretrained_backbone(
+            config, None if backbone_weights is None else Path(backbone_weights)
+        )
+        system_of(model).initialize(model)
+        return model, config
+    checkpoint = checkpoints.load(start)
+    if config == checkpoints.read_config(start):
+        return checkpoint, config
+    model = build(config, checkpoint.backbone)
     initialize_at_correlation(model)
-    if checkpoint is not None:
-        model.neck = checkpoint.neck
+    model.neck = checkpoint.neck
     return model, config
 
 
+def _behind_pretrained_backbone(config: Any, weights: Path | None) -> tuple[nn.Module, Any]:
+    """A network with random weights behind a backbone with the given weights, or its library's; and its configuration,
+    with that of the backbone."""
+    if config.backbone == VISION_TRANSFORMER:
+        model = build_lpmflow(config)
+        load_vision_transformer(model.backbone, weights)
+        return model, config
+    backbone = load_backbone(config.backbone, weights, config.backbone_config.out_indices)
+    config = replace(config, backbone_config=backbone.config)
+    return format_of(config).build(config, backbone), config
+
+
 def search_settings(config: TrainingConfig) -> dict[str, Any]:
-    """Fields of SearchConfig for validation and checkpoint: those given, else those of the start, else none.
+    """Fields of SearchConfig, or of PMNC's PMNCSearch, for validation and checkpoint: those given, else those of the start, else none.
 
     Raises ValueError for settings that are unknown or out of range, and as nemf.checkpoints.read_search does.
     """
-    settings = search_options("--search", "&".join(config.search))
+    network, text = network_config(config.start, None, None), "&".join(config.search)
+    if isinstance(network, PMNCConfig):
+        settings = pmnc_search_options("--search", text)
+    elif isinstance(network, NeMFConfig):
+        settings = search_options("--search", text)
+    elif text:
+        raise ValueError(f"--start {config.start} is an LPMFlow network, which has no search: leave out --search")
+    else:
+        return {}
     return settings if settings or config.start in PRESETS else checkpoints.read_search(config.start)

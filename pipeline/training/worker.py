@@ -14,11 +14,15 @@ import torch
 import torch.distributed
 from torch import nn
 
+from nemf.lpmflow.network import LPMFlow
 from nemf.matcher import Matcher
+from nemf.matchers.lpmflow import LpmflowMatcher
 from nemf.matchers.nearest_neighbour import NearestNeighbourMatcher
 from nemf.matchers.nemf import NemfMatcher
+from nemf.matchers.pmnc import PMNCMatcher
 from nemf.model.descriptors import Descriptors
-from nemf.model.presets import NeMFConfig
+from nemf.pmnc.config import PMNCSearch
+from nemf.pmnc.network import PMNC
 from nemf.search.config import SearchConfig
 from nemf.training.batch import ImageFormat
 from nemf.training.loop import Trainer
@@ -73,7 +77,7 @@ def _train_steps(
     config: TrainingConfig,
     worker: WorkerContext,
     trainer: Trainer,
-    network: NeMFConfig,
+    network: Any,
     search: Mapping[str, Any],
     history: dict[str, list[dict[str, Any]]],
     log: TrainingLog | None,
@@ -124,6 +128,10 @@ def _train_steps(
 def _matcher(trainer: Trainer, search: Mapping[str, Any], device: torch.device) -> Matcher:
     """A matcher with a copy of the averaged network, which uses its trained parts only."""
     model, loss = copy.deepcopy(trainer.averaged), trainer.config.loss
+    if isinstance(model, LPMFlow):
+        return LpmflowMatcher("averaged", model, device)
+    if isinstance(model, PMNC):
+        return PMNCMatcher("averaged", model, device, PMNCSearch(**search))
     if loss.field_weight:
         return NemfMatcher("averaged", model, device, SearchConfig(**search))
     if loss.flow_weight:

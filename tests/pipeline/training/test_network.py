@@ -10,6 +10,9 @@ from safetensors.torch import save_file
 from tiny import TINY
 
 from nemf import checkpoints
+from nemf.lpmflow.network import LPMFlow
+from nemf.lpmflow.presets import PRESETS as LPMFLOW_PRESETS
+from nemf.lpmflow.presets import small as lpmflow_small
 from nemf.model.backbone import build_backbone
 from nemf.model.build import build
 from nemf.model.network import NeMF
@@ -102,3 +105,22 @@ def test_the_search_is_the_one_given_or_that_of_the_start(start: str):
     assert settings("nemf-small") == {}
     with pytest.raises(ValueError, match="--search: option 'speed' is unknown"):
         settings(start, "speed=3")
+
+
+def test_an_lpmflow_preset_starts_at_its_features(weights: str, monkeypatch: pytest.MonkeyPatch):
+    sizes = {"cells": 4, "dim": 32, "depth": 1, "heads": 2, "context_channels": 8, "windows": (8,)}
+    tiny = replace(lpmflow_small(), backbone=TINY.backbone, backbone_config=TINY.backbone_config, **sizes)
+    monkeypatch.setitem(LPMFLOW_PRESETS, "tiny-lpmflow", lambda: tiny)
+    model, config = initial_network("tiny-lpmflow", weights, None, None, seed=0)
+    assert isinstance(model, LPMFlow)
+    assert config == tiny
+    assert not model.integration.conv2.weight.any()
+    assert _same(model.backbone.backbone, initial_network("tiny", weights, None, None, seed=1)[0].backbone)
+
+
+def test_settings_of_nemf_are_refused_for_another_network(tmp_path: Path):
+    with pytest.raises(ValueError, match="--start lpmflow-small is no NeMF network: leave out --image-size"):
+        initial_network("lpmflow-small", None, None, 320, seed=0)
+    config = TrainingConfig(pairs=("a",), out=str(tmp_path), start="lpmflow-small", search=("patchmatch_steps=2",))
+    with pytest.raises(ValueError, match="--start lpmflow-small is an LPMFlow network, which has no search"):
+        search_settings(config)

@@ -1,0 +1,162 @@
+"""Training of LPMFlow: its beginning and its losses, with known answers."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from nemf.lpmflow.build import build
+from nemf.lpmflow.network import LPMFlow
+from nemf.lpmflow.presets import small
+from nemf.training.batch import ImageFormat, collate
+from nemf.training.config import LossConfig, TrainerConfig
+from nemf.training.example import Example, View
+from nemf.training.loop import Trainer
+from nemf.training.lpmflow import (
+    contrast_loss,
+    flow_error,
+    initialize_at_features,
+    parameter_groups,
+    replace_tokens,
+)
+
+CPU = torch.device("cpu")
+TINY = replace(
+    small(),
+    backbone="timm/resnet10t",
+    backbone_config=replace(small().backbone_config, create_kwargs={}),
+    cells=4,
+    dim=64,
+    depth=1,
+    heads=2,
+    context_channels=8,
+    windows=(8,),
+)
+
+
+def _tiny() -> LPMFlow:
+    torch.manual_seed(0)
+    model = build(TINY)
+    initialize_at_features(model)
+    return model
+
+
+@torch.no_grad()
+def test_training_begins_at_the_neighbour_in_feature_space():
+    """The target's tokens are the source's, one column farther right: 8 cells of the flow."""
+    source = torch.randn(1, 17, 64, generator=torch.Generator().manual_seed(1))
+    target = source.clone()
+    target[:, 1:] = source[:, 1:].view(1, 4, 4, 64).roll(1, dims=2).view(1, 16, 64)
+    encoded = _tiny().encode_tokens(source, target)
+    flow = encoded.flows[0].view(2, 4, 8, 4, 8)[
+        :, :, 4, :3, 4
+    ]  # near the middle of coarse cells, not of the last column
+    assert (flow[0] - 8).abs().max() < 4
+    assert flow[1].abs().max() < 4
+    assert torch.equal(encoded.flow, encoded.flows[3])
+
+
+def _points() -> dict[str, Tensor]:
+    """Two matches of the second of two pairs: a displacement of (3, 4) cells of 32 in images of 128 pixels."""
+    query = torch.tensor([[40.0, 40.0], [90.0, 30.0]])
+    to_norm = 2 / 127
+    return {
+        "pair": torch.tensor([1, 1]),
+        "query_xy_norm": query * to_norm - 1,
+        "reference_xy_norm": (query + 4 * torch.tensor([[3.0, 4.0], [0.0, 0.0]])) * to_norm - 1,
+        "probability": torch.ones(2),
+    }
+
+
+def test_flow_error_is_the_mean_distance_in_cells():
+    flow = torch.zeros(2, 2, 32, 32)
+    points = _points()
+    torch.testing.assert_close(flow_error(flow, **points, seen_hw=(128, 128)), torch.tensor(2.5))
+    points["probability"] = torch.tensor([1.0, 0.25])
+    torch.testing.assert_close(flow_error(flow, **points, seen_hw=(128, 128)), torch.tensor(4.0))
+    flow[1] = torch.tensor([3.0, 4.0]).view(2, 1, 1)
+    points["probability"] = torch.tensor([1.0, 1e-6])
+    torch.testing.assert_close(flow_error(flow, **points, seen_hw=(128, 128)), torch.tensor(0.0), atol=1e-4, rtol=0)
+
+
+def test_flow_error_asks_the_cells_round_the_point():
+    flow = torch.zeros(2, 2, 32, 32, requires_grad=True)
+    flow_error(flow, **_points(), seen_hw=(128, 128)).backward()
+    assert flow.grad is not None
+    asked = flow.grad.abs().sum(dim=1) > 0
+    assert not asked[0].any()
+    rows, columns = asked[1].nonzero().unbind(1)  # the second match has no error, and no gradient at its minimum
+    assert (int(rows.min()), int(rows.max()), int(columns.min()), int(columns.max())) == (6, 14, 6, 14)
+    assert flow.grad[1].norm(dim=0).argmax() == 32 * 10 + 10
+
+
+def test_contrast_of_equal_tokens():
+    cells = torch.arange(16)[None]
+    torch.testing.assert_close(contrast_loss(torch.ones(1, 65, 8), cells), torch.tensor(math.log(16)))
+
+
+def test_contrast_is_small_where_neighbours_alone_are_alike():
+    encoded = torch.zeros(1, 65, 4)
+    for row in range(8):
+        for column in range(8):
+            encoded[0, 1 + 8 * row + column, 2 * (row // 4) + column // 4] = 1
+    corners = torch.tensor([[9, 14, 49, 54]])  # one of each quarter
+    assert contrast_loss(encoded, corners) < 0.01
+
+
+def test_replaced_tokens():
+    generator = torch.Generator().manual_seed(0)
+    source, target = torch.randn(2, 257, 8, generator=generator), torch.randn(2, 257, 8, generator=generator)
+    replaced, cells = replace_tokens(source, target, generator)
+    assert cells.shape == (2, 16)
+    for pair in range(2):
+        assert len(cells[pair].unique()) == 16
+        torch.testing.assert_close(replaced[pair, 1 + cells[pair]], (source[pair, 0] + target[pair, 0]).expand(16, 8))
+        direction = [image[pair, 0] / image[pair, 0].norm() for image in (source, target)]
+        likeness = torch.nn.functional.normalize(source[pair, 1:], dim=1) @ (direction[0] + direction[1])
+        assert set(cells[pair].tolist()) <= set(likeness.topk(64).indices.tolist())
+    assert int((replaced != source).any(dim=2).sum()) == 32
+
+
+def test_parameters():
+    model = _tiny()
+    (head,) = parameter_groups(model, 1e-3, None, LossConfig())
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert not any(name.startswith("backbone.backbone.") for name in trained)
+    assert "backbone.proj.weight" in trained
+    assert len(head["params"]) == len(trained)
+    _, backbone = parameter_groups(model, 1e-3, 1e-5, LossConfig())
+    assert backbone["lr"] == 1e-5
+    assert model.get_parameter("backbone.backbone.network.layer3.0.conv1.weight").requires_grad
+    assert not model.get_parameter("backbone.backbone.network.layer3.0.bn1.weight").requires_grad
+    for wrong, message in (
+        (LossConfig(flow_weight=0), "flow_weight must be"),
+        (LossConfig(descriptor_weight=1), "no desc"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            parameter_groups(model, 1e-3, None, wrong)
+
+
+def _example() -> Example:
+    rgb = np.random.Generator(np.random.PCG64(0)).integers(0, 256, (64, 64, 3), np.uint8)
+    points = np.array([[10, 12], [40, 30], [50, 50], [20, 44]], np.float32)
+    moved = np.roll(rgb, 8, axis=1)
+    return Example(reference=View(rgb=moved, xy_px=points + np.float32([8, 0])), query=View(rgb=rgb, xy_px=points))
+
+
+def test_the_loss_falls_and_steps_are_repeatable():
+    losses = []
+    for _ in range(2):
+        trainer = Trainer(_tiny(), TrainerConfig(steps=12, lr=1e-3, loss=LossConfig(contrast_weight=0.1)), CPU)
+        batch = collate([_example()], ImageFormat.from_model(trainer.model))
+        state = torch.random.get_rng_state()
+        losses.append([trainer.step(batch) for _ in range(12)])
+        assert torch.equal(torch.random.get_rng_state(), state)
+        torch.manual_seed(99)  # dropout must not depend on it
+    assert losses[0] == losses[1]
+    first, last = losses[0][0], losses[0][-1]
+    assert first.keys() == {"flow", "contrast", "total", "gradient_norm", "lr"}
+    assert last["flow"] < 0.8 * first["flow"]
