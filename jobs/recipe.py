@@ -34,7 +34,8 @@ class Config:
 
     name: tyro.conf.Positional[str]
     """nemf-small, nemf-mobilenet, self-training, ablation-raw, ablation-convolution, ablation-attention, ablation-both,
-    paper-spair or paper-pf-pascal."""
+    lpmflow-small, ablation-lpmflow-encoder (-upsampler, -integration, -window-16, -window-4, -contrast), paper-spair or
+    paper-pf-pascal."""
     data: Uri
     """Folder of the data sets."""
     out: Uri

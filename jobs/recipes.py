@@ -145,6 +145,29 @@ def paper_pf_pascal(options: RecipeOptions) -> list[Stage]:
     return _paper(options, dataset="pf-pascal", root="PF-PASCAL", training="train", protocol="pf-pascal", steps=18_000)
 
 
+def lpmflow(start: str, contrast_weight: float = LossConfig().contrast_weight) -> Recipe:
+    """LPMFlow on four-legged animals, with its backbone frozen, from the correlation of its features on.
+
+    start: a preset of nemf.lpmflow.presets. The variants are rows of the authors' table of modules; no-contrast is the
+    one without the loss that replaces tokens.
+    Needs: data/animal-pose, data/photographs and weights of the preset's backbone. Result: none measured yet.
+    """
+
+    def recipe(options: RecipeOptions) -> list[Stage]:
+        descriptors = _descriptors(options, start)
+        losses = LossConfig(contrast_weight=contrast_weight)
+        trained = replace(
+            descriptors,
+            backbone_weights=options.weights,
+            out=str(options.out / start),
+            image_size=None,
+            trainer=replace(descriptors.trainer, lr=3e-4, backbone_lr=None, loss=losses),
+        )
+        return [*_manifests(options), trained]
+
+    return recipe
+
+
 def self_training(options: RecipeOptions) -> list[Stage]:
     """A network trained on its own labels: on a few annotated pairs, then on these and on what it finds in others.
 
@@ -206,6 +229,13 @@ RECIPES: dict[str, Recipe] = {
     "ablation-convolution": ablation("convolution"),
     "ablation-attention": ablation("attention"),
     "ablation-both": ablation("both"),
+    "lpmflow-small": lpmflow("lpmflow-small"),
+    "ablation-lpmflow-encoder": lpmflow("lpmflow-small-no-encoder"),
+    "ablation-lpmflow-upsampler": lpmflow("lpmflow-small-no-upsampler"),
+    "ablation-lpmflow-integration": lpmflow("lpmflow-small-no-integration"),
+    "ablation-lpmflow-window-16": lpmflow("lpmflow-small-no-window-16"),
+    "ablation-lpmflow-window-4": lpmflow("lpmflow-small-no-window-4"),
+    "ablation-lpmflow-contrast": lpmflow("lpmflow-small", contrast_weight=0.0),
     "paper-spair": paper_spair,
     "paper-pf-pascal": paper_pf_pascal,
 }

@@ -65,7 +65,7 @@ class Config(TrainingConfig):
             raise ValueError(
                 f"--start must be {', '.join(PRESETS)}, {SHIPPED} or a checkpoint folder; got {self.start}"
             )
-        has_neck = self.start in PRESETS and getattr(PRESETS[self.start](), "neck_channels", 0)
+        has_neck = self.start in PRESETS and bool(getattr(PRESETS[self.start](), "neck_channels", 0))
         if has_neck and not self.trainer.loss.descriptor_weight:
             raise ValueError(
                 f"{self.start} has a neck, which starts at random and which only --descriptor-weight trains: give one, "

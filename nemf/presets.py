@@ -8,5 +8,5 @@ from nemf.lpmflow import presets as lpmflow
 from nemf.model import presets as nemf
 from nemf.pmnc import presets as pmnc
 
-PRESETS: MutableMapping[str, Callable[[], Any]] = ChainMap(nemf.PRESETS, lpmflow.PRESETS, pmnc.PRESETS)  # type: ignore[arg-type]
+PRESETS: MutableMapping[str, Callable[[], Any]] = ChainMap(nemf.PRESETS, lpmflow.PRESETS, pmnc.PRESETS)
 """Functions that return a configuration: a NeMFConfig, an LPMFlowConfig or a PMNCConfig."""

@@ -1,6 +1,9 @@
 """The sizes of an LPMFlow network, and the networks that have a name. Imports no torch."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
 from nemf.model.backbone_config import BackboneConfig
 
@@ -64,4 +67,17 @@ def small() -> LPMFlowConfig:
     )
 
 
-PRESETS = {"lpmflow-paper": paper, "lpmflow-small": small}
+def _without(**changes: Any) -> LPMFlowConfig:
+    return replace(small(), **changes)
+
+
+PRESETS: dict[str, Callable[[], LPMFlowConfig]] = {
+    "lpmflow-paper": paper,
+    "lpmflow-small": small,
+    # the authors' table of modules, as far as it is one of sizes
+    "lpmflow-small-no-encoder": partial(_without, depth=0),
+    "lpmflow-small-no-upsampler": partial(_without, upsampler_blocks=0),
+    "lpmflow-small-no-integration": partial(_without, windows=()),
+    "lpmflow-small-no-window-16": partial(_without, windows=(4,)),
+    "lpmflow-small-no-window-4": partial(_without, windows=(16,)),
+}

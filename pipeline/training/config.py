@@ -32,7 +32,8 @@ class TrainingConfig:
     """Keypoints of one name match across categories too (a cat's left eye and a dog's)."""
     start: Annotated[str, UriField(names=(*PRESETS, SHIPPED))] = "nemf-small"
     """Network to train, with random weights behind a pretrained backbone: paper, nemf-small or nemf-mobilenet (NeMF),
-    lpmflow-paper, lpmflow-small, pmnc-paper or pmnc-small; or a checkpoint folder; or shipped, the network of the matcher nemf-small."""
+    lpmflow-paper or lpmflow-small (LPMFlow), pmnc-paper or pmnc-small (PMNC); a checkpoint folder; or shipped, the
+    network of the matcher nemf-small."""
     cost_features: CostFeatureKind | None = None
     """Modules between correlation and field (Table 3 of the paper); default: those of the start."""
     image_size: int | None = None

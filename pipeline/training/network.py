@@ -10,12 +10,14 @@ from torch import nn
 from nemf import checkpoints
 from nemf.formats import format_of
 from nemf.lpmflow.build import build as build_lpmflow
-from nemf.lpmflow.presets import VISION_TRANSFORMER
+from nemf.lpmflow.presets import VISION_TRANSFORMER, LPMFlowConfig
 from nemf.lpmflow.tokens import load_vision_transformer
 from nemf.model import presets
 from nemf.model.backbone import load_backbone
 from nemf.model.build import build
 from nemf.model.presets import CostFeatureKind, NeMFConfig
+from nemf.pmnc import network as pmnc_network
+from nemf.pmnc import presets as pmnc
 from nemf.pmnc.config import pmnc_search_options
 from nemf.pmnc.presets import PMNCConfig
 from nemf.presets import PRESETS
@@ -32,10 +34,12 @@ def network_config(start: str, cost_features: CostFeatureKind | None, image_size
     nemf.checkpoints.read_config does.
     """
     config = PRESETS[start]() if start in PRESETS else checkpoints.read_config(start)
-    if not isinstance(config, NeMFConfig):
-        if image_size is not None or cost_features is not None:
-            raise ValueError(f"--start {start} is no NeMF network: leave out --image-size and --cost-features")
-        return config
+    if cost_features is not None and not isinstance(config, NeMFConfig):
+        raise ValueError(f"--start {start} is no NeMF network: leave out --cost-features")
+    if image_size is not None and isinstance(config, LPMFlowConfig):
+        raise ValueError(f"--start {start} is an LPMFlow network, whose images have one size: leave out --image-size")
+    if image_size is not None and isinstance(config, PMNCConfig):
+        return pmnc.with_image_size(config, image_size)
     if image_size is not None:
         config = presets.with_image_size(config, image_size)
     return config if cost_features is None else presets.with_cost_features(config, cost_features)
@@ -48,7 +52,7 @@ def initial_network(
 
     start: a checkpoint folder, or a key of PRESETS for random weights behind a pretrained backbone.
     cost_features, image_size: a variant of a NeMF network; from a checkpoint of another variant only backbone and neck
-        are taken.
+        are taken, and of PMNC, which has an image_size too, everything.
     Raises ValueError, FileNotFoundError and OSError as network_config, nemf.checkpoints.load and load_backbone do.
     """
     torch.manual_seed(seed)
@@ -62,6 +66,10 @@ def initial_network(
     checkpoint = checkpoints.load(start)
     if config == checkpoints.read_config(start):
         return checkpoint, config
+    if isinstance(config, PMNCConfig):
+        other = pmnc_network.build(config, checkpoint.backbone)
+        other.scorer = checkpoint.scorer
+        return other, config
     model = build(config, checkpoint.backbone)
     initialize_at_correlation(model)
     model.neck = checkpoint.neck
@@ -81,7 +89,8 @@ def _behind_pretrained_backbone(config: Any, weights: Path | None) -> tuple[nn.M
 
 
 def search_settings(config: TrainingConfig) -> dict[str, Any]:
-    """Fields of SearchConfig, or of PMNC's PMNCSearch, for validation and checkpoint: those given, else those of the start, else none.
+    """Fields of SearchConfig, of PMNC of PMNCSearch, for validation and checkpoint: those given, else those of the
+    start, else none.
 
     Raises ValueError for settings that are unknown or out of range, and as nemf.checkpoints.read_search does.
     """

@@ -11,6 +11,7 @@ from make import encoded, noise_rgb
 from jobs import calibrate, distil, match, prepare, pseudo_label, train
 from jobs.recipe import main
 from jobs.recipes import RECIPES, RecipeOptions
+from nemf.presets import PRESETS
 from pipeline.datasets.registry import BUILT_IN
 from pipeline.io.manifest import read_pairs
 from pipeline.training.photographs import Photographs
@@ -50,7 +51,7 @@ def test_every_recipe_reads_only_what_a_stage_before_it_wrote(name: str, options
         else:
             assert isinstance(stage, train.Config)
             assert {*stage.pairs, *stage.photographs, stage.validation} <= written
-            assert stage.start in ("paper", "nemf-small", "nemf-mobilenet") or stage.start in written
+            assert stage.start in PRESETS or stage.start in written
             assert stage.backbone_weights in (None, options.weights)
             written.add(f"{stage.out}/checkpoint")
 

@@ -119,7 +119,7 @@ def test_an_lpmflow_preset_starts_at_its_features(weights: str, monkeypatch: pyt
 
 
 def test_settings_of_nemf_are_refused_for_another_network(tmp_path: Path):
-    with pytest.raises(ValueError, match="--start lpmflow-small is no NeMF network: leave out --image-size"):
+    with pytest.raises(ValueError, match="--start lpmflow-small is an LPMFlow network, whose images have one size"):
         initial_network("lpmflow-small", None, None, 320, seed=0)
     config = TrainingConfig(pairs=("a",), out=str(tmp_path), start="lpmflow-small", search=("patchmatch_steps=2",))
     with pytest.raises(ValueError, match="--start lpmflow-small is an LPMFlow network, which has no search"):
