@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from make import encoded, noise_rgb
+from planted_run import plant_run, rows_of
 
 from jobs import calibrate, distil, match, prepare, pseudo_label, train
 from jobs.recipe import main
@@ -54,6 +55,33 @@ def test_every_recipe_reads_only_what_a_stage_before_it_wrote(name: str, options
             assert stage.start in PRESETS or stage.start in written
             assert stage.backbone_weights in (None, options.weights)
             written.add(f"{stage.out}/checkpoint")
+
+
+def test_self_training_trains_on_the_labels_of_its_own_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Its matches are planted, right with a known probability, and its trainings are not run; all else is."""
+    data, out = tmp_path / "data", tmp_path / "out"
+    data.mkdir()
+    seeds = {str(data / f"{name}.parquet"): seed for seed, name in enumerate(("calibration", "unlabelled"))}
+    for manifest, seed in seeds.items():
+        plant_run(data, 300, name=Path(manifest).stem, seed=seed)
+    trained: list[tuple[str, ...]] = []
+
+    def plant(config: match.Config) -> None:
+        run = Path(config.out)
+        if not run.exists():
+            plant_run(run.parent, 300, name=run.name, seed=seeds[config.pairs], manifest=config.pairs)
+
+    monkeypatch.setattr("jobs.match.run", plant)
+    monkeypatch.setattr("jobs.train.run", lambda config: trained.append(config.pairs))
+
+    for _ in range(2):  # a second start keeps what is there
+        assert main(["self-training", "--data", str(data), "--out", str(out)]) == 0
+
+    labelled, labels = str(data / "labelled.parquet"), str(out / "round-0" / "labels.parquet")
+    assert trained == [(labelled,), (labelled,), (labelled, labels), (labelled, labels)] * 2
+    probability = [p for row in rows_of(labels) for p in row["keypoint_probability"]]
+    assert np.mean(probability) == pytest.approx(0.8, abs=0.001)
+    assert min(len(row["keypoint_probability"]) for row in rows_of(labels)) == 3
 
 
 def test_the_paper_recipe_has_the_papers_settings(options: RecipeOptions):

@@ -53,6 +53,35 @@ def _no_address(monkeypatch: pytest.MonkeyPatch) -> None:
             "--address head:1: expected the address of a head's dashboard",
         ),
         (
+            ["--", "prepare", "--dataset=image-list", "--root=/d", "--out=/o.parquet", "--annotations", "images.csv"],
+            "--annotations images.csv is relative to this machine's folder",
+        ),
+        (
+            [
+                "--",
+                "pseudo-label",
+                "--pairs=/p.parquet",
+                "--matches=/r",
+                "--out=/l.parquet",
+                "--export",
+                "spair",
+                "here",
+            ],
+            "--export here is relative to this machine's folder",
+        ),
+        (
+            [
+                "--address=head:1",
+                "--",
+                "pseudo-label",
+                "--pairs=/p",
+                "--matches=/r",
+                "--out=/l.parquet",
+                "--export=coco",
+            ],
+            "--address head:1: expected the address of a head's dashboard",
+        ),
+        (
             ["--", "train", "--pairs", "s3://b/p,q.parquet", "--out", "/nfs/x"],
             "--pairs q.parquet is relative",
         ),
