@@ -168,6 +168,27 @@ def lpmflow(start: str, contrast_weight: float = LossConfig().contrast_weight) -
     return recipe
 
 
+def pmnc(start: str) -> Recipe:
+    """PMNC, scorer and features together, by the paper's proxy: on four-legged animals, as nemf_mobilenet.
+
+    start: a preset of nemf.pmnc.presets. The variants are its ablation of the patch; that of the iterations needs no
+    training: FOLDER?iterations=1.
+    Needs: data/animal-pose, data/photographs and weights of the preset's backbone. Result: none measured yet.
+    """
+
+    def recipe(options: RecipeOptions) -> list[Stage]:
+        descriptors = _descriptors(options, start)
+        trained = replace(
+            descriptors,
+            backbone_weights=options.weights,
+            out=str(options.out / start),
+            trainer=replace(descriptors.trainer, steps=4000, loss=LossConfig()),
+        )
+        return [*_manifests(options), trained]
+
+    return recipe
+
+
 def self_training(options: RecipeOptions) -> list[Stage]:
     """A network trained on its own labels: on a few annotated pairs, then on these and on what it finds in others.
 
@@ -236,6 +257,10 @@ RECIPES: dict[str, Recipe] = {
     "ablation-lpmflow-window-16": lpmflow("lpmflow-small-no-window-16"),
     "ablation-lpmflow-window-4": lpmflow("lpmflow-small-no-window-4"),
     "ablation-lpmflow-contrast": lpmflow("lpmflow-small", contrast_weight=0.0),
+    "pmnc-small": pmnc("pmnc-small"),
+    "ablation-pmnc-patch-1": pmnc("pmnc-small-patch-1"),
+    "ablation-pmnc-patch-3": pmnc("pmnc-small-patch-3"),
+    "ablation-pmnc-patch-7": pmnc("pmnc-small-patch-7"),
     "paper-spair": paper_spair,
     "paper-pf-pascal": paper_pf_pascal,
 }

@@ -28,7 +28,8 @@ class FilteredCorrelation:
         (hq, wq), (hr, wr) = self.query_hw, self.reference_hw
         self._padded = query.new_zeros(hq + 2 * radius, wq + 2 * radius, hr + 2 * radius, wr + 2 * radius)
         inside = [slice(radius, radius + size) for size in (hq, wq, hr, wr)]
-        volume = self._padded[tuple(inside)]
+        self.volume = volume = self._padded[tuple(inside)]
+        """All of it, (query rows, query columns, reference rows, reference columns)."""
         best_query = query.new_full((1, hr * wr), -torch.inf)
         columns = reference.flatten(1)
         for row in range(hq):

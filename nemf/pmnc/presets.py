@@ -1,6 +1,7 @@
 """The sizes of a PMNC network, and the networks that have a name. Imports no torch."""
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 from nemf.model.backbone_config import BackboneConfig
 
@@ -49,7 +50,18 @@ def pmnc_small() -> PMNCConfig:
     return PMNCConfig(backbone="timm/mobilenetv1_100", backbone_config=config, image_size=320, feature_size=40)
 
 
-PRESETS = {"pmnc-paper": pmnc_paper, "pmnc-small": pmnc_small}
+def with_patch(side: int) -> PMNCConfig:
+    """pmnc_small with patches of another side, for the ablation."""
+    return replace(pmnc_small(), kernels=(side, 1))
+
+
+PRESETS = {
+    "pmnc-paper": pmnc_paper,
+    "pmnc-small": pmnc_small,
+    "pmnc-small-patch-1": partial(with_patch, 1),
+    "pmnc-small-patch-3": partial(with_patch, 3),
+    "pmnc-small-patch-7": partial(with_patch, 7),
+}
 
 
 def with_image_size(config: PMNCConfig, image_size: int) -> PMNCConfig:

@@ -93,7 +93,7 @@ def test_presets():
     for name, preset in PRESETS.items():
         config = preset()
         assert name.startswith("pmnc-")
-        assert config.radius == 2
+        assert config.radius == {"1": 0, "3": 1, "7": 3}.get(name[-1], 2)
         assert with_image_size(config, config.image_size) == config
     assert with_image_size(pmnc_small(), 512).feature_size == 64
     with pytest.raises(ValueError, match="multiple of 16 from 32 on; got 100"):
