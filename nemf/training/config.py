@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 LOSS_NAMES = ("field", "flow", "descriptor")
-REPORTED_LOSSES = (*LOSS_NAMES, "contrast")
+REPORTED_LOSSES = (*LOSS_NAMES, "contrast", "score")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from tiny import TINY
+from tiny_pmnc import TINY_PMNC
 
 from nemf import checkpoints
 from nemf.lpmflow.network import LPMFlow
@@ -17,6 +18,7 @@ from nemf.model.backbone import build_backbone
 from nemf.model.build import build
 from nemf.model.network import NeMF
 from nemf.model.presets import PRESETS, NeMFConfig, with_cost_features
+from nemf.pmnc.network import build as build_pmnc
 from pipeline.training.config import TrainingConfig
 from pipeline.training.network import initial_network, search_settings
 
@@ -124,3 +126,21 @@ def test_settings_of_nemf_are_refused_for_another_network(tmp_path: Path):
     config = TrainingConfig(pairs=("a",), out=str(tmp_path), start="lpmflow-small", search=("patchmatch_steps=2",))
     with pytest.raises(ValueError, match="--start lpmflow-small is an LPMFlow network, which has no search"):
         search_settings(config)
+
+
+def test_a_pmnc_network_of_another_image_size_keeps_its_weights(tmp_path: Path):
+    torch.manual_seed(0)
+    checkpoints.save(tmp_path, build_pmnc(TINY_PMNC), TINY_PMNC, search={"iterations": 3})
+
+    same, config = initial_network(str(tmp_path), None, None, None, seed=0)
+    larger, larger_config = initial_network(str(tmp_path), None, None, 128, seed=0)
+
+    assert config == TINY_PMNC
+    assert larger_config == replace(TINY_PMNC, image_size=128, feature_size=16)
+    assert (larger.image_size, larger.cells_hw) == (128, (16, 16))
+    assert _same(larger, same)
+    settings = TrainingConfig(pairs=("p",), out="out", start=str(tmp_path))
+    assert search_settings(settings) == {"iterations": 3}
+    assert search_settings(replace(settings, search=("propagation=absolute",))) == {"propagation": "absolute"}
+    with pytest.raises(ValueError, match="is no NeMF network"):
+        initial_network(str(tmp_path), None, "raw", None, seed=0)
