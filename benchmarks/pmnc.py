@@ -1,6 +1,6 @@
 """PMNC's PatchMatch side by side with the whole 4D convolution of the same weights: same features, same scores.
 
-    python -m benchmarks.pmnc --backbone-weights mobilenetv1_100.safetensors --out benchmarks/results/pmnc
+    python -m benchmarks.pmnc --backbone-weights mobilenetv1_100.safetensors --out benchmarks/results
 
 Both begin at the features of a pair's images and end at a reference cell for each query cell. The whole convolution
 (`LocalScorer.forward`) scores every pair of cells, layer by layer, and takes the best; PatchMatch scores the patches of
