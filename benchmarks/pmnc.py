@@ -10,7 +10,7 @@ convolution. One thread. Minutes.
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -112,7 +112,7 @@ def _measure(model: PMNC, pair: str, config: Config) -> dict[str, Any]:
         squash(torch.from_numpy(rgb.copy()), backbone.mean, backbone.std, model.image_size) for rgb in PAIRS[pair]()
     ]
     query, reference = model.features(torch.stack(images))
-    ways = {
+    ways: dict[str, Callable[[], Any]] = {
         "whole": partial(whole, model, query, reference),
         "PatchMatch": partial(patchmatch, model, query, reference, config.iterations),
         "features": partial(model.features, torch.stack(images)),

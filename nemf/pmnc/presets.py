@@ -1,7 +1,9 @@
 """The sizes of a PMNC network, and the networks that have a name. Imports no torch."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 from nemf.model.backbone_config import BackboneConfig
 
@@ -55,7 +57,7 @@ def with_patch(side: int) -> PMNCConfig:
     return replace(pmnc_small(), kernels=(side, 1))
 
 
-PRESETS = {
+PRESETS: dict[str, Callable[[], Any]] = {
     "pmnc-paper": pmnc_paper,
     "pmnc-small": pmnc_small,
     "pmnc-small-patch-1": partial(with_patch, 1),
