@@ -3,7 +3,8 @@
 from pathlib import Path
 
 import pytest
-from job_process import SUPPORT, MatchProcess
+from command import SUPPORT
+from job_process import MatchProcess
 from make import write_image_pairs
 from ray_head import another_node, kill, ray_head
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import ray
-from job_process import SUPPORT
+from command import SUPPORT
 from make import write_image_pairs
 
 from jobs import compact, match, retry_errors, status, verify

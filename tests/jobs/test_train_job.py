@@ -16,7 +16,6 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from command import run_job
 from make import encoded, pair_row, write_pairs
 from tiny import TINY
 from torch import nn
@@ -155,10 +154,7 @@ def finished(flags: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path
     step = torch.load(out / "state.pt", weights_only=True)["trainer"]["step_number"]
     assert 10 <= step < STEPS
 
-    again = run_job("train", [*flags, "--out", str(out)])
-    assert again.code == 0, again.stderr
-    with log.open("a") as file:
-        file.write(again.stdout + again.stderr)
+    assert _start(flags, out).wait(300) == 0, log.read_text()
     return out
 
 

@@ -2,17 +2,15 @@
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import psutil
+from command import start_job
 
 from pipeline.runs.parts import list_parts
 
-SUPPORT = Path(__file__).parent
 MATCHER = ("--matcher", "slow_matcher:SlowMatcher")
 
 
@@ -20,24 +18,18 @@ class MatchProcess:
     """`python -m jobs.match` with SlowMatcher on a Ray of its own, its output in a file."""
 
     def __init__(self, *arguments: str, log: Path, **environment: str) -> None:
-        path = os.pathsep.join([str(SUPPORT), os.environ.get("PYTHONPATH", "")])
-        command = [sys.executable, "-m", "jobs.match", "--address", "local", *MATCHER, *arguments]
         self.log = log
-        with log.open("w") as file:
-            self._process = subprocess.Popen(
-                command,
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                env={**os.environ, "PYTHONPATH": path, **environment},
-                start_new_session=True,
-            )
+        self._process = start_job(
+            "match", ["--address", "local", *MATCHER, *arguments], log, log, environment=environment
+        )
 
     def wait(self, seconds: float = 180) -> int:
         """The exit code, once every process it started is gone too."""
         children = self._children()
-        code = self._process.wait(seconds)
+        self._process.join(seconds)
+        assert self._process.exitcode is not None, f"still running after {seconds} s:\n{self.log.read_text()}"
         psutil.wait_procs(children, timeout=30)
-        return code
+        return self._process.exitcode
 
     def workers(self) -> list[psutil.Process]:
         """The processes that currently match."""
@@ -49,13 +41,14 @@ class MatchProcess:
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to the driver alone."""
-        self._process.send_signal(number)
+        assert self._process.pid is not None
+        os.kill(self._process.pid, number)
 
     def kill_driver(self) -> None:
         """SIGKILL, and wait until the processes that worked for it have noticed."""
         workers = self.processes(lambda command: "ray::" in command and "Agent" not in command)
         self._process.kill()
-        self._process.wait(30)
+        self._process.join(30)
         _, alive = psutil.wait_procs(workers, timeout=60)
         assert not alive, f"still running after the driver was killed: {alive}"
 
@@ -67,7 +60,7 @@ class MatchProcess:
         """Wait until something holds or the job ends; whether it holds."""
         deadline = time.monotonic() + seconds
         while not condition():
-            if self._process.poll() is not None:
+            if not self._process.is_alive():
                 return False
             assert time.monotonic() < deadline, f"waited {seconds} s in vain:\n{self.log.read_text()}"
             time.sleep(0.05)
