@@ -139,7 +139,11 @@ def _rows(ids: pa.ChunkedArray, n_points: int, rng: np.random.Generator) -> pa.T
         "query_hw": sizes,
         "reference_hw": sizes,
         **{name: lists(offsets, points_array(rng.uniform(0, 240, (n_rows * n_points, 2)))) for name in _POINTS},
-        **{name: lists(offsets, pa.array(rng.random(n_rows * n_points, np.float32))) for name in _NUMBERS},
+        # at the knots of the calibration, where the probability is the confidence exactly
+        **{
+            name: lists(offsets, pa.array(rng.integers(1, 1000, n_rows * n_points) / 1000, pa.float32()))
+            for name in _NUMBERS
+        },
     }
     every = [columns.get(field.name, pa.nulls(n_rows, field.type)) for field in MATCHES]
     return pa.table(every, schema=MATCHES)

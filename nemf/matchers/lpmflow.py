@@ -1,7 +1,6 @@
 """LPMFlow as a matcher: the flow of the whole query image, read where it is asked for."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import asdict
 
 import numpy as np
@@ -17,6 +16,7 @@ from nemf.lpmflow.network import EncodedFlow, LPMFlow
 from nemf.lpmflow.window import as_map
 from nemf.matcher import RGB, ImagePair, Match, Matcher
 from nemf.matchers.confidence import POINTS_AT_ONCE, flow_mass, mass_maps, point_mass, read_maps
+from nemf.matchers.deterministic import deterministic
 from nemf.matchers.feature_cache import FeatureCache
 from nemf.matchers.salience import dissimilarity
 from nemf.matchers.table import COMMON_OPTIONS
@@ -96,18 +96,18 @@ class LpmflowMatcher(Matcher):
         """The backbone's tokens of an image."""
         backbone = self.model.backbone
         image = torch.from_numpy(np.array(rgb)).to(self.device)
-        with _deterministic():
+        with deterministic():
             return self.model.tokens(squash(image, backbone.mean, backbone.std, self.model.image_size)[None])
 
     @torch.inference_mode()
     def _encode(self, pair: ImagePair, cache: FeatureCache) -> EncodedFlow:
         (query,), (reference,) = cache.encode([pair.query_rgb, pair.reference_rgb])
-        with _deterministic():
+        with deterministic():
             return self.model.encode_tokens(query, reference)
 
     @torch.inference_mode()
     def _match(self, encoded: EncodedFlow, pair: ImagePair) -> Match:
-        query_hw, points_px = _hw(pair.query_rgb), self._points_px(pair)
+        query_hw, points_px = pair.query_hw, self._points_px(pair)
         answers_xy_px = self._answers_px(encoded, pair, points_px)
         (mass,) = self._point_masses(encoded, pair, answers_xy_px, [self.calibration.temperature])
         flow_px = flow_confidence = None
@@ -132,11 +132,11 @@ class LpmflowMatcher(Matcher):
     ) -> Float[Tensor, "n 2"]:
         """Where in the reference the flow takes points of the query; the flow is that of the nearest cells' centres."""
         seen_hw, flow_hw = self._seen_hw, (self.model.flow_side, self.model.flow_side)
-        seen_xy_px = norm_to_px(px_to_norm(query_xy_px, _hw(pair.query_rgb)), seen_hw)
+        seen_xy_px = norm_to_px(px_to_norm(query_xy_px, pair.query_hw), seen_hw)
         zero = torch.zeros(len(query_xy_px), dtype=torch.int64, device=self.device)
         x, y = (read_maps(encoded.flow[0], zero + axis, seen_xy_px, seen_hw) for axis in (0, 1))
         cell_xy = rescale_px(seen_xy_px, seen_hw, flow_hw) + torch.stack([x, y], dim=1)
-        return norm_to_px(px_to_norm(rescale_px(cell_xy, flow_hw, seen_hw), seen_hw), _hw(pair.reference_rgb))
+        return norm_to_px(px_to_norm(rescale_px(cell_xy, flow_hw, seen_hw), seen_hw), pair.reference_hw)
 
     def _scores(
         self, encoded: EncodedFlow, pair: ImagePair, query_xy_px: Float[Tensor, "k 2"]
@@ -144,7 +144,7 @@ class LpmflowMatcher(Matcher):
         """The fine correlation's rows at points of the query, bilinear between the cells' centres: their scores of the
         fine cells of the reference."""
         hw = (2 * self.model.cells, 2 * self.model.cells)
-        seen_xy_px = norm_to_px(px_to_norm(query_xy_px, _hw(pair.query_rgb)), self._seen_hw)
+        seen_xy_px = norm_to_px(px_to_norm(query_xy_px, pair.query_hw), self._seen_hw)
         cell, weight = corners(px_to_norm(rescale_px(seen_xy_px, self._seen_hw, hw), hw).clamp(-1, 1), hw)
         # one after the other: a sum along an axis rounds by the number of points
         rows = [encoded.correlation_22[0, cell[:, corner]] * weight[:, corner, None] for corner in range(4)]
@@ -154,7 +154,7 @@ class LpmflowMatcher(Matcher):
         self, encoded: EncodedFlow, pair: ImagePair, answers_xy_px: Float[Tensor, "k 2"], temperatures: Sequence[float]
     ) -> Float[Tensor, "t k"]:
         """The mass of answers to the pair's points."""
-        points_px, reference_hw = self._points_px(pair), _hw(pair.reference_rgb)
+        points_px, reference_hw = self._points_px(pair), pair.reference_hw
         masses = [points_px.new_zeros(len(temperatures), 0)]
         for first in range(0, len(points_px), POINTS_AT_ONCE):
             some = slice(first, first + POINTS_AT_ONCE)
@@ -166,7 +166,7 @@ class LpmflowMatcher(Matcher):
     def _flow_confidence(self, encoded: EncodedFlow, pair: ImagePair) -> Float32[np.ndarray, "h w"]:
         """The confidence of the flow at every pixel of the query, bilinear between those of the flow's cells."""
         side, fine = self.model.flow_side, 2 * self.model.cells
-        query_hw, reference_hw = _hw(pair.query_rgb), _hw(pair.reference_rgb)
+        query_hw, reference_hw = pair.query_hw, pair.reference_hw
         scores = encoded.correlation_22[0].unflatten(1, (fine, fine))
         maps = mass_maps(scores, reference_hw, self.calibration.temperature)
         cells_px = rescale_px(pixel_grid((side, side)).view(-1, 2), (side, side), query_hw).to(self.device)
@@ -183,16 +183,4 @@ class LpmflowMatcher(Matcher):
 
     def _points_px(self, pair: ImagePair) -> Float[Tensor, "k 2"]:
         """The query points, clamped to the image."""
-        height, width = _hw(pair.query_rgb)
-        points = np.zeros((0, 2), np.float32) if pair.query_xy_px is None else pair.query_xy_px
-        inside = np.clip(points, 0, np.array([width - 1, height - 1], np.float32))
-        return torch.from_numpy(inside).to(self.device)
-
-
-def _deterministic() -> AbstractContextManager[None]:
-    """The same algorithm of convolution every time, and no rounding to TF32."""
-    return torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
-
-
-def _hw(rgb: RGB) -> Size:
-    return rgb.shape[0], rgb.shape[1]
+        return torch.from_numpy(pair.points_inside_px()).to(self.device)

@@ -164,7 +164,7 @@ class NearestNeighbourMatcher(Matcher):
 
     @torch.inference_mode()
     def _match(self, pair: ImagePair, query: Tensor, reference: Tensor) -> Match:
-        query_hw, reference_hw = pair.query_rgb.shape[:2], pair.reference_rgb.shape[:2]
+        query_hw, reference_hw = pair.query_hw, pair.reference_hw
         temperatures = [self.calibration.temperature]
 
         def search(query_xy_px: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -182,7 +182,7 @@ class NearestNeighbourMatcher(Matcher):
             smooth_px, agreement = flow_map.smoothed(
                 (matched_xy_px - centres_xy_px).view(*self.cells_hw, 2).numpy(),
                 cosine.view(self.cells_hw).numpy(),
-                (reference_hw[0], reference_hw[1]),
+                reference_hw,
                 rescale_px(inside_px, query_hw, self.cells_hw).numpy(),
                 (reference_xy_px - inside_px).numpy(),
             )
@@ -225,7 +225,7 @@ class NearestNeighbourMatcher(Matcher):
 
         Tiles have one shape, whatever the number of points: kernels round differently for different shapes.
         """
-        query_hw, reference_hw = pair.query_rgb.shape[:2], pair.reference_rgb.shape[:2]
+        query_hw, reference_hw = pair.query_hw, pair.reference_hw
         query_xy = rescale_px(query_xy_px.to(self.device), query_hw, self.cells_hw)
         answers_xy_px, best = [query_xy[:0]], [query_xy[:0, 0]]
         masses = [query_xy.new_zeros(len(temperatures), 0)]

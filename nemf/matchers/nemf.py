@@ -15,6 +15,7 @@ from nemf import checkpoints, pretrained
 from nemf.calibration import Calibration
 from nemf.coordinates import norm_to_px, pixel_grid, px_to_norm
 from nemf.matcher import RGB, ImagePair, Match, Matcher, as_points
+from nemf.matchers.deterministic import deterministic
 from nemf.matchers.feature_cache import FeatureCache
 from nemf.matchers.field_flow import FieldFlow, flow_confidence, upsample
 from nemf.matchers.field_search import FieldSearch
@@ -135,7 +136,7 @@ class NemfMatcher(Matcher):
         cache = cache or FeatureCache(self._features)
         # the same algorithm every time, and no rounding to TF32 where full precision was configured
         tf32 = self.config.precision != "float32"
-        with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=tf32):
+        with deterministic(tf32=tf32):
             features = cache.encode([rgb for pair in pairs for rgb in (pair.reference_rgb, pair.query_rgb)])
             encoded = []
             for first in range(0, len(pairs), self._encode_batch):
@@ -156,7 +157,7 @@ class NemfMatcher(Matcher):
         tf32 = self.config.precision != "float32"
         remaining = map(self._squash, images)
         while batch := list(islice(remaining, self._encode_batch)):
-            with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=tf32):
+            with torch.no_grad(), deterministic(tf32=tf32):
                 pooled = generalised_mean(self.model.backbone(self._batch(batch))[-1])
             yield from pooled[: len(batch)].float().cpu().numpy()
 
@@ -178,7 +179,7 @@ class NemfMatcher(Matcher):
     def salience(self, rgb: RGB) -> Float32[np.ndarray, "h w"]:
         """The length of the neck's descriptors, or how unlike those of no neck are, see nemf.matchers.salience."""
         tf32 = self.config.precision != "float32"
-        with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=tf32):
+        with deterministic(tf32=tf32):
             (levels,) = self._features([rgb])
         if self.model.neck is not None:
             return length(levels[0])

@@ -1,7 +1,6 @@
 """PMNC as a matcher: PatchMatch over the cells of the whole query image, read where it is asked for."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import asdict
 
 import numpy as np
@@ -15,6 +14,7 @@ from nemf.calibration import Calibration
 from nemf.coordinates import norm_to_px, pixel_grid, px_to_norm, rescale_px
 from nemf.matcher import RGB, ImagePair, Match, Matcher
 from nemf.matchers.confidence import POINTS_AT_ONCE, flow_mass, mass_maps, point_mass
+from nemf.matchers.deterministic import deterministic
 from nemf.matchers.feature_cache import FeatureCache
 from nemf.matchers.salience import dissimilarity
 from nemf.matchers.table import COMMON_OPTIONS
@@ -105,14 +105,14 @@ class PMNCMatcher(Matcher):
     def embed(self, images: Iterable[RGB]) -> Iterator[Float32[np.ndarray, " c"]]:
         """The backbone's deepest map, pooled; see nemf.matcher.ImageEmbedder."""
         for rgb in images:
-            with _deterministic():
+            with deterministic():
                 pooled = generalised_mean(self.model.backbone(self._image(rgb))[-1])
             yield pooled[0].float().cpu().numpy()
 
     @torch.inference_mode()
     def encode(self, rgb: RGB) -> Float[Tensor, "c h w"]:
         """Unit features of the image's cells. One image at a time, so that its batch cannot change them."""
-        with _deterministic():
+        with deterministic():
             return self.model.features(self._image(rgb))[0]
 
     def _image(self, rgb: RGB) -> Float[Tensor, "1 3 s s"]:
@@ -132,8 +132,8 @@ class PMNCMatcher(Matcher):
         self, pair: ImagePair, correlation: FilteredCorrelation, temperatures: Sequence[float]
     ) -> tuple[Match, Float[Tensor, "t k"]]:
         """The pair's match, its confidence at the first of the temperatures, and the points' masses at all of them."""
-        query_hw, reference_hw = _hw(pair.query_rgb), _hw(pair.reference_rgb)
-        with _deterministic():
+        query_hw, reference_hw = pair.query_hw, pair.reference_hw
+        with deterministic():
             found = self.model.match_cells(correlation, self.config.iterations, self.config.propagation == "offset")
             cells_xy = self._finer(found)
             points_px = self._points_px(pair)
@@ -154,10 +154,7 @@ class PMNCMatcher(Matcher):
 
     def _points_px(self, pair: ImagePair) -> Float[Tensor, "k 2"]:
         """The pair's points; those outside the query are moved to the nearest place inside."""
-        points = np.zeros((0, 2), np.float32) if pair.query_xy_px is None else pair.query_xy_px
-        height, width = _hw(pair.query_rgb)
-        inside = torch.tensor(points).clamp(min=0).minimum(torch.tensor([width - 1, height - 1]))
-        return inside.float().to(self.device)
+        return torch.from_numpy(pair.points_inside_px()).to(self.device)
 
     def _finer(self, found: CellMatches) -> Float[Tensor, "q 2"]:
         """The match (x, y) of every query cell, in cells of the reference: between the one found and those round it."""
@@ -224,7 +221,7 @@ class PMNCMatcher(Matcher):
         pair: ImagePair,
     ) -> tuple[Float32[np.ndarray, "h w 2"], Float32[np.ndarray, "h w"]]:
         """The flow of every query pixel and its confidence."""
-        query_hw, reference_hw, hw = _hw(pair.query_rgb), _hw(pair.reference_rgb), self.model.cells_hw
+        query_hw, reference_hw, hw = pair.query_hw, pair.reference_hw, self.model.cells_hw
         cells_px = norm_to_px(self._cells_norm, query_hw).to(self.device)
         matched_px = norm_to_px(px_to_norm(cells_xy, hw), reference_hw)
         places_px = rescale_px(pixel_grid(_FLOW_PLACES_HW), _FLOW_PLACES_HW, query_hw).view(-1, 2)
@@ -244,15 +241,3 @@ class PMNCMatcher(Matcher):
         cells = torch.from_numpy(by_cell).float().permute(2, 0, 1)[None]
         by_pixel = F.interpolate(cells, query_hw, mode="bilinear", align_corners=True)[0]
         return by_pixel[:2].permute(1, 2, 0).contiguous().numpy(), by_pixel[2].clamp(0, 1).numpy()
-
-
-def _hw(rgb: RGB) -> Size:
-    return rgb.shape[0], rgb.shape[1]
-
-
-def _deterministic() -> AbstractContextManager[None]:
-    """The same algorithm every time, and no rounding to TF32."""
-    context: AbstractContextManager[None] = torch.backends.cudnn.flags(
-        enabled=True, deterministic=True, allow_tf32=False
-    )
-    return context

@@ -87,9 +87,9 @@ def _second_look(pair: ImagePair, first: Any) -> _Look | None:
     """What to look at after the first match; None where there is nothing to gain, or the match is none."""
     if pair.query_xy_px is None or not len(pair.query_xy_px) or not _is_whole(first, len(pair.query_xy_px)):
         return None
-    query = _crop(pair.query_xy_px, _hw(pair.query_rgb))
+    query = _crop(pair.query_xy_px, pair.query_hw)
     is_sure = first.point_confidence >= np.quantile(first.point_confidence, _SURER)
-    reference = _crop(first.reference_xy_px[is_sure], _hw(pair.reference_rgb))
+    reference = _crop(first.reference_xy_px[is_sure], pair.reference_hw)
     if query.share * reference.share > _WHOLE:
         return None
     cropped = replace(
@@ -135,7 +135,3 @@ def _is_whole(match: Any, n_points: int) -> bool:
     right_shape = xy_px.shape == (n_points, 2) and confidence.shape == (n_points,)
     are_numbers = all(np.issubdtype(array.dtype, np.floating) for array in (xy_px, confidence))
     return right_shape and are_numbers and bool(np.isfinite(xy_px).all() and np.isfinite(confidence).all())
-
-
-def _hw(rgb: np.ndarray) -> tuple[int, int]:
-    return rgb.shape[0], rgb.shape[1]

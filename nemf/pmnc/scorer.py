@@ -1,6 +1,6 @@
 """The local scoring function: a stack of 4D convolutions that makes one score of a 4D patch of the correlation.
 
-Volumes have the axes (query row, query column, reference row, reference column). Four forms of one network:
+Volumes have the axes (query row, query column, reference row, reference column). Three forms of one network:
 
 * `forward`, its definition: every layer padded with zeros, over a whole volume. As in NC-Net (Rocco et al. 2018);
 * `score_patches`: one score for each patch, the layers without padding. PatchMatch runs this;
