@@ -1,4 +1,4 @@
-"""Convert a checkpoint of the authors of NeMF or LPMFlow into a checkpoint folder of this project.
+"""Convert a checkpoint of the authors of NeMF or LPMFlow into a checkpoint folder of ours.
 
     nemf import-official CHECKPOINT_DIR --out FOLDER
 

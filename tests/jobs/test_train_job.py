@@ -74,6 +74,7 @@ SETTINGS = {
     "field_weight": 1.0,
     "flow_weight": 1.0,
     "descriptor_weight": 0.0,
+    "contrast_weight": 0.05,
     "negatives": 99,
     "hard": 0.5,
     "augment": True,
@@ -93,8 +94,7 @@ SETTINGS = {
     "loaders": 1,
     "address": None,
 }
-"""The settings in run.json for the default flags, as the first runs recorded them; with other names old runs could not
-resume."""
+"""The settings in run.json for the default flags; a run with others cannot be resumed, which CHANGELOG.md then says."""
 
 
 def test_each_flag_is_a_setting_of_the_same_name(capsys: pytest.CaptureFixture[str]):
@@ -343,7 +343,8 @@ def test_another_manifest_of_the_same_name_is_refused(
         ("--weights 1 2", r"--weights must be one number above 0 for each of the 1 manifests; got \(1\.0, 2\.0\)"),
         (
             "--start large",
-            "--start must be paper, nemf-small, nemf-mobilenet, shipped or a checkpoint folder; got large",
+            "--start must be pmnc-paper, .*, lpmflow-paper, .*, paper, nemf-small, nemf-mobilenet, shipped or a "
+            "checkpoint folder; got large",
         ),
         ("--batch-size 3 --workers 2", "--batch-size 3 must be divisible by --workers 2"),
         ("--photographs absent.parquet --warp-share 0.5", "no manifest at .*absent.parquet"),
