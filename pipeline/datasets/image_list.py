@@ -19,7 +19,6 @@ from dataclasses import dataclass
 
 from pipeline.datasets.common.fields import Fields
 from pipeline.datasets.common.interface import (
-    TABLE_SUFFIXES,
     DataError,
     Rejected,
     UnpairedImage,
@@ -46,16 +45,8 @@ class Options(UnpairedOptions):
 
 def pairs(options: Options) -> Iterator[UnpairedImage | Rejected]:
     """Images in the order of the files and rows."""
-    table = options.annotations or options.root
-    files = table_files(table)
-    if not files:
-        if table.endswith(TABLE_SUFFIXES) and not storage.exists(table):
-            raise FileNotFoundError(f"there is no table {table}")
-        raise ValueError(
-            f"a list of images is a .csv or .parquet file with one row per image, or a folder of them, given by "
-            f"--annotations; got {table}"
-        )
-    storage.refuse_overwrite(options.out, *(file.uri for file in files))
+    what = "a list of images is a .csv or .parquet file with one row per image"
+    files = table_files(options.annotations or options.root, what, options.out)
     for file in files:
         for row in _rows(file, options.category_column, is_part=len(files) > 1):
             yield build_or_reject(row.where, _image, row, file, options)

@@ -43,7 +43,6 @@ import numpy as np
 
 from pipeline.datasets.common.fields import Fields
 from pipeline.datasets.common.interface import (
-    TABLE_SUFFIXES,
     DataError,
     DatasetOptions,
     Note,
@@ -84,16 +83,8 @@ class Options(DatasetOptions):
 
 def pairs(options: Options) -> Iterator[PairRow | Rejected | Note]:
     """Pairs in the order of the files and rows, and a note after each that lost keypoints."""
-    table = options.annotations or options.root
-    files = table_files(table)
-    if not files:
-        if table.endswith(TABLE_SUFFIXES) and not storage.exists(table):
-            raise FileNotFoundError(f"there is no table {table}")
-        raise ValueError(
-            f"a table is a .csv or .parquet file with one row per pair, or a folder of them, given by --annotations; "
-            f"got {table}"
-        )
-    storage.refuse_overwrite(options.out, *(file.uri for file in files))
+    what = "a table is a .csv or .parquet file with one row per pair"
+    files = table_files(options.annotations or options.root, what, options.out)
     for file in files:
         for row in _rows(file, is_part=len(files) > 1):
             pair = build_or_reject(row.where, _pair, row, file.partition, options)

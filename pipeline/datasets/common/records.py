@@ -45,14 +45,23 @@ class TableFile:
         return not self.uri.endswith(".parquet")
 
 
-def table_files(uri: str) -> list[TableFile]:
+def table_files(uri: str, what: str, out: str) -> list[TableFile]:
     """The files of a table, in order of name: `uri`, or the parts of a folder as Spark, DuckDB and Daft write them.
 
     Files whose names begin with '.' or '_' are no parts. Folders named column=value are searched, and no others.
+    what: what the table is and what has a row of it, for errors. out: the file that will be written.
+    Raises FileNotFoundError or ValueError where there is none, and ValueError where `out` is one of them.
     """
     if uri.endswith(TABLE_SUFFIXES) and storage.is_file(uri):
-        return [TableFile(uri=uri, partition=_NOTHING)]
-    return list(_parts(uri, {}))
+        files = [TableFile(uri=uri, partition=_NOTHING)]
+    else:
+        files = list(_parts(uri, {}))
+    if not files:
+        if uri.endswith(TABLE_SUFFIXES) and not storage.exists(uri):
+            raise FileNotFoundError(f"there is no table {uri}")
+        raise ValueError(f"{what}, or a folder of them, given by --annotations; got {uri}")
+    storage.refuse_overwrite(out, *(file.uri for file in files))
+    return files
 
 
 def _parts(folder: str, partition: Mapping[str, str | None]) -> Iterator[TableFile]:
