@@ -148,8 +148,8 @@ def paper_pf_pascal(options: RecipeOptions) -> list[Stage]:
 def lpmflow(start: str, contrast_weight: float = LossConfig().contrast_weight) -> Recipe:
     """LPMFlow on four-legged animals, with its backbone frozen, from the correlation of its features on.
 
-    start: a preset of nemf.lpmflow.presets. The variants are rows of the authors' table of modules; no-contrast is the
-    one without the loss that replaces tokens.
+    start: a preset of nemf.lpmflow.presets. The variants are rows of the authors' table of modules, each without the
+    module of its name; ablation-lpmflow-contrast is without the loss that replaces tokens.
     Needs: data/animal-pose, data/photographs and weights of the preset's backbone. Result: none measured yet.
     """
 

@@ -103,7 +103,7 @@ def check_sizes(config: Any) -> dict[str, torch.Tensor]:
 
 
 def read_config(folder: str | Path) -> Any:
-    """The configuration of a checkpoint folder, a NeMFConfig or an LPMFlowConfig; raises as `load` does."""
+    """The configuration of a checkpoint folder, of the class that its format names; raises as `load` does."""
     with errors_about(f"checkpoint folder {folder}"):
         format, content = _read_json(folder)
         for extra in ("search", "confidence"):

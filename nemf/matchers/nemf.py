@@ -191,7 +191,8 @@ class NemfMatcher(Matcher):
         if self._by_map:
             matches = [self._match_by_map(field) for field in fields]
             if any(pair.dense for pair in pairs) and not self.config.flow_nodes:
-                flows = self.refine(encoded, self.search(encoded, pairs), pairs)
+                without_points = [replace(pair, query_xy_px=None) for pair in pairs]
+                flows = self.refine(encoded, self.search(encoded, without_points), without_points)
                 matches = [
                     replace(match, flow_px=flow.flow_px, flow_confidence=flow.flow_confidence)
                     for match, flow in zip(matches, flows, strict=True)
@@ -312,10 +313,10 @@ class NemfMatcher(Matcher):
     ) -> Float32[np.ndarray, " n"]:
         point_px = as_points(np.reshape(query_xy_px, (1, 2)))
         pair = ImagePair(query_rgb=query_rgb, reference_rgb=reference_rgb, query_xy_px=point_px)
-        query_xy_norm = px_to_norm(self._points_px(pair), pair.query_hw)
+        field = self._field(pair, self.encode([pair]))
         query_index = torch.zeros(len(reference_xy_norm), dtype=torch.int64, device=self.device)
-        scorer = self.model.scorer(self.encode([pair]), query_index[:1], query_xy_norm, fused=self._fused)
-        return scorer(reference_xy_norm.to(self.device), query_index).sigmoid().cpu().numpy()
+        logits = field.logits(field.points_norm(), reference_xy_norm.to(self.device), query_index)
+        return logits.sigmoid().cpu().numpy()
 
     def _groups(self, pairs: Sequence[ImagePair]) -> Iterator[list[ImagePair]]:
         """The pairs in groups that are matched together, bounded by the memory that they take."""
