@@ -201,7 +201,7 @@ def contrast_loss(encoded: Float[Tensor, "b token dim"], cells: Int64[Tensor, "b
     """
     grid = as_map(encoded).detach()
     ones = torch.ones_like(grid[:, :1])
-    sums, counts = (9 * F.avg_pool2d(cells, 3, stride=1, padding=1) - cells for cells in (grid, ones))
+    sums, counts = (9 * F.avg_pool2d(values, 3, stride=1, padding=1) - values for values in (grid, ones))
     index = cells[..., None].expand(-1, -1, encoded.shape[2])
     anchor = _unit(encoded[:, 1:].gather(1, index))
     positive = _unit((sums / counts).flatten(2).transpose(1, 2).gather(1, index))
