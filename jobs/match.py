@@ -12,6 +12,8 @@ import platform
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -29,12 +31,14 @@ from pipeline.matching.options import BOX_MARGIN, OUTPUTS, CropTo, MatchConfig, 
 from pipeline.matching.plan import Plan, make_plan
 from pipeline.matching.points import parse_points
 from pipeline.runs.counts import ALL, NONE, check_retry, max_limit, summary
-from pipeline.runs.folder import Run, crop_note, open_run, run_fingerprint
+from pipeline.runs.folder import Run, crop_note, is_finished, open_run, run_fingerprint
 from pipeline.runs.lease import acquire, remove_stale_files
 from schemas.matches import directions_of
 
 _LONGEST_TIMEOUT = 1e6
 """Maximum of --answer-timeout in seconds; Python's clocks overflow at some thousand years."""
+_HEAD_START = 0.5
+"""Seconds after which Ray starts beside the reading of the manifest and the matcher: most errors have come by then."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,13 +159,31 @@ def run(config: Config) -> str:
     """
     config.check()
     config = with_absolute_uris(config)
-    with Manifest(config.pairs) as manifest:
-        return _run(config, manifest)
+    with Manifest(config.pairs) as manifest, _Ray(config.address) as ray:
+        return _run(config, manifest, ray)
 
 
-def _run(config: Config, manifest: Manifest) -> str:
-    ids = manifest.ids()
-    run_folder = open_run(config.out, _describe(config, manifest), dry_run=config.dry_run)
+class _Ray(ExitStack):
+    """Ray, joined on demand and left with the block."""
+
+    def __init__(self, address: str | None) -> None:
+        super().__init__()
+        self._address = address
+        self._is_joined = False
+
+    def join(self) -> None:
+        """Join it, if that was not done before; raises as pipeline.cluster.connect.connected does."""
+        # Ray takes seconds to import, and a finished run needs none of it
+        from pipeline.cluster.connect import connected
+
+        if not self._is_joined:
+            self.enter_context(connected(self._address))
+            self._is_joined = True
+
+
+def _run(config: Config, manifest: Manifest, ray: _Ray) -> str:
+    ids, description = _read(config, manifest, ray)
+    run_folder = open_run(config.out, description, dry_run=config.dry_run)
     if config.dry_run:
         print(_plan_text(config, _plan(config, run_folder, manifest, ids, config.limit)[0], run_folder.fingerprint))
         return config.out
@@ -177,18 +199,11 @@ def _run(config: Config, manifest: Manifest) -> str:
         finished = run_folder.success()
         if plan.slices:
             run_folder.reopen()
-            # Ray takes seconds to import, and a finished run needs none of it
-            from pipeline.matching.driver import match_on_ray
+            with ray:
+                ray.join()
+                from pipeline.matching.driver import match_on_ray  # Ray is imported by now
 
-            match_on_ray(
-                config.matching,
-                plan,
-                run_folder,
-                lease,
-                device=config.device,
-                workers=config.workers,
-                address=config.address,
-            )
+                match_on_ray(config.matching, plan, run_folder, lease, device=config.device, workers=config.workers)
         count = run_folder.count(ids, requested)
         if count.missing:  # an earlier attempt had a larger --limit and never finished
             count = run_folder.count(ids, max_limit(config.limit, finished["limit"]) if finished else config.limit)
@@ -205,6 +220,20 @@ def _run(config: Config, manifest: Manifest) -> str:
             f"{config.error_budget:g}; the others are in {config.out}"
         )
     return config.out
+
+
+def _read(config: Config, manifest: Manifest, ray: _Ray) -> tuple[pa.ChunkedArray, dict[str, Any]]:
+    """The ids of the manifest, and the content of run.json as _describe gives it; Ray starts meanwhile.
+
+    Ray does not where nothing will be matched as far as is known: on a dry run, and in a folder that is finished.
+    """
+    with ThreadPoolExecutor(1) as pool:
+        reading = pool.submit(lambda: (manifest.ids(), _describe(config, manifest)))
+        if not config.dry_run and not is_finished(config.out):
+            wait([reading], _HEAD_START)
+            if not reading.done():
+                ray.join()  # in this thread: what Ray starts would end with another one
+        return reading.result()
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -18,8 +18,6 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
-from scipy.optimize import isotonic_regression
-from scipy.stats import rankdata
 
 ALPHA = 0.1
 """An answer is correct within this share of T."""
@@ -114,6 +112,8 @@ def fit(masses: Mapping[float, Float[np.ndarray, " n"]], correct: Bool[np.ndarra
 
 
 def _fit_line(temperature: float, mass: np.ndarray, correct: np.ndarray) -> Calibration:
+    from scipy.optimize import isotonic_regression  # here, since every matcher imports this module and few fit
+
     order = np.argsort(mass, kind="stable")
     bins = np.array_split(order, _BINS)
     share = isotonic_regression([correct[of_bin].mean() for of_bin in bins], weights=[len(b) for b in bins]).x
@@ -152,6 +152,8 @@ def auroc(confidence: Float[np.ndarray, " n"], correct: Bool[np.ndarray, " n"]) 
 
     Equal confidences count half. NaN where all answers are right or all wrong.
     """
+    from scipy.stats import rankdata
+
     n_right = int(correct.sum())
     n_wrong = len(correct) - n_right
     if n_right == 0 or n_wrong == 0:

@@ -18,7 +18,6 @@ from jaxtyping import Float, Float32
 from PIL import Image
 from torch import Tensor
 
-from nemf import flow_map
 from nemf.calibration import Calibration
 from nemf.coordinates import pixel_grid, px_to_norm, rescale_px
 from nemf.matcher import RGB, ImagePair, Match, Matcher
@@ -176,6 +175,8 @@ class NearestNeighbourMatcher(Matcher):
         reference_xy_px, _, point_confidence = search(torch.tensor(points))
         flow_px = flow_confidence = None
         if pair.dense:
+            from nemf import flow_map  # imports scipy, which points do not need
+
             inside_px = torch.tensor(points).clamp(min=0).minimum(torch.tensor([query_hw[1] - 1, query_hw[0] - 1]))
             centres_xy_px = rescale_px(pixel_grid(self.cells_hw), self.cells_hw, query_hw).view(-1, 2)
             matched_xy_px, cosine, confidence = search(centres_xy_px)

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
-import torchvision
 from torch import Tensor
 
 from nemf.model.build import build
@@ -170,6 +169,8 @@ def official_name(name: str) -> str:
 
 def _whole_backbone(model: NeMF) -> set[str]:
     """The authors' names of all tensors of the ResNet; our network ends at the last block that it needs."""
+    import torchvision  # takes seconds, and only these checkpoints need it
+
     with torch.device("meta"):
         network = torchvision.models.get_model(model.backbone.name.partition("/")[2])
     return {f"feature_extraction.backbone.{name}" for name in network.state_dict()}

@@ -3,8 +3,10 @@
 import logging
 import os
 import shutil
+import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -114,6 +116,7 @@ def _start() -> None:
 
 
 def _init(address: str, **options: Any) -> None:
+    handler = signal.getsignal(signal.SIGTERM)
     ray.init(
         address,
         logging_level=logging.ERROR,
@@ -121,6 +124,8 @@ def _init(address: str, **options: Any) -> None:
         runtime_env=worker_environment(),
         **options,
     )
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)  # Ray's own would end this process at once, without a word
 
 
 def _short_folder() -> str | None:

@@ -1,5 +1,7 @@
 """The resources of a Ray cluster, as plain values: its nodes, those its autoscaler may add, and the device to use."""
 
+import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +14,7 @@ def _times(kind: str, has: float, amount: float) -> int:
     """How many times `amount` fits into `has`; an amount below 1 must be of a single GPU."""
     if kind == "GPU" and amount < 1:
         return int(has) * int(1 / amount + ROUNDING)
-    return int(has / amount + ROUNDING)
+    return sys.maxsize if math.isinf(has) else int(has / amount + ROUNDING)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,9 +24,13 @@ class Nodes:
     has: Mapping[str, float]
     count: int = 1
 
+    def amount(self, kind: str) -> float:
+        """How much of a resource one machine has; memory that nothing is said of is taken to be enough."""
+        return self.has.get(kind, math.inf if kind == "memory" else 0)
+
     def room_for(self, each: Mapping[str, float]) -> int:
         """How many processes fit on all of them together, if one needs the resources `each` on one machine."""
-        return self.count * min(_times(kind, self.has.get(kind, 0), amount) for kind, amount in each.items())
+        return self.count * min(_times(kind, self.amount(kind), amount) for kind, amount in each.items())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,4 +64,4 @@ def choose_device(device: str, cluster: Cluster) -> str:
 
 def total(nodes: Sequence[Nodes], kind: str) -> float:
     """The amount of the resource `kind` that the nodes have together."""
-    return sum(group.count * group.has.get(kind, 0) for group in nodes)
+    return sum(group.count * group.amount(kind) for group in nodes)

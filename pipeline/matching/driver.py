@@ -5,7 +5,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from pipeline.cluster.connect import connected, this_cluster
+from pipeline.cluster.connect import this_cluster
 from pipeline.cluster.resources import choose_device
 from pipeline.matching.options import MatchConfig
 from pipeline.matching.plan import Plan
@@ -26,37 +26,35 @@ def match_on_ray(
     *,
     device: str = "auto",
     workers: tuple[int, int] | None = None,
-    address: str | None = None,
 ) -> None:
-    """Match and commit the slices of a plan; the lease counts committed rows as they come.
+    """Match and commit the slices of a plan on the Ray that this process has joined.
 
+    The lease counts committed rows as they come.
     lease: that of the run folder. device: cpu, cuda, or auto for GPUs if the cluster has any.
     workers: processes that match, at least and at most; None for one per core, or per GPU.
-    address: Ray cluster; None for RAY_ADDRESS, else an embedded one.
-    Raises ValueError for resources that the cluster does not have, ClusterError where Ray failed, and KeyboardInterrupt
-    after a signal, once what was in flight is committed.
+    Raises ValueError for resources that the cluster does not have, what Ray and its processes raise, see
+    pipeline.cluster.connect.connected, and KeyboardInterrupt after a signal, once what was in flight is committed.
     """
     lease.on_heartbeat.append(QuarantineMonitor(run.out, lease).record_new)
-    with connected(address):
-        cluster = this_cluster()
-        device = choose_device(device, cluster)
-        least, most = choose_workers(workers, device, config.gpus_per_worker, cluster)
-        stage = MatchStageConfig(
-            run=run,
-            attempt=lease.attempt.number,
-            stop_file=lease.stop_file,
-            in_progress_folder=lease.in_progress_folder,
-            device=device,
-            workers=(min(least, len(plan.slices)), min(most, len(plan.slices))),
-            matching=config,
-        )
-        total = plan.n_left * len(config.options.directions)
-        interval = 0.5 if sys.stderr.isatty() else 10.0
-        unit = "pair" if total == plan.n_left else "row"
-        with stopping_on_signals(lease) as stopped, tqdm(total=total, unit=unit, mininterval=interval) as progress:
-            for part in build_stream(plan.slices, stage).iter_rows():
-                progress.update(_record_commit(part, lease))
-                progress.set_postfix(errors=lease.counts.total() - lease.counts["ok"], refresh=False)
+    cluster = this_cluster()
+    device = choose_device(device, cluster)
+    least, most = choose_workers(workers, device, config.gpus_per_worker, cluster)
+    stage = MatchStageConfig(
+        run=run,
+        attempt=lease.attempt.number,
+        stop_file=lease.stop_file,
+        in_progress_folder=lease.in_progress_folder,
+        device=device,
+        workers=(min(least, len(plan.slices)), min(most, len(plan.slices))),
+        matching=config,
+    )
+    total = plan.n_left * len(config.options.directions)
+    interval = 0.5 if sys.stderr.isatty() else 10.0
+    unit = "pair" if total == plan.n_left else "row"
+    with stopping_on_signals(lease) as stopped, tqdm(total=total, unit=unit, mininterval=interval) as progress:
+        for part in build_stream(plan.slices, stage).iter_rows():
+            progress.update(_record_commit(part, lease))
+            progress.set_postfix(errors=lease.counts.total() - lease.counts["ok"], refresh=False)
     if stopped.is_set():
         raise KeyboardInterrupt("what was in flight is committed: run the same command again to go on")
 

@@ -31,6 +31,10 @@ from schemas.matches import MATCHES
 MATCH_CPUS = 0.75
 IO_CPUS = 0.25
 """CPUs that a matching process and a decoding or committing task reserve: together one core for each worker."""
+MATCH_MEMORY = 3 * 2**29
+IO_MEMORY = 3 * 2**27
+"""Bytes that they reserve, as measured: 1.5 GiB and 384 MiB. What reserves nothing, Ray Data takes to need 2.4 GiB a
+CPU, and waits for them."""
 CHUNKS_AHEAD = 4
 """Full chunks that may wait in the object store for each worker; decoding pauses beyond."""
 
@@ -76,6 +80,7 @@ def build_stream(slices: list[Slice], config: MatchStageConfig) -> ray.data.Data
             batch_format="pyarrow",
             compute=io_tasks,
             num_cpus=IO_CPUS,
+            memory=IO_MEMORY,
         )
         .map_batches(
             MatchWorker,
@@ -84,6 +89,7 @@ def build_stream(slices: list[Slice], config: MatchStageConfig) -> ray.data.Data
             batch_format="pyarrow",
             compute=ray.data.ActorPoolStrategy(min_size=least, max_size=most),
             num_cpus=MATCH_CPUS,
+            memory=MATCH_MEMORY,
             num_gpus=config.matching.gpus_per_worker if config.device.startswith("cuda") else 0,
         )
         .map_batches(
@@ -92,6 +98,7 @@ def build_stream(slices: list[Slice], config: MatchStageConfig) -> ray.data.Data
             batch_format="pyarrow",
             compute=io_tasks,
             num_cpus=IO_CPUS,
+            memory=IO_MEMORY,
         )
     )
 

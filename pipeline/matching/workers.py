@@ -5,19 +5,20 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from pipeline.cluster.resources import ROUNDING, SHARED_MEMORY, Cluster, Nodes, total
 from pipeline.matching.decode import CHUNK_BYTES
-from pipeline.matching.stream import CHUNKS_AHEAD, IO_CPUS, MATCH_CPUS
+from pipeline.matching.stream import CHUNKS_AHEAD, IO_CPUS, IO_MEMORY, MATCH_CPUS, MATCH_MEMORY
 
 
 def choose_workers(
     requested: tuple[int, int] | None, device: str, gpus_per_worker: float, cluster: Cluster
 ) -> tuple[int, int]:
-    """The least and largest number of matching processes: as requested, else one per GPU share or core available now.
+    """The least and largest number of matching processes: as requested, else one per GPU share, or one per core as far
+    as the memory goes, available now.
 
     Prints to stderr what will make them slow. Raises ValueError that names everything the cluster lacks for the least
     number, and for the decoding tasks.
     """
     on_gpu = device.startswith("cuda")
-    each = {"CPU": MATCH_CPUS} | ({"GPU": gpus_per_worker} if on_gpu else {})
+    each = {"CPU": MATCH_CPUS, "memory": MATCH_MEMORY} | ({"GPU": gpus_per_worker} if on_gpu else {})
     least, most = requested or (_one_for_each(cluster, each),) * 2
     if lacks := _lacks(cluster.most, least, each):
         kind = "Ray cluster, with all that its autoscaler may add," if cluster.later else "Ray cluster"
@@ -34,7 +35,8 @@ def choose_workers(
 def _one_for_each(cluster: Cluster, each: Mapping[str, float]) -> int:
     if "GPU" in each:
         return max(1, sum(nodes.room_for({"GPU": each["GPU"]}) for nodes in cluster.now))
-    return max(1, int(total(cluster.now, "CPU")))
+    memory = total(cluster.now, "memory") - IO_MEMORY
+    return max(1, int(min(total(cluster.now, "CPU"), memory / each["memory"])))
 
 
 def _lacks(nodes: Sequence[Nodes], workers: int, each: Mapping[str, float]) -> list[str]:
@@ -42,16 +44,25 @@ def _lacks(nodes: Sequence[Nodes], workers: int, each: Mapping[str, float]) -> l
     processes."""
     needed = {kind: workers * amount for kind, amount in each.items()}
     needed["CPU"] += IO_CPUS
+    needed["memory"] += IO_MEMORY
     lacks = [
-        f"{total(nodes, kind):g} of the {amount:g} {kind}s needed"
+        f"{_amount(kind, total(nodes, kind))} of the {_amount(kind, amount)}{_unit(kind)} needed"
         for kind, amount in needed.items()
         if amount > total(nodes, kind) + ROUNDING
     ]
     room = sum(group.room_for(each) for group in nodes)
     if room < workers and not lacks:
-        one = " and ".join(f"{amount:g} {kind}s" for kind, amount in each.items())
+        one = " and ".join(f"{_amount(kind, amount)}{_unit(kind)}" for kind, amount in each.items())
         lacks = [f"places for {room} of them: each needs {one} on one machine"]
     return lacks
+
+
+def _amount(kind: str, amount: float) -> str:
+    return f"{amount / 2**30:.3g}" if kind == "memory" else f"{amount:g}"
+
+
+def _unit(kind: str) -> str:
+    return " GiB of memory" if kind == "memory" else f" {kind}s"
 
 
 def _notes(cluster: Cluster, workers: int, each: Mapping[str, float]) -> Iterator[str]:

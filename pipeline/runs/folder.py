@@ -36,6 +36,8 @@ from pipeline.runs.lease import read_attempts
 from pipeline.runs.parts import list_parts, read_matches
 from schemas.matches import MATCHES, directions_of
 
+_SUCCESS = "_SUCCESS"
+
 KEYPOINTS = "keypoints"
 """The points of a run that has those of the manifest, as have those from before there were others."""
 
@@ -124,7 +126,12 @@ class Run:
 
     @property
     def _success_file(self) -> str:
-        return storage.join(self.out, "_SUCCESS")
+        return storage.join(self.out, _SUCCESS)
+
+
+def is_finished(out: str) -> bool:
+    """Whether `out` is the folder of a finished run."""
+    return storage.exists(storage.join(out, _SUCCESS))
 
 
 def run_fingerprint(matcher_fingerprint: str, options: dict[str, Any]) -> str:

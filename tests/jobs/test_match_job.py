@@ -3,8 +3,10 @@
 import json
 import re
 import sys
+import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow as pa
@@ -31,6 +33,7 @@ def _no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("this must not need Ray")
 
     monkeypatch.setattr("ray.init", refuse)
+    monkeypatch.setattr("jobs.match._HEAD_START", 60)  # on a busy machine it would start before an error is known
 
 
 @pytest.fixture
@@ -238,6 +241,35 @@ def test_a_run_in_boxes_says_so_and_is_another_run(
     assert "cropped" not in whole
     fingerprints = [re.search(r"fingerprint (\w+)", text) for text in (whole, in_boxes)]
     assert len({found and found[1] for found in fingerprints}) == 2
+
+
+def test_ray_starts_while_the_matcher_is_loaded_and_is_left_after_an_error(
+    pairs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    joined, left = threading.Event(), threading.Event()
+
+    @contextmanager
+    def connected(address: str | None) -> Iterator[None]:
+        assert address == "HEAD:6379"
+        joined.set()
+        try:
+            yield
+        finally:
+            left.set()
+
+    def load_matcher(*_arguments: object, **_options: object) -> None:
+        assert joined.wait(60)
+        raise ValueError("no such weights")
+
+    monkeypatch.setattr("jobs.match._HEAD_START", 0.01)
+    monkeypatch.setattr("pipeline.cluster.connect.connected", connected)
+    monkeypatch.setattr("nemf.load_matcher", load_matcher, raising=False)
+
+    with pytest.raises(ValueError, match="no such weights"):
+        run(Config(pairs=pairs, out=str(tmp_path / "run"), address="HEAD:6379"))
+
+    assert left.is_set()
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_run_with_nothing_left_to_do_ends_without_ray(

@@ -1,6 +1,7 @@
 """Joining Ray, reading its resources, and the time until a missing cluster is an error."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -156,6 +157,14 @@ def test_what_a_second_try_would_not_mend_is_raised_at_once(
         pass
 
     assert waits == []
+
+
+def test_a_request_to_end_is_answered_as_before_ray_was_joined(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr("ray.init", lambda *_a, **_o: signal.signal(signal.SIGTERM, signal.SIG_IGN))
+
+    with connected("local"):
+        assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_what_a_failed_start_left_is_ended(monkeypatch: pytest.MonkeyPatch, waits: list[float]) -> None:

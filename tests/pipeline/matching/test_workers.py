@@ -9,7 +9,7 @@ GIB = 2**30
 
 
 def _nodes(count: int = 1, **has: float) -> Nodes:
-    names = {"cpus": "CPU", "gpus": "GPU", "store": "object_store_memory"}
+    names = {"cpus": "CPU", "gpus": "GPU", "store": "object_store_memory", "memory": "memory"}
     return Nodes(has={names[name]: amount for name, amount in {"store": 64 * GIB, **has}.items()}, count=count)
 
 
@@ -26,6 +26,7 @@ GROWING = Cluster(now=[_nodes(cpus=0)], later=[_nodes(cpus=0), _nodes(3, cpus=4)
         (LAPTOP, (3, 3), 1, (3, 3)),
         (LAPTOP, (2, 8), 1, (2, 8)),
         (Cluster(now=[_nodes(cpus=1)]), None, 1, (1, 1)),
+        (Cluster(now=[_nodes(cpus=8, memory=5 * GIB)]), None, 1, (3, 3)),
         (GPUS, None, 1, (4, 4)),
         (GPUS, None, 0.5, (8, 8)),
         (GPUS, None, 0.3, (12, 12)),
@@ -51,6 +52,8 @@ def test_as_many_as_asked_or_one_for_each_core_or_share(
         (LAPTOP, "cpu", 6, 1, "6 workers .* has 4 of the 4.75 CPUs needed. Ask for fewer --workers, or"),
         (Cluster(now=[_nodes(cpus=0.5)]), "cpu", 1, 1, "1 worker and .* has 0.5 of the 1 CPUs needed"),
         (EMPTY, "cpu", 1, 1, "has 0 of the 1 CPUs needed"),
+        (Cluster(now=[_nodes(cpus=8, memory=3 * GIB)]), "cpu", 2, 1, "has 3 of the 3.38 GiB of memory needed"),
+        (Cluster(now=[_nodes(4, cpus=1, memory=GIB)]), "cpu", 2, 1, "0 of them: .* 0.75 CPUs and 1.5 GiB of memory on"),
         (GPUS, "cuda", 5, 1, "has 4 of the 5 GPUs needed. Ask for fewer --workers or --gpus-per-worker, or"),
         (
             Cluster(now=[_nodes(cpus=1, gpus=1)]),
@@ -60,8 +63,20 @@ def test_as_many_as_asked_or_one_for_each_core_or_share(
             "has 1 of the 1.75 CPUs needed; 1 of the 2 GPUs needed",
         ),
         (GPUS, "cuda", 2, 4, "has 4 of the 8 GPUs needed"),
-        (GPUS, "cuda", 1, 4, "has places for 0 of them: each needs 0.75 CPUs and 4 GPUs on one machine"),
-        (GPUS, "cuda", 9, 0.4, "has places for 8 of them: each needs 0.75 CPUs and 0.4 GPUs on one machine"),
+        (
+            GPUS,
+            "cuda",
+            1,
+            4,
+            "has places for 0 of them: each needs 0.75 CPUs and .* and 4 GPUs on one machine",
+        ),
+        (
+            GPUS,
+            "cuda",
+            9,
+            0.4,
+            "has places for 8 of them: each needs 0.75 CPUs and .* and 0.4 GPUs on one machine",
+        ),
         (
             GROWING,
             "cuda",
