@@ -27,6 +27,9 @@ class Config:
     """The PAIRS manifest that was matched."""
     out: Uri
     """HTML file to write."""
+    calibration: Uri | None = None
+    """File of `nemf calibrate` for this matcher: whether its probabilities hold on these pairs is shown beside whether
+    the confidences do."""
     image_root: Uri | None = None
     """Folder, path or URI, of the manifest's relative image URIs."""
     pairs_per_category: int = 2
@@ -40,11 +43,13 @@ def run(config: Config) -> str:
 
     if config.pairs_per_category < 0:
         raise ValueError(f"--pairs-per-category must be 0 or more; got {config.pairs_per_category}")
-    refuse_overwrite(config.out, config.metrics, config.matches, config.pairs)
+    inputs = [config.metrics, config.matches, config.pairs]
+    refuse_overwrite(config.out, *inputs, *([config.calibration] if config.calibration else []))
     page = render_report(
         config.metrics,
         config.matches,
         config.pairs,
+        calibration_uri=config.calibration,
         image_root=config.image_root,
         pairs_per_category=config.pairs_per_category,
     )

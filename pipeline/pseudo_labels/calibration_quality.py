@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
+from nemf.calibration import auroc
 from pipeline.evaluation.bootstrap import BootstrapWeights
 from pipeline.evaluation.reliability import reliability, risk_coverage
 from pipeline.pseudo_labels.calibration import PROBABILITY_STEPS
@@ -40,7 +41,7 @@ def quality(
         "share_right": float(correct.mean()),
         "brier": float(((probability - correct) ** 2).mean()),
         "ece": sum(b.n_points * abs(b.mean - b.percent_correct / 100) for b in bins) / n_points,
-        "auroc": auroc(probability, correct),
+        "auroc": None if correct.all() or not correct.any() else auroc(probability, correct),
         "aurc": curve.area,
         "reliability": [
             {"n_points": b.n_points, "probability": b.mean, "share_right": b.percent_correct / 100} for b in bins
@@ -54,17 +55,6 @@ def precision_at(score: Float64[np.ndarray, " n"], correct: Bool[np.ndarray, " n
     """The share right among that share of the points, the highest scores; among equal ones any may be kept."""
     kept = max(1, round(coverage * len(score)))
     return 1 - float(risk_coverage(score, correct).wrong[kept - 1])
-
-
-def auroc(score: Float64[np.ndarray, " n"], correct: Bool[np.ndarray, " n"]) -> float | None:
-    """The chance that of a right and a wrong point the right one has the higher score; ties count half."""
-    n_right = int(correct.sum())
-    n_wrong = len(correct) - n_right
-    if not n_right or not n_wrong:
-        return None
-    _, of_point, counts = np.unique(score, return_inverse=True, return_counts=True)
-    rank = (np.cumsum(counts) - (counts - 1) / 2)[of_point]
-    return float((rank[correct].sum() - n_right * (n_right + 1) / 2) / (n_right * n_wrong))
 
 
 def text(numbers: Mapping[str, Any]) -> str:

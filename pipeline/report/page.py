@@ -20,6 +20,10 @@ from pipeline.evaluation.metrics import read_metrics
 from pipeline.evaluation.protocols import Protocol
 from pipeline.evaluation.reliability import point_confidence
 from pipeline.io.manifest import Manifest
+from pipeline.pseudo_labels.calibration import Calibration, read_calibration
+from pipeline.pseudo_labels.finished_run import finished_run
+from pipeline.pseudo_labels.judged_points import MATCH_COLUMNS as JUDGED_COLUMNS
+from pipeline.pseudo_labels.judged_points import calibrated_probability
 from pipeline.report import plots, run_summary
 from pipeline.report.gallery import GALLERY_COLUMNS, DrawnExample, choose_examples, draw_examples, has_visible_match
 from pipeline.report.numbers import AVERAGES, HEADLINE_ALPHA, GroupNumbers, Numbers, protocols_of, read_numbers
@@ -49,6 +53,8 @@ class Section:
     curve: Plot | None
     errors: plots.ErrorHistogram | None
     confidence: plots.ConfidencePlots | str | None
+    calibrated: plots.ConfidencePlots | str | None
+    """The same of the probabilities of a calibration; None without one."""
 
     @property
     def description(self) -> tuple[str, str]:
@@ -95,16 +101,19 @@ def render_report(
     matches_uri: str,
     pairs_uri: str,
     *,
+    calibration_uri: str | None = None,
     image_root: str | None = None,
     pairs_per_category: int = 2,
 ) -> str:
     """The HTML of a run that was matched and evaluated; the same run gives the same page.
 
+    calibration_uri: a calibration of the run's matcher, whose probabilities are drawn beside the confidences.
     image_root: the folder or URI that relative image URIs of the manifest are below.
     pairs_per_category: how many best, worst and random pairs are drawn of each category.
-    Protocols of flow are left out. Raises ValueError if the metrics are of other matches, or of flow alone.
+    Protocols of flow are left out. Raises ValueError if the metrics are of other matches, or of flow alone, or the
+    calibration of another matcher or by signals that the run lacks.
     """
-    run = _read_run(metrics_uri, matches_uri, pairs_uri)
+    run = _read_run(metrics_uri, matches_uri, pairs_uri, calibration_uri)
     sections: list[Section] = []
     galleries: list[Gallery] = []
     for keys, metrics in run.metrics.groupby(["protocol", "direction"], sort=False):
@@ -140,6 +149,7 @@ class _Run:
     """MATCHES rows of the planned pairs."""
     pairs: pa.Table
     """The planned pairs, without inline images."""
+    calibration: Calibration | None
     dataset: np.ndarray
     """(P,) str: the data set of each pair, 'unknown' for null."""
 
@@ -150,13 +160,19 @@ class _Run:
         return self.protocols[name]
 
 
-def _read_run(metrics_uri: str, matches_uri: str, pairs_uri: str) -> _Run:
+def _read_run(metrics_uri: str, matches_uri: str, pairs_uri: str, calibration_uri: str | None) -> _Run:
     """Raises ValueError if the metrics were evaluated from other matches or with another manifest."""
+    calibration = None if calibration_uri is None else read_calibration(calibration_uri)
+    if calibration is not None:
+        matched = finished_run(matches_uri)
+        calibration.check_matcher(matched.config["matcher"], matched.matcher_fingerprint, matches_uri)
     metrics = read_metrics(metrics_uri)
     with Manifest(pairs_uri) as manifest:
         pairs = planned_pairs(manifest, matches_uri)
         manifest_digest = manifest.digest()
     columns = [*MATCH_COLUMNS, *run_summary.RUN_COLUMNS, *GALLERY_COLUMNS, "matcher", "point_confidence"]
+    if calibration is not None:
+        columns += JUDGED_COLUMNS
     matches = read_matches(matches_uri, list(dict.fromkeys(columns)))
     metadata = metrics.schema.metadata or {}
     evaluated = metadata.get(b"fingerprint", b"").decode()
@@ -180,6 +196,7 @@ def _read_run(metrics_uri: str, matches_uri: str, pairs_uri: str) -> _Run:
         failed="exclude" if metadata.get(b"failed") == b"exclude" else "wrong",
         fingerprint=fingerprint,
         matches=matches.filter(pc.is_in(matches["pair_id"], pairs["pair_id"])),
+        calibration=calibration,
         pairs=pairs,
         dataset=pc.fill_null(pairs["dataset"], "unknown").to_numpy(),
     )
@@ -200,6 +217,9 @@ def _sections(
         keypoints, whether the protocol counts them or not.
     """
     confidence = point_confidence(run.matches, run.pairs, all_errors, direction)
+    probability = None
+    if run.calibration is not None:
+        probability = calibrated_probability(run.calibration, run.matches, run.pairs, all_errors, direction)
     if unmeasured := set(run.dataset) - set(metrics["dataset"]):
         raise ValueError(
             f"{run.metrics_uri} is of another manifest: it has nothing of {', '.join(sorted(unmeasured))}; "
@@ -211,7 +231,7 @@ def _sections(
         mask = run.dataset == dataset
         numbers, dataset_errors = read_numbers(rows, protocol), errors.select(mask)
         _refuse_stale(run, numbers, dataset_errors, dataset)
-        dataset_confidence = confidence[np.repeat(mask, all_errors.n_points)]
+        of_dataset, points = all_errors.select(mask), np.repeat(mask, all_errors.n_points)
         sections.append(
             Section(
                 number=number,
@@ -221,7 +241,10 @@ def _sections(
                 numbers=numbers,
                 curve=plots.pck_curve(dataset_errors, run.pairs["category"].filter(pa.array(mask)), run.failed),
                 errors=plots.error_histogram(dataset_errors, numbers.alpha),
-                confidence=plots.confidence_plots(all_errors.select(mask), dataset_confidence, numbers.alpha),
+                confidence=plots.confidence_plots(of_dataset, confidence[points], numbers.alpha),
+                calibrated=None
+                if probability is None
+                else plots.confidence_plots(of_dataset, probability[points], numbers.alpha, name="calibrated probability"),
             )
         )
     return sections
@@ -284,6 +307,7 @@ def _galleries(
 def _render(run: _Run, sections: list[Section], galleries: list[Gallery]) -> str:
     return template("page.html").render(
         matcher=", ".join(pc.unique(run.matches["matcher"]).to_pylist()),
+        calibration=run.calibration,
         fingerprint=run.fingerprint,
         matches_uri=run.matches_uri,
         pairs_uri=run.pairs_uri,

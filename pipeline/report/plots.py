@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from jaxtyping import Float64
 
+from nemf.calibration import auroc
 from pipeline.evaluation import pck_sums
 from pipeline.evaluation.groups import rows_by_name
 from pipeline.evaluation.keypoint_errors import Failed, KeypointErrors
@@ -46,6 +47,10 @@ class ConfidencePlots:
     """AURC of the best order, all correct keypoints first."""
     wrong: float
     """Share of all keypoints that is wrong, which is the AURC of a random order."""
+    auroc: float | None
+    """The chance that a right keypoint has more confidence than a wrong one; None where all are right or all wrong."""
+    calibration_error: float
+    """ECE: the mean distance of confidence and share correct over `bins`, by keypoints."""
     bins: Sequence[Bin]
     reliability: Plot
     risk: Plot
@@ -115,11 +120,12 @@ def error_histogram(errors: KeypointErrors, alpha: float) -> ErrorHistogram | No
 
 
 def confidence_plots(
-    errors: KeypointErrors, confidence: Float64[np.ndarray, " n"], alpha: float
+    errors: KeypointErrors, confidence: Float64[np.ndarray, " n"], alpha: float, *, name: str = "confidence"
 ) -> ConfidencePlots | str | None:
     """Reliability and risk over coverage at alpha, or a sentence that explains why there are none.
 
     confidence: of each keypoint, NaN where there is none. None if no pair with keypoints was answered.
+    name: what the numbers are called in the plot.
     """
     answered = np.repeat(~errors.failed, errors.n_points)
     known = answered & np.isfinite(confidence)
@@ -138,19 +144,21 @@ def confidence_plots(
         area=risk.area,
         best_area=best.area,
         wrong=1 - float(correct.mean()),
+        auroc=None if correct.all() or not correct.any() else auroc(confidence, correct),
+        calibration_error=sum(b.n_points * abs(b.mean - b.percent_correct / 100) for b in bins) / len(correct),
         bins=bins,
-        reliability=_reliability_plot(bins),
+        reliability=_reliability_plot(bins, name),
         risk=_risk_plot(risk, best),
     )
 
 
-def _reliability_plot(bins: Sequence[Bin]) -> Plot:
+def _reliability_plot(bins: Sequence[Bin], name: str) -> Plot:
     ends = np.array([min(0.0, bins[0].mean), max(1.0, bins[-1].mean)])
     ticks = [0, 0.25, 0.5, 0.75, 1] if ends.tolist() == [0, 1] else ends.round(3).tolist()
     mean, percent = np.array([(bin_.mean, bin_.percent_correct) for bin_ in bins]).T
     return Plot(
-        title="Correct by confidence, percent",
-        x=Axis(label="confidence", low=ends[0], high=ends[1], ticks=ticks),
+        title=f"Correct by {name}, percent",
+        x=Axis(label=name, low=ends[0], high=ends[1], ticks=ticks),
         y=_PERCENT,
         lines=[
             Line(x=np.array([0.0, 1.0]), y=np.array([0.0, 100.0]), style="ideal"),
@@ -160,7 +168,7 @@ def _reliability_plot(bins: Sequence[Bin]) -> Plot:
             Dot(
                 x=bin_.mean,
                 y=bin_.percent_correct,
-                title=f"confidence {bin_.mean:.4g}: {bin_.percent_correct:.1f} % of {bin_.n_points:,} correct",
+                title=f"{name} {bin_.mean:.4g}: {bin_.percent_correct:.1f} % of {bin_.n_points:,} correct",
             )
             for bin_ in bins
         ],

@@ -5,9 +5,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from nemf.calibration import auroc
 from pipeline.evaluation.bootstrap import BootstrapWeights
 from pipeline.pseudo_labels.calibration import PROBABILITY_STEPS, from_json, read_calibration
-from pipeline.pseudo_labels.calibration_quality import auroc, precision_at, quality
+from pipeline.pseudo_labels.calibration_quality import precision_at, quality
 from pipeline.pseudo_labels.fit_calibration import cross_fitted_probability, fit_calibration
 
 NAMES = {"matcher": "m", "matcher_fingerprint": "f", "protocol": "spair", "alpha": 0.1, "made_on": {}, "quality": {}}
