@@ -33,15 +33,19 @@ class EncodedFlow:
     """Tokens of the source images, from the encoder of both images."""
     encoder_target: Float[Tensor, "b token dim"]
     """Tokens of the target images, from the encoder of both images."""
-    correlation_22: Float[Tensor, "b source target"]
-    """Attention from fine source cells to fine target cells, summed over the heads: each value 0 or more, each row at
-    most the number of heads."""
+    correlations: list[Float[Tensor, "b _ _"]]
+    """Attention from source cells to target cells, summed over the heads: each value 0 or more, each row at most the
+    number of heads; of coarse to coarse, coarse to fine, fine to coarse, fine to fine cells."""
     flows: list[Float[Tensor, "b 2 h w"]]
-    """The flows read from the four correlations, as `flow`: coarse to coarse, coarse to fine, fine to coarse, fine to
-    fine cells."""
+    """The flows read from the four correlations, as `flow`."""
     flow: Float[Tensor, "b 2 h w"]
     """The displacement (x, y) of each source cell to its match in the target, in cells of this map; 8 of them along
     the side of a coarse cell, and all of them tile the image."""
+
+    @property
+    def correlation_22(self) -> Float[Tensor, "b source target"]:
+        """The correlation of fine with fine cells, by its published name."""
+        return self.correlations[-1]
 
 
 class LPMFlow(nn.Module):
@@ -123,13 +127,14 @@ class LPMFlow(nn.Module):
         fine, refined_source, _ = self.fine_decoder(
             self.upsampler(source_1) + fine_source_1, fine_target_1 + self.upsampler(target_1)
         )
-        flows = [self._flow(correlation) for correlation in (coarse, to_fine, to_coarse, fine)]
+        correlations = [coarse, to_fine, to_coarse, fine]
+        flows = [self._flow(correlation) for correlation in correlations]
         return EncodedFlow(
             backbone_source=backbone_source,
             backbone_target=backbone_target,
             encoder_source=encoder_source,
             encoder_target=encoder_target,
-            correlation_22=fine,
+            correlations=correlations,
             flows=flows,
             flow=flows[-1] if self.integration is None else self.integration(flows, refined_source),
         )

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 LOSS_NAMES = ("field", "flow", "descriptor")
-REPORTED_LOSSES = (*LOSS_NAMES, "contrast", "score")
+REPORTED_LOSSES = (*LOSS_NAMES, "match", "contrast", "score")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -14,7 +14,7 @@ class LossConfig:
     field_weight: float = 1.0
     """Weight of the field's loss, the paper's lambda_f."""
     flow_weight: float = 1.0
-    """Weight of the coarse flow's loss, the paper's lambda_c; of LPMFlow, of the flow's."""
+    """Weight of the coarse flow's loss, the paper's lambda_c; of LPMFlow, of the flow's, as a share of its side."""
     descriptor_weight: float = 0.0
     """Weight of the descriptor loss, which the paper does not have: descriptors learn to match before any cost volume.
     With the other two at 0, cost encoder and field are not trained."""

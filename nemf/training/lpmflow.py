@@ -1,11 +1,13 @@
 """Training of LPMFlow: how it begins, what is trained, and its losses.
 
 Where this departs from the published training: it begins at the correlation of its backbone's features instead of at
-random weights; each of the four flows is asked for the matches, not only the last; cells near a point count more than
-those farther away, where all within 17 of 512 pixels count alike; the weight of the contrast loss is constant, where it
-falls from epoch to epoch; and no position is added to the source in training only.
+random weights; each of the four correlations is asked for the matches, by their cross-entropy, not only the flow: where
+a correlation is wrong and sure, its flow, a mean place, hardly changes with it; cells near a point count more than those
+farther away, where all within 17 of 512 pixels count alike; the weight of the contrast loss is constant, where it falls
+from epoch to epoch; and no position is added to the source in training only.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -14,14 +16,16 @@ from jaxtyping import Float, Int64
 from torch import Generator, Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from nemf.coordinates import norm_to_px, rescale_px
+from nemf.coordinates import norm_to_px, px_to_norm, rescale_px
 from nemf.lpmflow.network import LPMFlow
 from nemf.lpmflow.tokens import MapTokens
 from nemf.lpmflow.window import ChannelGate, WindowBlock, as_map
 from nemf.model.attention import Attention, Mlp
+from nemf.model.cost_encoder import TEMPERATURE as SOFT_ARGMAX_TEMPERATURE
+from nemf.model.quadrilinear import corners
 from nemf.training.batch import Batch
 from nemf.training.config import LossConfig
-from nemf.training.label_noise import weighted_mean
+from nemf.training.label_noise import noisy_loss, weighted_mean
 
 TEMPERATURE = 0.05
 """Of the cosine of two cells' features in the attention that training begins with."""
@@ -111,9 +115,11 @@ class LPMFlowLoss(nn.Module):
         self.config = config
 
     def forward(self, batch: Batch, generator: Generator) -> dict[str, Tensor]:
-        """`flow`, `contrast` where its weight is not 0, and their weighted sum as `total`; scalars.
+        """`match`, the mean cross-entropy of the four correlations; `flow`, the mean distance in its cells; `contrast`,
+        where its weight is not 0; and their weighted sum as `total`; scalars.
 
-        The flow's loss is the mean of that of the last flow and of the mean of the four that it is made of.
+        The distance counts in sides of the flow: in cells, its gradient is so much longer than the others' that the
+        step is nearly its alone.
         """
         model, device = self.model, batch.query.device
         # dropout draws from the global generator: its numbers are to depend on the step alone
@@ -127,14 +133,39 @@ class LPMFlowLoss(nn.Module):
             encoded = model.encode_tokens(source, target)
         points = (batch.pair, batch.query_xy_norm, batch.reference_xy_norm, batch.probability)
         hw = (model.image_size, model.image_size)
-        last = flow_error(encoded.flow, *points, hw)
-        earlier = torch.stack([flow_error(flow, *points, hw) for flow in encoded.flows]).mean()
-        losses = {"flow": (last + earlier) / 2}
-        total = self.config.flow_weight * losses["flow"]
+        by_correlation = [match_loss(correlation, *points, hw) for correlation in encoded.correlations]
+        losses = {"match": torch.stack(by_correlation).mean(), "flow": flow_error(encoded.flow, *points, hw)}
+        total = losses["match"] + self.config.flow_weight * losses["flow"] / encoded.flow.shape[-1]
         if replaced is not None:
             losses["contrast"] = contrast_loss(encoded.encoder_source.float(), replaced)
             total = total + self.config.contrast_weight * losses["contrast"]
         return losses | {"total": total}
+
+
+def match_loss(
+    correlation: Float[Tensor, "b source target"],
+    pair: Int64[Tensor, " m"],
+    query_xy_norm: Float[Tensor, "m 2"],
+    reference_xy_norm: Float[Tensor, "m 2"],
+    probability: Float[Tensor, " m"],
+    seen_hw: tuple[int, int],
+) -> Float[Tensor, ""]:
+    """Cross-entropy of each match among all target cells, as the flow reads a correlation; the weighted mean.
+
+    The logits of a point are those of the four source cells round it, weighted bilinearly; the truth is the four target
+    cells round its match, weighted so. Cells tile the image; beyond the centres of the outermost, those count alone.
+    pair, probability, seen_hw: as in `flow_error`. A constant correlation has the loss log(target).
+    """
+    around = []
+    for xy_norm, cells in zip((query_xy_norm, reference_xy_norm), correlation.shape[1:], strict=True):
+        hw = (math.isqrt(cells), math.isqrt(cells))
+        place_norm = px_to_norm(rescale_px(norm_to_px(xy_norm, seen_hw), seen_hw, hw), hw)
+        around.append(corners(place_norm.clamp(-1, 1), hw))
+    query, truth = around
+    rows = correlation[pair[:, None], query.cell].float() / SOFT_ARGMAX_TEMPERATURE
+    log_share = (rows * query.weight[..., None]).sum(dim=1).log_softmax(dim=1)
+    log_likelihood = (log_share.gather(1, truth.cell) * truth.weight).sum(dim=1)
+    return noisy_loss(log_likelihood, probability, n_candidates=correlation.shape[2])
 
 
 def flow_error(

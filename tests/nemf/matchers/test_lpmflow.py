@@ -49,7 +49,7 @@ def _plant(
             backbone_target=nothing,
             encoder_source=nothing,
             encoder_target=nothing,
-            correlation_22=correlation,
+            correlations=4 * [correlation],
             flows=[flow] * 4,
             flow=flow,
         )

@@ -19,6 +19,7 @@ from nemf.training.lpmflow import (
     contrast_loss,
     flow_error,
     initialize_at_features,
+    match_loss,
     parameter_groups,
     replace_tokens,
 )
@@ -93,6 +94,23 @@ def test_flow_error_asks_the_cells_round_the_point():
     assert flow.grad[1].norm(dim=0).argmax() == 32 * 10 + 10
 
 
+def test_match_loss_is_the_cross_entropy_of_the_cells_round_the_match():
+    """Fine to coarse: images of 128 pixels in 8 x 8 source cells and 4 x 4 target cells."""
+    points = _points()
+    constant = torch.full((2, 64, 16), 0.3)
+    torch.testing.assert_close(match_loss(constant, **points, seen_hw=(128, 128)), torch.tensor(math.log(16)))
+    # the centre of source cell (2, 4) and that of target cell (1, 3)
+    points["query_xy_norm"] = 2 * torch.tensor([[71.5, 39.5]]) / 127 - 1
+    points["reference_xy_norm"] = 2 * torch.tensor([[111.5, 47.5]]) / 127 - 1
+    points |= {"pair": torch.tensor([1]), "probability": torch.ones(1)}
+    correlation = torch.zeros(2, 64, 16)
+    correlation[1, 8 * 2 + 4, 4 * 1 + 3] = 0.02 * math.log(15)
+    torch.testing.assert_close(match_loss(correlation, **points, seen_hw=(128, 128)), torch.tensor(math.log(2)))
+    points["probability"] = torch.tensor([0.5])
+    expected = -math.log(0.5 * 0.5 + 0.5 / 16)
+    torch.testing.assert_close(match_loss(correlation, **points, seen_hw=(128, 128)), torch.tensor(expected))
+
+
 def test_contrast_of_equal_tokens():
     cells = torch.arange(16)[None]
     torch.testing.assert_close(contrast_loss(torch.ones(1, 65, 8), cells), torch.tensor(math.log(16)))
@@ -158,5 +176,5 @@ def test_the_loss_falls_and_steps_are_repeatable():
         torch.manual_seed(99)  # dropout must not depend on it
     assert losses[0] == losses[1]
     first, last = losses[0][0], losses[0][-1]
-    assert first.keys() == {"flow", "contrast", "total", "gradient_norm", "lr"}
-    assert last["flow"] < 0.8 * first["flow"]
+    assert first.keys() == {"match", "flow", "contrast", "total", "gradient_norm", "lr"}
+    assert last["match"] < 0.8 * first["match"]
