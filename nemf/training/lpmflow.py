@@ -2,9 +2,9 @@
 
 Where this departs from the published training: it begins at the correlation of its backbone's features instead of at
 random weights; each of the four correlations is asked for the matches, by their cross-entropy, not only the flow: where
-a correlation is wrong and sure, its flow, a mean place, hardly changes with it; cells near a point count more than those
-farther away, where all within 17 of 512 pixels count alike; the weight of the contrast loss is constant, where it falls
-from epoch to epoch; and no position is added to the source in training only.
+a correlation is wrong and sure, its flow, a mean place, hardly changes with it; cells near a point count more than
+those farther away, where all within 17 of 512 pixels count alike; the weight of the contrast loss is constant, where it
+falls from epoch to epoch; and no position is added to the source in training only.
 """
 
 import math

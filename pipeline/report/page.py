@@ -244,7 +244,9 @@ def _sections(
                 confidence=plots.confidence_plots(of_dataset, confidence[points], numbers.alpha),
                 calibrated=None
                 if probability is None
-                else plots.confidence_plots(of_dataset, probability[points], numbers.alpha, name="calibrated probability"),
+                else plots.confidence_plots(
+                    of_dataset, probability[points], numbers.alpha, name="calibrated probability"
+                ),
             )
         )
     return sections
