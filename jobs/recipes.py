@@ -146,7 +146,7 @@ def paper_pf_pascal(options: RecipeOptions) -> list[Stage]:
 
 
 def lpmflow(start: str, contrast_weight: float = LossConfig().contrast_weight) -> Recipe:
-    """LPMFlow on four-legged animals, with its backbone frozen, from the correlation of its features on.
+    """LPMFlow on four-legged animals, from the correlation of its backbone's features on.
 
     start: a preset of nemf.lpmflow.presets. The variants are rows of the authors' table of modules, each without the
     module of its name; ablation-lpmflow-contrast is without the loss that replaces tokens.
@@ -161,7 +161,7 @@ def lpmflow(start: str, contrast_weight: float = LossConfig().contrast_weight) -
             backbone_weights=options.weights,
             out=str(options.out / start),
             image_size=None,
-            trainer=replace(descriptors.trainer, lr=3e-4, backbone_lr=None, loss=losses),
+            trainer=replace(descriptors.trainer, lr=3e-4, backbone_lr=1e-4, loss=losses),
         )
         return [*_manifests(options), trained]
 
@@ -187,6 +187,47 @@ def pmnc(start: str) -> Recipe:
         return [*_manifests(options), trained]
 
     return recipe
+
+
+def comparison(steps: int = 4000) -> Recipe:
+    """NeMF, PMNC and LPMFlow alike: from one backbone's weights, on the same data, by as many steps of 4 pairs each.
+
+    All see images of 256 pixels a side, and each has the rates of its own recipe. NeMF's steps are those of its
+    descriptors and, the last quarter, of its field. `python -m benchmarks.comparison` measures the results.
+
+    Needs: data/animal-pose, data/photographs and weights of timm's mobilenetv1_100. Cost, result: docs/results.md.
+    """
+
+    def recipe(options: RecipeOptions) -> list[Stage]:
+        *manifests, of_pmnc = pmnc("pmnc-small")(options)
+        of_lpmflow = lpmflow("lpmflow-small")(options)[-1]
+        of_nemf = replace(options, out=options.out / "nemf-mobilenet")
+        descriptors = replace(
+            _descriptors(options, "nemf-mobilenet"),
+            backbone_weights=options.weights,
+            out=str(of_nemf.out / "descriptors"),
+        )
+        field_steps = steps // 4
+        trainings = [
+            (descriptors, steps - field_steps),
+            (_field(of_nemf, descriptors), field_steps),
+            (of_pmnc, steps),
+            (of_lpmflow, steps),
+        ]
+        return [*manifests, *(_alike(stage, n_steps) for stage, n_steps in trainings)]
+
+    return recipe
+
+
+def _alike(stage: Stage, steps: int) -> train.Config:
+    assert isinstance(stage, train.Config)
+    return replace(
+        stage,
+        trainer=replace(stage.trainer, steps=steps, warmup_steps=steps // 20),
+        batch_size=4,
+        validation_pairs=100,
+        validate_every=max(steps // 4, 1),
+    )
 
 
 def self_training(options: RecipeOptions) -> list[Stage]:
@@ -261,6 +302,7 @@ RECIPES: dict[str, Recipe] = {
     "ablation-pmnc-patch-1": pmnc("pmnc-small-patch-1"),
     "ablation-pmnc-patch-3": pmnc("pmnc-small-patch-3"),
     "ablation-pmnc-patch-7": pmnc("pmnc-small-patch-7"),
+    "comparison": comparison(),
     "paper-spair": paper_spair,
     "paper-pf-pascal": paper_pf_pascal,
 }
