@@ -113,14 +113,14 @@ def run(config: Config) -> list[Row]:
                 "training_hours": None if system is None else sum(map(_hours, trainings[system])),
                 "manifest": Path(manifest).stem,
             }
-            rows.append(Row(**about, **_measured(matcher, pairs)))
+            rows.append(Row(**about, **measured(matcher, pairs)))
             print(f"{rows[-1].matcher}, {rows[-1].manifest}: {rows[-1].pck}", flush=True)
     setup = {
         **harness.describe(),
         "busy with other work": f"{load.share():.0%}",
         "steps": f"{config.steps} of 4 pairs",
     }
-    harness.write(config.results, "comparison", setup, _table(rows), [asdict(row) for row in rows])
+    harness.write(config.results, "comparison", setup, table(rows), [asdict(row) for row in rows])
     return rows
 
 
@@ -135,7 +135,8 @@ def _hours(training: train.Config) -> float:
     return sum(row["seconds_per_step"] for row in steps) / len(steps) * training.trainer.steps / 3600
 
 
-def _measured(matcher: Matcher, pairs: pa.Table) -> dict[str, Any]:
+def measured(matcher: Matcher, pairs: pa.Table) -> dict[str, Any]:
+    """The fields of Row that are measured: `pairs` have all columns of PAIRS."""
     truth = pairs.drop_columns(list(INLINE_COLUMNS))
     measure = protocol("pf-willow-bbox-kp" if truth["target_box_xyxy"].null_count else "spair")
     options = MatchOptions(directions=measure.directions[:1], outputs=("keypoints",), batch_pairs=_PAIRS_AT_ONCE)
@@ -167,7 +168,8 @@ def _measured(matcher: Matcher, pairs: pa.Table) -> dict[str, Any]:
     }
 
 
-def _table(rows: Sequence[Row]) -> list[str]:
+def table(rows: Sequence[Row]) -> list[str]:
+    """The rows as a table in Markdown."""
     heads = ("pairs of", "matcher", *(f"PCK@{alpha}" for alpha in _ALPHAS), "keypoints, ms", "dense, ms")
     heads += ("memory, MB", "parameters, M", "training, h")
     lines = [f"| {' | '.join(heads)} |", f"|---|---|{'---:|' * (len(heads) - 2)}"]

@@ -18,6 +18,7 @@ from official_nemf import SMALL, official_shapes, official_state_dict
 
 from benchmarks import (
     calibration,
+    comparison,
     decode_counts,
     evaluation,
     flow_storage,
@@ -31,7 +32,7 @@ from benchmarks import (
 from benchmarks.inputs import image_pair
 from benchmarks.published import PublishedScore, optimise, patchmatch
 from benchmarks.queries import counted, flop_per_query
-from nemf import checkpoints
+from nemf import checkpoints, load_matcher
 from nemf.calibration import from_json
 from nemf.coordinates import px_to_norm
 from nemf.matchers.nemf import NemfMatcher
@@ -364,6 +365,33 @@ def test_calibration_fits_the_confidence_of_what_was_matched(
     assert "40 answers, " in capsys.readouterr().out
     with pytest.raises(ValueError, match="--matcher identity has no score maps"):
         calibration.run(replace(options, matcher="identity"))
+
+
+@pytest.mark.parametrize("box", [[0, 0, 29, 19], None], ids=["spair", "pf-willow"])
+def test_comparison_measures_a_matcher_as_the_jobs_would(tmp_path: Path, box: list[int] | None):
+    """The answers of `identity` are 0, 2 and 4 px off; T is 29 px, of the box or of the keypoints."""
+    truth = np.array([[0.0, 0.0], [29.0, 5.0], [10.0, 19.0]])
+    asked = truth + np.array([[0.0, 0.0], [-2.0, 0.0], [0.0, -4.0]])
+    images = [encoded_image(noise_rgb(seed, (20, 30))) for seed in range(2)]
+    rows = [
+        pair_row(
+            f"{i}",
+            source_image=images[0],
+            target_image=images[1],
+            source_xy_px=asked.tolist(),
+            target_xy_px=truth.tolist(),
+            target_box_xyxy=box,
+        )
+        for i in range(3)
+    ]
+    pairs = read_pairs(write_pairs(tmp_path / "pairs.parquet", rows), PAIRS.names)
+    measured = comparison.measured(load_matcher("identity"), pairs)
+    assert measured["n_pairs"] == 3
+    assert measured["pck"] == pytest.approx({"0.01": 100 / 3, "0.05": 100 / 3, "0.1": 200 / 3})
+    row = comparison.Row(matcher="m", parameters_millions=1.5, training_hours=None, manifest="pairs", **measured)
+    assert (
+        "| pairs (3) | m | 33.3 [33.3, 33.3] | 33.3 [33.3, 33.3] | 66.7 [66.7, 66.7] |" in comparison.table([row])[-1]
+    )
 
 
 def test_quality_measures_every_variant_as_the_jobs_would(model: NeMF, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
