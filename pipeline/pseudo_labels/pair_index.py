@@ -1,4 +1,5 @@
-"""What is held of every pair of a run while its labels are made: some 50 bytes, so that a million pairs are 50 MB.
+"""What is held of every pair of a run while its labels are made: some 50 bytes, 100 while they are read: 100 MB for a
+million pairs.
 
 Pairs are known by their place in the manifest, found by a 64-bit hash of their id.
 """

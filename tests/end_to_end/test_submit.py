@@ -1,5 +1,6 @@
 """Jobs on a real head that requires a token: nemf submit, and Ray's own command."""
 
+import json
 import re
 import signal
 import subprocess
@@ -9,7 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from make import write_image_pairs
+from make import encoded, noise_rgb, write_image_pairs
+from planted_run import LOG_ODDS, identity_share, plant_run, rows_of
 from ray_head import BIN, RayHead, ray_head
 
 from pipeline.runs.parts import list_parts, read_matches
@@ -50,6 +52,33 @@ def test_a_submitted_job_runs_there_and_its_log_and_exit_code_come_back(
     assert f"{N_PAIRS} pairs: 0 done, {N_PAIRS} to do in 4 slices" in done.stdout
     assert "with PLANTED" in done.stderr
     assert "not seen" not in done.stdout + done.stderr
+
+
+def test_photographs_are_paired_and_matches_labelled_there(head: RayHead, tmp_path: Path) -> None:
+    """The job embeds images on the cluster that it runs on; pseudo-label needs no Ray there."""
+    photographs, proposed, labels = tmp_path / "photographs", tmp_path / "p.parquet", tmp_path / "labels.parquet"
+    photographs.mkdir()
+    for number in range(3):
+        (photographs / f"{number}.png").write_bytes(encoded(noise_rgb(number, (40, 40)), "PNG"))
+    prepare = ["--dataset", "folder", "--root", str(photographs), "--pairing", "neighbours", "--out", str(proposed)]
+    run, pairs = plant_run(tmp_path, 20)
+    content = {
+        **{"format": "nemf calibration", "version": 1, "matcher": "planted", "matcher_fingerprint": "own"},
+        **{"protocol": "spair", "alpha": 0.1, "made_on": {}, "quality": {}},
+        **{"signals": {"confidence": identity_share()}, "intercept": -LOG_ODDS},
+    }
+    (tmp_path / "calibration.json").write_text(json.dumps(content))
+    label = ["--pairs", pairs, "--matches", run, "--calibration", str(tmp_path / "calibration.json")]
+
+    paired = head.run(*SUBMIT, "--address", head.dashboard, "--", "prepare", *prepare)
+    labelled = head.run(*SUBMIT, "--address", head.dashboard, "--", "pseudo-label", *label, "--out", str(labels))
+
+    assert paired.returncode == 0, paired.stdout + paired.stderr
+    assert "3 pairs" in paired.stdout
+    assert {row["pair_id"] for row in rows_of(proposed)} <= {f"{a}.png:{b}.png" for a in range(3) for b in range(3)}
+    assert labelled.returncode == 0, labelled.stdout + labelled.stderr
+    assert "are expected to be right, 90." in labelled.stdout
+    assert min(min(row["keypoint_probability"]) for row in rows_of(labels)) > 0.5
 
 
 def test_ctrl_c_stops_the_job_gracefully_and_rays_own_line_finishes_it(
