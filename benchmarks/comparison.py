@@ -22,7 +22,8 @@ from benchmarks import harness
 from jobs import train
 from jobs.command import Names, run_command
 from jobs.recipe import run_stage
-from jobs.recipes import RecipeOptions, comparison
+from jobs.recipes.other_matchers import comparison
+from jobs.recipes.stages import RecipeOptions
 from nemf import checkpoints, load_matcher
 from nemf.matcher import Matcher
 from pipeline.evaluation.evaluate import evaluate

@@ -21,7 +21,8 @@ import pyarrow.parquet as pq
 from jobs import match, prepare, train
 from jobs.command import Names, run_command
 from jobs.recipe import run_stage
-from jobs.recipes import RecipeOptions, Stage, self_training
+from jobs.recipes.self_training import self_training
+from jobs.recipes.stages import RecipeOptions, Stage
 from pipeline.io.uri_field import LocalPath
 
 PARTS = ("self-training", "few", "all")

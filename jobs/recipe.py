@@ -10,7 +10,7 @@ All but the paper's recipes read two folders, which docs/training.md says where 
 
 The paper's read data/SPair-71k or data/PF-PASCAL; self-training reads four manifests, which its docstring names.
 `nemf prepare` makes manifests of these, `nemf train` and `nemf distil` the networks, each in OUT. The recipes are
-functions of jobs/recipes.py, whose docstrings state the cost. Existing manifests and calibrations are kept, and every
+functions of jobs/recipes, whose docstrings state the cost. Existing manifests and calibrations are kept, and every
 run resumes: run the same command again after any interruption.
 """
 
@@ -24,7 +24,8 @@ import tyro
 from jobs import calibrate, distil, prepare, pseudo_label, train
 from jobs import match as matching
 from jobs.command import run_command
-from jobs.recipes import RECIPES, RecipeOptions, Stage
+from jobs.recipes.stages import RecipeOptions, Stage
+from jobs.recipes.table import RECIPES
 from pipeline.io.uri_field import LocalPath, Uri
 
 

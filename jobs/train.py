@@ -6,7 +6,7 @@
 Writes the trained network and its model card to OUT/checkpoint (what nemf.load_matcher reads), the losses to
 OUT/history.json, OUT/curves.png and OUT/tensorboard. Run the same command again after any interruption: it resumes from
 the last saved state, with the losses of an uninterrupted run. Cost: some 20 s to start; then see seconds_per_step in
-the history. Whole trainings are in jobs/recipes.py.
+the history. Whole trainings are in jobs/recipes.
 """
 
 import sys

@@ -11,7 +11,8 @@ from planted_run import plant_run, rows_of
 
 from jobs import calibrate, distil, match, prepare, pseudo_label, train
 from jobs.recipe import main
-from jobs.recipes import RECIPES, RecipeOptions
+from jobs.recipes.stages import RecipeOptions
+from jobs.recipes.table import RECIPES
 from nemf.presets import PRESETS
 from pipeline.datasets.registry import BUILT_IN
 from pipeline.io.manifest import read_pairs
