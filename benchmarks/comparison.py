@@ -105,13 +105,13 @@ def run(config: Config) -> list[Row]:
         pairs = read_pairs(manifest, PAIRS.names)
         if config.limit is not None and pairs.num_rows > config.limit:
             pairs = pairs.take([number * pairs.num_rows // config.limit for number in range(config.limit)])
-        for system in (None, *trainings):
-            folder = None if system is None else f"{trainings[system][-1].out}/checkpoint"
+        for trained in (None, *trainings):
+            folder = None if trained is None else f"{trainings[trained][-1].out}/checkpoint"
             matcher = load_matcher(folder or _NEIGHBOURS, backbone_weights=None if folder else config.weights)
-            about = {
-                "matcher": system or "nearest-neighbour",
+            about: dict[str, Any] = {
+                "matcher": trained or "nearest-neighbour",
                 "parameters_millions": _millions(matcher, folder),
-                "training_hours": None if system is None else sum(map(_hours, trainings[system])),
+                "training_hours": None if trained is None else sum(map(_hours, trainings[trained])),
                 "manifest": Path(manifest).stem,
             }
             rows.append(Row(**about, **measured(matcher, pairs)))
