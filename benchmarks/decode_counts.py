@@ -21,7 +21,7 @@ from benchmarks import harness
 from jobs.command import run_command
 from nemf.matcher import RGB
 from nemf.matchers.feature_cache import FeatureCache
-from pipeline.io.images import decode_image, fetch_image
+from pipeline.io.images import decode_reduced, fetch_image
 from pipeline.io.manifest import Manifest, read_rows
 from pipeline.matching.decode import decode_rows
 from pipeline.matching.plan import make_plan
@@ -98,7 +98,7 @@ def _count(order: str, config: Config, slice_pairs: int, slices: Iterator[pa.Tab
 
     with (
         mock.patch("pipeline.matching.decode.fetch_image", wraps=fetch_image) as fetch,
-        mock.patch("pipeline.matching.decode.decode_image", wraps=decode_image) as decoded,
+        mock.patch("pipeline.matching.decode.decode_reduced", wraps=decode_reduced) as decoded,
     ):
         for rows in slices:
             for chunk in decode_rows(rows, config.image_root):

@@ -246,7 +246,8 @@ def _describe(config: Config, manifest: Manifest) -> dict[str, Any]:
 
     Raises ValueError where the matcher cannot be loaded, or has no descriptors to choose the points by.
     """
-    from nemf.matcher import salience_of  # imports torch
+    from nemf.matcher import salience_of, squashed_side_of  # imports torch
+    from pipeline.matching import reduced  # imports nemf.matcher too
 
     matcher = nemf.load_matcher(config.matcher, backbone_weights=config.backbone_weights, device="cpu")
     points = config.options.points
@@ -259,11 +260,14 @@ def _describe(config: Config, manifest: Manifest) -> dict[str, Any]:
     shaping |= points.shaping
     if config.crop != "none":  # not always: runs of whole images keep their fingerprints
         shaping |= {"crop": config.crop, "box_margin": BOX_MARGIN}
+    side = reduced.reduced_side(squashed_side_of(matcher), config.options.outputs, config.crop)
+    shaping |= reduced.shaping(side)
     return {
         "fingerprint": run_fingerprint(matcher.fingerprint, shaping),
         "manifest_digest": manifest.digest(),
         "image_root": config.image_root and redacted(config.image_root),
         "matcher_fingerprint": matcher.fingerprint,
+        "reduced_side": side,
         "config": as_json(config),
         "versions": _versions(),
     }

@@ -125,6 +125,11 @@ class Matcher(Protocol):
     fingerprint: str
     """A hash that changes whenever a match may change: with weights, configuration and the version of the code."""
 
+    squashed_side: int | None = None
+    """Side, in pixels, of the square that every image is squashed to before anything else is done with it: then large
+    images may be given at a reduced scale, with two pixels or more for each of the square. None, as here, for a
+    matcher that looks at every pixel."""
+
     def match_batch(self, pairs: Sequence[ImagePair]) -> Iterable[Match]:
         """One Match per pair, in order, independent of the other pairs.
 
@@ -154,9 +159,9 @@ class Matcher(Protocol):
         dense: whether to compute the flow as well; by default only without query_xy_px.
         pair_id: see ImagePair.
         The result is that of the command `nemf match`, bit for bit, if the pair_id and the pixels are those of its
-        manifest and torch computes on one thread: torch.set_num_threads(1) before. With more threads, on another
-        device or machine, or with other versions of the libraries, the last bits may differ; with another pair_id, all
-        that a random search finds.
+        manifest, read whole (large photographs are not: see squashed_side), and torch computes on one thread:
+        torch.set_num_threads(1) before. With more threads, on another device or machine, or with other versions of the
+        libraries, the last bits may differ; with another pair_id, all that a random search finds.
         Raises ValueError when an image or the points have another shape or dtype, or points are not finite.
         """
         points = None if query_xy_px is None else as_points(query_xy_px)
@@ -175,6 +180,17 @@ def salience_of(matcher: object, rgb: RGB) -> np.ndarray | None:
     """The salience of a matcher, unchecked; None also for one that does not subclass Matcher and lacks the method."""
     measure = getattr(matcher, "salience", None)
     return None if measure is None else measure(rgb)
+
+
+def squashed_side_of(matcher: object) -> int | None:
+    """The squashed_side of a matcher; None also for one that does not subclass Matcher and lacks it.
+
+    Raises ValueError where it is no number of pixels.
+    """
+    side = getattr(matcher, "squashed_side", None)
+    if side is not None and (type(side) is not int or side < 1):
+        raise ValueError(f"squashed_side of a matcher must be a number of pixels, 1 or more, or None; got {side!r}")
+    return side
 
 
 @runtime_checkable

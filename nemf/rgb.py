@@ -14,6 +14,8 @@ _SHOWN_AFTER = {
     8: Image.Transpose.ROTATE_90,
 }
 """The transposition that turns an image of an EXIF orientation upright."""
+SIDEWAYS = (5, 6, 7, 8)
+"""The EXIF orientations of images whose width is the height of their file."""
 _EXIF = ("exif", "Raw profile type exif")
 _XMP = ("xmp", "XML:com.adobe.xmp")
 

@@ -64,6 +64,7 @@ class LpmflowMatcher(Matcher):
         sizes = [model.cells, model.fine_decoder.cross_attention.heads]  # not visible in the tensors
         configuration = ["lpmflow", _CODE_VERSION, asdict(self.calibration), backbone, sizes]
         self.fingerprint = tensors_digest(model.state_dict(), configuration)[:16]
+        self.squashed_side = model.image_size
         self.device = device
         self.model = model.eval().requires_grad_(False).to(device)
 

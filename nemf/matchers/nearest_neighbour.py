@@ -113,7 +113,7 @@ class NearestNeighbourMatcher(Matcher):
                 f"near it: {' and '.join(nearest)}"
             )
         self.name = name
-        self.image_size = image_size
+        self.image_size = self.squashed_side = image_size
         self.readout = readout
         self.device = device
         self.calibration = calibration or CALIBRATION

@@ -95,6 +95,7 @@ class NemfMatcher(Matcher):
         if self.config.precision == "bfloat16" and device.type != "cuda":
             raise ValueError(f"precision bfloat16 needs a CUDA device; this is {device}: leave the option out")
         self.fingerprint = tensors_digest(model.state_dict(), configuration)[:16]
+        self.squashed_side = model.image_size
         self.device = device
         self._encode_batch = _ENCODE_BATCH[device.type]
         self.model = model.eval().requires_grad_(False).to(device)

@@ -79,6 +79,7 @@ class PMNCMatcher(Matcher):
         sizes = [model.image_size, model.feature_size, PATCHES_AT_ONCE, SLABS_AT_ONCE]  # not visible in the tensors
         configuration = ["pmnc", _CODE_VERSION, asdict(self.config), asdict(self.calibration), backbone, sizes]
         self.fingerprint = tensors_digest(model.state_dict(), configuration)[:16]
+        self.squashed_side = model.image_size
         self.device = device
         self.model = model.eval().requires_grad_(False).to(device)
         self._cells_norm = px_to_norm(pixel_grid(model.cells_hw), model.cells_hw).view(-1, 2)

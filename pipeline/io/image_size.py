@@ -8,13 +8,12 @@ from fsspec.implementations.local import LocalFileSystem
 from PIL import ExifTags, Image
 
 from nemf.io.uri import open_uri, with_retries
-from nemf.rgb import exif_orientation
+from nemf.rgb import SIDEWAYS, exif_orientation
 from pipeline.io.image_formats import format_of, readable_formats, register_heif
 from pipeline.io.images import MAX_FILE_BYTES
 from pipeline.io.tiff_directories import first_directory, move_first_directory, picture_directory
 
 _HEAD_BYTES = 2**16
-_SIDEWAYS = (5, 6, 7, 8)
 
 
 class ImageSize(NamedTuple):
@@ -28,7 +27,7 @@ class ImageSize(NamedTuple):
     @property
     def shown_wh(self) -> tuple[int, int]:
         """Width and height of the picture that pipeline.io.images reads."""
-        return self.stored_wh[::-1] if self.orientation in _SIDEWAYS else self.stored_wh
+        return self.stored_wh[::-1] if self.orientation in SIDEWAYS else self.stored_wh
 
 
 def read_image_size(uri: str) -> ImageSize | None:

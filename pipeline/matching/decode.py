@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.io import storage
-from pipeline.io.images import ImageError, decode_image, fetch_image
+from pipeline.io.images import ImageError, decode_reduced, fetch_image
 from pipeline.io.manifest import INLINE_COLUMNS, drop_oversized_keypoints
 from schemas.failures import FAILURE, Failure
 from schemas.pairs import PAIRS
@@ -53,6 +53,8 @@ _IMAGES = pa.schema(
         ("key", pa.string()),
         ("height", pa.int32()),
         ("width", pa.int32()),
+        ("whole_height", pa.int32()),
+        ("whole_width", pa.int32()),
         ("rgb", pa.large_binary()),
         ("failure", FAILURE),
         ("milliseconds", pa.float32()),
@@ -66,6 +68,8 @@ class DecodedImage:
 
     rgb: np.ndarray | None = None
     """(H, W, 3) uint8."""
+    whole_hw: tuple[int, int] | None = None
+    """Rows and columns of the image in its file; those of rgb are fewer where it was read at a reduced scale."""
     failure: Failure | None = None
     milliseconds: float = 0.0
     """Time to fetch and decode."""
@@ -93,6 +97,8 @@ class Chunk:
                 "key": key,
                 "height": image.rgb.shape[0] if image.rgb is not None else None,
                 "width": image.rgb.shape[1] if image.rgb is not None else None,
+                "whole_height": image.whole_hw and image.whole_hw[0],
+                "whole_width": image.whole_hw and image.whole_hw[1],
                 # A copy: pyarrow 26 never releases a memoryview that it converts.
                 "rgb": image.rgb.tobytes() if image.rgb is not None else None,
                 "failure": image.failure and image.failure._asdict(),
@@ -110,12 +116,17 @@ class Chunk:
         images = {}
         stored = pa.ipc.open_stream(row["images"][0].as_buffer()).read_all()
         for image, rgb in zip(stored.drop_columns("rgb").to_pylist(), stored["rgb"], strict=True):
-            pixels = None
+            pixels = whole_hw = None
             if rgb.is_valid:
                 shape = (image["height"], image["width"], 3)
                 pixels = np.frombuffer(rgb.as_buffer(), np.uint8).reshape(shape)
-            failure = _to_failure(image["failure"])
-            images[image["key"]] = DecodedImage(rgb=pixels, failure=failure, milliseconds=image["milliseconds"])
+                whole_hw = (image["whole_height"], image["whole_width"])
+            images[image["key"]] = DecodedImage(
+                rgb=pixels,
+                whole_hw=whole_hw,
+                failure=_to_failure(image["failure"]),
+                milliseconds=image["milliseconds"],
+            )
         pairs = pa.ipc.open_stream(row["pairs"][0].as_buffer()).read_all().to_pylist()
         return cls(pairs=[pair | {"failure": _to_failure(pair["failure"])} for pair in pairs], images=images)
 
@@ -127,12 +138,14 @@ def decode_rows(
     allowed_prefixes: Sequence[str] = (),
     known_failures: Mapping[str, Failure] | None = None,
     chunk_bytes: int = CHUNK_BYTES,
+    reduced_side: int | None = None,
 ) -> Iterator[Chunk]:
     """PAIRS rows to chunks, in order. What cannot be read is a failure in the chunk, never an exception.
 
     allowed_prefixes: image URIs must be below one of them; none allow everything (pipeline.io.uri_allowlist).
     known_failures: by pair_id, of pairs whose images are not to be read.
     chunk_bytes: largest number of bytes of pixels in a chunk, unless one pair has more.
+    reduced_side: of pipeline.io.images.decode_reduced; None for whole images.
     Raises CredentialsError if a store rejects the credentials of this process: no pair is at fault then.
     """
     rows, oversized = drop_oversized_keypoints(rows)
@@ -156,7 +169,7 @@ def decode_rows(
                 images = {
                     key: chunk.images[key]
                     if key in chunk.images
-                    else _decode(key, fetched.get(key) or _fetch(loaders[key]))
+                    else _decode(key, fetched.get(key) or _fetch(loaders[key]), reduced_side)
                     for key in _keys(pair)
                 }
                 if chunk.pairs and size + _new_bytes(chunk, images) > chunk_bytes:
@@ -221,15 +234,16 @@ def _fetch(load: Callable[[], bytes]) -> _Fetched:
         return _Fetched(failure=error.failure)
 
 
-def _decode(key: str, fetched: _Fetched) -> DecodedImage:
+def _decode(key: str, fetched: _Fetched, reduced_side: int | None) -> DecodedImage:
     if fetched.failure:
         return DecodedImage(failure=fetched.failure)
     start = time.perf_counter()
     try:
-        rgb = decode_image(fetched.data, key)
+        image = decode_reduced(fetched.data, key, reduced_side)
     except ImageError as error:
         return DecodedImage(failure=error.failure)
-    return DecodedImage(rgb=rgb, milliseconds=(fetched.seconds + time.perf_counter() - start) * 1000)
+    milliseconds = (fetched.seconds + time.perf_counter() - start) * 1000
+    return DecodedImage(rgb=image.rgb, whole_hw=image.whole_hw, milliseconds=milliseconds)
 
 
 def _to_failure(record: dict[str, str] | None) -> Failure | None:

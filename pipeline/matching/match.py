@@ -20,6 +20,7 @@ from pipeline.matching.margins import point_margins
 from pipeline.matching.options import MatchOptions
 from pipeline.matching.points import Salience, place_points
 from pipeline.matching.predictions import prediction_columns
+from pipeline.matching.reduced import Reductions
 from pipeline.matching.scores import ScoredKeypoints, score_columns, scored_keypoints
 from schemas.failures import Failure, FailureError
 from schemas.matches import MATCHES, sides_of
@@ -36,8 +37,8 @@ class MatchRequest:
     """Columns of MATCHES that are known before matching."""
     image_pair: ImagePair | None = None
     """The images and points to match; None after a failure."""
-    crops: Crops | None = None
-    """What the images of image_pair were cut out of; None for whole images."""
+    frames: Crops | Reductions | None = None
+    """What the images of image_pair were made of; None for whole images."""
     scored: ScoredKeypoints | None = None
     """The keypoints whose scores to ask for, with the truth, which the matcher does not see; None for none."""
     failure: Failure | None = None
@@ -113,21 +114,25 @@ def _request(
     query_side, reference_side = sides_of(direction)
     query, reference = chunk.images[pair[f"{query_side}_key"]], chunk.images[pair[f"{reference_side}_key"]]
     for image, name in ((query, "query_hw"), (reference, "reference_hw")):
-        if image.rgb is not None:
-            columns[name] = list(image.rgb.shape[:2])
+        if image.whole_hw is not None:
+            columns[name] = list(image.whole_hw)
     request = partial(MatchRequest, columns=columns, decode_milliseconds=query.milliseconds + reference.milliseconds)
     if failure := query.failure or reference.failure:
         return request(failure=failure)
     assert query.rgb is not None
+    assert query.whole_hw is not None
     assert reference.rgb is not None
+    assert reference.whole_hw is not None
     points, scored = None, None
     start = time.perf_counter()
     try:
         if "keypoints" in options.outputs and options.points.kind == "keypoints":
             points = _keypoints(pair)[query_side]
         elif "keypoints" in options.outputs:
-            hw, box_xyxy = (query.rgb.shape[0], query.rgb.shape[1]), pair[f"{query_side}_box_xyxy"]
-            points = place_points(options.points, hw, box_xyxy, partial(salience, pair[f"{query_side}_key"]))
+            box_xyxy = pair[f"{query_side}_box_xyxy"]
+            points = place_points(
+                options.points, query.whole_hw, box_xyxy, partial(salience, pair[f"{query_side}_key"])
+            )
         if "scores" in options.outputs:
             scored = scored_keypoints(pair, query_side, reference_side)
     except FailureError as error:
@@ -145,6 +150,14 @@ def _request(
         pair_id=pair["pair_id"],
     )
     request = partial(request, points_milliseconds=(time.perf_counter() - start) * 1000)
+    reductions = Reductions(
+        query_hw=query.whole_hw,
+        reference_hw=reference.whole_hw,
+        read_query_hw=image_pair.query_hw,
+        read_reference_hw=image_pair.reference_hw,
+    )
+    if reductions.is_reduced:
+        return request(frames=reductions, image_pair=reductions.pair_as_read(image_pair))
     if options.crop == "none":
         return request(scored=scored, image_pair=image_pair)
     try:
@@ -152,7 +165,7 @@ def _request(
     except FailureError as error:
         return request(failure=error.failure)
     return request(
-        crops=crops, scored=scored and crops.scored_in_crops(scored), image_pair=crops.pair_in_crops(image_pair)
+        frames=crops, scored=scored and crops.scored_in_crops(scored), image_pair=crops.pair_in_crops(image_pair)
     )
 
 
@@ -172,7 +185,7 @@ def _row(request: MatchRequest, result: MatchResult | None) -> dict[str, Any]:
             "error_message": message,
         }
     assert result is not None
-    columns = request.crops.columns_in_images(result.columns) if request.crops else result.columns
+    columns = request.frames.columns_in_images(result.columns) if request.frames else result.columns
     return row | {"status": "ok", **columns}
 
 

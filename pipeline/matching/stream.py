@@ -118,6 +118,7 @@ def decode_slice(row: pa.Table, config: MatchStageConfig) -> Iterator[pa.Table]:
             config.matching.image_root,
             allowed_prefixes=config.matching.allow_prefix,
             known_failures=quarantine.failures,
+            reduced_side=config.run.reduced_side,
         )
         yield from (chunk.to_row() for chunk in chunks)
 

@@ -63,6 +63,9 @@ class Run:
     """Versions of Python and the packages at the first attempt."""
     matcher_fingerprint: str | None = None
     """The matcher's own, without directions and outputs; None for a run of an early version."""
+    reduced_side: int | None = None
+    """The side that large images are reduced for, see pipeline.io.images.decode_reduced; None where they are read
+    whole."""
 
     @property
     def directions(self) -> tuple[str, ...]:
@@ -184,7 +187,13 @@ def _run(out: str, content: dict[str, Any]) -> Run:
     names = ("run_id", "fingerprint", "manifest_digest", "image_root", "config")
     own = content.get("matcher_fingerprint")
     described = {name: content[name] for name in names}
-    return Run(out=out, versions=content.get("versions", {}), matcher_fingerprint=own, **described)
+    return Run(
+        out=out,
+        versions=content.get("versions", {}),
+        matcher_fingerprint=own,
+        reduced_side=content.get("reduced_side"),
+        **described,
+    )
 
 
 def _check_same(run: Run, description: dict[str, Any]) -> None:

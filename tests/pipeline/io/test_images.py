@@ -3,6 +3,7 @@ import os
 import struct
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import broken_storage  # noqa: F401
 import numpy as np
@@ -13,7 +14,15 @@ from PIL import Image, ImageOps, PngImagePlugin
 
 from nemf.rgb import to_rgb
 from pipeline.io import images
-from pipeline.io.images import MAX_FILE_BYTES, MAX_PIXELS, ImageError, decode_image, fetch_image, read_image
+from pipeline.io.images import (
+    MAX_FILE_BYTES,
+    MAX_PIXELS,
+    ImageError,
+    decode_image,
+    decode_reduced,
+    fetch_image,
+    read_image,
+)
 
 SAVED = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "AVIF")
 """Files written by Pillow in the formats that are read."""
@@ -309,3 +318,76 @@ def test_whatever_a_file_system_raises_is_a_reason() -> None:
         fetch_image("broken://a.jpg")
 
     assert error.value.failure[:2] == ("fetch", "unreadable")
+
+
+def _ramp(hw: tuple[int, int]) -> np.ndarray:
+    """Red rises by 3 a pixel from left to right, green from top to bottom."""
+    y, x = np.mgrid[: hw[0], : hw[1]]
+    return np.stack([3 * x, 3 * y, 0 * x + 128], axis=2).astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("hw", "side", "reduced_hw"),
+    [
+        ((47, 81), 11, (24, 41)),
+        ((47, 81), 12, (47, 81)),
+        ((48, 81), 12, (24, 41)),
+        ((48, 81), 6, (12, 21)),
+        ((48, 81), 3, (6, 11)),
+        ((48, 81), 1, (6, 11)),
+        ((81, 48), 12, (41, 24)),
+        ((48, 81), None, (48, 81)),
+    ],
+)
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_an_image_is_reduced_as_far_as_twice_the_side_allows(
+    kind: str, hw: tuple[int, int], side: int | None, reduced_hw: tuple[int, int]
+) -> None:
+    read = decode_reduced(encoded(_ramp(hw), kind), "a", side)
+
+    assert read.whole_hw == hw
+    assert read.rgb.shape == (*reduced_hw, 3)
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"mode": "CMYK"}, {"mode": "L"}, {"format": "PNG"}])
+@pytest.mark.parametrize("hw", [(64, 80), (63, 77), (61, 66)])
+def test_a_reduced_pixel_is_where_its_share_of_the_whole_image_is(hw: tuple[int, int], options: dict[str, Any]) -> None:
+    options = {"format": "JPEG", "mode": "RGB", "quality": 100, "subsampling": 0, **options}
+    file = io.BytesIO()
+    Image.fromarray(_ramp(hw)).convert(options.pop("mode")).save(file, **options)
+
+    whole, read = decode_image(file.getvalue()), decode_reduced(file.getvalue(), "a", 7)
+
+    height, width = -(-hw[0] // 4), -(-hw[1] // 4)
+    assert (read.whole_hw, read.rgb.shape) == (hw, (height, width, 3))
+    expected = np.asarray(Image.fromarray(whole).resize((width, height), Image.Resampling.BOX), np.float64)
+    assert np.abs(read.rgb - expected)[1:-1, 1:-1].max() <= 3.5
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_reduced_image_is_turned_upright(orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encoded(_ramp((40, 64)), "JPEG", exif=exif, quality=100, subsampling=0)
+
+    whole, read = decode_image(data), decode_reduced(data, "a", 10)
+
+    assert read.whole_hw == whole.shape[:2]
+    expected = np.asarray(Image.fromarray(whole).reduce(2), np.float64)
+    assert np.abs(read.rgb - expected).max() <= 4
+
+
+def test_the_end_of_a_jpeg_may_be_missing_at_a_reduced_scale_too() -> None:
+    data = encoded(_ramp((64, 64)), "JPEG", quality=100)
+
+    assert decode_reduced(data[:-2], "a", 8).rgb.shape == (16, 16, 3)
+    with pytest.raises(ImageError, match="truncated"):
+        decode_reduced(data[: len(data) // 2], "a", 8)
+
+
+def test_16_bit_pixels_are_reduced_as_they_are_shown() -> None:
+    grey = np.repeat(np.arange(64, dtype=np.uint16)[None] * 514, 64, axis=0)[..., None]
+
+    read = decode_reduced(png(grey, 16, 0), "a", 16)
+
+    np.testing.assert_array_equal(read.rgb[0, :, 0], np.arange(0, 128, 4) + 1)

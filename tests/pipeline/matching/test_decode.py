@@ -25,6 +25,18 @@ def test_pixels_and_rows_survive_the_object_store(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read.images[pair["target_key"]].rgb, noise_rgb(2))
 
 
+def test_a_large_image_travels_at_a_reduced_scale_with_its_own_size() -> None:
+    images = {"source_image": encoded(noise_rgb(1, (65, 90))), "target_image": encoded(noise_rgb(2, (7, 90)))}
+
+    (chunk,) = decode_rows(_rows(pair_row("1", **images)), None, reduced_side=8)
+    read = Chunk.from_row(chunk.to_row())
+
+    (pair,) = read.pairs
+    source, target = (read.images[pair[f"{side}_key"]] for side in ("source", "target"))
+    assert (source.whole_hw, source.rgb is not None and source.rgb.shape) == ((65, 90), (17, 23, 3))
+    assert (target.whole_hw, target.rgb is not None and target.rgb.shape) == ((7, 90), (7, 90, 3))
+
+
 def test_a_pair_has_what_matching_needs_and_not_what_only_evaluation_reads(tmp_path: Path) -> None:
     all_points = {"source_all_xy_px": [[1.0, 2.0]], "source_all_keypoint_id": ["ear"]}
     row = pair_row(
