@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from nemf.calibration import Calibration
 from nemf.coordinates import pixel_grid, px_to_norm, rescale_px
 from nemf.matcher import RGB, ImagePair, Match, Matcher
 from nemf.matchers.confidence import POINTS_AT_ONCE, point_mass
+from nemf.matchers.deterministic import deterministic
 from nemf.matchers.feature_cache import FeatureCache
 from nemf.matchers.salience import dissimilarity, length
 from nemf.matchers.table import COMMON_OPTIONS
@@ -42,6 +44,9 @@ CALIBRATION = Calibration(
 
 _CODE_VERSION = 3
 _IMAGE_SIZE = 320
+_ENCODE_PIXELS = {"cpu": 0, "cuda": 32 * 320**2}
+"""Pixels of squashed images that are encoded together, one image at least. A matcher's batches are of one size, padded:
+kernels round differently by shape."""
 _UPSAMPLING = 4
 _SOFT_RADIUS = 4
 _SOFT_TEMPERATURE = 0.02
@@ -118,6 +123,9 @@ class NearestNeighbourMatcher(Matcher):
         self.device = device
         self.calibration = calibration or CALIBRATION
         configuration = [_CODE_VERSION, backbone.digest(), image_size, readout, asdict(self.calibration)]
+        self._encode_batch = max(1, _ENCODE_PIXELS[device.type] // image_size**2)
+        if self._encode_batch > 1:  # not always: on a CPU it was 1 before there were batches
+            configuration.append(self._encode_batch)
         self.fingerprint = hashlib.sha256(json.dumps(configuration).encode()).hexdigest()[:16]
         self.backbone = backbone.to(device)
         self.cells_hw = (round(image_size / 8), round(image_size / 8))
@@ -125,41 +133,63 @@ class NearestNeighbourMatcher(Matcher):
         self.level = self._choose_level(image_size // max(unit, 16))
 
     def match_batch(self, pairs: Sequence[ImagePair]) -> Iterator[Match]:
-        cache = FeatureCache(lambda images: [[self.encode(rgb)] for rgb in images])
-        for pair in pairs:
-            (query,), (reference,) = cache.encode([pair.query_rgb, pair.reference_rgb])
-            yield self._match(pair, query, reference)
+        cache = FeatureCache(lambda images: [[cells] for cells in self._encoded(images)])
+        pairs_at_once = max(1, self._encode_batch // 2)  # they fill a batch if no two show the same image
+        for first in range(0, len(pairs), pairs_at_once):
+            group = pairs[first : first + pairs_at_once]
+            cells = cache.encode([rgb for pair in group for rgb in (pair.query_rgb, pair.reference_rgb)])
+            for pair, (query,), (reference,) in zip(group, cells[::2], cells[1::2], strict=True):
+                yield self._match(pair, query, reference)
 
     @torch.inference_mode()
     def salience(self, rgb: RGB) -> Float32[np.ndarray, "h w"]:
         """The length of trained descriptors, else the dissimilarity of the features, see nemf.matchers.salience."""
         if isinstance(self.backbone, Descriptors) and self.backbone.neck is not None:
-            return length(self.backbone.maps(self._image(rgb))[0][0])
+            with deterministic():
+                return length(self.backbone.maps(self._batch([self._squash(rgb)]))[0][0])
         return dissimilarity(self.encode(rgb))
 
-    @torch.inference_mode()
     def encode(self, rgb: RGB) -> Float[Tensor, "c h w"]:
-        """Unit feature vectors of the image's cells. One image at a time, so that its batch cannot change them."""
-        features = self._maps(rgb)[self.level]
-        cells = F.interpolate(features, self.cells_hw, mode="bilinear", align_corners=False)
-        return F.normalize(cells[0], dim=0)
+        """Unit feature vectors of the image's cells."""
+        (cells,) = self._encoded([rgb])
+        return cells
+
+    @torch.inference_mode()
+    def _encoded(self, images: Sequence[RGB]) -> list[Float[Tensor, "c h w"]]:
+        """The same of each of some images, which depend on that image alone."""
+        encoded: list[Tensor] = []
+        for maps, count in self._maps(images):
+            cells = F.interpolate(maps[self.level], self.cells_hw, mode="bilinear", align_corners=False)
+            encoded += [F.normalize(cells[i], dim=0) for i in range(count)]
+        return encoded
 
     def embed(self, images: Iterable[RGB]) -> Iterator[Float32[np.ndarray, " c"]]:
         """The backbone's deepest map, pooled; see nemf.matcher.ImageEmbedder."""
-        for rgb in images:
+        for maps, count in self._maps(images):
             with torch.inference_mode():
-                pooled = generalised_mean(self._maps(rgb)[-1])
-            yield pooled[0].float().cpu().numpy()
+                pooled = generalised_mean(maps[-1])[:count].float().cpu().numpy()
+            yield from pooled
 
-    def _maps(self, rgb: RGB) -> list[Tensor]:
-        """The backbone's maps (1, c, h, w) of the image squashed to its size."""
-        return self.backbone(self._image(rgb))
+    def _maps(self, images: Iterable[RGB]) -> Iterator[tuple[list[Tensor], int]]:
+        """The backbone's maps (b, c, h, w) of batches of the images, and how many of a batch are images, not padding.
 
-    def _image(self, rgb: RGB) -> Float[Tensor, "1 3 s s"]:
-        """The squashed image, normalised as the backbone wants."""
-        squashed = Image.fromarray(rgb).resize((self.image_size, self.image_size), Image.Resampling.BILINEAR)
-        image = torch.from_numpy(np.array(squashed)).to(self.device).permute(2, 0, 1)[None] / 255
-        return (image - self.backbone.mean) / self.backbone.std
+        The images are taken as they are needed.
+        """
+        remaining = map(self._squash, images)
+        while batch := list(islice(remaining, self._encode_batch)):
+            with torch.inference_mode(), deterministic():
+                maps = self.backbone(self._batch(batch))
+            yield maps, len(batch)
+
+    def _squash(self, rgb: RGB) -> RGB:
+        """The image squashed to its size."""
+        return np.array(Image.fromarray(rgb).resize((self.image_size, self.image_size), Image.Resampling.BILINEAR))
+
+    def _batch(self, squashed: Sequence[RGB]) -> Float[Tensor, "b 3 s s"]:
+        """Squashed images, normalised as the backbone wants, and zeros up to the one size of all batches."""
+        padding = [np.zeros_like(squashed[0])] * (self._encode_batch - len(squashed))
+        images = torch.from_numpy(np.stack([*squashed, *padding])).to(self.device).permute(0, 3, 1, 2) / 255
+        return (images - self.backbone.mean) / self.backbone.std
 
     @torch.inference_mode()
     def _match(self, pair: ImagePair, query: Tensor, reference: Tensor) -> Match:

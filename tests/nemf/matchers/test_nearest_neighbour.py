@@ -17,6 +17,7 @@ from torch import nn
 from nemf import ImagePair, Match, load_matcher
 from nemf.coordinates import pixel_grid, rescale_px
 from nemf.flow_map import folded_share
+from nemf.matchers import nearest_neighbour
 from nemf.matchers.nearest_neighbour import NearestNeighbourMatcher
 from nemf.model.backbone import Backbone
 from nemf.model.backbone_config import BackboneConfig
@@ -138,6 +139,31 @@ def test_an_answer_does_not_depend_on_its_batch(name: str, mobilenet_file: Path)
     assert all(same(match, alone[i]) for i, match in zip(order, mixed, strict=True))
     halves = [*matcher.match_batch(pairs[:2]), *matcher.match_batch(pairs[2:])]
     assert all(same(match, other) for match, other in zip(halves, alone, strict=True))
+
+
+def test_an_answer_does_not_depend_on_those_it_is_encoded_with(monkeypatch, mobilenet_file: Path):
+    """Batches of 4 images, as on a GPU of 32: whichever images an image comes with, and at whichever place."""
+    monkeypatch.setitem(nearest_neighbour._ENCODE_PIXELS, "cpu", 4 * 64**2)
+    matcher = load_matcher(f"{MOBILENET}?image_size=64", backbone_weights=str(mobilenet_file), device="cpu")
+    images = [noise(40 + 8 * n, 70, seed=n) for n in range(7)]
+    points = np.array([[3, 4], [60.5, 20]], np.float32)
+    pairs = [
+        ImagePair(query_rgb=images[i], reference_rgb=images[i + 1], query_xy_px=points, dense=True) for i in range(6)
+    ]
+    shapes = []
+    matcher.backbone.register_forward_pre_hook(lambda _network, inputs: shapes.append(tuple(inputs[0].shape)))
+
+    together = list(matcher.match_batch(pairs))
+    assert shapes == [(4, 3, 64, 64)] * 3  # the seven images of three times two pairs
+    alone = [next(matcher.match_batch([pair])) for pair in pairs]
+    backwards = list(matcher.match_batch(pairs[::-1]))[::-1]
+    vectors, reversed_vectors = list(matcher.embed(images)), list(matcher.embed(images[::-1]))[::-1]
+
+    assert set(shapes) == {(4, 3, 64, 64)}
+    assert all(same(match, other) for match, other in zip(together, alone, strict=True))
+    assert all(same(match, other) for match, other in zip(together, backwards, strict=True))
+    assert len(vectors) == 7
+    assert all(np.array_equal(vector, other) for vector, other in zip(vectors, reversed_vectors, strict=True))
 
 
 def test_an_image_is_encoded_once_per_batch(monkeypatch):
@@ -284,11 +310,13 @@ def test_a_blank_image_has_the_confidence_of_no_mass():
         assert matcher.match(query, reference, [[30, 20]]).point_confidence < little
 
 
-def test_the_fingerprint_tells_weights_and_options():
+def test_the_fingerprint_tells_weights_and_options(monkeypatch):
     original = patches().fingerprint
     assert patches().fingerprint == original
     changed = [patches(seed=1), patches(readout="soft-argmax"), patches(image_size=256)]
     assert len({original, *(matcher.fingerprint for matcher in changed)}) == 4
+    monkeypatch.setitem(nearest_neighbour._ENCODE_PIXELS, "cpu", 4 * 320**2)
+    assert patches().fingerprint != original
 
 
 def test_options_that_will_not_do():
