@@ -5,8 +5,9 @@
 
 Of Animal-Pose's training images a share is annotated, a fifth of these for calibration; the keypoints of the others are
 not read, their boxes and categories are. Trains with the same steps `self-training` (its first round knows the
-annotations without those for calibration), `few` (all annotations of the share) and `all`. Run again, it goes on.
-`nemf match` and `nemf evaluate --compare` say how good the checkpoints are that it lists.
+annotations without those for calibration; the second, one for each of --precisions, also the labels), `few` (all
+annotations of the share) and `all`. Run again, it goes on. `nemf match` and `nemf evaluate --compare` say how good the
+checkpoints are that it lists.
 """
 
 import hashlib
@@ -18,7 +19,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from jobs import match, prepare, train
+from jobs import match, prepare, pseudo_label, train
 from jobs.command import Names, run_command
 from jobs.recipe import run_stage
 from jobs.recipes.self_training import self_training
@@ -41,8 +42,10 @@ class Config:
     """Share of the training images that is annotated, of which a fifth is for calibration."""
     unlabelled_pairs: int = 2000
     """Pairs to label, a fifth of them of each category."""
-    steps: int = 600
-    """Steps of the descriptors' training; the backbone is frozen."""
+    precisions: tuple[float, ...] = (0.5,)
+    """Expected precisions of the labels."""
+    steps: int = 1500
+    """Steps of the descriptors' training."""
     field_steps: int = 60
     """Steps of the field's training."""
     image_size: int = 160
@@ -56,7 +59,10 @@ def run(config: Config) -> list[str]:
     _make_manifests(config, out)
     options = RecipeOptions(data=out, out=out / "self-training", weights=config.weights, threads=1, bfloat16=True)
     stages = [_shortened(stage, config) for stage in self_training(options)]
-    by_part = {"self-training": stages} | {name: _supervised(stages, name, out) for name in ("few", "all")}
+    by_part = {
+        "self-training": [*stages[:-3], *(s for p in config.precisions for s in _last_round(stages, p))],
+        **{name: _supervised(stages, name, out) for name in ("few", "all")},
+    }
     checkpoints = []
     for part in config.parts:
         for stage in by_part[part]:
@@ -103,8 +109,20 @@ def _shortened(stage: Stage, config: Config) -> Stage:
         return stage
     is_field = Path(stage.out).name == "field"
     steps = config.field_steps if is_field else config.steps
-    trainer = replace(stage.trainer, steps=steps, warmup_steps=steps // 20, backbone_lr=None)
+    trainer = replace(stage.trainer, steps=steps, warmup_steps=steps // 20)
     return replace(stage, trainer=trainer, image_size=config.image_size, validate_every=max(steps // 2, 1))
+
+
+def _last_round(stages: Sequence[Stage], precision: float) -> list[Stage]:
+    """The labels and the trainings of the recipe's last round, for labels of this precision."""
+    labels, descriptors, field = stages[-3:]
+    assert isinstance(labels, pseudo_label.Config)
+    assert isinstance(descriptors, train.Config)
+    assert isinstance(field, train.Config)
+    chosen = replace(labels, precision=precision, out=labels.out.replace(".parquet", f"-{precision}.parquet"))
+    pairs, folder = (descriptors.pairs[0], chosen.out), str(Path(descriptors.out).parent) + f"-{precision}"
+    first = replace(descriptors, pairs=pairs, out=f"{folder}/descriptors")
+    return [chosen, first, replace(field, pairs=pairs, start=f"{first.out}/checkpoint", out=f"{folder}/field")]
 
 
 def _supervised(stages: Sequence[Stage], name: str, out: Path) -> list[Stage]:
