@@ -6,7 +6,9 @@ it; its match is where the cosine with the reference's features, interpolated to
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+import logging
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
@@ -32,7 +34,10 @@ from nemf.model.descriptors import Descriptors
 from nemf.model.pooling import generalised_mean
 from nemf.options import parse_options
 
+Size = tuple[int, int]
+
 READOUTS = ("argmax", "soft-argmax")
+FITS = ("squash", "letterbox")
 MIN_IMAGE_SIZE, MAX_IMAGE_SIZE = 32, 1024
 
 CALIBRATION = Calibration(
@@ -58,19 +63,29 @@ def build(name: str, *, backbone_weights: str | None, device: torch.device) -> "
     Raises ValueError for an unknown model or option, and as load_backbone does.
     """
     backbone_name, _, text = name.removeprefix("nearest-neighbour:").partition("?")
-    options = matcher_options(name, text)
+    options = matcher_options(name, text, {"layers": tuple[int, ...], "norm": bool})
     if backbone_name == "dense-sift":
+        if unused := options.keys() & {"layers", "norm"}:
+            raise ValueError(f"{name}: {', '.join(sorted(unused))} is for networks: leave it out")
         from nemf.model.dense_sift import dense_sift  # imports kornia, which no other matcher needs
 
         backbone = dense_sift()
     else:
-        backbone = load_backbone(backbone_name, None if backbone_weights is None else Path(backbone_weights))
+        backbone = load_backbone(
+            backbone_name,
+            None if backbone_weights is None else Path(backbone_weights),
+            options.get("layers"),
+            image_size=options.get("image_size", _IMAGE_SIZE),
+            norm=options.pop("norm", False),
+        )
     return NearestNeighbourMatcher(name, backbone, device, **options)
 
 
-def matcher_options(name: str, text: str) -> dict[str, Any]:
-    """The options `readout` and `image_size` of a text; raises ValueError as parse_options does."""
-    return parse_options(name, text, {"readout": str, "image_size": int}, COMMON_OPTIONS)
+def matcher_options(name: str, text: str, further: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The options of a NearestNeighbourMatcher in a text, and those of the types `further`; raises ValueError as
+    parse_options does."""
+    types = {"readout": str, "image_size": int, "fit": str}
+    return parse_options(name, text, types | dict(further or {}), COMMON_OPTIONS)
 
 
 class NearestNeighbourMatcher(Matcher):
@@ -78,10 +93,13 @@ class NearestNeighbourMatcher(Matcher):
 
     readout: 'argmax', the centre of the best cell, or 'soft-argmax', the mean of the cells up to 4 around it weighted
         by softmax(cosine / 0.02), which is finer than a cell.
-    image_size: side S of the square that images are squashed to, in pixels; a multiple of the patch of a vision
-        transformer, else of 16, or the one size that a network takes; by default the multiple nearest to 320. Features
-        live on (S/8, S/8) cells, rounded, made from the backbone's deepest map of at least (S/16, S/16), or
-        (S/patch, S/patch) if that is coarser, and matches on four times as many a side.
+    image_size: side S of the square that the network sees, in pixels, 320 by default; rounded, with a warning unless
+        nobody asked, to a multiple of the patch of a vision transformer, else of 16, or to the one size that a network
+        takes. Features live on (S/8, S/8) cells, rounded, of the whole image, and matches on four times as many a side.
+    fit: 'squash' stretches an image to that square; 'letterbox' scales it, sides in proportion, and fills the rest of
+        the square with the mean colour, in which no cell lies.
+    layers: the backbone was loaded with its maps of these indices, and all are read, each at unit length. By default
+        the deepest map of at least (S/16, S/16) is, or (S/patch, S/patch) if that is coarser; the finest where none is.
 
     calibration: makes the confidence (nemf.calibration) of the mass of the cosines of the point's feature with the
         reference's feature cells; by default CALIBRATION.
@@ -100,37 +118,41 @@ class NearestNeighbourMatcher(Matcher):
         *,
         readout: str = "argmax",
         image_size: int | None = None,
+        fit: str = "squash",
+        layers: tuple[int, ...] | None = None,
         calibration: Calibration | None = None,
     ) -> None:
         if readout not in READOUTS:
             raise ValueError(f"{name}: readout must be one of {', '.join(READOUTS)}; got {readout!r}")
-        unit = backbone.patch_size or 16
-        if image_size is None:
-            image_size = round(_IMAGE_SIZE / unit) * unit
-        if not MIN_IMAGE_SIZE <= image_size <= MAX_IMAGE_SIZE:
-            raise ValueError(f"{name}: image_size must be {MIN_IMAGE_SIZE} to {MAX_IMAGE_SIZE}; got {image_size}")
-        if image_size % unit and image_size != backbone.trained_size:
-            below = image_size // unit * unit
-            nearest = [str(size) for size in (below, below + unit) if MIN_IMAGE_SIZE <= size <= MAX_IMAGE_SIZE]
-            why = "the side of the network's patches" if backbone.patch_size else "so that cells tile it"
-            raise ValueError(
-                f"{name}: image_size must be a multiple of {unit}, {why}; got {image_size}, "
-                f"near it: {' and '.join(nearest)}"
-            )
+        if fit not in FITS:
+            raise ValueError(f"{name}: fit must be one of {', '.join(FITS)}; got {fit!r}")
         self.name = name
-        self.image_size = self.squashed_side = image_size
+        self.image_size = _rounded(name, backbone, image_size)
         self.readout = readout
+        self.fit = fit
         self.device = device
         self.calibration = calibration or CALIBRATION
-        configuration = [_CODE_VERSION, backbone.digest(), image_size, readout, asdict(self.calibration)]
-        self._encode_batch = max(1, _ENCODE_PIXELS[device.type] // image_size**2)
+        self.backbone = backbone.to(device)
+        try:
+            cells = self._cells_a_side()
+        except ValueError:
+            if image_size is not None or backbone.trained_size is None:
+                raise
+            self.image_size = backbone.trained_size
+            cells = self._cells_a_side()
+        self.squashed_side = self.image_size if fit == "squash" else None
+        self.levels = [_deepest_level(cells, self.image_size // max(backbone.size_step, 16))]
+        if layers is not None:
+            self.levels = [*range(len(cells))]
+        self.cell_size = self.image_size / min(cells[level] for level in self.levels)
+        self.cells_hw = (round(self.image_size / 8), round(self.image_size / 8))
+        self.score_hw = (_UPSAMPLING * self.cells_hw[0], _UPSAMPLING * self.cells_hw[1])
+        configuration = [_CODE_VERSION, backbone.digest(), self.image_size, readout, asdict(self.calibration)]
+        configuration += [option for option in (fit if fit != "squash" else None, layers) if option is not None]
+        self._encode_batch = max(1, _ENCODE_PIXELS[device.type] // self.image_size**2)
         if self._encode_batch > 1:  # not always: on a CPU it was 1 before there were batches
             configuration.append(self._encode_batch)
         self.fingerprint = hashlib.sha256(json.dumps(configuration).encode()).hexdigest()[:16]
-        self.backbone = backbone.to(device)
-        self.cells_hw = (round(image_size / 8), round(image_size / 8))
-        self.score_hw = (_UPSAMPLING * self.cells_hw[0], _UPSAMPLING * self.cells_hw[1])
-        self.level = self._choose_level(image_size // max(unit, 16))
 
     def match_batch(self, pairs: Sequence[ImagePair]) -> Iterator[Match]:
         cache = FeatureCache(lambda images: [[cells] for cells in self._encoded(images)])
@@ -146,7 +168,8 @@ class NearestNeighbourMatcher(Matcher):
         """The length of trained descriptors, else the dissimilarity of the features, see nemf.matchers.salience."""
         if isinstance(self.backbone, Descriptors) and self.backbone.neck is not None:
             with deterministic():
-                return length(self.backbone.maps(self._batch([self._squash(rgb)]))[0][0])
+                descriptors = self.backbone.maps(self._batch([self._square(rgb)]))[0]
+            return length((descriptors if self.fit == "squash" else self._cells(descriptors, [rgb.shape[:2]]))[0])
         return dissimilarity(self.encode(rgb))
 
     def encode(self, rgb: RGB) -> Float[Tensor, "c h w"]:
@@ -158,38 +181,64 @@ class NearestNeighbourMatcher(Matcher):
     def _encoded(self, images: Sequence[RGB]) -> list[Float[Tensor, "c h w"]]:
         """The same of each of some images, which depend on that image alone."""
         encoded: list[Tensor] = []
-        for maps, count in self._maps(images):
-            cells = F.interpolate(maps[self.level], self.cells_hw, mode="bilinear", align_corners=False)
-            encoded += [F.normalize(cells[i], dim=0) for i in range(count)]
+        for maps, images_hw in self._maps(images):
+            levels = [self._cells(maps[level], images_hw) for level in self.levels]
+            for i in range(len(images_hw)):
+                cells = [F.normalize(level[i], dim=0) for level in levels]
+                encoded.append(cells[0] if len(cells) == 1 else F.normalize(torch.cat(cells), dim=0))
         return encoded
 
     def embed(self, images: Iterable[RGB]) -> Iterator[Float32[np.ndarray, " c"]]:
         """The backbone's deepest map, pooled; see nemf.matcher.ImageEmbedder."""
-        for maps, count in self._maps(images):
+        for maps, images_hw in self._maps(images):
             with torch.inference_mode():
-                pooled = generalised_mean(maps[-1])[:count].float().cpu().numpy()
+                deepest = maps[-1] if self.fit == "squash" else self._cells(maps[-1], images_hw)
+                pooled = generalised_mean(deepest)[: len(images_hw)].float().cpu().numpy()
             yield from pooled
 
-    def _maps(self, images: Iterable[RGB]) -> Iterator[tuple[list[Tensor], int]]:
-        """The backbone's maps (b, c, h, w) of batches of the images, and how many of a batch are images, not padding.
+    def _maps(self, images: Iterable[RGB]) -> Iterator[tuple[list[Tensor], list[Size]]]:
+        """The backbone's maps (b, c, h, w) of batches of the images, and the size of each image of a batch; further maps
+        are of padding.
 
         The images are taken as they are needed.
         """
-        remaining = map(self._squash, images)
+        remaining = ((self._square(rgb), (rgb.shape[0], rgb.shape[1])) for rgb in images)
         while batch := list(islice(remaining, self._encode_batch)):
             with torch.inference_mode(), deterministic():
-                maps = self.backbone(self._batch(batch))
-            yield maps, len(batch)
+                maps = self.backbone(self._batch([square for square, _ in batch]))
+            yield maps, [hw for _, hw in batch]
 
-    def _squash(self, rgb: RGB) -> RGB:
-        """The image squashed to its size."""
-        return np.array(Image.fromarray(rgb).resize((self.image_size, self.image_size), Image.Resampling.BILINEAR))
+    def _square(self, rgb: RGB) -> RGB:
+        """The square that the backbone sees of an image."""
+        size = self.image_size
+        if self.fit == "squash":
+            return np.array(Image.fromarray(rgb).resize((size, size), Image.Resampling.BILINEAR))
+        (height, width), (left, top) = _letterbox((rgb.shape[0], rgb.shape[1]), size)
+        mean = (255 * self.backbone.mean.flatten()).round().to(torch.uint8).cpu().numpy()
+        square = np.broadcast_to(mean, (size, size, 3)).copy()
+        resized = Image.fromarray(rgb).resize((width, height), Image.Resampling.BILINEAR)
+        square[top : top + height, left : left + width] = np.array(resized)
+        return square
 
-    def _batch(self, squashed: Sequence[RGB]) -> Float[Tensor, "b 3 s s"]:
-        """Squashed images, normalised as the backbone wants, and zeros up to the one size of all batches."""
-        padding = [np.zeros_like(squashed[0])] * (self._encode_batch - len(squashed))
-        images = torch.from_numpy(np.stack([*squashed, *padding])).to(self.device).permute(0, 3, 1, 2) / 255
+    def _batch(self, squares: Sequence[RGB]) -> Float[Tensor, "b 3 s s"]:
+        """Squares, normalised as the backbone wants, and zeros up to the one size of all batches."""
+        padding = [np.zeros_like(squares[0])] * (self._encode_batch - len(squares))
+        images = torch.from_numpy(np.stack([*squares, *padding])).to(self.device).permute(0, 3, 1, 2) / 255
         return (images - self.backbone.mean) / self.backbone.std
+
+    def _cells(self, features: Float[Tensor, "b c h w"], images_hw: Sequence[Size]) -> Float[Tensor, "b c hc wc"]:
+        """Maps of squares read at the centres of the cells that tile their images; those of padding hold anything."""
+        if self.fit == "squash":
+            return F.interpolate(features, self.cells_hw, mode="bilinear", align_corners=False)
+        square_hw, map_hw = (self.image_size, self.image_size), (features.shape[2], features.shape[3])
+        grids = []
+        for hw in images_hw:
+            inner_hw, corner_xy_px = _letterbox(hw, self.image_size)
+            xy_px = rescale_px(pixel_grid(self.cells_hw), self.cells_hw, inner_hw) + torch.tensor(corner_xy_px)
+            grids.append(px_to_norm(rescale_px(xy_px, square_hw, map_hw), map_hw))
+        grids += [grids[0]] * (len(features) - len(grids))
+        grid = torch.stack(grids).to(features)
+        return F.grid_sample(features, grid, mode="bilinear", padding_mode="border", align_corners=True)
 
     @torch.inference_mode()
     def _match(self, pair: ImagePair, query: Tensor, reference: Tensor) -> Match:
@@ -310,25 +359,46 @@ class NearestNeighbourMatcher(Matcher):
         weight = near * torch.exp((score - best[:, None]) / _SOFT_TEMPERATURE)
         return weight @ cell_xy / weight.sum(dim=1, keepdim=True)
 
-    def _choose_level(self, min_cells: int) -> int:
-        """The index of the backbone's deepest map that has so many cells a side."""
+    def _cells_a_side(self) -> list[int]:
+        """The cells a side of each of the backbone's maps; ValueError where it cannot take the size."""
         blank = torch.zeros(1, 3, self.image_size, self.image_size, device=self.device)
         try:
             with torch.inference_mode():
-                maps = self.backbone(blank)
-        except (AssertionError, RuntimeError, ValueError) as error:
+                return [features.shape[2] for features in self.backbone(blank)]
+        except (AssertionError, IndexError, RuntimeError, ValueError) as error:
             raise ValueError(
                 f"{self.name}: the network cannot take images of {self.image_size} x {self.image_size} ({error}); "
                 f"choose its size with ?image_size={self.backbone.trained_size or ''}, or a network that takes others: "
-                "a ViT, DeiT, DINOv2, EVA or Swin of timm, or a convolutional network"
+                "a ViT, DeiT, DINOv2, EVA, BEiT, Swin or MaxViT of timm, or a convolutional network"
             ) from error
-        fine = [level for level, features in enumerate(maps) if features.shape[2] >= min_cells]
-        if not fine:
-            raise ValueError(
-                f"{self.name}: no feature map has {min_cells} cells a side; "
-                f"there are {', '.join(str(features.shape[2]) for features in maps)}"
-            )
-        return fine[-1]
+
+
+def _rounded(name: str, backbone: Backbone | Descriptors, image_size: int | None) -> int:
+    """The size nearest to that asked for, _IMAGE_SIZE by default, that the backbone takes; ValueError out of range."""
+    asked = _IMAGE_SIZE if image_size is None else image_size
+    if not MIN_IMAGE_SIZE <= asked <= MAX_IMAGE_SIZE:
+        raise ValueError(f"{name}: image_size must be {MIN_IMAGE_SIZE} to {MAX_IMAGE_SIZE}; got {asked}")
+    if backbone.only_size or asked == backbone.trained_size:
+        return backbone.only_size or asked
+    step = backbone.size_step
+    least, most = math.ceil(MIN_IMAGE_SIZE / step), MAX_IMAGE_SIZE // step
+    size = min(max(round(asked / step), least), most) * step
+    if image_size not in (None, size):
+        logging.getLogger("nemf").warning(f"{name}: image_size {asked} becomes {size}, a multiple of {step}")
+    return size
+
+
+def _deepest_level(cells: Sequence[int], min_cells: int) -> int:
+    """The index of the deepest map with so many cells a side, or of the finest."""
+    fine = [level for level, n_cells in enumerate(cells) if n_cells >= min_cells]
+    return fine[-1] if fine else int(np.argmax(cells))
+
+
+def _letterbox(image_hw: Size, image_size: int) -> tuple[Size, tuple[int, int]]:
+    """Rows and columns of an image in a square with sides in proportion, and the (x, y) of its corner, in pixels."""
+    longest = max(image_hw)
+    height, width = (max(round(side * image_size / longest), 1) for side in image_hw)
+    return (height, width), ((image_size - width) // 2, (image_size - height) // 2)
 
 
 def _tiles(query_xy: Float[Tensor, "k 2"]) -> tuple[Tensor, ...]:

@@ -14,14 +14,18 @@ from torch import Tensor, nn
 from nemf.model.backbone_config import BackboneConfig
 from nemf.model.weights_file import Published, check_file, config_file, load_weights, read_config
 
+_NONE = (0.0, 0.0, 0.0)
+"""Stands for the normalisation where the library's own weights are asked for, and bring theirs."""
+
 
 class _Source(NamedTuple):
     """A model of a library, and the functions that describe and build it."""
 
     model: str
     default_config: Callable[[str], BackboneConfig]
-    published: Callable[[str, tuple[int, ...] | None], tuple[nn.Module, BackboneConfig]]
+    published: Callable[[str, BackboneConfig], tuple[nn.Module, BackboneConfig]]
     from_file: Callable[[str, BackboneConfig], tuple[nn.Module, Published]]
+    sized: Callable[[str, Mapping[str, Any], int], dict[str, Any]] | None = None
 
 
 class Backbone(nn.Module):
@@ -48,6 +52,20 @@ class Backbone(nn.Module):
         if not takes_multiples or getattr(transformer.patch_embed, "dynamic_img_pad", False):
             return None
         return int(transformer.patch_embed.feat_ratio())
+
+    @property
+    def size_step(self) -> int:
+        """The sides of images must be multiples of it for cells to tile them, in pixels: a patch, or 16."""
+        if self.patch_size:
+            return self.patch_size
+        info: Any = getattr(self.network, "feature_info", None)
+        coarsest = 16 if info is None else max(info.reduction())
+        return 16 if coarsest.bit_count() == 1 else int(coarsest)
+
+    @property
+    def only_size(self) -> int | None:
+        """Side of the only images that the network takes, in pixels, where it was built for one size."""
+        return None if self.patch_size else self.config.create_kwargs.get("img_size")
 
     @property
     def trained_size(self) -> int | None:
@@ -84,7 +102,14 @@ def tensors_digest(tensors: Mapping[str, Tensor], configuration: Any) -> str:
     return sha.hexdigest()
 
 
-def load_backbone(name: str, weights: Path | None = None, out_indices: tuple[int, ...] | None = None) -> Backbone:
+def load_backbone(
+    name: str,
+    weights: Path | None = None,
+    out_indices: tuple[int, ...] | None = None,
+    *,
+    image_size: int | None = None,
+    norm: bool = False,
+) -> Backbone:
     """The backbone called 'timm/MODEL' or 'torchvision/MODEL'.
 
     weights: a safetensors file of the model's whole state dict or of that of features_only=True (see
@@ -92,15 +117,22 @@ def load_backbone(name: str, weights: Path | None = None, out_indices: tuple[int
     out_indices: which maps to return instead of those that a .json next to the file names. By default timm gives those
         that it chooses itself (all stages of a pyramid, the last three blocks of a vision transformer), torchvision
         those of all four layers.
+    image_size: side of the images that it will be given, in pixels. A network that takes images of one size only is
+        built for the nearest that it can be built for, and its tables of positions are resized as timm does.
+    norm: apply the final norm of a vision transformer of timm to every map.
     timm gives the maps of its features_only=True. torchvision gives, for the ResNet family, the sums before the last
     ReLU of layer1..layer4; its out_indices are these numbers, 1 to 4. 'torchvision-blocks/MODEL' does so for any of
     its residual blocks, which out_indices number from 1 through all four layers ("hyperpixels").
     Raises ValueError for an unusable name, file or weights, FileNotFoundError for a missing file.
     """
     source = _find(name)
+    changed: dict[str, Any] = {"norm": True} if norm else {}
     if weights is None:
+        if image_size is not None and source.sized is not None:
+            changed = source.sized(source.model, changed, image_size)
+        asked = BackboneConfig(create_kwargs=changed, out_indices=out_indices, mean=_NONE, std=_NONE)
         try:
-            network, config = source.published(source.model, out_indices)
+            network, config = source.published(source.model, asked)
         except Exception as error:  # libraries and network faults raise errors of many types
             raise ValueError(
                 f"{name}: cannot load its own weights ({type(error).__name__}: {error}); where they cannot be "
@@ -113,7 +145,10 @@ def load_backbone(name: str, weights: Path | None = None, out_indices: tuple[int
     config = read_config(described, source.model, source.default_config)
     if out_indices is not None:
         config = replace(config, out_indices=out_indices)
+    config = replace(config, create_kwargs=config.create_kwargs | changed)
     try:
+        if image_size is not None and source.sized is not None:
+            config = replace(config, create_kwargs=source.sized(source.model, config.create_kwargs, image_size))
         network, published = _built(name, source, config)
     except ValueError as error:
         raise ValueError(f"{described or weights}: {error}") from error
@@ -151,7 +186,13 @@ def _find(name: str) -> _Source:
         from nemf.model import timm_backbones
 
         timm_backbones.check(model)
-        return _Source(model, timm_backbones.default_config, timm_backbones.published, timm_backbones.from_file)
+        return _Source(
+            model,
+            timm_backbones.default_config,
+            timm_backbones.published,
+            timm_backbones.from_file,
+            timm_backbones.sized,
+        )
     if library in ("torchvision", "torchvision-blocks"):
         from nemf.model import torchvision_backbones
 

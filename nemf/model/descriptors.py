@@ -24,8 +24,9 @@ class Descriptors(nn.Module):
         super().__init__()
         self.backbone = model.backbone
         self.neck = model.neck
-        self.patch_size = model.backbone.patch_size
+        self.size_step = model.backbone.size_step
         self.trained_size = model.backbone.trained_size
+        self.only_size = model.backbone.only_size
         self.register_buffer("mean", model.backbone.mean, persistent=False)
         self.register_buffer("std", model.backbone.std, persistent=False)
 

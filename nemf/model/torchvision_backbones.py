@@ -26,13 +26,13 @@ def stages_default_config(model: str) -> BackboneConfig:
     return replace(blocks_default_config(model), out_indices=(1, 2, 3, 4))
 
 
-def stages_published(model: str, out_indices: tuple[int, ...] | None) -> tuple[nn.Module, BackboneConfig]:
-    """The network with torchvision's own weights."""
+def stages_published(model: str, config: BackboneConfig) -> tuple[nn.Module, BackboneConfig]:
+    """The network with torchvision's own weights, and its configuration."""
     weights = torchvision.models.get_model_weights(model).DEFAULT
-    network = torchvision.models.get_model(model)
+    network = _with_random_weights(model, config)
     network.load_state_dict(weights.get_state_dict(check_hash=True, weights_only=True))
-    config = stages_default_config(model)
-    config = replace(config, out_indices=out_indices or config.out_indices)
+    library = stages_default_config(model)
+    config = replace(config, mean=library.mean, std=library.std, out_indices=config.out_indices or library.out_indices)
     return _stages(network, config), config
 
 
@@ -48,7 +48,7 @@ def blocks_default_config(model: str) -> BackboneConfig:
     return BackboneConfig(mean=tuple(normalisation.mean), std=tuple(normalisation.std))
 
 
-def blocks_published(model: str, out_indices: tuple[int, ...] | None) -> tuple[nn.Module, BackboneConfig]:
+def blocks_published(model: str, config: BackboneConfig) -> tuple[nn.Module, BackboneConfig]:
     """Raises ValueError, since the blocks are not known."""
     raise ValueError("needs a local weights file and a .json next to it whose out_indices name the blocks")
 

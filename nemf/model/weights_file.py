@@ -11,7 +11,7 @@ import shlex
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,10 @@ class Published:
     own_names: Mapping[str, str]
     """The names of the whole model's tensors, each with its name in the network; those that it lacks keep theirs."""
     convert: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None
-    """The library's own rule that turns other names, such as those of the model's authors, into those above."""
+    """The library's own rule that turns other names, such as those of the model's authors, into those above, and tables
+    of positions of another size of images into those of the network's."""
+    shapes: Mapping[str, torch.Size] = field(default_factory=dict)
+    """The shapes of the tensors that are published, where the network is built for another size of images."""
 
 
 def check_file(weights: Path) -> None:
@@ -105,7 +108,13 @@ def load_weights(network: nn.Module, weights: Path, name: str, published: Publis
     tensors = _without_prefix(read_tensors(weights.read_bytes(), what), published_name, expected.keys(), what)
     tensors = {published_name(name): tensor for name, tensor in tensors.items()}
     spare = published.own_names.keys()
-    if published.convert is not None and not expected.keys() <= tensors.keys() <= expected.keys() | spare:
+    named = expected.keys() <= tensors.keys() <= expected.keys() | spare
+    of_another_size = any(
+        tensor.shape == published.shapes.get(name) != expected[name].shape
+        for name, tensor in tensors.items()
+        if name in expected
+    )
+    if published.convert is not None and (of_another_size or not named):
         with suppress(Exception):  # the library's rule may raise anything for tensors of other models
             converted = published.convert(dict(tensors))
             if expected.keys() <= converted.keys():

@@ -71,7 +71,7 @@ def test_built_by_name():
 
 def test_built_from_a_weights_file(mobilenet_file: Path):
     matcher = load_matcher("nearest-neighbour:timm/mobilenetv1_100", backbone_weights=str(mobilenet_file))
-    assert matcher.level == 2  # stride 16 of 4, 8, 16
+    assert matcher.levels == [2]  # stride 16 of 4, 8, 16
 
 
 def test_built_from_a_checkpoint_anywhere(folder: Path, monkeypatch: pytest.MonkeyPatch):
@@ -174,7 +174,7 @@ def test_built_by_a_factory_of_ones_own():
         ("own_matchers:make?seed=1", r"matcher own_matchers:make takes no options: leave out \?seed=1"),
         ("identity?zoom=2", r"identity\?zoom=2: option zoom must be one of 0, 1; got '2'"),
         (f"{SIFT}?zoom=1&zoom=1", "option 'zoom' is given twice"),
-        (f"{SIFT}?zom=1", "option 'zom' is unknown; there are readout, image_size, zoom"),
+        (f"{SIFT}?zom=1", "option 'zom' is unknown; there are readout, image_size, fit, layers, norm, zoom"),
         ("identity?zoom=1&seed=1", r"matcher identity takes no options: leave out \?seed=1"),
         ("large?zoom=1", "there is no matcher 'large.zoom=1'; .*, and there is no folder 'large'"),
         ("identity?", r"matcher identity takes no options: leave out \?$"),

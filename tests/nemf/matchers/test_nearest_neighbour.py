@@ -1,6 +1,7 @@
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from nemf.coordinates import pixel_grid, rescale_px
 from nemf.flow_map import folded_share
 from nemf.matchers import nearest_neighbour
 from nemf.matchers.nearest_neighbour import NearestNeighbourMatcher
-from nemf.model.backbone import Backbone
+from nemf.model.backbone import Backbone, build_backbone
 from nemf.model.backbone_config import BackboneConfig
 
 SIFT = "nearest-neighbour:dense-sift"
@@ -324,8 +325,10 @@ def test_options_that_will_not_do():
         patches(readout="max")
     with pytest.raises(ValueError, match="image_size must be 32 to 1024; got 4"):
         patches(image_size=4)
-    with pytest.raises(ValueError, match=r"image_size must be a multiple of 16.*; got 100"):
-        patches(image_size=100)  # cells of 8 pixels would end before the image does
+    with pytest.raises(ValueError, match="fit must be one of squash, letterbox; got 'crop'"):
+        patches(fit="crop")
+    with pytest.raises(ValueError, match=r"dense-sift\?layers=1: layers is for networks: leave it out"):
+        load_matcher(f"{SIFT}?layers=1", device="cpu")
 
 
 def test_a_network_of_one_size_says_how_to_choose_it():
@@ -338,7 +341,7 @@ def test_a_network_of_one_size_says_how_to_choose_it():
     backbone = Backbone("fixed", Fixed(), RAW)
     with pytest.raises(ValueError, match=r"cannot take images of 320 x 320 .*\(224\).*\?image_size="):
         NearestNeighbourMatcher("fixed", backbone, torch.device("cpu"))
-    assert NearestNeighbourMatcher("fixed", backbone, torch.device("cpu"), image_size=224).level == 0
+    assert NearestNeighbourMatcher("fixed", backbone, torch.device("cpu"), image_size=224).levels == [0]
 
 
 def test_the_deepest_map_that_is_fine_enough_is_taken():
@@ -353,10 +356,9 @@ def test_the_deepest_map_that_is_fine_enough_is_taken():
     def matcher(*strides: int) -> NearestNeighbourMatcher:
         return NearestNeighbourMatcher("pyramid", Backbone("pyramid", Pyramid(*strides), RAW), torch.device("cpu"))
 
-    assert matcher(4, 8, 16, 32).level == 2
-    assert matcher(14, 14, 14).level == 2
-    with pytest.raises(ValueError, match="no feature map has 20 cells a side; there are 10"):
-        matcher(32)
+    assert matcher(4, 8, 16, 32).levels == [2]
+    assert matcher(14, 14, 14).levels == [2]
+    assert matcher(64, 32).levels == [1]
 
 
 VITS = {
@@ -416,18 +418,53 @@ def test_the_default_size_is_a_multiple_of_the_patch(
 
 
 @pytest.mark.parametrize(
-    ("patch", "size", "message"),
-    [
-        (14, 320, "multiple of 14, the side of the network's patches; got 320, near it: 308 and 322"),
-        (14, 1023, "multiple of 14, the side of the network's patches; got 1023, near it: 1022"),
-        (32, 336, "multiple of 32, the side of the network's patches; got 336, near it: 320 and 352"),
-    ],
+    ("patch", "asked", "size"), [(14, 320, 322), (14, 1023, 1022), (14, 33, 42), (32, 345, 352), (16, 100, 96)]
 )
-def test_sizes_that_patches_do_not_tile(
-    patch: int, size: int, message: str, vit: Callable[..., NearestNeighbourMatcher]
+def test_sizes_that_patches_do_not_tile_are_rounded_and_said(
+    patch: int, asked: int, size: int, vit: Callable[..., NearestNeighbourMatcher], caplog: pytest.LogCaptureFixture
 ):
-    with pytest.raises(ValueError, match=message):
-        vit(VITS[patch], f"?image_size={size}")
+    matcher = vit(VITS[patch], f"?image_size={asked}")
+    assert matcher.image_size == size
+    assert f"image_size {asked} becomes {size}, a multiple of {patch}" in caplog.records[-1].getMessage()
+    assert matcher.fingerprint == vit(VITS[patch], f"?image_size={size}").fingerprint
+
+
+def test_layers_are_read_at_unit_length_one_after_the_other(vit: Callable[..., NearestNeighbourMatcher]):
+    image = noise(40, 60)
+    first, last, both = (vit(VITS[16], f"?image_size=64&layers={layers}") for layers in ("0", "2", "0,2"))
+    expected = torch.cat([first.encode(image), last.encode(image)]) / 2**0.5
+    assert torch.allclose(both.encode(image), expected, atol=1e-6)
+    assert torch.equal(vit(VITS[16], "?image_size=64").encode(image), last.encode(image))
+    assert len({matcher.fingerprint for matcher in (first, last, both)}) == 3
+    with pytest.raises(ValueError, match=r"cannot be built with .*\[9\]"):
+        vit(VITS[16], "?layers=9")
+
+
+def test_the_final_norm_is_that_of_the_network(vit: Callable[..., NearestNeighbourMatcher]):
+    """A layer norm of random weights 1 and 0 takes off the mean of the channels."""
+    plain, normed = vit(VITS[16], "?image_size=64"), vit(VITS[16], "?image_size=64&norm=true")
+    assert plain.fingerprint != normed.fingerprint
+    features = plain.encode(noise(40, 60))
+    rows = [next(matcher._maps([noise(64, 64)]))[0][-1] for matcher in (plain, normed)]
+    assert torch.allclose(nn.functional.layer_norm(rows[0].movedim(1, -1), (24,)).movedim(-1, 1), rows[1], atol=1e-4)
+    assert not torch.allclose(features, normed.encode(noise(40, 60)), atol=1e-3)
+    with pytest.raises(ValueError, match=r"norm is for plain vision transformers"):
+        build_backbone("timm/resnet10t", BackboneConfig(create_kwargs={"norm": True}, mean=(0, 0, 0), std=(1, 1, 1)))
+
+
+def test_a_letterboxed_image_keeps_its_sides_and_has_no_cells_in_the_margin():
+    seen = []
+
+    def network(image: torch.Tensor) -> list[torch.Tensor]:
+        seen.append(image)
+        rows, columns = torch.meshgrid(torch.arange(64.0), torch.arange(64.0), indexing="ij")
+        return [torch.stack([columns, rows, torch.ones(64, 64)])[None]]
+
+    matcher = planted(network, replace(RAW, mean=(0.5, 0.5, 0.5)), image_size=64, fit="letterbox")
+    x, y, one = matcher.encode(np.full((50, 100, 3), 255, np.uint8))
+    assert torch.equal(seen[-1][0, 0] > 0.25, (torch.arange(64) - 31.5).abs()[:, None].expand(64, 64) < 16)
+    assert torch.allclose(x / one, (torch.arange(8) * 8 + 3.5).expand(8, 8), atol=1e-4)
+    assert torch.allclose(y / one, (torch.arange(8) * 4 + 17.5)[:, None].expand(8, 8), atol=1e-4)
 
 
 def test_a_network_takes_the_size_it_was_built_for(write_weights: Callable[..., Path]):
@@ -440,10 +477,31 @@ def test_a_network_takes_the_size_it_was_built_for(write_weights: Callable[..., 
 def test_a_network_of_one_size_names_it_and_those_that_take_others(write_weights: Callable[..., Path]):
     name = "cait_xxs24_224"
     path = str(write_weights(timm.create_model(name).state_dict()))
-    with pytest.raises(ValueError, match=r"320 x 320 .* \?image_size=224, or a network .* DINOv2, EVA or Swin of timm"):
-        load_matcher(f"nearest-neighbour:timm/{name}", backbone_weights=path, device="cpu")
+    with pytest.raises(ValueError, match=r"320 x 320 .* \?image_size=224, or a network .* DINOv2, EVA, BEiT"):
+        load_matcher(f"nearest-neighbour:timm/{name}?image_size=320", backbone_weights=path, device="cpu")
     matcher = load_matcher(f"nearest-neighbour:timm/{name}?image_size=224", backbone_weights=path, device="cpu")
     assert matcher.match(noise(9, 9), noise(9, 9), [[3, 4]]).reference_xy_px.shape == (1, 2)
+    assert matcher.fingerprint == load_matcher(f"nearest-neighbour:timm/{name}", backbone_weights=path).fingerprint
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:timm")
+def test_tables_of_positions_are_resized_as_timm_does(write_weights: Callable[..., Path]):
+    name, small = "beit_base_patch16_224", {"depth": 3, "embed_dim": 24, "num_heads": 2}
+    torch.manual_seed(5)
+    tensors = timm.create_model(name, **small).state_dict()
+    for block in range(3):
+        nn.init.normal_(tensors[f"blocks.{block}.attn.relative_position_bias_table"])
+    library = timm.create_model(name, img_size=96, features_only=True, **small).eval()
+    library.model.load_state_dict(
+        timm.models.beit.checkpoint_filter_fn(dict(tensors), timm.create_model(name, img_size=96, **small)),
+        strict=False,
+    )
+    path = str(write_weights(tensors, {"create_kwargs": small}))
+    matcher = load_matcher(f"nearest-neighbour:timm/{name}?image_size=100", backbone_weights=path, device="cpu")
+    image = torch.rand(1, 3, 96, 96)
+    assert matcher.image_size == 96
+    with torch.inference_mode():
+        assert torch.equal(matcher.backbone(image)[-1], library(image)[-1])
 
 
 def test_real_weights_whole_and_halved_give_the_features_of_those_cut_out(shared: Path, write_weights: Any):
