@@ -197,9 +197,9 @@ class NearestNeighbourMatcher(Matcher):
             yield from pooled
 
     def _maps(self, images: Iterable[RGB]) -> Iterator[tuple[list[Tensor], list[Size]]]:
-        """The backbone's maps (b, c, h, w) of batches of the images, and the size of each image of a batch; further maps
-        are of padding.
+        """The backbone's maps (b, c, h, w) of batches of the images, and the sizes of the images of each batch.
 
+        Maps beyond as many are of padding.
         The images are taken as they are needed.
         """
         remaining = ((self._square(rgb), (rgb.shape[0], rgb.shape[1])) for rgb in images)

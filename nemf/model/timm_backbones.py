@@ -132,6 +132,8 @@ def _maps(model: str, config: BackboneConfig, *, pretrained: bool, **arguments: 
 def _conversion(original: nn.Module, whole: nn.Module) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
     """timm's own rule that brings tensors of other names and sizes to those of `whole`."""
     rule = getattr(sys.modules[type(original).__module__], "checkpoint_filter_fn", None)
+    if rule is None:
+        return dict
 
     def convert(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         with warnings.catch_warnings():  # timm's interpolation of tables calls torch in ways that it will drop
@@ -139,7 +141,7 @@ def _conversion(original: nn.Module, whole: nn.Module) -> Callable[[dict[str, Te
             converted: dict[str, Tensor] = rule(dict(tensors), whole)
         return converted
 
-    return dict if rule is None else convert
+    return convert
 
 
 def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, torch.Size]:
