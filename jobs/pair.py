@@ -18,7 +18,7 @@ import tyro
 from PIL import Image
 
 from jobs.command import MatcherName, run_command
-from pipeline.io.images import read_image
+from pipeline.io.images import decode_image, decode_reduced, fetch_image
 from pipeline.io.storage import refuse_overwrite, write_bytes
 from pipeline.io.uri_field import LocalPath, Uri
 
@@ -49,29 +49,45 @@ class Config:
 def run(config: Config) -> None:
     """Match, draw, print."""
     # these import torch, which takes more than a second
+    import numpy as np
     import torch
 
     from jobs.points import grid_points, parse_points
     from nemf.load import load_matcher
+    from nemf.matcher import ImagePair, squashed_side_of
     from pipeline.matching.options import THREADS
+    from pipeline.matching.reduced import Reductions, reduced_side
     from pipeline.visualization.matches import draw_match
 
     image_format = None
     if config.out is not None:
         image_format = _format_of(config.out)
         refuse_overwrite(config.out, config.query, config.reference)
-    query_rgb, reference_rgb = read_image(config.query), read_image(config.reference)
+    uris = (config.query, config.reference)
+    files = [fetch_image(uri) for uri in uris]
+    query_rgb, reference_rgb = (decode_image(data, uri) for data, uri in zip(files, uris, strict=True))
     query_xy_px = parse_points(config.points, query_rgb) if config.points else grid_points(query_rgb)
     torch.set_num_threads(THREADS)
     matcher = load_matcher(config.matcher, backbone_weights=config.backbone_weights, device=config.device)
-    match = matcher.match(query_rgb, reference_rgb, query_xy_px, pair_id=config.pair_id)
+    # large photographs at the scale that nemf match reads them at
+    side = reduced_side(squashed_side_of(matcher), ("keypoints", "confidence"), "none")
+    query, reference = (decode_reduced(data, uri, side) for data, uri in zip(files, uris, strict=True))
+    reductions = Reductions(
+        query_hw=query.whole_hw,
+        reference_hw=reference.whole_hw,
+        read_query_hw=query.rgb.shape[:2],
+        read_reference_hw=reference.rgb.shape[:2],
+    )
+    pair = ImagePair(query_rgb=query.rgb, reference_rgb=reference.rgb, query_xy_px=query_xy_px, pair_id=config.pair_id)
+    (match,) = matcher.match_batch([reductions.pair_as_read(pair)])
+    reference_xy_px = reductions.in_reference(match.reference_xy_px).astype(np.float32)
 
     if config.out is not None:
         buffer = io.BytesIO()
-        draw_match(query_rgb, reference_rgb, query_xy_px, match.reference_xy_px).save(buffer, image_format)
+        draw_match(query_rgb, reference_rgb, query_xy_px, reference_xy_px).save(buffer, image_format)
         write_bytes(config.out, buffer.getvalue())
 
-    rows = zip(query_xy_px.tolist(), match.reference_xy_px.tolist(), match.point_confidence.tolist(), strict=True)
+    rows = zip(query_xy_px.tolist(), reference_xy_px.tolist(), match.point_confidence.tolist(), strict=True)
     if config.json:
         result = {
             "matcher": matcher.name,

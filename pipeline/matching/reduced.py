@@ -59,9 +59,12 @@ class Reductions:
         """Columns of MATCHES of the images as they were read as those of the whole images."""
         moved = dict(columns)
         if columns.get("reference_xy_px"):
-            answers = np.array(columns["reference_xy_px"])
-            moved["reference_xy_px"] = _rescaled(answers, self.read_reference_hw, self.reference_hw).tolist()
+            moved["reference_xy_px"] = self.in_reference(np.array(columns["reference_xy_px"])).tolist()
         return moved
+
+    def in_reference(self, answers_xy_px: Points | np.ndarray) -> np.ndarray:
+        """Answers in pixels of the reference that was read, in pixels of the whole one."""
+        return _rescaled(answers_xy_px, self.read_reference_hw, self.reference_hw)
 
 
 def _rescaled(xy_px: Points | np.ndarray, from_hw: HW, to_hw: HW) -> np.ndarray:

@@ -91,11 +91,12 @@ def test_a_photograph_is_not_drawn_over(photographs: list[str], capsys: pytest.C
 
 
 def test_the_answer_is_the_row_of_match_bit_for_bit(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    """The result equals that of `nemf match`, whose pairs share a batch."""
+    """The result equals that of `nemf match`, whose pairs share a batch; large photographs are read at a half."""
     whole = skimage.data.chelsea()
     images = {"a": whole[:200, :260], "b": whole[30:210, 40:300], "c": whole[60:, 100:]}
     for name, rgb in images.items():
         Image.fromarray(rgb).save(tmp_path / f"{name}.png")
+    Image.fromarray(whole).resize((1601, 1101)).save(tmp_path / "d.png")
     points = np.array([[20.0, 30.0], [101.25, 77.5], [150.125, 60.0]], np.float32).tolist()
     rows = [
         pair_row(
@@ -104,10 +105,10 @@ def test_the_answer_is_the_row_of_match_bit_for_bit(tmp_path: Path, capsys: pyte
             target_uri=str(tmp_path / f"{target}.png"),
             source_xy_px=points,
         )
-        for source, target in ("ab", "bc", "ca")
+        for source, target in ("ab", "bc", "cd", "da")
     ]
     config = MatchStageConfig(
-        run=open_run(str(tmp_path / "run"), run_description(), dry_run=True),
+        run=open_run(str(tmp_path / "run"), {**run_description(), "reduced_side": 256}, dry_run=True),
         attempt=1,
         stop_file=str(tmp_path / "run" / "stop"),
         in_progress_folder=str(tmp_path / "run" / "begun"),
@@ -116,7 +117,7 @@ def test_the_answer_is_the_row_of_match_bit_for_bit(tmp_path: Path, capsys: pyte
         matching=MatchConfig(matcher="nemf-small"),
     )
     pairs = write_pairs(tmp_path / "pairs.parquet", rows)
-    plan = pa.table({"file": [pairs], "row_group": [0], "rows": [np.arange(3, dtype=np.int32).tobytes()]})
+    plan = pa.table({"file": [pairs], "row_group": [0], "rows": [np.arange(4, dtype=np.int32).tobytes()]})
     (decoded,) = decode_slice(plan, config)
     matched = {row["pair_id"]: row for row in MatchWorker(config)(decoded).to_pylist()}
 
