@@ -33,7 +33,7 @@ class PublishedScore:
 
     def __init__(self, model: NeMF, encoded: Encoded, *, chunk: int = CHUNK, part: int | None = None) -> None:
         self._field = model.field
-        self._refined, self._refined_mean = encoded.refined, encoded.refined_mean
+        self._refined = encoded.refined
         self._chunk, self._part = chunk, part or (20_000 if encoded.refined.device.type == "cpu" else chunk)
 
     def __call__(
@@ -48,7 +48,7 @@ class PublishedScore:
         return torch.cat(logits)[None]
 
     def _volume(self) -> Float[Tensor, "c hr wr hq wq"]:
-        return self._field.cost_features(self._refined, self._refined_mean)[0].contiguous()
+        return self._field.cost_features(self._field.with_mean(self._refined))[0].contiguous()
 
     def _perceptron(
         self, phi: Float[Tensor, "n c"], reference_xy_norm: Float[Tensor, "n 2"], query_xy_norm: Float[Tensor, "n 2"]

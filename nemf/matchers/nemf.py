@@ -32,11 +32,11 @@ from nemf.search.coarse_to_fine import on_grid
 from nemf.search.config import SearchConfig, search_options
 from nemf.search.sample import sample_field
 
-_CODE_VERSION = 9
+_CODE_VERSION = 10
 
 _ENCODE_BATCH = {"cpu": 1, "cuda": 8}
 """Images and pairs are encoded in batches of this one size, padded: kernels round differently by shape."""
-_MAX_GROUP_PAIRS = 8
+_MAX_GROUP_PAIRS = {"cpu": 1, "cuda": 8}
 _MAX_GROUP_PIXELS = {"cpu": 2**17, "cuda": 2**21}
 """Pixels that are searched together, unless one pair has more. A hidden layer is kept for each pixel of a dense pair,
 and for at most every sixteenth pixel of a pair with points only."""
@@ -146,7 +146,7 @@ class NemfMatcher(Matcher):
                 reference, query = (
                     [self._batch(level) for level in zip(*role, strict=True)] for role in (batch[::2], batch[1::2])
                 )
-                encoded.append(self.model.encode_features(reference, query).select(0, count))
+                encoded.append(self.model.encode_field(reference, query).select(0, count))
         return EncodedField.concatenate(encoded)
 
     def embed(self, images: Iterable[RGB]) -> Iterator[Float32[np.ndarray, " c"]]:
@@ -315,8 +315,7 @@ class NemfMatcher(Matcher):
         point_px = as_points(np.reshape(query_xy_px, (1, 2)))
         pair = ImagePair(query_rgb=query_rgb, reference_rgb=reference_rgb, query_xy_px=point_px)
         field = self._field(pair, self.encode([pair]))
-        query_index = torch.zeros(len(reference_xy_norm), dtype=torch.int64, device=self.device)
-        logits = field.logits(field.points_norm(), reference_xy_norm.to(self.device), query_index)
+        logits = field.logits(field.points_norm()[0], reference_xy_norm.to(self.device))
         return logits.sigmoid().cpu().numpy()
 
     def _groups(self, pairs: Sequence[ImagePair]) -> Iterator[list[ImagePair]]:
@@ -329,7 +328,7 @@ class NemfMatcher(Matcher):
             pair_pixels = height * width // 16
             if pair.dense:
                 pair_pixels = pair_pixels + self.config.flow_nodes**2 if self.config.flow_nodes else height * width
-            if group and (len(group) == _MAX_GROUP_PAIRS or n_pixels + pair_pixels > max_pixels):
+            if group and (len(group) == _MAX_GROUP_PAIRS[self.device.type] or n_pixels + pair_pixels > max_pixels):
                 yield group
                 group, n_pixels = [], 0
             group.append(pair)

@@ -62,8 +62,13 @@ class CostEncoder(nn.Module):
         levels = zip(self.embeddings, reference_features, query_features, strict=True)
         # never in bfloat16: the coarse flow divides by a temperature of 0.02, which magnifies rounding errors
         with torch.autocast(reference_features[0].device.type, enabled=False):
-            embedded = [embed(correlate(reference.float(), query.float())) for embed, reference, query in levels]
-            return soft_mutual_nearest_neighbour(torch.cat(embedded, dim=1).flatten(4, 5).flatten(2, 3))
+            # the query's axes are outermost in memory: matching reads some query cells, and all reference cells
+            embedded = [
+                embed(correlate(query.float(), reference.float()).permute(0, 1, 4, 5, 2, 3))
+                for embed, reference, query in levels
+            ]
+            joined = embedded[0] if len(embedded) == 1 else torch.cat(embedded, dim=1)
+            return soft_mutual_nearest_neighbour(joined.flatten(4, 5).flatten(2, 3))
 
     def refine(
         self, correlation: Float[Tensor, "b n r q"], reference_features: list[Tensor], query_features: list[Tensor]
@@ -72,6 +77,11 @@ class CostEncoder(nn.Module):
         if self.aggregator is None:
             return correlation
         return self.aggregator(correlation, self._project(reference_features), self._project(query_features))
+
+    @property
+    def hw(self) -> tuple[int, int]:
+        """Rows and columns of cells of either image."""
+        return self.feature_size, self.feature_size
 
     def coarse_flow(self, refined_mean: Float[Tensor, "b r q"]) -> Float[Tensor, "b 2 h w"]:
         """The normalised reference (x, y) of every query cell."""
@@ -92,10 +102,9 @@ def soft_argmax(
     x_norm, y_norm: the normalised coordinates of the columns and rows of reference cells.
     """
     with torch.autocast(refined_mean.device.type, enabled=False):
-        weight = torch.softmax(refined_mean.float() / TEMPERATURE, dim=1).unflatten(1, (len(y_norm), len(x_norm)))
-        x = torch.einsum("bhwt,w->bt", weight, x_norm)
-        y = torch.einsum("bhwt,h->bt", weight, y_norm)
-    return torch.stack([x, y], dim=1).unflatten(2, (len(y_norm), len(x_norm)))
+        weight = torch.softmax(refined_mean.float() / TEMPERATURE, dim=1)
+        cells_xy_norm = torch.stack([x_norm.repeat(len(y_norm)), y_norm.repeat_interleave(len(x_norm))])
+        return (cells_xy_norm @ weight).unflatten(2, (len(y_norm), len(x_norm)))
 
 
 def _embedding(size: int, feature_size: int, channels: tuple[int, ...]) -> nn.Sequential:

@@ -44,14 +44,21 @@ class Field(nn.Module):
         self.blocks = nn.ModuleList(ResidualBlock(hidden) for _ in range(n_blocks))
         self.fc_out = nn.Linear(hidden, 1)
 
-    def cost_features(self, refined: Float[Tensor, "b n r q"], refined_mean: Float[Tensor, "b r q"]) -> CostFeatures:
-        """The volume that the field interpolates, one for each pair of images. Channels are adjacent in memory."""
-        side = math.isqrt(refined.shape[2])
-        # one channel is its own mean
-        volume = refined if refined.shape[1] == 1 else torch.cat([refined, refined_mean[:, None]], dim=1)
-        volume = volume.unflatten(3, (side, side)).unflatten(2, (side, side))
+    def cost_features(self, with_mean: Float[Tensor, "b n r q"]) -> CostFeatures:
+        """The volume that the field interpolates, one for each pair of images. Channels are adjacent in memory.
+
+        The definition, which training runs. Matching runs nemf.model.pair_costs.PairCosts, which must agree with it.
+        """
+        side = math.isqrt(with_mean.shape[2])
+        volume = with_mean.unflatten(3, (side, side)).unflatten(2, (side, side))
         features = [self.embedding(volume), *([volume[:, -1:]] if self.keep_correlation else [])]
         return torch.cat([part.movedim(1, -1) for part in features], dim=-1).movedim(-1, 1)
+
+    @staticmethod
+    def with_mean(refined: Float[Tensor, "b n r q"]) -> Float[Tensor, "b channel r q"]:
+        """What the cost features are made of: the refined correlation, and its mean as the last channel; one channel is
+        its own mean."""
+        return refined if refined.shape[1] == 1 else torch.cat([refined, refined.mean(dim=1, keepdim=True)], dim=1)
 
     def forward(
         self,

@@ -31,7 +31,7 @@ ReluMasks = list[Bool[Tensor, "n hidden"]]
 class InferenceLayers:
     """The layers of a field, split so that the query's part of the first one is computed once for each query point.
 
-    field: its weights are read in place where they can be.
+    field: its weights are copied, those of products adjacent in memory as these read them.
     """
 
     def __init__(self, field: Field) -> None:
@@ -41,7 +41,8 @@ class InferenceLayers:
         last_bias = torch.zeros_like(field.fc_p.bias)
         for fc_c, block in field.layers():
             first, second = block.fc_0, block.fc_1
-            self.blocks.append(Block(fc_c.bias + last_bias, fc_c.weight.T, first.weight.T, first.bias, second.weight.T))
+            phi, inner, outer = (layer.weight.T.contiguous() for layer in (fc_c, first, second))
+            self.blocks.append(Block(fc_c.bias + last_bias, phi, inner, first.bias, outer))
             last_bias = second.bias
         self.bias, self.weight_out, self.bias_out = last_bias, field.fc_out.weight[0], field.fc_out.bias
 
@@ -52,17 +53,15 @@ class InferenceLayers:
     def forward(
         self,
         hidden: Float[Tensor, "n hidden"],
-        encoding: Float[Tensor, "n d"],
         phi: Float[Tensor, "n channel"],
         relu_masks: ReluMasks | None = None,
     ) -> Float[Tensor, " n"]:
         """Logits.
 
-        hidden: the query points' part of the first layer; overwritten.
-        encoding, phi: the encoded reference points and their cost features.
+        hidden: the first layer, of the query points and of the reference points; overwritten.
+        phi: the cost features of the reference points.
         relu_masks: a list that the masks are appended to, for `backward`.
         """
-        hidden.addmm_(encoding, self.reference_weight)
         rectified = torch.empty_like(hidden)
         for block in self.blocks:
             hidden.addmm_(phi, block.from_phi).add_(block.bias)

@@ -11,6 +11,7 @@ which checkpoints hold; nemf.official translates the authors' checkpoints.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -21,32 +22,46 @@ from nemf.model.backbone import Backbone
 from nemf.model.cost_encoder import CostEncoder, soft_argmax
 from nemf.model.field import Field
 from nemf.model.neck import Neck
-from nemf.model.scorer import FusedScore, QueryScorer
+from nemf.model.pair_costs import POINTS_AT_ONCE, PairCosts
+from nemf.model.scorer import CostTable, FusedScore, QueryScorer
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class EncodedField:
     """The part of a batch of encoded pairs that the search reads. Cells are numbered row by row."""
 
-    refined_mean: Float[Tensor, "b reference query"]
-    """The refined correlation's mean over its channels: how well each reference cell matches each query cell."""
-    cost_features: Float[Tensor, "b channel hr wr hq wq"]
-    """The volumes that the field interpolates."""
+    field: Field
+    with_mean: Float[Tensor, "b _ reference query"]
+    """The refined correlation and its mean, see Field.with_mean."""
+
+    @property
+    def refined_mean(self) -> Float[Tensor, "b reference query"]:
+        """The refined correlation's mean over its channels: how well each reference cell matches each query cell."""
+        return self.with_mean[:, -1]
+
+    @cached_property
+    def pair_costs(self) -> list[PairCosts]:
+        """The cost features of each pair."""
+        return [PairCosts(self.field, volume) for volume in self.with_mean]
+
+    @cached_property
+    def cost_table(self) -> Float[Tensor, "b reference query channel"]:
+        """The cost features of all cells."""
+        return torch.stack([costs.volume() for costs in self.pair_costs])
 
     def select(self, first: int, last: int) -> "EncodedField":
         """The pairs from `first` up to, not including, `last`."""
-        return EncodedField(refined_mean=self.refined_mean[first:last], cost_features=self.cost_features[first:last])
+        return EncodedField(field=self.field, with_mean=self.with_mean[first:last])
 
     @staticmethod
     def concatenate(batches: Sequence["EncodedField"]) -> "EncodedField":
-        """One batch of all pairs. The channels of its cost features are adjacent in memory, for fast interpolation."""
-        return EncodedField(
-            refined_mean=torch.cat([batch.refined_mean for batch in batches]),
-            cost_features=torch.cat([batch.cost_features.movedim(1, -1) for batch in batches]).movedim(-1, 1),
-        )
+        """One batch of all pairs."""
+        if len(batches) == 1:
+            return batches[0]
+        return EncodedField(field=batches[0].field, with_mean=torch.cat([batch.with_mean for batch in batches]))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Encoded(EncodedField):
     """Everything that the network computes of a batch of pairs."""
 
@@ -60,6 +75,8 @@ class Encoded(EncodedField):
     """The correlation refined by the transformer."""
     coarse_flow: Float[Tensor, "b 2 h w"]
     """Normalised reference (x, y) of every query cell, as trained by the flow loss."""
+    cost_features: Float[Tensor, "b channel hr wr hq wq"]
+    """The volumes that the field interpolates."""
 
 
 class NeMF(nn.Module):
@@ -109,16 +126,23 @@ class NeMF(nn.Module):
         """The result of `encode`, computed from the feature maps of both images."""
         correlation = self.cost_encoder.correlate(reference_features, query_features)
         refined = self.cost_encoder.refine(correlation, reference_features, query_features)
-        refined_mean = refined.mean(dim=1)
+        with_mean = self.field.with_mean(refined)
         return Encoded(
+            field=self.field,
+            with_mean=with_mean,
             features_source=reference_features,
             features_target=query_features,
             correlation=correlation,
             refined=refined,
-            refined_mean=refined_mean,
-            coarse_flow=self.cost_encoder.coarse_flow(refined_mean),
-            cost_features=self.field.cost_features(refined, refined_mean),
+            coarse_flow=self.cost_encoder.coarse_flow(with_mean[:, -1]),
+            cost_features=self.field.cost_features(with_mean),
         )
+
+    def encode_field(self, reference_features: list[Tensor], query_features: list[Tensor]) -> EncodedField:
+        """What the search reads of `encode_features`."""
+        correlation = self.cost_encoder.correlate(reference_features, query_features)
+        refined = self.cost_encoder.refine(correlation, reference_features, query_features)
+        return EncodedField(field=self.field, with_mean=self.field.with_mean(refined))
 
     def score(
         self,
@@ -138,7 +162,7 @@ class NeMF(nn.Module):
         instead, so that its query points are prepared once.
         Raises ValueError where batches or numbers of points differ.
         """
-        expected = (len(encoded.cost_features), source_xy_norm.shape[1], 2)
+        expected = (len(encoded.with_mean), source_xy_norm.shape[1], 2)
         if source_xy_norm.shape != expected or target_xy_norm.shape != expected:
             raise ValueError(
                 f"points of {expected[0]} encoded pairs must have shape {expected}; got source "
@@ -149,6 +173,15 @@ class NeMF(nn.Module):
         query_index = torch.arange(len(pair), device=pair.device)
         return scorer(source_xy_norm.flatten(0, 1), query_index).view(expected[:2])
 
+    def point_scorer(
+        self, encoded: EncodedField, query_xy_norm: Float[Tensor, "k 2"], fused: FusedScore | None = None
+    ) -> QueryScorer:
+        """The scorer of at most POINTS_AT_ONCE query points of one encoded pair, without the volume of all cells."""
+        padded = F.pad(query_xy_norm, (0, 0, 0, POINTS_AT_ONCE - len(query_xy_norm)))
+        (costs,) = encoded.pair_costs
+        table = CostTable.of_points(costs.at_points(padded), self.cost_encoder.hw)
+        return QueryScorer(self.field, table, padded, fused=fused)
+
     def scorer(
         self,
         encoded: EncodedField,
@@ -158,14 +191,9 @@ class NeMF(nn.Module):
         fused: FusedScore | None = None,
     ) -> QueryScorer:
         """`score` with M query points of the encoded pairs prepared once, see QueryScorer."""
-        return QueryScorer(
-            self.field,
-            encoded.cost_features,
-            pair,
-            query_xy_norm,
-            positional_gradient=positional_gradient,
-            fused=fused,
-        )
+        hw = self.cost_encoder.hw
+        table = CostTable.of_cells(encoded.cost_table.unflatten(2, hw).unflatten(1, hw), pair, query_xy_norm)
+        return QueryScorer(self.field, table, query_xy_norm, positional_gradient=positional_gradient, fused=fused)
 
 
 def squash(

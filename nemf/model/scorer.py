@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +10,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from nemf.model.field import CostFeatures, Field
+from nemf.model.field import Field
 from nemf.model.field_inference import InferenceLayers, ReluMasks
 from nemf.model.quadrilinear import corner_slopes, corners, weighted_rows
 
@@ -25,6 +25,42 @@ FusedScore = Callable[..., tuple[Tensor, Tensor | None]]
 """nemf.model.field_triton.score with its weights bound."""
 
 
+class CostTable(NamedTuple):
+    """Cost features, and where those of each of M query points are among them."""
+
+    rows: Float[Tensor, "row c"]
+    """One row for every reference cell and, within it, each of some places of the query; first those of a pair."""
+    reference_hw: tuple[int, int]
+    query_places: int
+    """Number of places of the query."""
+    row: Int64[Tensor, "m 4"]
+    """The rows of a query point's four places with its pair's first reference cell."""
+    weight: Float[Tensor, "m 4"]
+    """The weights of these places."""
+
+    @staticmethod
+    def of_cells(
+        features: Float[Tensor, "b hr wr hq wq c"], pair: Int64[Tensor, " m"], query_xy_norm: Float[Tensor, "m 2"]
+    ) -> "CostTable":
+        """The features of all query cells of all pairs of images, of which each query point reads four, bilinear.
+
+        pair: the index of each query point's pair.
+        """
+        sizes = features.shape[1:5]
+        cell, weight = corners(query_xy_norm, (sizes[2], sizes[3]))
+        row = pair[:, None] * math.prod(sizes) + cell
+        rows = features.reshape(-1, features.shape[5]).contiguous()
+        return CostTable(rows, (sizes[0], sizes[1]), sizes[2] * sizes[3], row, weight)
+
+    @staticmethod
+    def of_points(features: Float[Tensor, "r m c"], reference_hw: tuple[int, int]) -> "CostTable":
+        """The features of the query points themselves."""
+        n_points = features.shape[1]
+        row = torch.arange(n_points, device=features.device)[:, None].repeat(1, 4)
+        weight = F.pad(features.new_ones(n_points, 1), (0, 3))
+        return CostTable(features.flatten(0, 1), reference_hw, n_points, row, weight)
+
+
 class QueryScorer:
     """Logits of reference points, each at one of the M query points that the scorer was made for.
 
@@ -34,8 +70,7 @@ class QueryScorer:
     field's first layer. Gradients flow to the reference points and are computed tile by tile along with the logits, so
     no activation of all points is kept. None flow to the weights: to train, call the field itself.
 
-    cost_features: of all pairs of images.
-    pair: (M,) the index of each query point's pair.
+    table: of these query points.
     query_xy_norm: (M, 2).
     positional_gradient: let the gradient flow through the encoding of the reference point too; as published it flows
         only through the interpolation of the cost features.
@@ -46,24 +81,19 @@ class QueryScorer:
     def __init__(
         self,
         field: Field,
-        cost_features: CostFeatures,
-        pair: Int64[Tensor, " m"],
+        table: CostTable,
         query_xy_norm: Float[Tensor, "m 2"],
         *,
         positional_gradient: bool = False,
         fused: FusedScore | None = None,
     ) -> None:
-        _, channels, *sizes = cost_features.shape
         self._field = field
         self._layers = InferenceLayers(field)
         self._positional_gradient = positional_gradient
         self._fused = fused
-        self._reference_hw, query_hw = (sizes[0], sizes[1]), (sizes[2], sizes[3])
-        self._query_cells = math.prod(query_hw)
-        rows = cost_features.movedim(1, -1).reshape(-1, channels).contiguous()
-        self._rows = rows if fused is None else rows.bfloat16()
-        cell, self._weight = corners(query_xy_norm, query_hw)
-        self._row = pair[:, None] * math.prod(sizes) + cell
+        self._reference_hw, self._query_places = table.reference_hw, table.query_places
+        self._rows = table.rows if fused is None else table.rows.bfloat16()
+        self._row, self._weight = table.row, table.weight
         padded = _padded(query_xy_norm)
         self._hidden = padded.new_empty(len(padded), field.fc_p.out_features)
         for points, hidden in zip(_tiles(padded), _tiles(self._hidden), strict=True):
@@ -81,6 +111,33 @@ class QueryScorer:
         chunks = [self._score(*chunk) for chunk in _chunks(reference_xy_norm, query_index)]
         return torch.cat([reference_xy_norm[:0, 0], *chunks])[: len(query_index)]
 
+    @torch.no_grad()
+    def at_places(self, reference_xy_norm: Float[Tensor, "n 2"], count: int) -> Float[Tensor, "count n"]:
+        """Logits of N reference points, each at each of the first query points; for a table of the query points.
+
+        What the reference points have alike for all query points is computed once.
+        """
+        n, device = len(reference_xy_norm), reference_xy_norm.device
+        if self._fused is not None:
+            index = torch.arange(count, device=device).repeat_interleave(n)
+            return self(reference_xy_norm.repeat(count, 1), index).view(count, n)
+        padded = _padded(reference_xy_norm)
+        by_reference = torch.cat([self._field.encode(tile) @ self._layers.reference_weight for tile in _tiles(padded)])[
+            :n
+        ]
+        features = self._rows.view(-1, self._query_places * self._rows.shape[1])
+        phi = weighted_rows(features, *corners(reference_xy_norm, self._reference_hw))
+        phi = phi.view(n, self._query_places, -1).transpose(0, 1)
+        logits = [reference_xy_norm[:0, 0]]
+        points_of_tile = max(TILE[device.type] // n, 1)
+        for first in range(0, count, points_of_tile):
+            some = slice(first, min(first + points_of_tile, count))
+            hidden = self._hidden[some, None] + by_reference
+            tiles = zip(*(_tiles(_padded(part.flatten(0, 1))) for part in (hidden, phi[some])), strict=True)
+            of_points = torch.cat([self._layers.forward(*tile) for tile in tiles])
+            logits.append(of_points[: hidden.shape[0] * n])
+        return torch.cat(logits).view(count, n)
+
     def with_gradient(
         self, reference_xy_norm: Float[Tensor, "n 2"], query_index: Int64[Tensor, " n"]
     ) -> tuple[Float[Tensor, " n"], Float[Tensor, "n 2"]]:
@@ -97,7 +154,7 @@ class QueryScorer:
     @torch.no_grad()
     def _score(self, reference_xy_norm: Float[Tensor, "n 2"], query_index: Int64[Tensor, " n"]) -> Float[Tensor, " n"]:
         cell, weight = corners(reference_xy_norm, self._reference_hw)
-        row = cell[:, :, None] * self._query_cells + self._row[query_index][:, None]
+        row = cell[:, :, None] * self._query_places + self._row[query_index][:, None]
         weights = weight[:, :, None] * self._weight[query_index][:, None]
         phi = weighted_rows(self._rows, row.flatten(1), weights.flatten(1))
         tiles = zip(_tiles(reference_xy_norm), _tiles(query_index), _tiles(phi), strict=True)
@@ -108,7 +165,7 @@ class QueryScorer:
         self, reference_xy_norm: Float[Tensor, "n 2"], query_index: Int64[Tensor, " n"]
     ) -> tuple[Float[Tensor, " n"], Float[Tensor, "n 2"]]:
         cell, weight = corners(reference_xy_norm, self._reference_hw)
-        row = cell[:, :, None] * self._query_cells + self._row[query_index][:, None]
+        row = cell[:, :, None] * self._query_places + self._row[query_index][:, None]
         at_corners = weighted_rows(self._rows, row, self._weight[query_index][:, None].expand_as(row))
         phi = (at_corners * weight[..., None]).sum(dim=1)
         logits, grad_phi, grad_encoding = [], [], []
@@ -132,7 +189,7 @@ class QueryScorer:
         return self._fused(
             self._rows,
             self._reference_hw,
-            self._query_cells,
+            self._query_places,
             reference_xy_norm.contiguous(),
             query_index.contiguous(),
             self._row,
@@ -145,8 +202,9 @@ class QueryScorer:
     def _forward(
         self, reference_xy_norm: Tensor, query_index: Tensor, phi: Tensor, relu_masks: ReluMasks | None = None
     ) -> Tensor:
-        encoding = self._field.encode(reference_xy_norm)
-        return self._layers.forward(self._hidden[query_index], encoding, phi, relu_masks)
+        hidden = self._hidden[query_index]
+        hidden.addmm_(self._field.encode(reference_xy_norm), self._layers.reference_weight)
+        return self._layers.forward(hidden, phi, relu_masks)
 
 
 class _Differentiable(torch.autograd.Function):
@@ -167,7 +225,8 @@ class _Differentiable(torch.autograd.Function):
 
 def _padded(values: Tensor) -> Tensor:
     """The tensor padded with zeros to whole tiles."""
-    return F.pad(values, (0, 0) * (values.dim() - 1) + (0, -len(values) % TILE[values.device.type]))
+    padding = -len(values) % TILE[values.device.type]
+    return F.pad(values, (0, 0) * (values.dim() - 1) + (0, padding)) if padding else values
 
 
 def _tiles(values: Tensor) -> tuple[Tensor, ...]:

@@ -186,7 +186,7 @@ def test_queries_are_counted(model: NeMF, encoded: Encoded):
     assert sum(n_queries) == 6 * 7 * 9 * 3
 
     # no two pixels start from the same position
-    smooth = replace(encoded, refined_mean=0.01 * encoded.refined_mean)
+    smooth = replace(encoded, with_mean=0.01 * encoded.with_mean)
 
     def ours(iterations: int, points: list[list[float]] | None) -> int:
         pair = image_pair((15, 25), 0, points=None)

@@ -48,12 +48,12 @@ def test_a_flow_of_nodes_of_narrow_images(model: NeMF, hw: tuple[int, int]):
     assert np.allclose(match.flow_px[0, 0], match.reference_xy_px[0], atol=0.5)
 
 
-def test_the_confidence_of_a_flow_is_high_where_it_ends_at_what_the_query_cells_match():
+def test_the_confidence_of_a_flow_is_high_where_it_ends_at_what_the_query_cells_match(model: NeMF):
     """16 query cells a side match the reference cells 3 further right: a flow of 3 cells is sure, another is not."""
     cells = np.arange(256).reshape(16, 16)
     refined = torch.zeros(1, 256, 256)
     refined[0, np.minimum(cells % 16 + 3, 15) + cells // 16 * 16, cells] = 2
-    encoded = EncodedField(refined_mean=refined, cost_features=torch.zeros(1, 1, 1, 1, 1, 1))
+    encoded = EncodedField(field=model.field, with_mean=refined[:, None])
     one = ImagePair(query_rgb=noise(64, 64), reference_rgb=noise(64, 64, seed=1), dense=True)
     right_xy_px = pixel_grid((8, 8)) / 7 * 63 + torch.tensor([12, 0])
     away_xy_px = right_xy_px.clone()

@@ -59,7 +59,7 @@ def test_one_channel_of_correlation_is_its_own_mean_and_can_be_kept():
     field = Field(correlation_channels=1, cost_channels=4, hidden=8, n_blocks=1, n_frequencies=3, keep_correlation=True)
     refined = torch.rand(2, 1, 9, 9)
 
-    features = field.cost_features(refined, refined[:, 0])
+    features = field.cost_features(field.with_mean(refined))
 
     assert field.embedding.conv.over_source.in_channels == 1
     assert features.shape == (2, 5, 3, 3, 3, 3)

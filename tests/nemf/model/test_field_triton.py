@@ -19,7 +19,7 @@ from nemf.model import field_triton  # noqa: E402
 from nemf.model.field import Field  # noqa: E402
 from nemf.model.field_triton import KernelWeights, score  # noqa: E402
 from nemf.model.quadrilinear import corners  # noqa: E402
-from nemf.model.scorer import QueryScorer  # noqa: E402
+from nemf.model.scorer import CostTable, QueryScorer  # noqa: E402
 
 HAS_GPU = torch.cuda.is_available()
 Score = Callable[..., tuple[torch.Tensor, torch.Tensor | None]]
@@ -173,7 +173,8 @@ def test_the_search_can_score_by_it(run: Score, device: str):
     """QueryScorer passes the kernel the arguments that it expects."""
     case = Case.random(**SMALL).to(device)
     fused = partial(run, KernelWeights.from_field(case.field.requires_grad_(False)))
-    scorer = QueryScorer(case.field, case.volume, case.pair, case.query_xy_norm, fused=fused)
+    table = CostTable.of_cells(case.volume.movedim(1, -1), case.pair, case.query_xy_norm)
+    scorer = QueryScorer(case.field, table, case.query_xy_norm, fused=fused)
     reference = case.reference_xy_norm.clone().requires_grad_()
     logits = scorer(reference, case.query_index)
     (gradient,) = torch.autograd.grad(logits.sum(), reference)

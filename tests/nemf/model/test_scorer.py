@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from nemf.model.field import Field
-from nemf.model.scorer import TILE, QueryScorer
+from nemf.model.scorer import TILE, CostTable, QueryScorer
 
 N_POINTS = 700  # more than a tile
 PAIR = torch.arange(2).repeat_interleave(N_POINTS)
@@ -34,9 +34,17 @@ def volume() -> torch.Tensor:
     return random(2, 4, 3, 5, 4, 2, seed=1)
 
 
+def over_cells(
+    field: Field, volume: torch.Tensor, pair: torch.Tensor, query_xy_norm: torch.Tensor, **options: bool
+) -> QueryScorer:
+    """The scorer of volumes (b, c, hr, wr, hq, wq)."""
+    table = CostTable.of_cells(volume.movedim(1, -1), pair, query_xy_norm)
+    return QueryScorer(field, table, query_xy_norm, **options)
+
+
 @pytest.mark.parametrize("positional_gradient", [False, True])
 def test_logits_and_gradients_are_those_of_the_field(field: Field, volume: torch.Tensor, positional_gradient: bool):
-    scorer = QueryScorer(field, volume, PAIR, QUERY.flatten(0, 1), positional_gradient=positional_gradient)
+    scorer = over_cells(field, volume, PAIR, QUERY.flatten(0, 1), positional_gradient=positional_gradient)
     reference = REFERENCE.clone().requires_grad_()
     expected = field(volume, reference, QUERY, positional_gradient=positional_gradient)
     actual = scorer(reference.flatten(0, 1), INDEX).view(2, N_POINTS)
@@ -50,7 +58,7 @@ def test_logits_and_gradients_are_those_of_the_field(field: Field, volume: torch
 
 
 def test_query_points_are_given_by_index(field: Field, volume: torch.Tensor):
-    scorer = QueryScorer(field, volume, PAIR, QUERY.flatten(0, 1))
+    scorer = over_cells(field, volume, PAIR, QUERY.flatten(0, 1))
     index, reference_xy = torch.tensor([1399, 3, 3, 700]), REFERENCE[0, :4]
     expected = field(
         volume[PAIR[index]], reference_xy[:, None], QUERY.flatten(0, 1)[index][:, None], positional_gradient=False
@@ -80,32 +88,44 @@ def test_a_logit_depends_on_nothing_beside_it(n_points: int):
         REFERENCE.float().flatten(0, 1),
         QUERY.float().flatten(0, 1),
     )
-    scorer = QueryScorer(field, volume, PAIR, query)
+    scorer = over_cells(field, volume, PAIR, query)
     logits, gradients = scorer.with_gradient(reference, INDEX)
     assert torch.equal(scorer(reference, INDEX), scorer(reference.flip(0), INDEX.flip(0)).flip(0))
 
     chosen = N_POINTS + torch.randperm(N_POINTS)[:n_points]
-    alone = QueryScorer(field, volume[1:], torch.zeros_like(chosen), query[chosen])
+    alone = over_cells(field, volume[1:], torch.zeros_like(chosen), query[chosen])
     some_logits, some_gradients = alone.with_gradient(reference[chosen], torch.arange(len(chosen)))
     assert torch.equal(some_logits, logits[chosen])
     assert torch.equal(some_gradients, gradients[chosen])
 
 
 def test_no_points_have_no_logits(field: Field, volume: torch.Tensor):
-    scorer = QueryScorer(field, volume, PAIR[:0], QUERY[0, :0])
+    scorer = over_cells(field, volume, PAIR[:0], QUERY[0, :0])
     assert scorer(REFERENCE[0, :0], INDEX[:0]).shape == (0,)
     assert scorer.with_gradient(REFERENCE[0, :0], INDEX[:0])[1].shape == (0, 2)
 
 
 def test_what_is_no_index_has_no_score_and_reads_nothing(field: Field, volume: torch.Tensor):
-    scorer = QueryScorer(field, volume, PAIR[:2], torch.tensor([[0.1, 0.2], [0.1, torch.nan]], dtype=torch.float64))
+    scorer = over_cells(field, volume, PAIR[:2], torch.tensor([[0.1, 0.2], [0.1, torch.nan]], dtype=torch.float64))
     reference = torch.tensor([[0.3, 0.4], [torch.inf, 0.4], [0.3, 0.4]], dtype=torch.float64)
     assert scorer(reference, torch.tensor([0, 0, 1])).isnan().tolist() == [False, True, True]
 
 
 def test_second_derivatives_are_refused(field: Field, volume: torch.Tensor):
-    scorer = QueryScorer(field, volume, PAIR[:1], QUERY[0, :1])
+    scorer = over_cells(field, volume, PAIR[:1], QUERY[0, :1])
     reference = REFERENCE[0, :1].clone().requires_grad_()
     (gradient,) = torch.autograd.grad(scorer(reference, INDEX[:1]).sum(), reference, create_graph=True)
     with pytest.raises(RuntimeError, match="does not require grad"):
         torch.autograd.grad(gradient.sum(), reference)
+
+
+def test_places_that_all_query_points_share(field: Field):
+    """Logits of the same places are those of each query point's own places, and depend on nothing beside them."""
+    features, query = random(3 * 5, 4, 4, seed=6), random(4, 2, seed=7)
+    scorer = QueryScorer(field, CostTable.of_points(features, (3, 5)), query)
+    places = random(TILE["cpu"] + 100, 2, seed=8)
+    index = torch.arange(4).repeat_interleave(len(places))
+    logits = scorer.at_places(places, 3)
+    assert torch.allclose(logits.flatten(), scorer(places.repeat(3, 1), index[: 3 * len(places)]))
+    assert torch.equal(scorer.at_places(places, 1)[0], logits[0])
+    assert scorer.at_places(places, 0).shape == (0, len(places))

@@ -73,7 +73,7 @@ def test_all_weights_of_a_field_that_keeps_the_correlation_learn():
         encoded_pair = model.encode(torch.randn(1, 3, 64, 64), torch.randn(1, 3, 64, 64))
     before = {name: weight.detach().clone() for name, weight in model.field.named_parameters()}
     for _ in range(2):  # the output's weights are 0 in the first
-        features = model.field.cost_features(encoded_pair.refined, encoded_pair.refined_mean)
+        features = model.field.cost_features(encoded_pair.with_mean)
         source, target = 2 * torch.rand(2, 1, 200, 2) - 1
         optimiser.zero_grad()
         model.field(features, source, target, positional_gradient=False).square().mean().backward()
