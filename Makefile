@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses auto --dist loadfile \
 	--no-loadscope-reorder
 
-.PHONY: demo docs test test-all pytest pytest-all test-browser test-readers chaos fuzz lint clean
+.PHONY: benchmark demo docs test test-all pytest pytest-all test-browser test-readers chaos fuzz lint clean
 
 # bytecode is written on all cores, where pip takes one; some packages hold files that are not for this Python
 $(VENV)/installed: pyproject.toml constraints.txt
@@ -14,6 +14,9 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable '.[dev]'
 	$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true
 	touch $@
+
+benchmark: $(VENV)/installed  ## CPU time and memory of this build beside an earlier commit, COMMIT (the one before)
+	$(BIN)/python -m benchmarks.builds --commit $${COMMIT:-HEAD^} --out benchmarks/results
 
 demo: $(VENV)/installed  ## the main job on photographs with a known answer, on this machine, with a report
 	$(BIN)/python -m jobs.demo --out demo

@@ -37,7 +37,8 @@ _CODE_VERSION = 10
 _ENCODE_BATCH = {"cpu": 1, "cuda": 8}
 """Images and pairs are encoded in batches of this one size, padded: kernels round differently by shape."""
 _MAX_GROUP_PAIRS = {"cpu": 1, "cuda": 8}
-_MAX_GROUP_PIXELS = {"cpu": 2**17, "cuda": 2**21}
+"""Pairs that are searched together. The cost features of one are more than a CPU's caches hold."""
+_MAX_GROUP_PIXELS = 2**21
 """Pixels that are searched together, unless one pair has more. A hidden layer is kept for each pixel of a dense pair,
 and for at most every sixteenth pixel of a pair with points only."""
 
@@ -320,7 +321,7 @@ class NemfMatcher(Matcher):
 
     def _groups(self, pairs: Sequence[ImagePair]) -> Iterator[list[ImagePair]]:
         """The pairs in groups that are matched together, bounded by the memory that they take."""
-        max_pixels = _MAX_GROUP_PIXELS[self.device.type]
+        max_pairs = _MAX_GROUP_PAIRS[self.device.type]
         group: list[ImagePair] = []
         n_pixels = 0
         for pair in pairs:
@@ -328,7 +329,7 @@ class NemfMatcher(Matcher):
             pair_pixels = height * width // 16
             if pair.dense:
                 pair_pixels = pair_pixels + self.config.flow_nodes**2 if self.config.flow_nodes else height * width
-            if group and (len(group) == _MAX_GROUP_PAIRS[self.device.type] or n_pixels + pair_pixels > max_pixels):
+            if group and (len(group) == max_pairs or n_pixels + pair_pixels > _MAX_GROUP_PIXELS):
                 yield group
                 group, n_pixels = [], 0
             group.append(pair)

@@ -101,7 +101,9 @@ class PairField:
         """Scores at the query points, POINTS_AT_ONCE at a time."""
         for queries in query_xy_norm.split(POINTS_AT_ONCE) if len(query_xy_norm) else ():
             scorer = self.model.point_scorer(self.encoded, queries, self.fused)
-            mirrored = self.mirrored and self.model.point_scorer(self.mirrored, _mirror(queries), self.fused)
+            mirrored = None
+            if self.mirrored is not None:
+                mirrored = self.model.point_scorer(self.mirrored, _mirror(queries), self.fused)
             yield _Scores(scorer=scorer, mirrored=mirrored, count=len(queries))
 
     def _cell_centres_norm(self, map_hw: Size) -> Float[Tensor, "n 2"]:

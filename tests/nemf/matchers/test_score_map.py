@@ -1,5 +1,7 @@
 """NemfMatcher.score_map: the field of one query point over the reference image."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -47,10 +49,12 @@ def test_it_is_the_score_of_evenly_spaced_places(matcher: NemfMatcher):
 
 
 def test_it_is_highest_where_a_planted_score_is(matcher: NemfMatcher, monkeypatch: pytest.MonkeyPatch):
-    def planted(source_xy_norm: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        return 2 - (source_xy_norm - px_to_norm(torch.tensor([18.0, 5.0]), REFERENCE_HW)).square().sum(dim=-1)
+    def at_places(reference_xy_norm: torch.Tensor, count: int) -> torch.Tensor:
+        offset = reference_xy_norm - px_to_norm(torch.tensor([18.0, 5.0]), REFERENCE_HW)
+        return (2 - offset.square().sum(dim=-1)).expand(count, -1)
 
-    monkeypatch.setattr(matcher.model, "scorer", lambda *_arguments, **_options: planted)
+    planted = SimpleNamespace(at_places=at_places)
+    monkeypatch.setattr(matcher.model, "point_scorer", lambda *_arguments, **_options: planted)
     scores = matcher.score_map(QUERY, REFERENCE, [0, 0], REFERENCE_HW)
     assert np.unravel_index(scores.argmax(), scores.shape) == (5, 18)
     assert scores[5, 18] == pytest.approx(1 / (1 + np.exp(-2)))
