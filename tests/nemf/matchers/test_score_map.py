@@ -1,7 +1,5 @@
 """NemfMatcher.score_map: the field of one query point over the reference image."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import torch
@@ -10,6 +8,7 @@ from official_nemf import SMALL, official_shapes, official_state_dict
 from nemf import ImagePair
 from nemf.coordinates import px_to_norm
 from nemf.matchers.nemf import NemfMatcher
+from nemf.model.scorer import QueryScorer
 from nemf.official.names import from_official_state_dict
 from nemf.search.config import SearchConfig
 
@@ -49,12 +48,11 @@ def test_it_is_the_score_of_evenly_spaced_places(matcher: NemfMatcher):
 
 
 def test_it_is_highest_where_a_planted_score_is(matcher: NemfMatcher, monkeypatch: pytest.MonkeyPatch):
-    def at_places(reference_xy_norm: torch.Tensor, count: int) -> torch.Tensor:
+    def planted(_: QueryScorer, reference_xy_norm: torch.Tensor, count: int) -> torch.Tensor:
         offset = reference_xy_norm - px_to_norm(torch.tensor([18.0, 5.0]), REFERENCE_HW)
         return (2 - offset.square().sum(dim=-1)).expand(count, -1)
 
-    planted = SimpleNamespace(at_places=at_places)
-    monkeypatch.setattr(matcher.model, "point_scorer", lambda *_arguments, **_options: planted)
+    monkeypatch.setattr(QueryScorer, "at_places", planted)
     scores = matcher.score_map(QUERY, REFERENCE, [0, 0], REFERENCE_HW)
     assert np.unravel_index(scores.argmax(), scores.shape) == (5, 18)
     assert scores[5, 18] == pytest.approx(1 / (1 + np.exp(-2)))
