@@ -78,6 +78,11 @@ class Encoded(EncodedField):
     cost_features: Float[Tensor, "b channel hr wr hq wq"]
     """The volumes that the field interpolates."""
 
+    @cached_property
+    def cost_table(self) -> Float[Tensor, "b reference query channel"]:
+        """The cost features of all cells: these, not those that PairCosts makes."""
+        return self.cost_features.movedim(1, -1).flatten(3, 4).flatten(1, 2)
+
 
 class NeMF(nn.Module):
     """A backbone, a cost encoder and a field that fit together; nemf.model.presets builds them from a configuration.
