@@ -42,7 +42,7 @@ class Config:
     """Share of the training images that is annotated, of which a fifth is for calibration."""
     unlabelled_pairs: int = 2000
     """Pairs to label, a fifth of them of each category."""
-    precisions: tuple[float, ...] = (0.5,)
+    precisions: tuple[float, ...] = (0.8,)
     """Expected precisions of the labels."""
     steps: int = 1500
     """Steps of the descriptors' training."""

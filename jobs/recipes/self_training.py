@@ -10,9 +10,9 @@ def self_training(options: RecipeOptions) -> list[Stage]:
     """A network trained on its own labels: on a few annotated pairs, then on these and on what it finds in others.
 
     Each of ROUNDS rounds trains nemf_mobilenet's descriptors and field anew, on the annotated pairs and on the labels
-    of the round before, weighted by their probability; two of three pairs are annotated ones. Half of the labels that
-    are kept are expected to be right, as pairs say that neither training nor validation has seen: a network that has
-    learned from few pairs has no labels of .8, and a label's weight and loss know how doubtful it is.
+    of the round before, weighted by their probability. What is kept of the matches is expected to be right to 80 %, as
+    pairs say that neither training nor validation has seen; where the network has no labels as good, the recipe ends
+    with an error that says how good they are. Worse labels do harm: docs/pseudo-labels.md.
 
     Needs manifests: data/labelled.parquet, to train on; data/calibration.parquet, annotated pairs of other images;
     data/unlabelled.parquet, pairs whose keypoints, if any, are not read; data/val.parquet, to choose checkpoints by;
@@ -29,7 +29,6 @@ def self_training(options: RecipeOptions) -> list[Stage]:
         descriptors = replace(
             descriptors_stage(of_round, "nemf-mobilenet"),
             pairs=(manifest["labelled"], *labels),
-            weights=(2.0, *(1.0 for _ in labels)),
             photographs=(),
             validation=manifest["val"],
             backbone_weights=options.weights,
@@ -56,6 +55,6 @@ def _labels(options: RecipeOptions, annotated: str, unlabelled: str, labels: str
     found = replace(known, pairs=unlabelled, out=str(options.out / "matched"), points="grid:6")
     calibration = calibrate.Config(matches=known.out, pairs=annotated, out=str(options.out / "calibration.json"))
     labelled = pseudo_label.Config(
-        pairs=unlabelled, matches=found.out, calibration=calibration.out, precision=0.5, min_points=3, out=labels
+        pairs=unlabelled, matches=found.out, calibration=calibration.out, precision=0.8, min_points=3, out=labels
     )
     return [known, calibration, found, labelled]

@@ -81,8 +81,8 @@ def test_self_training_trains_on_the_labels_of_its_own_network(tmp_path: Path, m
     labelled, labels = str(data / "labelled.parquet"), str(out / "round-0" / "labels.parquet")
     assert trained == [(labelled,), (labelled,), (labelled, labels), (labelled, labels)] * 2
     probability = [p for row in rows_of(labels) for p in row["keypoint_probability"]]
-    assert 0.5 <= np.mean(probability) < 0.52  # uniform, so that nearly all are kept
-    assert min(len(row["keypoint_probability"]) for row in rows_of(labels)) >= 3
+    assert np.mean(probability) == pytest.approx(0.8, abs=0.001)
+    assert min(len(row["keypoint_probability"]) for row in rows_of(labels)) == 3
 
 
 def test_the_paper_recipe_has_the_papers_settings(options: RecipeOptions):
