@@ -10,6 +10,7 @@ import pandas as pd
 from pipeline.evaluation.published import published
 
 PAGE = Path(__file__).parents[1] / "docs" / "results.md"
+COMPARISON = Path(__file__).parent / "results" / "comparison.md"
 
 _ALPHAS = (0.01, 0.05, 0.1)
 _SECTIONS = (
@@ -56,13 +57,34 @@ not comparable with any table below**, which are of whole test sets.
 |---|---:|---:|
 """
 
+_ALIKE = """\
+
+## Trained alike: NeMF, PMNC, LPMFlow
+
+One backbone (MobileNetV1 with its ImageNet weights, trained on with each network), the same pairs of Animal-Pose and
+photographs, images of 256 pixels, 400 steps of 4 pairs (LPMFlow was stopped at 300): what
+`python -m benchmarks.comparison` does. A first look at what minutes of training buy, not at what the networks can do:
+their papers train a hundred times as long. PCK in percent, average over images, with 95 % intervals; val: validation
+pairs of Animal-Pose, spair: of SPair-71k's slice, willow: of PF-WILLOW, at equal distances. Processor time of one
+thread on a busy machine.
+
+* **NeMF** is the best on animals after the shortest training: its descriptors learn before there is a cost volume.
+* **PMNC** gains on its backbone on every set, and is the best of the four on PF-WILLOW's rigid objects. Where its
+  training begins it has 8.3 / 20.2 at .05 / .1 on 100 validation pairs, at its end 11.3 / 23.1.
+* **LPMFlow** learns (6.1, 8.5 and 10.1 at .1 after 100, 200 and 300 steps), but has not reached the nearest neighbours
+  of its backbone: its flow is the mean place of what a correlation finds likely, and that is near the middle of the
+  image until the correlation is sure.
+
+"""
+
 
 def page() -> str:
     """The text of docs/results.md."""
     rows = published()
     own = "".join(f"| {' | '.join(cells)} |\n" for cells in _OWN)
     sections = (f"\n## {title}\n\n{_table(rows, dataset, parts)}\n" for title, dataset, parts in _SECTIONS)
-    return _BEFORE + own + "".join(sections)
+    compared = COMPARISON.read_text("utf-8").partition("\n\n")[2]
+    return _BEFORE + own + _ALIKE + compared + "".join(sections)
 
 
 def _table(rows: pd.DataFrame, dataset: str, parts: tuple[str, ...]) -> str:

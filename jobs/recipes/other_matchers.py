@@ -12,7 +12,7 @@ def lpmflow(start: str, contrast_weight: float = LossConfig().contrast_weight) -
 
     start: a preset of nemf.lpmflow.presets. The variants are rows of the authors' table of modules, each without the
     module of its name; ablation-lpmflow-contrast is without the loss that replaces tokens.
-    Needs: data/animal-pose, data/photographs and weights of the preset's backbone. Result: none measured yet.
+    Needs: data/animal-pose, data/photographs and weights of the preset's backbone. Result: docs/results.md.
     """
 
     def recipe(options: RecipeOptions) -> list[Stage]:
@@ -35,7 +35,7 @@ def pmnc(start: str) -> Recipe:
 
     start: a preset of nemf.pmnc.presets. The variants are its ablation of the patch; that of the iterations needs no
     training: FOLDER?iterations=1.
-    Needs: data/animal-pose, data/photographs and weights of the preset's backbone. Result: none measured yet.
+    Needs: data/animal-pose, data/photographs and weights of the preset's backbone. Result: docs/results.md.
     """
 
     def recipe(options: RecipeOptions) -> list[Stage]:
