@@ -53,7 +53,7 @@ def match_cells(
     offset: a cell tries the match of another moved by the step back from there, else that match itself, as the
         prototype does.
     """
-    scores = _Scores(score, len(start), reference_hw[0] * reference_hw[1], start.device)
+    scores = _Scores(score, reference_hw[0] * reference_hw[1])
     around, steps = _neighbours(query_hw, start.device)
     query = torch.arange(len(start), device=start.device)[:, None]
     match, count = _rows_and_columns(start, reference_hw), 0
@@ -70,26 +70,33 @@ def match_cells(
     local = match[:, None] + match.new_tensor(LOCAL)
     inside = ((local >= 0) & (local < match.new_tensor(reference_hw))).all(dim=2)
     local_scores = scores.of(query, _index(local, reference_hw)).masked_fill(~inside, -torch.inf)
-    return CellMatches(_index(match, reference_hw), local_scores, count, scores.n_scored)
+    return CellMatches(_index(match, reference_hw), local_scores, count, len(scores))
 
 
 class _Scores:
-    """Scores of pairs of cells, each computed once; a table of all pairs holds them."""
+    """Scores of pairs of cells, each computed once."""
 
-    def __init__(self, score: Score, n_query: int, n_reference: int, device: torch.device) -> None:
-        self.n_scored = 0
+    def __init__(self, score: Score, n_reference: int) -> None:
         self._score, self._n_reference = score, n_reference
-        self._table = torch.full((n_query * n_reference,), torch.nan, device=device)
-        """By query cell, then reference cell; NaN where not computed yet."""
+        self._keys: Tensor | None = None
+        self._values: Tensor | None = None
+
+    def __len__(self) -> int:
+        return 0 if self._keys is None else len(self._keys)
 
     def of(self, query: Int64[Tensor, "q 1"], reference: Int64[Tensor, "q k"]) -> Float[Tensor, "q k"]:
         wanted = query * self._n_reference + reference
-        # sorted: neighbouring cells read neighbouring correlations
-        missing = wanted[self._table[wanted].isnan()].unique()
+        missing = wanted.unique()  # sorted: neighbouring cells read neighbouring correlations
+        if self._keys is not None and self._values is not None:
+            place = torch.searchsorted(self._keys, missing).clamp(max=len(self._keys) - 1)
+            missing = missing[self._keys[place] != missing]
         values = self._score(missing // self._n_reference, missing % self._n_reference)
-        self._table[missing] = torch.where(values.isnan(), -torch.inf, values)
-        self.n_scored += len(missing)
-        return self._table[wanted]
+        values = torch.where(values.isnan(), -torch.inf, values)
+        if self._keys is not None and self._values is not None:
+            missing, values = torch.cat([self._keys, missing]), torch.cat([self._values, values])
+        self._keys, order = missing.sort()
+        self._values = values[order]
+        return self._values[torch.searchsorted(self._keys, wanted)]
 
 
 def _neighbours(hw: Size, device: torch.device) -> tuple[Int64[Tensor, "q 21"], Int64[Tensor, "q 21 2"]]:
