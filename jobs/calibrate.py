@@ -22,6 +22,7 @@ from pipeline.evaluation.protocols import protocol
 from pipeline.io import storage
 from pipeline.io.manifest import Manifest
 from pipeline.io.uri_field import Uri
+from pipeline.runs.folder import refuse_files_of_runs
 from pipeline.runs.parts import read_matches
 from pipeline.runs.selection import is_other_manifest, planned_pairs
 
@@ -43,7 +44,8 @@ class Config:
     agree: Uri | None = None
     """Run of another matcher over the same pairs; agreement with its answers is a signal."""
     signals: Names = ()
-    """Signals to judge by, of confidence, margin, cycle, neighbours, agreement; default: all that the matches have."""
+    """Signals to judge by, of confidence, margin, cycle, neighbours, pair, agreement; default: all that the matches
+    have."""
 
 
 def run(config: Config) -> str:
@@ -56,6 +58,7 @@ def run(config: Config) -> str:
     from pipeline.pseudo_labels.signals import SIGNALS, describe_absent
 
     storage.refuse_overwrite(config.out, config.matches, config.pairs)
+    refuse_files_of_runs(config.out, config.matches, *([config.agree] if config.agree else []))
     if not 0 < config.alpha <= 1:
         raise ValueError(f"--alpha must be above 0 and at most 1; got {config.alpha}")
     if unknown := [name for name in config.signals if name not in SIGNALS]:

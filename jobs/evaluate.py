@@ -37,6 +37,7 @@ from pipeline.evaluation.quality_gate import PCKThreshold, parse_threshold
 from pipeline.io import storage
 from pipeline.io.manifest import Manifest
 from pipeline.io.uri_field import Uri
+from pipeline.runs.folder import refuse_files_of_runs
 from pipeline.runs.parts import read_matches
 from pipeline.runs.selection import (
     is_other_manifest,
@@ -87,6 +88,7 @@ def run(config: Config) -> str:
     Raises ValueError and OSError for bad input, RequirementError where a threshold is missed.
     """
     storage.refuse_overwrite(config.out, config.matches, config.pairs)
+    refuse_files_of_runs(config.out, config.matches)
     if config.replicates < 0:
         raise ValueError(f"--replicates must be 0 or more; got {config.replicates}")
     protocols = [protocol(name) for name in config.protocol]

@@ -16,6 +16,7 @@ from typing import Annotated
 from jobs.command import Names, run_command
 from pipeline.io import storage
 from pipeline.io.uri_field import Uri, UriField, with_absolute_uris
+from pipeline.runs.folder import refuse_files_of_runs
 
 _FORMS = ("spair", "coco", "huggingface", "huggingface-by-reference")
 
@@ -61,6 +62,11 @@ def run(config: Config) -> str:
     from pipeline.pseudo_labels.selection import Rules
 
     storage.refuse_overwrite(config.out, config.matches, config.pairs)
+    runs = (config.matches, *([config.agree] if config.agree else []))
+    written = {"--out": [config.out], "--page": [config.page] if config.page else [], "--export": config.export[1::2]}
+    for flag, places in written.items():
+        for place in places:
+            refuse_files_of_runs(place, *runs, flag=flag)
     if config.page is not None:
         storage.refuse_overwrite(config.page, config.out, config.matches, config.pairs, flag="--page")
     if not config.out.endswith(".parquet"):

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from jobs.command import run_command
 from pipeline.io.storage import refuse_overwrite, write_bytes
 from pipeline.io.uri_field import Uri
+from pipeline.runs.folder import refuse_files_of_runs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +46,7 @@ def run(config: Config) -> str:
         raise ValueError(f"--pairs-per-category must be 0 or more; got {config.pairs_per_category}")
     inputs = [config.metrics, config.matches, config.pairs]
     refuse_overwrite(config.out, *inputs, *([config.calibration] if config.calibration else []))
+    refuse_files_of_runs(config.out, config.matches)
     page = render_report(
         config.metrics,
         config.matches,

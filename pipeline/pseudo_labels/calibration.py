@@ -114,13 +114,16 @@ def signal_features(
 
 def read_calibration(uri: str) -> Calibration:
     """The calibration in a file. Raises FileNotFoundError, and ValueError naming the file if it is not a usable one."""
-    content = storage.read_bytes(uri)
+    try:
+        content = storage.read_bytes(uri)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"there is no calibration at {uri}; nemf calibrate writes them") from error
     if len(content) > MAX_BYTES:
         raise ValueError(f"{uri} has {len(content):,} bytes; a calibration has at most {MAX_BYTES:,}")
     try:
         return from_json(content)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{uri} is not a calibration: {error}") from error
+        raise ValueError(f"{uri} is not a calibration, as nemf calibrate writes them: {error}") from error
 
 
 def from_json(content: bytes | str) -> Calibration:

@@ -44,6 +44,7 @@ def fit_calibration(values: SignalValues, correct: Bool[np.ndarray, " n"], **des
         raise ValueError(
             f"a calibration needs at least {MIN_POINTS} points, {RIGHT_AND_WRONG} of them right and as many wrong: "
             f"got {n_points}, {n_right} of them right"
+            + ("" if n_points else "; is the manifest annotated, and were its own keypoints matched (no --points)?")
         )
     curves = {name: _rank_curve(signal) for name, signal in values.items()}
     features = np.concatenate([signal_features(values[name], *curve) for name, curve in curves.items()], axis=1)

@@ -61,6 +61,12 @@ def make_labels(
         index = index_pairs(manifest, run.limit(), check_images=check_images, image_root=run.image_root)
         sizes = part_sizes(run.out)
         chosen = choose_rows(sizes, index, run.fingerprint)
+        n_lacking = len(index.order) * len(run.directions) - sum(chosen.reasons.values())
+        if n_lacking:
+            yield (
+                f"warning: {matches} lacks {n_lacking} of its rows, which have no labels: nemf verify {matches} "
+                "names them, the same nemf match again makes them"
+            )
         made_of = _made_of(run, calibration, rules, other, index)
         task = ScoringTask(
             sizes=sizes,

@@ -97,7 +97,10 @@ class Counts:
         least = 0 if min_probability is None else int(np.ceil(min_probability * PROBABILITY_STEPS - 1e-6))
         n_kept, sums = (values[::-1].cumsum()[::-1] for values in (self.labels, self.steps))
         if not n_kept[0]:
-            raise NoLabelsError("there are no labels to choose from")
+            raise NoLabelsError(
+                "there are no labels to choose from: the run has no points, none is within --max-cycle, or no pair has "
+                "as many as --min-points"
+            )
         reaches = n_kept > 0
         reaches[:least] = False
         best = sums[n_kept > 0] / n_kept[n_kept > 0]

@@ -37,6 +37,8 @@ from pipeline.runs.parts import list_parts, read_matches
 from schemas.matches import MATCHES, directions_of
 
 _SUCCESS = "_SUCCESS"
+_OWN = ("run.json", _SUCCESS, "parts", "attempts", "quarantine")
+"""What a run keeps in its folder."""
 
 KEYPOINTS = "keypoints"
 """The points of a run that has those of the manifest, as have those from before there were others."""
@@ -130,6 +132,15 @@ class Run:
     @property
     def _success_file(self) -> str:
         return storage.join(self.out, _SUCCESS)
+
+
+def refuse_files_of_runs(out: str, *runs: str, flag: str = "--out") -> None:
+    """Raises ValueError if `out`, which is about to be written, is a file that one of the runs keeps, or below one."""
+    for run in runs:
+        for name in _OWN:
+            own = storage.absolute(storage.join(run, name))
+            if f"{storage.absolute(out)}/".startswith(f"{own}/"):
+                raise ValueError(f"{flag} {out} is what the run {run} is kept in; give {flag} another name")
 
 
 def is_finished(out: str) -> bool:

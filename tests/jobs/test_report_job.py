@@ -7,7 +7,9 @@ import pyarrow.parquet as pq
 import pytest
 from planted_run import LOG_ODDS, identity_share, plant_run
 
+from jobs.calibrate import main as calibrate
 from jobs.evaluate import main as evaluate
+from jobs.pseudo_label import main as pseudo_label
 from jobs.report import main
 from schemas.matches import MATCHES
 from schemas.metrics import METRICS
@@ -84,3 +86,21 @@ def test_a_calibration_of_another_matcher_or_signal_is_refused(tmp_path: Path, c
     ):
         assert main(_planted(tmp_path / name, **changes)) == 2
         assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["run.json", "_SUCCESS", "parts/more.parquet", "attempts/00001.json"])
+def test_nothing_is_written_over_what_a_run_is_kept_in(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str):
+    run, pairs = plant_run(tmp_path, 5)
+    inputs = ["--matches", run, "--pairs", pairs]
+    before = {file: file.read_bytes() for file in Path(run).rglob("*") if file.is_file()}
+    for command in (
+        [calibrate, *inputs, "--out", f"{run}/{name}"],
+        [evaluate, *inputs, "--out", f"{run}/{name}", "--protocol", "spair"],
+        [main, *inputs, "--metrics", str(tmp_path / "m.parquet"), "--out", f"{run}/{name}"],
+        [pseudo_label, *inputs, "--out", f"{run}/{name}"],
+        [pseudo_label, *inputs, "--out", str(tmp_path / "l.parquet"), "--page", f"{run}/{name}"],
+        [pseudo_label, *inputs, "--out", str(tmp_path / "l.parquet"), "--export", "spair", f"{run}/{name}"],
+    ):
+        assert command[0](command[1:]) == 2
+        assert f"is what the run {run} is kept in" in capsys.readouterr().err
+    assert {file: file.read_bytes() for file in Path(run).rglob("*") if file.is_file()} == before

@@ -52,7 +52,7 @@ def export_coco(
         images = ImageFiles(folder / "images", image_root)
 
         def write(row: dict[str, Any]) -> None:
-            files = {side: images.add(row, side) for side in ("source", "target")}
+            files = images.add_both(row)
             category = row["category"] or _UNKNOWN_CATEGORY
             objects.add_pair(row, files, {"source": category, "target": row["target_category"] or category})
 

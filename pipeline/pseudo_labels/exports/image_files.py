@@ -57,6 +57,20 @@ class ImageFiles:
             raise ImageError(known.stage, known.kind, known.message)
         return known
 
+    def add_both(self, row: Mapping[str, Any], *, subfolder: str = "") -> dict[str, ImageFile]:
+        """The images of both sides, `source` and `target`. Raises as `add` does, and no image is added then."""
+        counts = self.n_files, self.n_turned
+        source = self.add(row, "source", subfolder=subfolder)
+        is_new = self.n_files > counts[0]
+        try:
+            return {"source": source, "target": self.add(row, "target", subfolder=subfolder)}
+        except ImageError:
+            if is_new:
+                (self._folder / subfolder / source.name).unlink()
+                self._known.pop((image_key(row, "source", self._image_root), subfolder), None)
+                self.n_files, self.n_turned = counts
+            raise
+
     def notes(self) -> list[str]:
         """What who reads the files must know, sentences."""
         if not self.n_turned:

@@ -71,7 +71,7 @@ class _Writer:
         """Write one pair. Raises ImageError."""
         category = _folder_name(row["category"])
         sides = ("source", "target")
-        files = {side: self.images.add(row, side, subfolder=category) for side in sides}
+        files = self.images.add_both(row, subfolder=category)
         source, target = files.values()
         split = _split(row["split"])
         self._number += 1

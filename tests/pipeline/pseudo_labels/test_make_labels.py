@@ -68,6 +68,18 @@ def test_the_precision_is_what_was_asked_for_and_what_is_real(tmp_path: Path):
         assert provenance["n_labels"] == pytest.approx(1000 * N_POINTS * 2 * (1 - asked), rel=0.05)
 
 
+def test_rows_that_a_finished_run_lacks_are_told(tmp_path: Path):
+    run, pairs = plant_run(tmp_path, 100, parts_of=25)
+    Path(list_parts(run)[0]).unlink()
+
+    said = list(
+        make_labels(str(tmp_path / "l.parquet"), pairs, run, rules=Rules(), calibration_uri=calibration(tmp_path))
+    )
+
+    assert any(f"warning: {run} lacks 25 of its rows" in line for line in said)
+    assert len(rows_of(str(tmp_path / "l.parquet"))) == 75
+
+
 def test_rows_are_those_of_the_manifest_with_the_labels_as_keypoints(tmp_path: Path):
     run, pairs = plant_run(tmp_path, 100)
 

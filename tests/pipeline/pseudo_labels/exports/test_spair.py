@@ -139,12 +139,13 @@ def test_keypoints_without_names_have_no_annotation_of_their_image(tmp_path):
 
 
 def test_what_cannot_be_exported_is_counted(tmp_path):
-    a, b, gone = write_images(tmp_path / "in", "a.jpg", "b.jpg", "gone.jpg")
+    a, b, c, gone = write_images(tmp_path / "in", "a.jpg", "b.jpg", "c.jpg", "gone.jpg")
     Path(gone).unlink()
     (tmp_path / "text.jpg").write_text("no image")
     rows = [
         labelled_row("gone", a, gone),
         labelled_row("again", gone, b),
+        labelled_row("partner", c, gone),
         labelled_row("text", str(tmp_path / "text.jpg"), b),
         labelled_row("none", a, None),
         labelled_row("empty", a, b, source_xy_px=[], target_xy_px=[], keypoint_id=[], keypoint_probability=[]),
@@ -153,12 +154,13 @@ def test_what_cannot_be_exported_is_counted(tmp_path):
 
     exported = export_spair(tables(*rows), str(tmp_path / "out"), provenance=PROVENANCE)
 
-    assert exported.left_out == {"not_found": 2, "not_an_image": 1, "no_image": 1, "no_labels": 1}
+    assert exported.left_out == {"not_found": 3, "not_an_image": 1, "no_image": 1, "no_labels": 1}
     assert exported.examples["not_found"] == f"gone: {gone}: there is no such file"
     (row,) = read_back(tmp_path / "out")
     assert row.pair_id.startswith("000001-")
     card = (tmp_path / "out" / "README.md").read_text()
-    assert "| not_found | 2 |" in card
+    assert "| not_found | 3 |" in card
+    assert exported.n_images == len(list((tmp_path / "out" / "JPEGImages").rglob("*.jpg"))) == 2
     assert "| rules: precision | 0.9 |" in card
 
 
