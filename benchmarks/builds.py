@@ -59,7 +59,6 @@ class Row:
 
 def run(config: Config) -> list[Row]:
     """Measure and print. Raises subprocess.CalledProcessError for a commit that git cannot check out."""
-    load = harness.CompetingLoad()
     with ExitStack() as stack:
         folder = stack.enter_context(_checked_out(config.commit))
         builds = [stack.enter_context(_Build.started(checkout, config.matcher)) for checkout in (folder, _HERE)]
@@ -69,7 +68,6 @@ def run(config: Config) -> list[Row]:
     setup = {
         **harness.describe(),
         "threads": "1",
-        "busy with other work": f"{load.share():.0%}",
         "matcher": config.matcher,
         "before": config.commit,
     }

@@ -63,10 +63,10 @@ _ALIKE = """\
 
 One backbone (MobileNetV1 with its ImageNet weights, trained on with each network), the same pairs of Animal-Pose and
 photographs, images of 256 pixels, 400 steps of 4 pairs (LPMFlow was stopped at 300): what
-`python -m benchmarks.comparison` does. A first look at what minutes of training buy, not at what the networks can do:
-their papers train a hundred times as long. PCK in percent, average over images, with 95 % intervals; val: validation
-pairs of Animal-Pose, spair: of SPair-71k's slice, willow: of PF-WILLOW, at equal distances. Processor time of one
-thread on a busy machine.
+`python -m benchmarks.comparison` does, here by its functions in one process. A first look at what minutes of training
+buy, not at what the networks can do: the authors of LPMFlow train theirs on 300 times as many pairs. PCK in percent,
+average over images, with 95 % intervals; val: validation pairs of Animal-Pose, spair: of SPair-71k's slice, willow: of
+PF-WILLOW, at equal distances. Processor time of one thread on a busy machine.
 
 * **NeMF** is the best on animals after the shortest training: its descriptors learn before there is a cost volume.
 * **PMNC** gains on its backbone on every set, and is the best of the four on PF-WILLOW's rigid objects. Where its
