@@ -20,6 +20,7 @@ from nemf.calibration import Calibration, from_json
 from nemf.formats import FORMATS, SIZE, Format, format_of
 from nemf.io.uri import with_retries
 from nemf.model.backbone_config import BackboneConfig
+from nemf.model.light_loading import shapes_only
 from nemf.model.network import NeMF
 from nemf.model.weights_file import check_tensors, read_tensors
 from nemf.official.state_dict import from_official_state_dict
@@ -96,7 +97,7 @@ def check_sizes(config: Any) -> dict[str, torch.Tensor]:
     Raises ValueError where no network can be built, and for one that no machine can run (nemf.formats).
     """
     format = format_of(config)
-    with torch.device("meta"):
+    with shapes_only():
         empty = format.build(config).state_dict()
     format.check(config, empty)
     return empty

@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from jaxtyping import Float, Float32
 from torch import Tensor
 
-from nemf import flow_map
 from nemf.calibration import Calibration
 from nemf.coordinates import norm_to_px, pixel_grid, px_to_norm
 from nemf.matcher import ImagePair, Points
@@ -142,6 +141,8 @@ def _node_map(
     reference_xy_px = norm_to_px(reference_xy_norm.cpu(), reference_hw).view(*grid_hw, 2)
     points_px = pair.points_inside_px()
     logit = logit.cpu().view(grid_hw)
+    from nemf import flow_map  # imports scipy, which points do not need
+
     smooth_px, agreement = flow_map.smoothed(
         (reference_xy_px - nodes_xy_px).numpy(),
         logit.numpy(),

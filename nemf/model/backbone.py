@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from nemf.model.backbone_config import BackboneConfig
+from nemf.model.light_loading import without_compiler
 from nemf.model.weights_file import Published, check_file, config_file, load_weights, read_config
 
 _NONE = (0.0, 0.0, 0.0)
@@ -183,7 +184,8 @@ def _find(name: str) -> _Source:
     """
     library, _, model = name.partition("/")
     if library == "timm":
-        from nemf.model import timm_backbones
+        with without_compiler():
+            from nemf.model import timm_backbones
 
         timm_backbones.check(model)
         return _Source(
@@ -194,7 +196,8 @@ def _find(name: str) -> _Source:
             timm_backbones.sized,
         )
     if library in ("torchvision", "torchvision-blocks"):
-        from nemf.model import torchvision_backbones
+        with without_compiler():
+            from nemf.model import torchvision_backbones
 
         torchvision_backbones.check(library, model)
         kind = "blocks" if library == "torchvision-blocks" else "stages"

@@ -22,6 +22,7 @@ from timm.models.mobilenetv3 import MobileNetV3Features
 from torch import Tensor, nn
 
 from nemf.model.backbone_config import BackboneConfig, refuse_reserved
+from nemf.model.light_loading import shapes_only
 from nemf.model.weights_file import Published
 
 
@@ -160,7 +161,7 @@ def _takes(whole: nn.Module, side: int) -> bool:
 def _whole(model: str, create_kwargs: Mapping[str, Any]) -> nn.Module:
     """timm's whole model, with a classifier, on the meta device: it takes no memory."""
     arguments = {name: value for name, value in create_kwargs.items() if name not in ("feature_cls", "norm")}
-    with torch.device("meta"):
+    with shapes_only():
         whole: nn.Module = timm.create_model(model, num_classes=1, **arguments)
     return whole
 
