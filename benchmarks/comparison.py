@@ -36,7 +36,7 @@ from pipeline.matching.options import MatchOptions
 from pipeline.training.folder import read_history
 from schemas.pairs import PAIRS
 
-_NEIGHBOURS = "nearest-neighbour:timm/mobilenetv1_100?image_size=256"
+_NEIGHBOURS = "nearest-neighbour:timm/mobilenetv1_100?image_size=256&window=0"
 _ALPHAS = (0.01, 0.05, 0.1)
 _PAIRS_AT_ONCE = 8
 _DENSE_PAIRS = 8

@@ -15,7 +15,7 @@ def load_matcher(name: str, *, backbone_weights: str | None = None, device: str 
 
     name: one of those in nemf.matchers.table, such as 'nemf-small', which ships, or the path or URI of a NeMF
         checkpoint folder. Options follow a '?': those of NearestNeighbourMatcher
-        ('nearest-neighbour:dense-sift?readout=soft-argmax&image_size=480') or of the search
+        ('nearest-neighbour:dense-sift?window=0&image_size=480') or of the search
         ('FOLDER?patchmatch_steps=10&seed=1', see nemf.search.config.SearchConfig). Every matcher takes 'zoom=1', a
         second look at crops of the images (see nemf.matchers.zoom). A '?' always begins options: no
         folder's name may hold one. A folder of yours that is called like what ships is './nemf-small'.

@@ -7,7 +7,7 @@ from typing import Any, get_args, get_origin
 
 
 def parse_options(name: str, text: str, types: Mapping[str, Any], also: Collection[str] = ()) -> dict[str, Any]:
-    """The values in a text such as 'readout=argmax&image_size=480', by option.
+    """The values in a text such as 'window=0&image_size=480', by option.
 
     name: what an error begins with.
     types: the type of each option there is: str, int, float, bool, a Literal of strings, or a tuple of one of these.

@@ -1,7 +1,8 @@
 """The nearest neighbour in feature space: a baseline without training.
 
 Both images are squashed to a square and become cells with unit feature vectors. A query point takes the feature under
-it; its match is where the cosine with the reference's features, interpolated to cells a quarter as wide, is greatest.
+it; its match is where the cosine with the reference's features, interpolated to cells a quarter as wide, is greatest,
+or rather the middle of what matches round that place.
 """
 
 import hashlib
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Float32
+from jaxtyping import Float, Float32, Int64
 from PIL import Image
 from torch import Tensor
 
@@ -36,25 +37,25 @@ from nemf.options import parse_options
 
 Size = tuple[int, int]
 
-READOUTS = ("argmax", "soft-argmax")
 FITS = ("squash", "letterbox")
 MIN_IMAGE_SIZE, MAX_IMAGE_SIZE = 32, 1024
 
 CALIBRATION = Calibration(
     temperature=0.04,
-    mass=(0.0, 0.0449, 0.0608, 0.0725, 0.0856, 0.1029, 0.1255, 0.166, 0.2866, 1.0),
-    probability=(0.001, 0.0519, 0.0716, 0.0984, 0.1324, 0.1556, 0.1789, 0.2809, 0.4247, 0.999),
+    mass=(0.0, 0.0478, 0.0641, 0.0762, 0.0904, 0.1089, 0.1331, 0.177, 0.3091, 1.0),
+    probability=(0.001, 0.0537, 0.0823, 0.1055, 0.136, 0.1628, 0.2004, 0.2987, 0.457, 0.999),
 )
-"""What makes the confidence: fitted to Animal-Pose's validation pairs, with MobileNetV1 (ImageNet). Either readout."""
+"""What makes the confidence: fitted to Animal-Pose's validation pairs, with MobileNetV1 (ImageNet)."""
 
-_CODE_VERSION = 3
+WINDOW, TEMPERATURE = 0.1, 0.03
+"""The read-out chosen on validation pairs, for convolutional networks and vision transformers: docs/matchers.md."""
+
+_CODE_VERSION = 4
 _IMAGE_SIZE = 320
 _ENCODE_PIXELS = {"cpu": 0, "cuda": 32 * 320**2}
 """Pixels of squashed images that are encoded together, one image at least. A matcher's batches are of one size, padded:
 kernels round differently by shape."""
 _UPSAMPLING = 4
-_SOFT_RADIUS = 4
-_SOFT_TEMPERATURE = 0.02
 
 
 def build(name: str, *, backbone_weights: str | None, device: torch.device) -> "NearestNeighbourMatcher":
@@ -84,15 +85,16 @@ def build(name: str, *, backbone_weights: str | None, device: torch.device) -> "
 def matcher_options(name: str, text: str, further: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The options of a NearestNeighbourMatcher in a text, and those of the types `further`; raises ValueError as
     parse_options does."""
-    types = {"readout": str, "image_size": int, "fit": str}
+    types = {"window": float, "temperature": float, "image_size": int, "fit": str}
     return parse_options(name, text, types | dict(further or {}), COMMON_OPTIONS)
 
 
 class NearestNeighbourMatcher(Matcher):
     """Matches by the cosine of backbone features.
 
-    readout: 'argmax', the centre of the best cell, or 'soft-argmax', the mean of the cells up to 4 around it weighted
-        by softmax(cosine / 0.02), which is finer than a cell.
+    window, temperature: the answer is the mean of the score cells within a share `window` of the image's sides of the
+        best one's column and row, weighted by softmax(cosine / temperature), which is finer than a cell and prefers a
+        broad peak's middle to its highest cell. window=0: the centre of the best cell.
     image_size: side S of the square that the network sees, in pixels, 320 by default; rounded, with a warning unless
         nobody asked, to a multiple of the patch of a vision transformer, else of 16, or to the one size that a network
         takes. Features live on (S/8, S/8) cells, rounded, of the whole image, and matches on four times as many a side.
@@ -116,19 +118,23 @@ class NearestNeighbourMatcher(Matcher):
         backbone: Backbone | Descriptors,
         device: torch.device,
         *,
-        readout: str = "argmax",
+        window: float = WINDOW,
+        temperature: float = TEMPERATURE,
         image_size: int | None = None,
         fit: str = "squash",
         layers: tuple[int, ...] | None = None,
         calibration: Calibration | None = None,
     ) -> None:
-        if readout not in READOUTS:
-            raise ValueError(f"{name}: readout must be one of {', '.join(READOUTS)}; got {readout!r}")
+        if not 0 <= window <= 0.5:
+            raise ValueError(f"{name}: window must be a share of the image's sides from 0 to 0.5; got {window}")
+        if not 0.001 <= temperature <= 10:
+            raise ValueError(f"{name}: temperature must be 0.001 to 10; got {temperature}")
         if fit not in FITS:
             raise ValueError(f"{name}: fit must be one of {', '.join(FITS)}; got {fit!r}")
         self.name = name
         self.image_size = _rounded(name, backbone, image_size)
-        self.readout = readout
+        self.window = window
+        self.temperature = temperature
         self.fit = fit
         self.device = device
         self.calibration = calibration or CALIBRATION
@@ -147,7 +153,8 @@ class NearestNeighbourMatcher(Matcher):
         self.cell_size = self.image_size / min(cells[level] for level in self.levels)
         self.cells_hw = (round(self.image_size / 8), round(self.image_size / 8))
         self.score_hw = (_UPSAMPLING * self.cells_hw[0], _UPSAMPLING * self.cells_hw[1])
-        configuration = [_CODE_VERSION, backbone.digest(), self.image_size, readout, asdict(self.calibration)]
+        configuration = [_CODE_VERSION, backbone.digest(), self.image_size, window, temperature]
+        configuration.append(asdict(self.calibration))
         configuration += [option for option in (fit if fit != "squash" else None, layers) if option is not None]
         self._encode_batch = max(1, _ENCODE_PIXELS[device.type] // self.image_size**2)
         if self._encode_batch > 1:  # not always: on a CPU it was 1 before there were batches
@@ -280,7 +287,7 @@ class NearestNeighbourMatcher(Matcher):
             point_confidence=point_confidence.numpy(),
             flow_px=flow_px,
             flow_confidence=flow_confidence,
-            answer_grid_hw=self.score_hw if self.readout == "argmax" else None,
+            answer_grid_hw=None if self._radius else self.score_hw,
             score_maps=score_maps,
         )
 
@@ -321,12 +328,9 @@ class NearestNeighbourMatcher(Matcher):
 
     def _read_out(self, score: Float[Tensor, "k hs ws"]) -> tuple[Float[Tensor, "k 2"], Float[Tensor, " k"]]:
         """The (x, y) of the match in score cells, and the greatest cosine."""
-        flat = score.flatten(1)
-        best, index = flat.max(dim=1)
-        best_xy = torch.stack([index % self.score_hw[1], index // self.score_hw[1]], dim=1).float()
-        if self.readout == "soft-argmax":
-            best_xy = self._centre_of_mass(flat, best, best_xy)
-        return best_xy, best
+        best, index = score.flatten(1).max(dim=1)
+        best_xy = torch.stack([index % self.score_hw[1], index // self.score_hw[1]], dim=1)
+        return (self._centre_of_mass(score, best, best_xy) if self._radius else best_xy.float()), best
 
     def _score_maps(
         self, query: Float[Tensor, "c h w"], reference: Float[Tensor, "c h w"], query_xy: Float[Tensor, "k 2"]
@@ -350,14 +354,24 @@ class NearestNeighbourMatcher(Matcher):
         """The cosines at the score cells."""
         return F.interpolate(cosine[:, None], self.score_hw, mode="bicubic", align_corners=False)[:, 0]
 
+    @property
+    def _radius(self) -> int:
+        """The window's half, in score cells."""
+        return round(self.window * self.score_hw[0])
+
     def _centre_of_mass(
-        self, score: Float[Tensor, "k cells"], best: Float[Tensor, " k"], best_xy: Float[Tensor, "k 2"]
+        self, score: Float[Tensor, "k hs ws"], best: Float[Tensor, " k"], best_xy: Int64[Tensor, "k 2"]
     ) -> Float[Tensor, "k 2"]:
-        """The mean of the cells around the best one, weighted by softmax(score / temperature)."""
-        cell_xy = pixel_grid(self.score_hw).to(score.device).view(-1, 2)
-        near = ((cell_xy - best_xy[:, None]).abs() <= _SOFT_RADIUS).all(dim=2)
-        weight = near * torch.exp((score - best[:, None]) / _SOFT_TEMPERATURE)
-        return weight @ cell_xy / weight.sum(dim=1, keepdim=True)
+        """The (x, y), in cells, of the mean of the cells in a window round the best one."""
+        rows, columns = self.score_hw
+        step = torch.arange(-self._radius, self._radius + 1, device=score.device)
+        x, y = best_xy[:, :1] + step, best_xy[:, 1:] + step
+        inside = ((y >= 0) & (y < rows))[:, :, None] & ((x >= 0) & (x < columns))[:, None]
+        cell = y.clamp(0, rows - 1)[:, :, None] * columns + x.clamp(0, columns - 1)[:, None]
+        near = score.flatten(1).gather(1, cell.flatten(1)).view_as(cell)
+        weight = inside * torch.exp((near - best[:, None, None]) / self.temperature)
+        sums = [(weight.sum(dim=1) * x).sum(dim=1), (weight.sum(dim=2) * y).sum(dim=1)]
+        return torch.stack(sums, dim=1) / weight.sum(dim=(1, 2))[:, None]
 
     def _cells_a_side(self) -> list[int]:
         """The cells a side of each of the backbone's maps; ValueError where it cannot take the size."""

@@ -111,13 +111,13 @@ def test_a_checkpoint_means_the_same_to_every_process(
     flags = ["--pairs", pairs, "--out", str(tmp_path / "run"), "--dry-run", "--matcher"]
     assert main([*flags, "trained?patchmatch_steps=1"]) == 0
     assert main([*flags, f"{(tmp_path / 'trained').as_uri()}?patchmatch_steps=1"]) == 0
-    assert main([*flags, "descriptors:trained?readout=argmax"]) == 0
+    assert main([*flags, "descriptors:trained?window=0"]) == 0
 
     said = capsys.readouterr().out
     path, uri, descriptors = re.findall(r"^matcher (.*), run fingerprint (\w+),", said, re.MULTILINE)
     assert path == (f"{tmp_path}/trained?patchmatch_steps=1", uri[1])
     assert uri[0] == f"file://{path[0]}"
-    assert descriptors[0] == f"descriptors:{tmp_path}/trained?readout=argmax"
+    assert descriptors[0] == f"descriptors:{tmp_path}/trained?window=0"
 
 
 def test_the_console_script_says_the_same(

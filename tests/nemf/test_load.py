@@ -63,10 +63,10 @@ def own_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_built_by_name():
-    matcher = load_matcher(f"{SIFT}?readout=soft-argmax&image_size=160", device="cpu")
-    assert matcher.name == f"{SIFT}?readout=soft-argmax&image_size=160"
-    assert (matcher.readout, matcher.image_size) == ("soft-argmax", 160)
-    assert load_matcher(SIFT).fingerprint == load_matcher(f"{SIFT}?readout=argmax").fingerprint != matcher.fingerprint
+    matcher = load_matcher(f"{SIFT}?window=0&image_size=160", device="cpu")
+    assert matcher.name == f"{SIFT}?window=0&image_size=160"
+    assert (matcher.window, matcher.image_size) == (0, 160)
+    assert load_matcher(SIFT).fingerprint == load_matcher(f"{SIFT}?window=0.1").fingerprint != matcher.fingerprint
 
 
 def test_built_from_a_weights_file(mobilenet_file: Path):
@@ -106,8 +106,8 @@ def test_a_checkpoints_descriptors_are_a_matcher(folder: Path):
 
     assert np.abs(match.reference_xy_px - points_px).max() < 4
     assert (matcher.name, matcher.image_size) == (f"descriptors:{folder}", 256)
-    smaller = load_matcher(f"descriptors:{folder}?image_size=128&readout=soft-argmax", device="cpu")
-    assert (smaller.image_size, smaller.readout) == (128, "soft-argmax")
+    smaller = load_matcher(f"descriptors:{folder}?image_size=128&window=0", device="cpu")
+    assert (smaller.image_size, smaller.window) == (128, 0)
     assert matcher.fingerprint not in (smaller.fingerprint, load_matcher(str(folder), device="cpu").fingerprint)
     with pytest.raises(FileNotFoundError, match="checkpoint folder nowhere: there is no such folder"):
         load_matcher("descriptors:nowhere")
@@ -164,17 +164,20 @@ def test_built_by_a_factory_of_ones_own():
         ("nemf://small", "checkpoint folder nemf://small: Protocol not known: nemf"),
         ("nearest-neighbour:sift", "there is no matcher 'nearest-neighbour:sift'; there are .*dense-sift"),
         ("nearest-neighbour:timm/mobilnet", "timm has no model 'mobilnet'"),
-        (f"{SIFT}?sharpness=3", "option 'sharpness' is unknown; there are readout, image_size"),
+        (f"{SIFT}?sharpness=3", "option 'sharpness' is unknown; there are window, temperature, image_size"),
         (f"{SIFT}?image_size=64&image_size=64", "option 'image_size' is given twice"),
         (f"{SIFT}?image_size=big", "option image_size must be a whole number; got 'big'"),
-        (f"{SIFT}?readout=max", "readout must be one of argmax, soft-argmax; got 'max'"),
+        (f"{SIFT}?window=all", "option window must be a finite number; got 'all'"),
         ("no_such_package.module:make", "there is no module 'no_such_package' on Python's path"),
         ("own_matchers:nothing", "own_matchers has no function nothing"),
         ("own_matchers:number", "own_matchers has no function number"),
         ("own_matchers:make?seed=1", r"matcher own_matchers:make takes no options: leave out \?seed=1"),
         ("identity?zoom=2", r"identity\?zoom=2: option zoom must be one of 0, 1; got '2'"),
         (f"{SIFT}?zoom=1&zoom=1", "option 'zoom' is given twice"),
-        (f"{SIFT}?zom=1", "option 'zom' is unknown; there are readout, image_size, fit, layers, norm, zoom"),
+        (
+            f"{SIFT}?zom=1",
+            "option 'zom' is unknown; there are window, temperature, image_size, fit, layers, norm, zoom",
+        ),
         ("identity?zoom=1&seed=1", r"matcher identity takes no options: leave out \?seed=1"),
         ("large?zoom=1", "there is no matcher 'large.zoom=1'; .*, and there is no folder 'large'"),
         ("identity?", r"matcher identity takes no options: leave out \?$"),

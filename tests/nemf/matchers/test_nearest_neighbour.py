@@ -106,17 +106,17 @@ def test_dense_sift_finds_most_points_of_a_warped_photograph(photograph: str):
     assert np.mean(error_px < 0.03 * max(height, width)) > 0.8
 
 
-def test_soft_argmax_is_finer_than_a_cell():
+def test_the_window_makes_answers_finer_than_a_cell():
     reference = skimage.data.astronaut()
     shift_px = np.array([3.3, 4.7])
     query = warp(reference, lambda xy: xy + shift_px, order=1, preserve_range=True).astype(np.uint8)
     points = np.random.default_rng(0).uniform(60, 450, (200, 2))
 
-    def error_px(readout: str) -> float:
-        match = load_matcher(f"{SIFT}?readout={readout}").match(query, reference, points)
+    def error_px(options: str) -> float:
+        match = load_matcher(f"{SIFT}{options}").match(query, reference, points)
         return float(np.median(np.linalg.norm(match.reference_xy_px - points - shift_px, axis=1)))
 
-    assert error_px("soft-argmax") < 0.8 * error_px("argmax")
+    assert error_px("") < 0.8 * error_px("?window=0")
 
 
 @pytest.mark.parametrize("name", [SIFT, MOBILENET])
@@ -220,18 +220,27 @@ def test_cells_between_those_of_the_network_are_interpolated_by_area():
     assert torch.allclose(x**2 + y**2 + one**2, torch.ones(8, 8))
 
 
-def test_soft_argmax_is_the_weighted_mean_of_the_cells_up_to_four_away():
-    matcher = patches(readout="soft-argmax", image_size=32)
+def test_the_answer_is_the_weighted_mean_of_the_cells_in_the_window():
+    matcher = patches(window=0.25, temperature=0.02, image_size=32)  # 16 score cells a side, so up to four away
     score = torch.full((2, *matcher.score_hw), -1.0)
     score[0, 5, 6] = 0.5  # the best, weight 1
     score[0, 5, 10] = 0.5 - 0.02 * math.log(3)  # four to the right, weight 1/3
     score[0, 9, 6] = 0.5 - 0.02 * math.log(1.5)  # four below, weight 2/3
-    score[0, 5, 11] = score[0, 10, 6] = 0.5  # five away
+    score[0, 5, 11] = score[0, 10, 6] = 0.5 - 1e-6  # five away
     score[1, 0, 0] = 0.7
-    best, best_xy = torch.tensor([0.5, 0.7]), torch.tensor([[6.0, 5.0], [0.0, 0.0]])
-    actual = matcher._centre_of_mass(score.flatten(1), best, best_xy)
-    expected = torch.tensor([[6 + 4 / 6, 5 + 4 / 3], [0, 0]])
-    assert torch.allclose(actual, expected, atol=1e-5)
+    xy, best = matcher._read_out(score)
+    assert torch.allclose(xy, torch.tensor([[6 + 4 / 6, 5 + 4 / 3], [0, 0]]), atol=1e-5)
+    assert torch.equal(best, torch.tensor([0.5, 0.7]))
+    assert torch.equal(patches(window=0, image_size=32)._read_out(score)[0], torch.tensor([[6.0, 5], [0, 0]]))
+
+
+def test_the_window_ends_where_the_image_does():
+    """Equal scores in the window of a corner: its mean is the middle of the cells that there are."""
+    matcher = patches(window=0.25, image_size=32)
+    score = torch.full((2, *matcher.score_hw), 0.5)
+    score[0, 15, 0] = score[1, 3, 15] = 0.5 + 1e-7
+    xy, _ = matcher._read_out(score)
+    assert torch.allclose(xy, torch.tensor([[2, 13], [13, 3.5]]), atol=1e-4)
 
 
 def test_a_point_outside_is_answered_as_the_nearest_inside():
@@ -259,11 +268,11 @@ def test_no_points_and_no_pairs():
 
 def test_answers_are_centres_of_the_grid_that_a_match_says():
     query, reference = noise(40, 40), noise(60, 50, seed=1)
-    match = patches().match(query, reference, [[3, 4], [30, 20]])
+    match = patches(window=0).match(query, reference, [[3, 4], [30, 20]])
     rows, columns = match.answer_grid_hw
     cell = (match.reference_xy_px + 0.5) / [50 / columns, 60 / rows] - 0.5
     assert np.allclose(cell, np.rint(cell), atol=1e-3)
-    assert patches(readout="soft-argmax").match(query, reference, [[3, 4]]).answer_grid_hw is None
+    assert patches().match(query, reference, [[3, 4]]).answer_grid_hw is None
 
 
 def test_the_flow_is_a_map_through_the_points():
@@ -314,15 +323,17 @@ def test_a_blank_image_has_the_confidence_of_no_mass():
 def test_the_fingerprint_tells_weights_and_options(monkeypatch):
     original = patches().fingerprint
     assert patches().fingerprint == original
-    changed = [patches(seed=1), patches(readout="soft-argmax"), patches(image_size=256)]
-    assert len({original, *(matcher.fingerprint for matcher in changed)}) == 4
+    changed = [patches(seed=1), patches(window=0), patches(temperature=0.05), patches(image_size=256)]
+    assert len({original, *(matcher.fingerprint for matcher in changed)}) == 5
     monkeypatch.setitem(nearest_neighbour._ENCODE_PIXELS, "cpu", 4 * 320**2)
     assert patches().fingerprint != original
 
 
 def test_options_that_will_not_do():
-    with pytest.raises(ValueError, match="readout must be one of argmax, soft-argmax; got 'max'"):
-        patches(readout="max")
+    with pytest.raises(ValueError, match="window must be a share of the image's sides from 0 to 0"):
+        patches(window=0.6)
+    with pytest.raises(ValueError, match="temperature must be 0"):
+        patches(temperature=0)
     with pytest.raises(ValueError, match="image_size must be 32 to 1024; got 4"):
         patches(image_size=4)
     with pytest.raises(ValueError, match="fit must be one of squash, letterbox; got 'crop'"):
@@ -531,8 +542,8 @@ def test_real_weights_that_end_at_a_stage(shared: Path, name: str):
 
 def test_fingerprints_of_matchers_stay(shared: Path):
     weights = str(shared / "weights" / "mobilenetv1_100.safetensors")
-    assert load_matcher(MOBILENET, backbone_weights=weights, device="cpu").fingerprint == "34abf46e0dc51f88"
-    assert load_matcher(SIFT, device="cpu").fingerprint == "550f6f1cc29f50ac"
+    assert load_matcher(MOBILENET, backbone_weights=weights, device="cpu").fingerprint == "8c906bd27ae573cf"
+    assert load_matcher(SIFT, device="cpu").fingerprint == "b25caa6e8838a0f2"
 
 
 def test_the_measured_pck_on_real_pairs(shared: Path):
@@ -552,7 +563,8 @@ def test_the_measured_pck_on_real_pairs(shared: Path):
         )
         for a in annotations
     ]
-    matches = load_matcher(MOBILENET, backbone_weights=str(weights), device="cpu").match_batch(pairs)
+    matcher = load_matcher(f"{MOBILENET}?window=0", backbone_weights=str(weights), device="cpu")
+    matches = matcher.match_batch(pairs)
     pck = []
     for annotation, match in zip(annotations, matches, strict=True):
         left, top, right, bottom = annotation["trg_bndbox"]

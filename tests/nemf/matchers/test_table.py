@@ -26,7 +26,7 @@ def test_the_first_entry_that_fits(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         "nemf-small?seed=1": "nemf-small",
         "./nemf-small": "the path or URI of a NeMF checkpoint folder",
         "identity": "identity",
-        "nearest-neighbour:timm/resnet50?readout=argmax": "nearest-neighbour:timm/MODEL",
+        "nearest-neighbour:timm/resnet50?window=0": "nearest-neighbour:timm/MODEL",
         "nearest-neighbour:torchvision/resnet50": "nearest-neighbour:torchvision/MODEL",
         "nearest-neighbour:dense-sift": "nearest-neighbour:dense-sift",
         "descriptors:trained": "descriptors:FOLDER",
