@@ -34,9 +34,10 @@ class Config:
     """Name of the recipe, its folders and hardware."""
 
     name: tyro.conf.Positional[str]
-    """nemf-small, nemf-mobilenet, self-training, ablation-raw, ablation-convolution, ablation-attention, ablation-both,
-    pmnc-small, ablation-pmnc-patch-1 (-3, -7), lpmflow-small, ablation-lpmflow-encoder (-upsampler, -integration,
-    -window-16, -window-4, -contrast), comparison, paper-spair or paper-pf-pascal."""
+    """nemf-small, nemf-mobilenet, nemf-mobilenet-decoder, self-training, ablation-raw, ablation-convolution,
+    ablation-attention, ablation-both, pmnc-small, ablation-pmnc-patch-1 (-3, -7), lpmflow-small,
+    ablation-lpmflow-encoder (-upsampler, -integration, -window-16, -window-4, -contrast), comparison, paper-spair or
+    paper-pf-pascal."""
     data: Uri
     """Folder of the data sets."""
     out: Uri

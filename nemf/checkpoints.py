@@ -111,7 +111,7 @@ def read_config(folder: str | Path) -> Any:
             content.pop(extra, None)
         of_backbone = content.pop("backbone_config", None)
         backbone = _checked("backbone_config.", BackboneConfig, of_backbone, format)
-        own = _checked("", format.config, content, format)
+        own = _checked("", format.config, {**format.defaults, **content}, format)
         return format.config(**own, backbone_config=BackboneConfig(**backbone))
 
 

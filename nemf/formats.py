@@ -1,7 +1,7 @@
 """The kinds of networks that checkpoint folders hold: what config.json must say of each, and what builds it."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
@@ -56,6 +56,8 @@ class Format:
     """The class of its configuration; besides its own fields it has `backbone_config`."""
     requirements: Mapping[str, Requirement]
     """The requirement on each field of config.json; fields not named here must be a SIZE."""
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    """Values of fields that files written before there were these fields lack."""
     build: Callable[..., nn.Module]
     """The network of (configuration, backbone or None), with random weights but for those of a backbone that is given;
     ValueError where sizes do not fit each other."""
@@ -88,6 +90,10 @@ _NEMF = Format(
             lambda value: type(value) is int and (value == 0 or 2 <= value <= 4096),
         ),
         "neck_blocks": _DEPTH,
+        "decoder_channels": (
+            "a whole number from 0 to 4096",
+            lambda value: type(value) is int and (value == 0 or is_size(value)),
+        ),
         "cost_channels": ("a whole number from 1 to 4096, or null", lambda value: value is None or is_size(value)),
         "keep_correlation": _FLAG,
         "embedding_channels": (
@@ -97,6 +103,7 @@ _NEMF = Format(
         "depth": _DEPTH,
         "field_blocks": ("a whole number from 1 to 64", _is_up_to(64)),
     },
+    defaults={"decoder_channels": 0},
     build=build_nemf,
     matcher="nemf.matchers.nemf:build",
     check=_check_volumes,

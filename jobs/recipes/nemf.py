@@ -79,6 +79,17 @@ def nemf_mobilenet(options: RecipeOptions) -> list[Stage]:
     return [*manifest_stages(options), descriptors, again, larger, field_stage(options, larger)]
 
 
+def nemf_mobilenet_decoder(options: RecipeOptions) -> list[Stage]:
+    """The descriptors of nemf_mobilenet, decoded at any coordinate: nemf.model.descriptor_decoder. No field.
+
+    Needs: data/animal-pose, data/photographs and weights of timm's mobilenetv1_100. Match with descriptors:CHECKPOINT.
+    Cost: some 1.5 times that of nemf_mobilenet's first stage. Result: docs/matchers.md has that of a miniature of it;
+    it was never run whole.
+    """
+    descriptors = descriptors_stage(options, "nemf-mobilenet-decoder")
+    return [*manifest_stages(options), replace(descriptors, backbone_weights=options.weights)]
+
+
 def ablation(kind: CostFeatureKind) -> Recipe:
     """Table 3 of the paper: the field on other cost features, behind the first descriptors of `nemf_mobilenet`.
 

@@ -1,6 +1,6 @@
 """All recipes by name."""
 
-from jobs.recipes.nemf import ablation, nemf_mobilenet, nemf_small
+from jobs.recipes.nemf import ablation, nemf_mobilenet, nemf_mobilenet_decoder, nemf_small
 from jobs.recipes.other_matchers import comparison, lpmflow, pmnc
 from jobs.recipes.papers import paper_pf_pascal, paper_spair
 from jobs.recipes.self_training import self_training
@@ -9,6 +9,7 @@ from jobs.recipes.stages import Recipe
 RECIPES: dict[str, Recipe] = {
     "nemf-small": nemf_small,
     "nemf-mobilenet": nemf_mobilenet,
+    "nemf-mobilenet-decoder": nemf_mobilenet_decoder,
     "self-training": self_training,
     "ablation-raw": ablation("raw"),
     "ablation-convolution": ablation("convolution"),

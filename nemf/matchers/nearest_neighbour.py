@@ -303,7 +303,7 @@ class NearestNeighbourMatcher(Matcher):
         self,
         pair: ImagePair,
         query: Float[Tensor, "c h w"],
-        reference: Float[Tensor, "c h w"],
+        reference: Float[Tensor, "c hr wr"],
         query_xy_px: Float[Tensor, "k 2"],
         temperatures: Sequence[float],
     ) -> tuple[Float[Tensor, "k 2"], Float[Tensor, " k"], Float[Tensor, "t k"]]:
@@ -333,7 +333,7 @@ class NearestNeighbourMatcher(Matcher):
         return (self._centre_of_mass(score, best, best_xy) if self._radius else best_xy.float()), best
 
     def _score_maps(
-        self, query: Float[Tensor, "c h w"], reference: Float[Tensor, "c h w"], query_xy: Float[Tensor, "k 2"]
+        self, query: Float[Tensor, "c h w"], reference: Float[Tensor, "c hr wr"], query_xy: Float[Tensor, "k 2"]
     ) -> Float[Tensor, "k hs ws"]:
         """The cosines of points in query cells with all score cells of the reference."""
         empty = query.new_zeros(0, *self.score_hw)

@@ -4,6 +4,7 @@ import torch
 
 from nemf.model.backbone import Backbone, build_backbone
 from nemf.model.cost_encoder import CostEncoder
+from nemf.model.descriptor_decoder import DescriptorDecoder
 from nemf.model.field import Field
 from nemf.model.neck import Neck
 from nemf.model.network import NeMF
@@ -17,7 +18,9 @@ def build(config: NeMFConfig, backbone: Backbone | None = None) -> NeMF:
     Raises ValueError for sizes that do not fit each other.
     """
     backbone = backbone or build_backbone(config.backbone, config.backbone_config)
-    neck = None
+    if config.decoder_channels and not config.neck_channels:
+        raise ValueError("decoder_channels needs a neck, whose one map it decodes: give neck_channels too")
+    neck = decoder = None
     dim = config.feature_size**2 + config.projection_dim
     if config.depth and (dim % config.heads or dim % 2):
         raise ValueError(
@@ -28,6 +31,8 @@ def build(config: NeMFConfig, backbone: Backbone | None = None) -> NeMF:
         if config.neck_channels:
             neck = Neck([features.shape[1] for features in maps], config.neck_channels, config.neck_blocks)
             maps = neck(maps)
+    if config.decoder_channels:
+        decoder = DescriptorDecoder(config.neck_channels, config.decoder_channels)
     cost_encoder = CostEncoder(
         level_shapes=tuple((features.shape[1], features.shape[2]) for features in maps),
         feature_size=config.feature_size,
@@ -45,4 +50,4 @@ def build(config: NeMFConfig, backbone: Backbone | None = None) -> NeMF:
         n_frequencies=config.frequencies,
         keep_correlation=config.keep_correlation,
     )
-    return NeMF(backbone, cost_encoder, field, neck=neck, image_size=config.image_size).eval()
+    return NeMF(backbone, cost_encoder, field, neck=neck, decoder=decoder, image_size=config.image_size).eval()

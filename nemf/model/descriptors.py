@@ -24,6 +24,7 @@ class Descriptors(nn.Module):
         super().__init__()
         self.backbone = model.backbone
         self.neck = model.neck
+        self.decoder = model.decoder
         self.size_step = model.backbone.size_step
         self.trained_size = model.backbone.trained_size
         self.only_size = model.backbone.only_size
@@ -31,8 +32,10 @@ class Descriptors(nn.Module):
         self.register_buffer("std", model.backbone.std, persistent=False)
 
     def forward(self, image: Float[Tensor, "b 3 h w"]) -> list[Tensor]:
-        """One map (b, c, h, w), of the size of the shallowest: all maps at unit length, one after the other."""
-        return [join(self.maps(image))]
+        """One map (b, c, h, w), of the size of the shallowest: all maps at unit length, one after the other; before a
+        decoder the neck's map as it is."""
+        maps = self.maps(image)
+        return maps if self.decoder is not None else [join(maps)]
 
     def maps(self, image: Float[Tensor, "b 3 h w"]) -> list[Tensor]:
         """The maps (b, c_l, h_l, w_l) as the network makes them; one, where it has a neck."""

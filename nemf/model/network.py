@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from nemf.model.backbone import Backbone
 from nemf.model.cost_encoder import CostEncoder, soft_argmax
+from nemf.model.descriptor_decoder import DescriptorDecoder
 from nemf.model.field import Field
 from nemf.model.neck import Neck
 from nemf.model.pair_costs import POINTS_AT_ONCE, PairCosts
@@ -88,6 +89,7 @@ class NeMF(nn.Module):
     """A backbone, a cost encoder and a field that fit together; nemf.model.presets builds them from a configuration.
 
     neck: turns the backbone's maps into those that are correlated; without one, as published, they are the same.
+    decoder: of descriptors at any coordinate from the neck's map. The field does not use it.
     image_size: side of the square images the network takes, in pixels.
     """
 
@@ -98,11 +100,13 @@ class NeMF(nn.Module):
         field: Field,
         *,
         neck: Neck | None = None,
+        decoder: DescriptorDecoder | None = None,
         image_size: int = 256,
     ) -> None:
         super().__init__()
         self.backbone = backbone
         self.neck = neck
+        self.decoder = decoder
         self.cost_encoder = cost_encoder
         self.field = field
         self.image_size = image_size

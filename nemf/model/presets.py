@@ -21,6 +21,8 @@ class NeMFConfig:
     """Channels of the descriptors that a neck makes of the backbone's maps, at least 2; 0 for no neck, as published."""
     neck_blocks: int = 0
     """Residual blocks of the neck at the deepest map."""
+    decoder_channels: int = 0
+    """Width of the decoder of descriptors at any coordinate, behind the neck; 0 for none."""
     embedding_channels: tuple[int, ...] = (4, 16)
     """Channels after the first and second 4D convolution of each level's correlation; empty for no convolutions."""
     projection_dim: int = 128
@@ -89,7 +91,18 @@ def nemf_mobilenet() -> NeMFConfig:
     )
 
 
-PRESETS = {"paper": paper, "nemf-small": nemf_small, "nemf-mobilenet": nemf_mobilenet}
+def nemf_mobilenet_decoder() -> NeMFConfig:
+    """nemf_mobilenet with descriptors at any coordinate, see nemf.model.descriptor_decoder; matched as
+    descriptors:FOLDER."""
+    return replace(nemf_mobilenet(), decoder_channels=64)
+
+
+PRESETS = {
+    "paper": paper,
+    "nemf-small": nemf_small,
+    "nemf-mobilenet": nemf_mobilenet,
+    "nemf-mobilenet-decoder": nemf_mobilenet_decoder,
+}
 
 CostFeatureKind = Literal["raw", "convolution", "attention", "both"]
 """The rows of Table 3 of the paper."""

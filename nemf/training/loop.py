@@ -52,6 +52,7 @@ class Trainer:
         self._average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
         self._average.requires_grad_(False)
         loss = system.loss(model, config.loss)
+        self._unwrapped_loss: Any = loss
         self._loss = wrap(loss) if wrap else loss
         self.step_number = 0
 
@@ -66,6 +67,8 @@ class Trainer:
         Raises FloatingPointError where the gradient is not finite; the weights are then those before the step.
         """
         self._loss.train()
+        if hasattr(self._unwrapped_loss, "progress"):
+            self._unwrapped_loss.progress = self.step_number / self.config.steps
         generator = generator_of("negatives", self.config.seed, self.step_number, self.rank)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.bfloat16):
             losses = self._loss(batch.to(self.device), generator)

@@ -16,6 +16,7 @@ from nemf.model.network import NeMF
 from nemf.training.batch import Batch
 from nemf.training.config import LossConfig
 from nemf.training.descriptor_loss import descriptor_loss
+from nemf.training.implicit_loss import implicit_descriptor_loss
 from nemf.training.label_noise import noisy_loss, weighted_mean
 
 HARD_RADIUS_NORM = (0.05, 0.3)
@@ -29,6 +30,8 @@ class TrainingLoss(nn.Module):
         super().__init__()
         self.model = model
         self.config = config
+        self.progress = 0.0
+        """Share of the training that is done, 0..1; the trainer sets it."""
 
     def forward(self, batch: Batch, generator: Generator) -> dict[str, Tensor]:
         """`field`, `flow` and `descriptor`, those whose weight is not 0, and their weighted sum as `total`; scalars."""
@@ -48,8 +51,14 @@ class TrainingLoss(nn.Module):
             image = torch.cat([batch.pair, n_pairs + batch.pair])
             xy_norm = torch.cat([batch.reference_xy_norm, batch.query_xy_norm])
             labels = (batch.keypoint.repeat(2), batch.probability.repeat(2))
-            by_level = [descriptor_loss(level, image, xy_norm, *labels) for level in maps]
-            losses["descriptor"] = torch.stack(by_level).mean()
+            if model.decoder is None:
+                by_level = [descriptor_loss(level, image, xy_norm, *labels) for level in maps]
+                losses["descriptor"] = torch.stack(by_level).mean()
+            else:
+                (level,) = maps
+                losses["descriptor"] = implicit_descriptor_loss(
+                    model.decoder, level, model.image_size, image, xy_norm, *labels, self.progress
+                )
         weights = {"field": config.field_weight, "flow": config.flow_weight, "descriptor": config.descriptor_weight}
         return losses | {"total": torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()}
 

@@ -14,10 +14,10 @@ from nemf.training.config import LossConfig
 def parameter_groups(model: NeMF, lr: float, backbone_lr: float | None, loss: LossConfig) -> list[dict[str, Any]]:
     """Parameter groups for an optimiser: the head at `lr`, the backbone at `backbone_lr`. Sets requires_grad.
 
-    The head is what the losses with a weight reach: neck (descriptor), cost encoder (field, flow) and field (field).
-    Without backbone_lr the backbone is frozen. With it, two parts of it still are: batch normalisation, which keeps its
-    scales, shifts and statistics; and the layers whose maps are larger than the largest output map, which take most of
-    the time and hold edges and colours only. Raises ValueError where no parameter is left.
+    The head is what the losses with a weight reach: neck and decoder (descriptor), cost encoder (field, flow) and field
+    (field). Without backbone_lr the backbone is frozen. With it, two parts of it still are: batch normalisation, which
+    keeps its scales, shifts and statistics; and the layers whose maps are larger than the largest output map, which
+    take most of the time and hold edges and colours only. Raises ValueError where no parameter is left.
     """
     model.requires_grad_(False)
     head: list[nn.Module | None] = []
@@ -26,7 +26,7 @@ def parameter_groups(model: NeMF, lr: float, backbone_lr: float | None, loss: Lo
             raise ValueError(
                 "descriptor_weight would train nothing: the network has no neck and its backbone is frozen"
             )
-        head.append(model.neck)
+        head += [model.neck, model.decoder]
     if loss.field_weight or loss.flow_weight:
         head.append(model.cost_encoder)
     if loss.field_weight:

@@ -72,7 +72,7 @@ def initial_network(
         return other, config
     model = build(config, checkpoint.backbone)
     initialize_at_correlation(model)
-    model.neck = checkpoint.neck
+    model.neck, model.decoder = checkpoint.neck, checkpoint.decoder
     return model, config
 
 

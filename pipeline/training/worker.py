@@ -16,11 +16,10 @@ from torch import nn
 
 from nemf.lpmflow.network import LPMFlow
 from nemf.matcher import Matcher
+from nemf.matchers.descriptors import descriptors_matcher
 from nemf.matchers.lpmflow import LpmflowMatcher
-from nemf.matchers.nearest_neighbour import NearestNeighbourMatcher
 from nemf.matchers.nemf import NemfMatcher
 from nemf.matchers.pmnc import PMNCMatcher
-from nemf.model.descriptors import Descriptors
 from nemf.pmnc.config import PMNCSearch
 from nemf.pmnc.network import PMNC
 from nemf.search.config import SearchConfig
@@ -136,7 +135,7 @@ def _matcher(trainer: Trainer, search: Mapping[str, Any], device: torch.device) 
         return NemfMatcher("averaged", model, device, SearchConfig(**search))
     if loss.flow_weight:
         return NemfMatcher("averaged", model, device, SearchConfig(patchmatch_steps=0, refine_steps=0))
-    return NearestNeighbourMatcher("averaged", Descriptors(model).eval(), device, image_size=model.image_size)
+    return descriptors_matcher("averaged", model, device, image_size=model.image_size)
 
 
 def _validation(config: TrainingConfig) -> Validation | None:

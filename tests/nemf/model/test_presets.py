@@ -41,7 +41,7 @@ def test_each_kind_of_cost_features(
     assert checkpoints.read_config(tmp_path) == config
 
 
-@pytest.mark.parametrize("name", ["nemf-small", "nemf-mobilenet"])
+@pytest.mark.parametrize("name", ["nemf-small", "nemf-mobilenet", "nemf-mobilenet-decoder"])
 def test_a_preset_comes_back_from_a_checkpoint_folder(name: str, tmp_path: Path):
     config = PRESETS[name]()
     model = build(config)
