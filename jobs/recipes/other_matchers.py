@@ -8,7 +8,7 @@ from nemf.training.config import LossConfig
 
 
 def lpmflow(start: str, contrast_weight: float = LossConfig().contrast_weight) -> Recipe:
-    """LPMFlow on four-legged animals, from the correlation of its backbone's features on.
+    """LPMFlow on four-legged animals: the tokens of its backbone first, by the descriptor loss, then all of it.
 
     start: a preset of nemf.lpmflow.presets. The variants are rows of the authors' table of modules, each without the
     module of its name; ablation-lpmflow-contrast is without the loss that replaces tokens.
@@ -16,16 +16,23 @@ def lpmflow(start: str, contrast_weight: float = LossConfig().contrast_weight) -
     """
 
     def recipe(options: RecipeOptions) -> list[Stage]:
-        descriptors = descriptors_stage(options, start)
-        losses = LossConfig(contrast_weight=contrast_weight)
+        descriptors = replace(
+            descriptors_stage(options, start),
+            backbone_weights=options.weights,
+            out=str(options.out / start / "descriptors"),
+            image_size=None,
+        )
         trained = replace(
             descriptors,
-            backbone_weights=options.weights,
-            out=str(options.out / start),
-            image_size=None,
-            trainer=replace(descriptors.trainer, lr=3e-4, backbone_lr=1e-4, loss=losses),
+            start=f"{descriptors.out}/checkpoint",
+            backbone_weights=None,
+            out=str(options.out / start / "flow"),
+            trainer=replace(
+                descriptors.trainer, lr=2e-4, backbone_lr=5e-5, loss=LossConfig(contrast_weight=contrast_weight)
+            ),
+            batch_size=4,
         )
-        return [*manifest_stages(options), trained]
+        return [*manifest_stages(options), descriptors, trained]
 
     return recipe
 
@@ -55,26 +62,28 @@ def comparison(steps: int = 4000) -> Recipe:
     """NeMF, PMNC and LPMFlow alike: from one backbone's weights, on the same data, by as many steps of 4 pairs each.
 
     All see images of 256 pixels a side, and each has the rates of its own recipe. NeMF's steps are those of its
-    descriptors and, the last quarter, of its field. `python -m benchmarks.comparison` measures the results.
+    descriptors and, the last quarter, of its field, LPMFlow's those of its tokens and, the second half, of all of it.
+    `python -m benchmarks.comparison` measures the results.
 
     Needs: data/animal-pose, data/photographs and weights of timm's mobilenetv1_100. Cost, result: docs/results.md.
     """
 
     def recipe(options: RecipeOptions) -> list[Stage]:
         *manifests, of_pmnc = pmnc("pmnc-small")(options)
-        of_lpmflow = lpmflow("lpmflow-small")(options)[-1]
+        *_, tokens, flow = lpmflow("lpmflow-small")(options)
         of_nemf = replace(options, out=options.out / "nemf-mobilenet")
         descriptors = replace(
             descriptors_stage(options, "nemf-mobilenet"),
             backbone_weights=options.weights,
             out=str(of_nemf.out / "descriptors"),
         )
-        field_steps = steps // 4
+        field_steps, flow_steps = steps // 4, steps // 2
         trainings = [
             (descriptors, steps - field_steps),
             (field_stage(of_nemf, descriptors), field_steps),
             (of_pmnc, steps),
-            (of_lpmflow, steps),
+            (tokens, steps - flow_steps),
+            (flow, flow_steps),
         ]
         return [*manifests, *(_alike(stage, n_steps) for stage, n_steps in trainings)]
 

@@ -60,6 +60,7 @@ def small() -> LPMFlowConfig:
         ),
         dim=256,
         depth=2,
+        heads=4,
         mlp_ratio=2,
         upsampler_blocks=1,
         context_channels=24,

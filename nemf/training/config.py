@@ -17,7 +17,7 @@ class LossConfig:
     """Weight of the coarse flow's loss, the paper's lambda_c; of LPMFlow, of the flow's, as a share of its side."""
     descriptor_weight: float = 0.0
     """Weight of the descriptor loss, which the paper does not have: descriptors learn to match before any cost volume.
-    With the other two at 0, cost encoder and field are not trained."""
+    With the other two at 0, nothing behind the features is trained: no cost encoder, field or LPMFlow transformer."""
     contrast_weight: float = 0.05
     """Weight of the loss of LPMFlow alone that replaces some tokens of the source and has the encoder find out by their
     neighbours what they showed."""

@@ -21,14 +21,17 @@ from nemf.lpmflow.network import LPMFlow
 from nemf.lpmflow.tokens import MapTokens
 from nemf.lpmflow.window import ChannelGate, WindowBlock, as_map
 from nemf.model.attention import Attention, Mlp
-from nemf.model.cost_encoder import TEMPERATURE as SOFT_ARGMAX_TEMPERATURE
 from nemf.model.quadrilinear import corners
 from nemf.training.batch import Batch
 from nemf.training.config import LossConfig
+from nemf.training.descriptor_loss import descriptor_loss
 from nemf.training.label_noise import noisy_loss, weighted_mean
 
-TEMPERATURE = 0.05
+TEMPERATURE = 0.02
 """Of the cosine of two cells' features in the attention that training begins with."""
+MATCH_TEMPERATURE = 0.1
+"""Of a correlation in its loss: five times that of the flow's soft-argmax. A correlation that is as sure as it is right
+by this one has, by the other, a flow that points to what is likeliest, not to the mean of all that is likely."""
 REACH_CELLS = 4
 """Cells of the flow, on every side of the one nearest to a point, that are asked for the point's match; in a flow of
 128 cells, those within 17 of 512 pixels, as published."""
@@ -83,10 +86,11 @@ def parameter_groups(model: LPMFlow, lr: float, backbone_lr: float | None, loss:
     Without backbone_lr the backbone is frozen; with it, its batch normalisation still is. What projects its maps to
     tokens is no part of it. Raises ValueError for losses that train nothing.
     """
-    if not loss.flow_weight:
-        raise ValueError("LPMFlow is trained by the loss of its flow: flow_weight must be above 0")
-    if loss.descriptor_weight:
-        raise ValueError("LPMFlow has no descriptor loss: leave descriptor_weight at 0")
+    if not loss.flow_weight and not loss.descriptor_weight:
+        raise ValueError(
+            "LPMFlow is trained by the losses of its flow and descriptors: flow_weight or descriptor_weight "
+            "must be above 0"
+        )
     model.requires_grad_(False)
     backbone = model.backbone.backbone if isinstance(model.backbone, MapTokens) else model.backbone
     of_backbone = [
@@ -96,10 +100,13 @@ def parameter_groups(model: LPMFlow, lr: float, backbone_lr: float | None, loss:
         for parameter in module.parameters(recurse=False)
     ]
     every_of_backbone = set(backbone.parameters())
-    head = [parameter for parameter in model.parameters() if parameter not in every_of_backbone]
-    groups: list[dict[str, Any]] = [{"params": head, "lr": lr}]
+    reached = model if loss.flow_weight else model.backbone
+    head = [parameter for parameter in reached.parameters() if parameter not in every_of_backbone]
+    groups: list[dict[str, Any]] = [{"params": head, "lr": lr}] if head else []
     if backbone_lr is not None:
         groups.append({"params": of_backbone, "lr": backbone_lr})
+    if not groups:
+        raise ValueError("descriptor_weight alone would train nothing: the backbone, whose tokens it reads, is frozen")
     for group in groups:
         for parameter in group["params"]:
             parameter.requires_grad_(True)
@@ -115,31 +122,55 @@ class LPMFlowLoss(nn.Module):
         self.config = config
 
     def forward(self, batch: Batch, generator: Generator) -> dict[str, Tensor]:
-        """`match`, the mean cross-entropy of the four correlations; `flow`, the mean distance in its cells; `contrast`,
-        where its weight is not 0; and their weighted sum as `total`; scalars.
+        """Those whose weight is not 0, and their weighted sum as `total`; scalars.
+
+        `descriptor` is that of the backbone's tokens, `flow` the mean distance in the flow's cells; with it comes
+        `match`, the mean cross-entropy of the four correlations, whose weight is 1, and, with its own, `contrast`.
 
         The distance counts in sides of the flow: in cells, its gradient is so much longer than the others' that the
         step is nearly its alone.
         """
-        model, device = self.model, batch.query.device
+        model, config, device = self.model, self.config, batch.query.device
+        points = (batch.pair, batch.query_xy_norm, batch.reference_xy_norm, batch.probability)
+        hw = (model.image_size, model.image_size)
+        losses, total = {}, torch.zeros((), device=device)
+        source, target = model.tokens(batch.query), model.tokens(batch.reference)
+        if config.descriptor_weight:
+            losses["descriptor"] = token_loss(source, target, batch, hw)
+            total = total + config.descriptor_weight * losses["descriptor"]
+        if not config.flow_weight:
+            return losses | {"total": total}
         # dropout draws from the global generator: its numbers are to depend on the step alone
         seed = int(torch.randint(2**62, (1,), generator=generator))
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(seed)
-            source, target = model.tokens(batch.query), model.tokens(batch.reference)
             replaced = None
-            if self.config.contrast_weight:
+            if config.contrast_weight:
                 source, replaced = replace_tokens(source, target, generator)
             encoded = model.encode_tokens(source, target)
-        points = (batch.pair, batch.query_xy_norm, batch.reference_xy_norm, batch.probability)
-        hw = (model.image_size, model.image_size)
         by_correlation = [match_loss(correlation, *points, hw) for correlation in encoded.correlations]
-        losses = {"match": torch.stack(by_correlation).mean(), "flow": flow_error(encoded.flow, *points, hw)}
-        total = losses["match"] + self.config.flow_weight * losses["flow"] / encoded.flow.shape[-1]
+        losses["match"] = torch.stack(by_correlation).mean()
+        losses["flow"] = flow_error(encoded.flow, *points, hw)
+        total = total + losses["match"] + config.flow_weight * losses["flow"] / encoded.flow.shape[-1]
         if replaced is not None:
             losses["contrast"] = contrast_loss(encoded.encoder_source.float(), replaced)
-            total = total + self.config.contrast_weight * losses["contrast"]
+            total = total + config.contrast_weight * losses["contrast"]
         return losses | {"total": total}
+
+
+def token_loss(
+    source: Float[Tensor, "b token dim"], target: Float[Tensor, "b token dim"], batch: Batch, seen_hw: tuple[int, int]
+) -> Float[Tensor, ""]:
+    """The descriptor loss (nemf.training.descriptor_loss) of the backbone's tokens of query and reference images.
+
+    Cells tile the image; points beyond the centres of the outermost count as at these.
+    """
+    maps = as_map(torch.cat([source, target]))
+    hw = (maps.shape[2], maps.shape[3])
+    xy_norm = torch.cat([batch.query_xy_norm, batch.reference_xy_norm])
+    place_norm = px_to_norm(rescale_px(norm_to_px(xy_norm, seen_hw), seen_hw, hw), hw).clamp(-1, 1)
+    image = torch.cat([batch.pair, len(source) + batch.pair])
+    return descriptor_loss(maps, image, place_norm, batch.keypoint.repeat(2), batch.probability.repeat(2))
 
 
 def match_loss(
@@ -150,7 +181,7 @@ def match_loss(
     probability: Float[Tensor, " m"],
     seen_hw: tuple[int, int],
 ) -> Float[Tensor, ""]:
-    """Cross-entropy of each match among all target cells, as the flow reads a correlation; the weighted mean.
+    """Cross-entropy of each match among all target cells, by softmax(correlation / MATCH_TEMPERATURE); weighted mean.
 
     The logits of a point are those of the four source cells round it, weighted bilinearly; the truth is the four target
     cells round its match, weighted so. Cells tile the image; beyond the centres of the outermost, those count alone.
@@ -162,7 +193,7 @@ def match_loss(
         place_norm = px_to_norm(rescale_px(norm_to_px(xy_norm, seen_hw), seen_hw, hw), hw)
         around.append(corners(place_norm.clamp(-1, 1), hw))
     query, truth = around
-    rows = correlation[pair[:, None], query.cell].float() / SOFT_ARGMAX_TEMPERATURE
+    rows = correlation[pair[:, None], query.cell].float() / MATCH_TEMPERATURE
     log_share = (rows * query.weight[..., None]).sum(dim=1).log_softmax(dim=1)
     log_likelihood = (log_share.gather(1, truth.cell) * truth.weight).sum(dim=1)
     return noisy_loss(log_likelihood, probability, n_candidates=correlation.shape[2])

@@ -22,6 +22,7 @@ from nemf.training.lpmflow import (
     match_loss,
     parameter_groups,
     replace_tokens,
+    token_loss,
 )
 
 CPU = torch.device("cpu")
@@ -104,7 +105,7 @@ def test_match_loss_is_the_cross_entropy_of_the_cells_round_the_match():
     points["reference_xy_norm"] = 2 * torch.tensor([[111.5, 47.5]]) / 127 - 1
     points |= {"pair": torch.tensor([1]), "probability": torch.ones(1)}
     correlation = torch.zeros(2, 64, 16)
-    correlation[1, 8 * 2 + 4, 4 * 1 + 3] = 0.02 * math.log(15)
+    correlation[1, 8 * 2 + 4, 4 * 1 + 3] = 0.1 * math.log(15)
     torch.testing.assert_close(match_loss(correlation, **points, seen_hw=(128, 128)), torch.tensor(math.log(2)))
     points["probability"] = torch.tensor([0.5])
     expected = -math.log(0.5 * 0.5 + 0.5 / 16)
@@ -150,12 +151,41 @@ def test_parameters():
     assert backbone["lr"] == 1e-5
     assert model.get_parameter("backbone.backbone.network.layer3.0.conv1.weight").requires_grad
     assert not model.get_parameter("backbone.backbone.network.layer3.0.bn1.weight").requires_grad
-    for wrong, message in (
-        (LossConfig(flow_weight=0), "flow_weight must be"),
-        (LossConfig(descriptor_weight=1), "no desc"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            parameter_groups(model, 1e-3, None, wrong)
+    with pytest.raises(ValueError, match="flow_weight or descriptor_weight must be"):
+        parameter_groups(model, 1e-3, None, LossConfig(flow_weight=0))
+
+
+def test_descriptors_alone_train_the_backbone_and_its_projection():
+    model = _tiny()
+    descriptors = LossConfig(field_weight=0, flow_weight=0, descriptor_weight=1)
+    head, _ = parameter_groups(model, 1e-3, 1e-5, descriptors)
+    assert {id(parameter) for parameter in head["params"]} == {id(p) for p in model.backbone.proj.parameters()}
+    assert not any(parameter.requires_grad for parameter in model.fine_decoder.parameters())
+    config = replace(small(), backbone="lpmflow/vit", cells=4, dim=64, heads=2, context_channels=8, windows=(8,))
+    kwargs = {"depth": 1, "heads": 2, "position_cells": 4}
+    vit = build(replace(config, backbone_config=replace(config.backbone_config, create_kwargs=kwargs)))
+    with pytest.raises(ValueError, match="would train nothing"):
+        parameter_groups(vit, 1e-3, None, descriptors)
+
+
+def test_token_loss_of_tokens_that_match_and_of_equal_ones():
+    """Cell (row 2, column 1) of 4 x 4 in images of 128 pixels: its centre is (47.5, 79.5)."""
+    batch = replace(
+        collate([_example()], ImageFormat.from_model(_tiny())),
+        pair=torch.tensor([0]),
+        keypoint=torch.tensor([0]),
+        query_xy_norm=2 * torch.tensor([[47.5, 79.5]]) / 127 - 1,
+        reference_xy_norm=2 * torch.tensor([[111.5, 15.5]]) / 127 - 1,
+        probability=torch.ones(1),
+    )
+    equal = torch.ones(1, 17, 8)
+    torch.testing.assert_close(token_loss(equal, equal, batch, (128, 128)), torch.tensor(math.log(16)))
+    source, target = torch.eye(34)[None].chunk(2, dim=1)
+    source = source.clone()
+    source[0, 1 + 4 * 2 + 1] = target[0, 1 + 3]  # row 0, column 3
+    assert token_loss(source, target, batch, (128, 128)) < 1e-6
+    source[0, 1 + 4 * 2 + 1] = target[0, 1 + 2]
+    assert token_loss(source, target, batch, (128, 128)) > 10
 
 
 def _example() -> Example:
@@ -168,7 +198,7 @@ def _example() -> Example:
 def test_the_loss_falls_and_steps_are_repeatable():
     losses = []
     for _ in range(2):
-        trainer = Trainer(_tiny(), TrainerConfig(steps=12, lr=1e-3, loss=LossConfig(contrast_weight=0.1)), CPU)
+        trainer = Trainer(_tiny(), TrainerConfig(steps=12, lr=3e-3, loss=LossConfig(contrast_weight=0.1)), CPU)
         batch = collate([_example()], ImageFormat.from_model(trainer.model))
         state = torch.random.get_rng_state()
         losses.append([trainer.step(batch) for _ in range(12)])
