@@ -26,7 +26,10 @@ LOST_SECONDS = 60
 
 
 def connect(address: str) -> "JobSubmissionClient":
-    """A client of the Ray head at `address`. Raises ValueError or OSError if there is none or it refuses access."""
+    """A client of the Ray head at `address`.
+
+    Raises ValueError or OSError if there is none, it refuses access, or it is of another minor version than this Ray.
+    """
     # Ray takes seconds to import, and a faulty command needs none of it.
     from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
@@ -44,7 +47,7 @@ def connect(address: str) -> "JobSubmissionClient":
     for name in ("job.sdk", "dashboard_sdk"):
         logging.getLogger(f"ray.dashboard.modules.{name}").setLevel(logging.WARNING)
     try:
-        return JobSubmissionClient(address)
+        client = JobSubmissionClient(address)
     except AuthenticationError as error:
         raise PermissionError(
             f"{error.message.splitlines()[0]}: the Ray at {address} wants RAY_AUTH_MODE=token and its token, in the "
@@ -52,6 +55,20 @@ def connect(address: str) -> "JobSubmissionClient":
         ) from error
     except RuntimeError as error:
         raise ValueError(f"{address}: {error}; {expected}") from error
+    _check_version(client, address)
+    return client
+
+
+def _check_version(client: "JobSubmissionClient", address: str) -> None:
+    """Raises ValueError if the head's Ray and this one differ by more than the patch, as 2.53.0 and 2.54.0 do."""
+    import ray
+
+    theirs = client._do_request("GET", "/api/version").json()["ray_version"]  # Ray has no public name for it
+    if theirs.split(".")[:2] != ray.__version__.split(".")[:2]:
+        raise ValueError(
+            f"the cluster at {redacted(address)} runs Ray {theirs}, and this is Ray {ray.__version__}: jobs are "
+            f"submitted from the same minor version; here: pip install 'ray[data,default]=={theirs}'"
+        )
 
 
 def _wait_for_answer(url: str) -> None:

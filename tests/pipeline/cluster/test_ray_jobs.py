@@ -1,10 +1,14 @@
+import json
 import socket
 from collections.abc import AsyncIterator
 from contextlib import nullcontext
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from threading import Thread
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import ray
 from ray.job_submission import JobStatus
 
 from pipeline.cluster import ray_jobs
@@ -96,15 +100,58 @@ def test_a_head_that_answers_late_is_asked_again(
         return SimpleNamespace(close=lambda: None)
 
     monkeypatch.setattr("urllib.request.urlopen", answer)
-    monkeypatch.setattr("ray.job_submission.JobSubmissionClient", lambda address: address)
+    client = SimpleNamespace(_do_request=lambda *_: SimpleNamespace(json=lambda: {"ray_version": ray.__version__}))
+    monkeypatch.setattr("ray.job_submission.JobSubmissionClient", lambda _address: client)
     monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "")
 
-    assert ray_jobs.connect("http://head:8265/") == "http://head:8265/"
+    assert ray_jobs.connect("http://head:8265/") is client
 
     assert timeouts == [10, 30, 60]
     assert capsys.readouterr().err.splitlines() == [
         f"no answer from http://head:8265/api/version in {seconds} s; trying again" for seconds in (10, 30)
     ]
+
+
+class _Versions(BaseHTTPRequestHandler):
+    """A head that answers with its version and knows nothing else."""
+
+    ray_version: str
+
+    def do_GET(self) -> None:
+        body = json.dumps({"version": "4", "ray_version": self.ray_version, "ray_commit": "", "session_name": "s"})
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.end_headers()
+        self.wfile.write(body.encode())
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "accepted"),
+    [
+        ("2.53.0", "2.53.1", True),
+        ("2.53.0", "2.54.0", False),
+        ("2.6.0", "2.60.0", False),
+        ("3.53.0", "2.53.0", False),
+    ],
+)
+def test_a_cluster_of_another_minor_version_of_ray_is_told_before_anything_is_submitted(
+    monkeypatch: pytest.MonkeyPatch, theirs: str, ours: str, accepted: bool
+) -> None:
+    monkeypatch.setattr("ray.__version__", ours)
+    monkeypatch.setattr(_Versions, "ray_version", theirs, raising=False)
+    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "")
+    expected = f"^the cluster at http://127.0.0.1:[0-9]+ runs Ray {theirs}, and this is Ray {ours}: .*ray.*=={theirs}'$"
+    server = HTTPServer(("127.0.0.1", 0), _Versions)
+    Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        with nullcontext() if accepted else pytest.raises(ValueError, match=expected):
+            ray_jobs.connect(f"http://127.0.0.1:{server.server_address[1]}")
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 @pytest.mark.parametrize("accepts", [True, False])
