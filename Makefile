@@ -1,18 +1,24 @@
-# Needs Python >= 3.11 with pip and venv, nothing else.
+# Needs Python 3.11, 3.12 or 3.13 with pip and venv, nothing else.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+OLDEST := .venv-oldest
 # a process of tests for every core; bytecode is kept, since tests start a hundred Python processes
-PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses auto --dist loadfile \
-	--no-loadscope-reorder
+OPTIONS := --numprocesses auto --dist loadfile --no-loadscope-reorder
+PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest $(OPTIONS)
 
-.PHONY: benchmark demo docs test test-all pytest pytest-all test-browser test-readers chaos fuzz lint clean
+.PHONY: benchmark demo docs test test-all pytest pytest-all test-oldest test-browser test-readers chaos fuzz lint clean
 
 # bytecode is written on all cores, where pip takes one; some packages hold files that are not for this Python
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable '.[dev]'
 	$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true
+	touch $@
+
+$(OLDEST)/installed: pyproject.toml constraints-oldest.txt
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/pip install --quiet --constraint constraints-oldest.txt --editable '.[dev]'
 	touch $@
 
 benchmark: $(VENV)/installed  ## CPU time and memory of this build beside an earlier commit, COMMIT (the one before)
@@ -34,6 +40,12 @@ pytest: $(VENV)/installed
 pytest-all: $(VENV)/installed
 	$(PYTEST)
 
+# with Python 3.11; old packages warn of much that is mended in newer ones
+test-oldest: $(OLDEST)/installed  ## the main job and the tests of the packages with the oldest versions that are allowed
+	$(OLDEST)/bin/python -m jobs.demo --out demo/oldest
+	OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest $(OPTIONS) -W default -m "not long" \
+		tests/schemas tests/nemf tests/pipeline tests/jobs tests/examples
+
 test-browser: $(VENV)/installed  ## the report in a headless browser; needs chromium on PATH
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[browser]'
 	$(BIN)/python -m pytest tests/browser
@@ -54,4 +66,4 @@ lint: $(VENV)/installed
 	$(BIN)/lint-imports
 
 clean:
-	rm -rf $(VENV) demo site
+	rm -rf $(VENV) $(OLDEST) demo site

@@ -217,7 +217,11 @@ def test_what_pandas_filtered_is_what_it_was(kept: list[str]) -> None:
         ("seen_in_training", pa.array([1.0, 0.0, np.nan]), [True, False, None]),
         ("category", pa.array([np.nan, None, np.nan]), [None, None, None]),
         ("category", pa.array(["a", None, "b"], pa.string_view()), ["a", None, "b"]),
-        ("category", pa.array(["a", None, "b"], pa.dictionary(pa.int8(), pa.large_string())), ["a", None, "b"]),
+        (
+            "category",
+            pa.DictionaryArray.from_arrays(pa.array([0, None, 1], pa.int8()), pa.array(["a", "b"], pa.large_string())),
+            ["a", None, "b"],
+        ),
         ("source_xy_px", pa.array([[[1, 2]], [], None]), [[[1, 2]], [], None]),
         ("source_xy_px", pa.array([[[0.1, 2.5]], [], None]), [[[float(np.float32(0.1)), 2.5]], [], None]),
         ("source_xy_px", pa.array([[[Decimal("1.5"), Decimal("2.0")], None], None, []]), [[[1.5, 2], None], None, []]),

@@ -25,6 +25,7 @@ from faulty_s3 import (
     reset_in_body,
     slow_down,
 )
+from installed import needs
 from make import encoded, noise_rgb, pair_row, write_pairs
 
 from nemf.io.store_errors import CredentialsError
@@ -279,6 +280,7 @@ def test_what_is_not_allowed_is_not_asked_for(web: str) -> None:
     assert fetch_image(f"{web}/images/a.png", [f"{web}/images"]) == PICTURE
 
 
+@needs("pyarrow", "26", "asks for the columns of a file one by one")
 def test_a_manifest_costs_few_requests(s3: FaultyS3, tmp_path: Path) -> None:
     """The first request for a file this small has all of it."""
     uri = "s3://images/pairs.parquet"

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tifffile
 from image_bytes import tiff, written_by_tifffile
+from installed import needs
 from make import encoded, noise_rgb
 from PIL import Image, ImageCms
 
@@ -215,7 +216,15 @@ def test_cielab() -> None:
     np.testing.assert_array_equal(decode_image(apart), contiguous)
 
 
-@pytest.mark.parametrize("compression", ["raw", "tiff_lzw", "tiff_adobe_deflate", "jpeg"])
+@pytest.mark.parametrize(
+    "compression",
+    [
+        pytest.param("raw", marks=needs("pillow", "13", "says that they are truncated")),
+        "tiff_lzw",
+        "tiff_adobe_deflate",
+        "jpeg",
+    ],
+)
 def test_ycbcr_written_by_pillow(compression: str) -> None:
     rgb = _gradients()
 
@@ -424,6 +433,7 @@ def test_jpeg_of_other_colours(photometric: str, planar: str) -> None:
     assert np.abs((255 - shown if photometric == "miniswhite" else shown).astype(int) - expected).mean() < 2
 
 
+@needs("pillow", "13", "says that they are truncated")
 def test_ycbcr_without_compression_is_read_where_no_colour_is_left_out() -> None:
     stored = np.asarray(Image.fromarray(_gradients()).convert("YCbCr"))
     left_out = [(258, 3, 1, 8), (262, 3, 1, 6), (277, 3, 1, 3), (279, 4, 1, 48 * 32 * 3 // 2), (530, 3, 2, 2 | 2 << 16)]

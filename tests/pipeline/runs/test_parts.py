@@ -6,6 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from earlier_tables import as_earlier
+from installed import needs
 from make import match_rows
 
 from pipeline.runs.flow_codec import encode_flow
@@ -51,6 +52,7 @@ def test_directions_are_rows_of_their_own(tmp_path: Path) -> None:
     assert read_matches(str(tmp_path))["direction"].to_pylist() == ["source_to_target", "target_to_source"]
 
 
+@needs("pyarrow", "26", "cannot read null in a list of a fixed size, which earlier versions of nemf wrote")
 def test_parts_of_the_version_before_and_of_this_one_are_one_run(tmp_path: Path) -> None:
     points = [[1.5, 2.0], [3.0, 4.0]]
     old = [
