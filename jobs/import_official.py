@@ -28,12 +28,17 @@ class Config:
     """Folder with model_best.pth and args.pkl, path or URI."""
     out: LocalPath
     """Local folder to write; must not hold a checkpoint yet."""
+    as_test_script: bool = False
+    """LPMFlow only: give both images the tables of positions that the authors' test script does, which writes one
+    image's over the other's as it loads a checkpoint. By default they are those that were trained."""
 
 
 def run(config: Config) -> Path:
     """Import, write, and return the folder."""
     # these import torch, which takes more than a second
     from nemf import checkpoints
+    from nemf.lpmflow.network import LPMFlow
+    from nemf.official.lpmflow_names import share_tables
     from nemf.official.pickles import import_official
 
     if "://" in config.out:
@@ -42,6 +47,10 @@ def run(config: Config) -> Path:
     if (out / "config.json").exists() or (out / "model.safetensors").exists():
         raise FileExistsError(f"--out {out} holds a checkpoint already; name another folder")
     model, sizes = import_official(config.checkpoint_dir)
+    if config.as_test_script:
+        if not isinstance(model, LPMFlow):
+            raise ValueError(f"--as-test-script is for checkpoints of LPMFlow; {config.checkpoint_dir} is one of NeMF")
+        share_tables(model)
     checkpoints.save(out, model, sizes)
     n_parameters = sum(tensor.numel() for tensor in model.state_dict().values())
     print(f"{out}: {sizes.backbone}, {n_parameters / 1e6:.1f} M values")

@@ -81,6 +81,19 @@ def lpmflow_network(state_dict: Mapping[str, Tensor], config: LPMFlowConfig) -> 
     return model
 
 
+@torch.no_grad()
+def share_tables(model: LPMFlow) -> None:
+    """Make a network that was read from a checkpoint what the authors' test script makes of the checkpoint.
+
+    It loads into tables of positions that still share their memory, so that the last written ones hold for both images:
+    the source's for the cells, the target's for the whole images. Which of the two networks has the published results
+    is not known.
+    """
+    encoder = model.encoder
+    encoder.position_target.copy_(encoder.position_source)
+    encoder.image_position_source.copy_(encoder.image_position_target)
+
+
 def lpmflow_config(state_dict: Mapping[str, Tensor]) -> LPMFlowConfig:
     """The sizes of the network that an official state dict belongs to; raises as lpmflow_network does.
 

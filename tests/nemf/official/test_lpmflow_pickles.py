@@ -40,6 +40,17 @@ def test_there_and_back(official: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert checkpoints.read_config(tmp_path / "ours") == config
 
 
+def test_the_tables_that_the_authors_test_script_reads(official: Path, tmp_path: Path):
+    assert job.main([str(official), "--out", str(tmp_path / "trained")]) == 0
+    assert job.main([str(official), "--out", str(tmp_path / "tested"), "--as-test-script"]) == 0
+    trained, tested = (checkpoints.load(tmp_path / name).encoder for name in ("trained", "tested"))
+    for table in ("position", "image_position"):
+        source, target = (getattr(trained, f"{table}_{role}") for role in ("source", "target"))
+        assert not torch.equal(source, target)
+        kept = source if table == "position" else target
+        assert all(torch.equal(getattr(tested, f"{table}_{role}"), kept) for role in ("source", "target"))
+
+
 def test_files_that_contradict_each_other_or_run_code(official: Path, tmp_path: Path):
     (official / "args.pkl").write_bytes(pickle.dumps(argparse.Namespace(**ARGUMENTS | {"num_heads": 8})))
     with pytest.raises(ValueError, match=r"args\.pkl: num_heads is 8, but model_best\.pth has 4"):

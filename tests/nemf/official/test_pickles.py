@@ -77,6 +77,8 @@ def test_the_job(write_official: Callable[..., Path], tmp_path: Path, capsys: py
     assert checkpoints.load(out).image_size == 64
     assert job.main([folder, "--out", str(out)]) == 2
     assert "holds a checkpoint already" in capsys.readouterr().err
+    assert job.main([folder, "--out", str(tmp_path / "tested"), "--as-test-script"]) == 2
+    assert "--as-test-script is for checkpoints of LPMFlow" in capsys.readouterr().err
     for wrong, message in (("s3://bucket/ours", "--out must be a local folder"), ("", "expected a path or URI")):
         assert job.main([folder, "--out", wrong]) == 2
         assert message in capsys.readouterr().err
