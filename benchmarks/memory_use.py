@@ -1,11 +1,14 @@
-"""Time and peak memory of a command run as a process of its own."""
+"""Time, processor time and peak memory of a command run as a process of its own."""
 
 import subprocess
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import psutil
+
+_SAMPLE_SECONDS = 0.2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,12 +31,65 @@ def run_and_measure(command: Sequence[str]) -> ResourceUse:
     while process.poll() is None:
         driver_peak = max(driver_peak, _resident(process))
         workers_peak = max(workers_peak, sum(_proportional(child) for child in process.children(recursive=True)))
-        time.sleep(0.2)
+        time.sleep(_SAMPLE_SECONDS)
     if process.returncode:
         raise RuntimeError(f"exit code {process.returncode}: {' '.join(command)}")
     return ResourceUse(
         seconds=time.perf_counter() - start, driver_peak_mb=driver_peak / 1e6, workers_peak_mb=workers_peak / 1e6
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FamilyUse:
+    """What a command took, all its processes together."""
+
+    seconds: float
+    """Seconds from the process's start to its end."""
+    cpu_seconds: float
+    peak_mb: float
+    """Shared pages are counted once."""
+
+
+def watch(command: Sequence[str], kill_when: Callable[[float], bool] | None = None) -> FamilyUse | None:
+    """Run a command to its end, or kill it and all its processes; None if it was killed, and RuntimeError if it failed.
+
+    kill_when: of the seconds since its start, asked about every fifth of a second.
+    CPU seconds are those of samples: of a process that ended, its last fifth of a second may be missing.
+    """
+    start = time.perf_counter()
+    with tempfile.TemporaryFile() as output:
+        process = psutil.Popen(command, stdout=output, stderr=output)
+        cpu_seconds: dict[int, float] = {}
+        peak = 0
+        while process.poll() is None:
+            family = [process, *process.children(recursive=True)]
+            if kill_when and kill_when(time.perf_counter() - start):
+                for member in family:
+                    _kill_one(member)
+                psutil.wait_procs(family, timeout=60)
+                return None
+            peak = max(peak, sum(map(_proportional, family)))
+            cpu_seconds |= {member.pid: _cpu_seconds(member, cpu_seconds.get(member.pid, 0.0)) for member in family}
+            time.sleep(_SAMPLE_SECONDS)
+        if process.returncode:
+            output.seek(0)
+            raise RuntimeError(f"exit code {process.returncode}: {' '.join(command)}\n{output.read().decode()[-2000:]}")
+    return FamilyUse(seconds=time.perf_counter() - start, cpu_seconds=sum(cpu_seconds.values()), peak_mb=peak / 1e6)
+
+
+def _kill_one(process: psutil.Process) -> None:
+    try:
+        process.kill()
+    except psutil.Error:
+        return  # it has ended already
+
+
+def _cpu_seconds(process: psutil.Process, known: float) -> float:
+    try:
+        times = process.cpu_times()
+    except psutil.Error:
+        return known
+    return float(times.user + times.system)
 
 
 def _resident(process: psutil.Process) -> int:
