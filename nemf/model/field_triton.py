@@ -22,12 +22,21 @@ from torch import Tensor
 
 from nemf.model.field import Field
 
-_TILE = 128
-"""Number of candidates of a program at a time, 64 to a warp group; fixed, so that no logit depends on the number of
-candidates."""
-_CHUNK = 16384
-"""Weights of a layer in a chunk: of two layers, the chunk in use and the next one are in shared memory."""
 _INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
+
+
+class Launch(NamedTuple):
+    """How the kernel is run; fixed, so that no logit depends on the number of candidates."""
+
+    tile: int = 128
+    """Number of candidates of a program at a time, 64 to a warp group."""
+    chunk: int = 16384
+    """Weights of a layer in a chunk: of two layers, the chunk in use and the next one are in shared memory."""
+    warps: int = 8
+    stages: int = 2
+
+
+_LAUNCH = Launch()
 
 
 class KernelWeights(NamedTuple):
@@ -93,6 +102,7 @@ def score(
     *,
     gradient: bool,
     positional_gradient: bool = False,
+    launch: Launch = _LAUNCH,
 ) -> tuple[Float[Tensor, " n"], Float[Tensor, "n 2"] | None]:
     """Logits of N reference points, each at one of M prepared query points, and their derivatives by the former.
 
@@ -111,10 +121,10 @@ def score(
     candidates, prepared = (reference_xy_norm, query_index), (query_row, query_weight, query_hidden)
     assert all(t.is_contiguous() for t in (*weights, rows, *candidates, *prepared))
     n, (blocks, channels_2, hidden) = len(query_index), weights.from_phi.shape
-    programs = min(triton.cdiv(n, _TILE), _programs_at_once(rows.device))
+    programs = min(triton.cdiv(n, launch.tile), _programs_at_once(rows.device))
     logits = rows.new_empty(n, dtype=torch.float32)
     gradients = rows.new_empty((n, 2) if gradient else 0, dtype=torch.float32)
-    relu_masks = rows.new_empty((programs, blocks, 2, _TILE, hidden) if gradient else 0, dtype=torch.int8)
+    relu_masks = rows.new_empty((programs, blocks, 2, launch.tile, hidden) if gradient else 0, dtype=torch.int8)
     if n:
         with torch.cuda.device_of(rows):
             _score_tiles[(programs,)](
@@ -135,10 +145,10 @@ def score(
                 blocks=blocks,
                 with_gradient=gradient,
                 positional=positional_gradient,
-                tile_size=_TILE,
-                step=min(_CHUNK // hidden, hidden),
-                num_warps=8,
-                num_stages=2,
+                tile_size=launch.tile,
+                step=min(launch.chunk // hidden, hidden),
+                num_warps=launch.warps,
+                num_stages=launch.stages,
                 enable_fp_fusion=True,
             )
     return logits, gradients if gradient else None
