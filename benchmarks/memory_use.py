@@ -53,7 +53,7 @@ class FamilyUse:
 def watch(command: Sequence[str], kill_when: Callable[[float], bool] | None = None) -> FamilyUse | None:
     """Run a command to its end, or kill it and all its processes; None if it was killed, and RuntimeError if it failed.
 
-    kill_when: of the seconds since its start, asked about every fifth of a second.
+    kill_when: of the CPU seconds so far, asked about every fifth of a second.
     CPU seconds are those of samples: of a process that ended, its last fifth of a second may be missing.
     """
     start = time.perf_counter()
@@ -63,13 +63,13 @@ def watch(command: Sequence[str], kill_when: Callable[[float], bool] | None = No
         peak = 0
         while process.poll() is None:
             family = [process, *process.children(recursive=True)]
-            if kill_when and kill_when(time.perf_counter() - start):
+            peak = max(peak, sum(map(_proportional, family)))
+            cpu_seconds |= {member.pid: _cpu_seconds(member, cpu_seconds.get(member.pid, 0.0)) for member in family}
+            if kill_when and kill_when(sum(cpu_seconds.values())):
                 for member in family:
                     _kill_one(member)
                 psutil.wait_procs(family, timeout=60)
                 return None
-            peak = max(peak, sum(map(_proportional, family)))
-            cpu_seconds |= {member.pid: _cpu_seconds(member, cpu_seconds.get(member.pid, 0.0)) for member in family}
             time.sleep(_SAMPLE_SECONDS)
         if process.returncode:
             output.seek(0)

@@ -5,7 +5,7 @@
 
 The programs of benchmarks.peer_programs and `nemf match` run one after the other, each from its start to its end, on as
 many cores: `plain` and `dataloader` with as many threads, `ray-data` and `nemf match` with as many processes that
-match. With the most pairs each is killed after half of the seconds that it took, all its processes at once, and
+match. With the most pairs each is killed after half of the CPU seconds that it took, all its processes at once, and
 started again where it left anything.
 """
 
@@ -138,24 +138,25 @@ def _measure(config: Config, folder: Path, pairs: Path, n_pairs: int, *, killed:
                 raise RuntimeError(f"{program} stored {len(stored.pair_ids)} rows of {n_pairs} pairs")
     rows = []
     for program, measured in uses.items():
-        seconds = statistics.median(use.seconds for use in measured)
+        cpu_seconds = statistics.median(use.cpu_seconds for use in measured)
         row = Row(
             program=program,
             pairs=n_pairs,
-            seconds=seconds,
-            cpu_seconds=statistics.median(use.cpu_seconds for use in measured),
+            seconds=statistics.median(use.seconds for use in measured),
+            cpu_seconds=cpu_seconds,
             peak_mb=max(use.peak_mb for use in measured),
             moved=moved(answers[programs[0]], answers[program]),
-            kill=_kill(config, program, pairs, folder, seconds / 2) if killed else None,
+            kill=_kill(config, program, pairs, folder, cpu_seconds / 2) if killed else None,
         )
         rows.append(row)
     return rows
 
 
-def _kill(config: Config, program: str, pairs: Path, folder: Path, after_seconds: float) -> Kill:
+def _kill(config: Config, program: str, pairs: Path, folder: Path, after_cpu_seconds: float) -> Kill:
     out = folder / f"killed-{program.replace(' ', '-')}"
     command = _command(config, program, pairs, out)
-    watch(command, kill_when=lambda seconds: seconds > after_seconds)
+    if watch(command, kill_when=lambda cpu_seconds: cpu_seconds > after_cpu_seconds):
+        raise RuntimeError(f"{program} was done before it could be killed")
     left = _stored(out)
     if not left.pair_ids and not left.broken_files:  # a second start would be the first one again
         return Kill()
@@ -224,7 +225,7 @@ def _table(rows: Sequence[Row]) -> list[str]:
     ]
     lines += [
         "",
-        "Killed after half of these seconds, and started again:",
+        "Killed after half of these CPU seconds, and started again:",
         "",
         "| pairs | program | pairs left | broken files | seconds of the second start | rows twice |",
         "|---:|---|---:|---:|---:|---:|",

@@ -60,7 +60,7 @@ def test_what_a_kill_leaves_and_a_second_start_does_is_counted(tmp_path: Path, m
 
     def kill_when_begun(command, kill_when=None):
         begun = Path(command[-1], "0-begun.parquet")
-        return watch(command, kill_when and (lambda seconds: begun.exists()))
+        return watch(command, kill_when and (lambda cpu_seconds: begun.exists()))
 
     monkeypatch.setattr(peers, "watch", kill_when_begun)
 
