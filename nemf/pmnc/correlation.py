@@ -45,8 +45,8 @@ class FilteredCorrelation:
         self.best = torch.cat(best)
         """The reference cell of the greatest filtered correlation of each query cell."""
         strides = self._padded.stride()
-        steps = [torch.arange(self.side, device=query.device) * stride for stride in strides]
-        self._patch = (steps[0].view(-1, 1, 1, 1) + steps[1].view(-1, 1, 1) + steps[2].view(-1, 1) + steps[3]).flatten()
+        steps = [torch.arange(self.side, device=query.device) * stride for stride in strides[:3]]
+        self._rows_of_patch = (steps[0].view(-1, 1, 1) + steps[1].view(-1, 1) + steps[2]).flatten()
 
     def patches(
         self, query: Int64[Tensor, " n"], reference: Int64[Tensor, " n"]
@@ -54,7 +54,8 @@ class FilteredCorrelation:
         """The correlations of the cells round each query cell with those round its reference cell."""
         strides, (_, wq), (_, wr) = self._padded.stride(), self.query_hw, self.reference_hw
         corner = query // wq * strides[0] + query % wq * strides[1] + reference // wr * strides[2] + reference % wr
-        values = self._padded.view(-1).index_select(0, (corner[:, None] + self._patch).flatten())
+        rows = self._padded.view(-1).unfold(0, self.side, 1)  # of reference columns, one at every place of the memory
+        values = rows.index_select(0, (corner[:, None] + self._rows_of_patch).flatten())
         return values.view(-1, *4 * (self.side,))
 
     def slabs(self, query: Int64[Tensor, " m"]) -> Float[Tensor, "m side side hr wr"]:

@@ -55,21 +55,25 @@ def match_cells(
     """
     scores = _Scores(score, reference_hw[0] * reference_hw[1])
     around, steps = _neighbours(query_hw, start.device)
-    query = torch.arange(len(start), device=start.device)[:, None]
     match, count = _rows_and_columns(start, reference_hw), 0
-    for _ in range(iterations):
-        propagated = match[around] - steps if offset else match[around]
-        local = match[:, None] + match.new_tensor(LOCAL)
+    has_moved = torch.ones_like(start, dtype=torch.bool)
+    while count < iterations and has_moved.any():
+        # the others have the candidates of the iteration before, and its answer
+        query = has_moved[around].any(dim=1).nonzero()
+        cell = query[:, 0]
+        propagated = match[around[cell]] - steps[cell] if offset else match[around[cell]]
+        local = match[query] + match.new_tensor(LOCAL)
         candidates = _index(torch.cat([propagated, local], dim=1), reference_hw)
         best = scores.of(query, candidates).argmax(dim=1, keepdim=True)
-        moved = _rows_and_columns(candidates.gather(1, best)[:, 0], reference_hw)
-        count += 1
-        if torch.equal(moved, match):
-            break
+        moved = match.clone()
+        moved[cell] = _rows_and_columns(candidates.gather(1, best)[:, 0], reference_hw)
+        has_moved = (moved != match).any(dim=1)
         match = moved
+        count += 1
     local = match[:, None] + match.new_tensor(LOCAL)
     inside = ((local >= 0) & (local < match.new_tensor(reference_hw))).all(dim=2)
-    local_scores = scores.of(query, _index(local, reference_hw)).masked_fill(~inside, -torch.inf)
+    every = torch.arange(len(start), device=start.device)[:, None]
+    local_scores = scores.of(every, _index(local, reference_hw)).masked_fill(~inside, -torch.inf)
     return CellMatches(_index(match, reference_hw), local_scores, count, len(scores))
 
 
