@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 import nemf
-from docs.tools import docstrings, hooks, llms, protocols_page
+from docs.tools import docstrings, gallery, hooks, llms, protocols_page
 from pipeline.datasets.registry import BUILT_IN
 from pipeline.evaluation.protocols import PROTOCOLS
 
@@ -127,6 +127,14 @@ def test_the_protocols_page_has_every_data_set_and_no_other():
     rows = [line.split("|")[1:3] for line in table.splitlines() if re.match(r"\| (`|\|)", line)]
     assert {name for first, _ in rows for name in re.findall(r"`([\w-]+)`", first)} == BUILT_IN.keys()
     assert {name for _, second in rows for name in re.findall(r"`([a-z][\w@-]*)`", second)} <= PROTOCOLS.keys()
+
+
+def test_the_gallery_is_made_from_its_commands():
+    """What the commands printed and drew is of the machine that drew it."""
+    written = gallery.PAGE.read_text("utf-8")
+    printed = re.findall(r"^```text\n(.*?)\n```$", written, re.MULTILINE | re.DOTALL)
+    pictures = [shown.picture for shown in gallery.EXHIBITS]
+    assert written == gallery.page(dict(zip(pictures, printed, strict=True))), "python -m docs.tools.gallery"
 
 
 def test_llms_txt_lists_the_pages():
