@@ -34,10 +34,10 @@ class Config:
     """Name of the recipe, its folders and hardware."""
 
     name: tyro.conf.Positional[str]
-    """nemf-small, nemf-mobilenet, nemf-mobilenet-decoder, self-training, ablation-raw, ablation-convolution,
-    ablation-attention, ablation-both, pmnc-small, ablation-pmnc-patch-1 (-3, -7), lpmflow-small,
-    ablation-lpmflow-encoder (-upsampler, -integration, -window-16, -window-4, -contrast), comparison, paper-spair or
-    paper-pf-pascal."""
+    """nemf-small, nemf-mobilenet, nemf-mobilenet-decoder, nemf-dinov2-base, nemf-dinov3-base, self-training,
+    ablation-raw, ablation-convolution, ablation-attention, ablation-both, pmnc-small, ablation-pmnc-patch-1 (-3, -7),
+    lpmflow-small, ablation-lpmflow-encoder (-upsampler, -integration, -window-16, -window-4, -contrast), comparison,
+    paper-spair or paper-pf-pascal."""
     data: Uri
     """Folder of the data sets."""
     out: Uri
@@ -47,7 +47,7 @@ class Config:
     threads: int = 1
     """Computing threads."""
     workers: int = 1
-    """Processes that share each batch of the paper's recipes, one per GPU."""
+    """Processes that share each batch of the paper's recipes and of the vision transformers', one per GPU."""
     bfloat16: bool = True
     """Mixed precision: faster on GPUs, and on CPUs that multiply bfloat16 (AMX)."""
 

@@ -72,7 +72,9 @@ class Format:
 
 def _check_volumes(config: NeMFConfig, tensors: Mapping[str, Tensor]) -> None:
     channels = tensors["field.embedding.conv.over_source.weight"].shape[0] + config.keep_correlation
-    values = channels * max(config.feature_size, config.image_size // 8) ** 4
+    patches = [tensor.shape[-1] for name, tensor in tensors.items() if name.endswith("patch_embed.proj.weight")]
+    cell_px = max([8, *patches])
+    values = channels * max(config.feature_size, config.image_size // cell_px) ** 4
     if values > _MAX_VOLUME_VALUES:
         raise ValueError(
             f"{channels} cost channels, feature_size {config.feature_size} and image_size {config.image_size} ask for "

@@ -5,11 +5,14 @@ from jobs.recipes.other_matchers import comparison, lpmflow, pmnc
 from jobs.recipes.papers import paper_pf_pascal, paper_spair
 from jobs.recipes.self_training import self_training
 from jobs.recipes.stages import Recipe
+from jobs.recipes.vision_transformers import fine_tuned_for_spair
 
 RECIPES: dict[str, Recipe] = {
     "nemf-small": nemf_small,
     "nemf-mobilenet": nemf_mobilenet,
     "nemf-mobilenet-decoder": nemf_mobilenet_decoder,
+    "nemf-dinov2-base": fine_tuned_for_spair("nemf-dinov2-base"),
+    "nemf-dinov3-base": fine_tuned_for_spair("nemf-dinov3-base"),
     "self-training": self_training,
     "ablation-raw": ablation("raw"),
     "ablation-convolution": ablation("convolution"),

@@ -97,11 +97,41 @@ def nemf_mobilenet_decoder() -> NeMFConfig:
     return replace(nemf_mobilenet(), decoder_channels=64)
 
 
+def _behind_vision_transformer(backbone: str, n_cells: int) -> NeMFConfig:
+    """Descriptors at any coordinate behind two blocks of a ViT-B, at two thirds of its depth and its last, each with
+    the final norm; cost encoder and field, at half its cells a side, are there to be trained behind them."""
+    config = BackboneConfig(
+        create_kwargs={"norm": True}, out_indices=(7, 11), mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)
+    )
+    return replace(
+        nemf_mobilenet(),
+        backbone=backbone,
+        backbone_config=config,
+        image_size=896,
+        feature_size=n_cells // 2,
+        neck_channels=384,
+        neck_blocks=2,
+        decoder_channels=256,
+    )
+
+
+def nemf_dinov2_base() -> NeMFConfig:
+    """64 x 64 cells of DINOv2's ViT-B, to be fine-tuned by LoRA."""
+    return _behind_vision_transformer("timm/vit_base_patch14_dinov2.lvd142m", n_cells=64)
+
+
+def nemf_dinov3_base() -> NeMFConfig:
+    """56 x 56 cells of DINOv3's ViT-B, to be fine-tuned by LoRA."""
+    return _behind_vision_transformer("timm/vit_base_patch16_dinov3.lvd1689m", n_cells=56)
+
+
 PRESETS = {
     "paper": paper,
     "nemf-small": nemf_small,
     "nemf-mobilenet": nemf_mobilenet,
     "nemf-mobilenet-decoder": nemf_mobilenet_decoder,
+    "nemf-dinov2-base": nemf_dinov2_base,
+    "nemf-dinov3-base": nemf_dinov3_base,
 }
 
 CostFeatureKind = Literal["raw", "convolution", "attention", "both"]

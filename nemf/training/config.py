@@ -50,6 +50,9 @@ class TrainerConfig:
     """Learning rate of all parameters but the backbone's, after the warm-up."""
     backbone_lr: float | None = None
     """Learning rate of the backbone; default: the backbone is frozen."""
+    lora_rank: int = 0
+    """Rank of updates of the attention of a vision transformer, which are then trained at backbone_lr instead of all of
+    the backbone, and merged into what is saved; 0 for none."""
     warmup_steps: int = 0
     """Steps in which the rates rise linearly to their full size."""
     final_lr_share: float = 1.0
@@ -68,6 +71,10 @@ class TrainerConfig:
         _check_warmup(self.steps, self.warmup_steps)
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"ema_decay must be from 0 to below 1; got {self.ema_decay}")
+        if not 0 <= self.lora_rank <= 1024:
+            raise ValueError(f"lora_rank must be from 0 to 1024; got {self.lora_rank}")
+        if self.lora_rank and self.backbone_lr is None:
+            raise ValueError("lora_rank is of what backbone_lr trains: give backbone_lr too")
         self.loss.check()
 
 

@@ -10,6 +10,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from nemf.training.batch import Batch
 from nemf.training.config import DistillerConfig, TrainerConfig
+from nemf.training.lora import add_lora, merged
 from nemf.training.rng import generator_of
 from nemf.training.systems import system_of
 
@@ -24,7 +25,8 @@ class Trainer:
     model: of one of nemf.training.systems.
     rank: number of this worker among several; each draws its own negatives.
     wrap: applied to the module that computes the losses, such as DistributedDataParallel.
-    Raises ValueError for a configuration out of range, and where no parameter would be trained.
+    Raises ValueError for a configuration out of range, where no parameter would be trained, and for a lora_rank where
+    the backbone has no attention.
     """
 
     def __init__(
@@ -45,7 +47,11 @@ class Trainer:
             if part is not None:
                 part.to(memory_format=torch.channels_last)  # twice as fast in bfloat16
         system = system_of(model)
-        groups = system.parameter_groups(model, config.lr, config.backbone_lr, config.loss)
+        backbone_lr = None if config.lora_rank else config.backbone_lr
+        groups = system.parameter_groups(model, config.lr, backbone_lr, config.loss)
+        if config.lora_rank:
+            updates = add_lora(model.get_submodule("backbone"), config.lora_rank, generator_of("lora", config.seed))
+            groups.append({"params": updates, "lr": config.backbone_lr})
         self._parameters = [parameter for group in groups for parameter in group["params"]]
         self._optimiser = torch.optim.AdamW(groups, weight_decay=WEIGHT_DECAY)
         self._schedule = torch.optim.lr_scheduler.LambdaLR(self._optimiser, lambda step: rate_share(step, config))
@@ -58,8 +64,9 @@ class Trainer:
 
     @property
     def averaged(self) -> Any:
-        """The network with the averaged weights, to be validated and saved. Every step changes it."""
-        return self._average.module
+        """The network with the averaged weights, to be validated and saved, LoRA's updates merged. Every step changes
+        it, or what it was made of."""
+        return merged(self._average.module) if self.config.lora_rank else self._average.module
 
     def step(self, batch: Batch) -> dict[str, float]:
         """One step. Returns the losses before it, `gradient_norm` before clipping, and `lr`.

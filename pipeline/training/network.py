@@ -83,7 +83,9 @@ def _behind_pretrained_backbone(config: Any, weights: Path | None) -> tuple[nn.M
         model = build_lpmflow(config)
         load_vision_transformer(model.backbone, weights)
         return model, config
-    backbone = load_backbone(config.backbone, weights, config.backbone_config.out_indices)
+    described = config.backbone_config
+    norm, image_size = bool(described.create_kwargs.get("norm")), getattr(config, "image_size", None)
+    backbone = load_backbone(config.backbone, weights, described.out_indices, image_size=image_size, norm=norm)
     config = replace(config, backbone_config=backbone.config)
     return format_of(config).build(config, backbone), config
 

@@ -68,6 +68,7 @@ SETTINGS = {
     "batch_size": 8,
     "lr": 3e-5,
     "backbone_lr": None,
+    "lora_rank": 0,
     "warmup_steps": 0,
     "final_lr_share": 1.0,
     "ema_decay": 0.999,
