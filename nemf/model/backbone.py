@@ -80,7 +80,7 @@ class Backbone(nn.Module):
         """Feature maps (b, c_l, h_l, w_l) of images normalised as (rgb / 255 - mean) / std."""
         maps = self.network(image)
         if isinstance(maps, dict):
-            return list(maps.values())
+            maps = list(maps.values())
         if getattr(self.network, "output_fmt", None) == "NHWC":
             return [features.permute(0, 3, 1, 2) for features in maps]
         return list(maps)
@@ -117,13 +117,14 @@ def load_backbone(
         nemf.model.weights_file); None for the library's own weights, which it downloads once.
     out_indices: which maps to return instead of those that a .json next to the file names. By default timm gives those
         that it chooses itself (all stages of a pyramid, the last three blocks of a vision transformer), torchvision
-        those of all four layers.
+        those of all stages.
     image_size: side of the images that it will be given, in pixels. A network that takes images of one size only is
         built for the nearest that it can be built for, and its tables of positions are resized as timm does.
     norm: apply the final norm of a vision transformer of timm to every map.
     timm gives the maps of its features_only=True. torchvision gives, for the ResNet family, the sums before the last
-    ReLU of layer1..layer4; its out_indices are these numbers, 1 to 4. 'torchvision-blocks/MODEL' does so for any of
-    its residual blocks, which out_indices number from 1 through all four layers ("hyperpixels").
+    ReLU of layer1..layer4, for other networks the last map of each size; its out_indices are their numbers from 1 on.
+    'torchvision-blocks/MODEL' does so for any of a ResNet's residual blocks, which out_indices number from 1 through
+    all four layers ("hyperpixels").
     Raises ValueError for an unusable name, file or weights, FileNotFoundError for a missing file.
     """
     source = _find(name)

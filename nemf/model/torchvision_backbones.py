@@ -1,29 +1,49 @@
-"""Networks of torchvision's ResNet family, up to the sums of residual blocks before their ReLU.
+"""Networks of torchvision: of the ResNet family the sums of residual blocks before their ReLU, of others whole stages.
 
-Stages give the sums of the last blocks of layer1..layer4, blocks those of any ("hyperpixels").
+Of a ResNet, stages give the sums of the last blocks of layer1..layer4, blocks those of any ("hyperpixels"). Of another
+network a stage is all that has maps of one size, and gives its last map; stages are numbered from 1, fine to coarse.
 """
 
+import copy
+from collections.abc import Iterable
 from dataclasses import replace
+from typing import Any
 
+import torch
 import torchvision
-from torch import nn
+from torch import Tensor, nn
 from torchvision.models.feature_extraction import create_feature_extractor
 
 from nemf.model.backbone_config import BackboneConfig, refuse_reserved
 from nemf.model.weights_file import Published
 
+_RESNETS = ("resnet*", "resnext*", "wide_resnet*")
+_CHAINS = (
+    *("convnext*", "densenet*", "efficientnet*", "mnasnet*", "mobilenet*", "regnet*", "shufflenet*", "swin*", "vgg*"),
+)
+"""Families whose modules are called one after the other."""
+_OTHERS = {
+    "vit": "timm has vision transformers of any size: timm/vit_base_patch16_224, timm/vit_base_patch14_dinov2.lvd142m",
+    "maxvit": "timm has MaxViT for other sizes: timm/maxvit_tiny_tf_224",
+}
+
 
 def check(library: str, model: str) -> None:
-    """Raises ValueError, naming `library` as the user does, if torchvision has no such ResNet."""
-    resnets = torchvision.models.list_models(torchvision.models, include=["resnet*", "resnext*", "wide_resnet*"])
-    if model not in resnets:
-        raise ValueError(f"there is no backbone {library}/{model}; of torchvision there are {', '.join(resnets)}")
+    """Raises ValueError, naming `library` as the user does, if torchvision has no such network that gives maps."""
+    include = _RESNETS if library == "torchvision-blocks" else (*_RESNETS, *_CHAINS)
+    models = torchvision.models.list_models(torchvision.models, include=include)
+    if model not in models:
+        hint = _OTHERS.get(model.partition("_")[0])
+        raise ValueError(
+            f"there is no backbone {library}/{model}; {f'{hint}; ' if hint else ''}of torchvision there are "
+            f"{', '.join(models)}"
+        )
 
 
 def stages_default_config(model: str) -> BackboneConfig:
-    """The backbone's configuration: from the transforms of torchvision's own weights, and the maps of all four
-    layers."""
-    return replace(blocks_default_config(model), out_indices=(1, 2, 3, 4))
+    """The backbone's configuration: from the transforms of torchvision's own weights, and the maps of all stages."""
+    n_stages = len(_stage_nodes(torchvision.models.get_model(model)))
+    return replace(blocks_default_config(model), out_indices=tuple(range(1, n_stages + 1)))
 
 
 def stages_published(model: str, config: BackboneConfig) -> tuple[nn.Module, BackboneConfig]:
@@ -59,7 +79,8 @@ def blocks_from_file(model: str, config: BackboneConfig) -> tuple[nn.Module, Pub
         raise ValueError("out_indices must say which blocks to take")
     network = _with_random_weights(model, config)
     blocks = _residual_blocks(network)
-    return _sums(network, [blocks[index - 1] for index in config.out_indices]), _published_as(network)
+    nodes = [f"{blocks[index - 1]}.add" for index in config.out_indices]
+    return _extracted(network, nodes), _published_as(network)
 
 
 def _published_as(network: nn.Module) -> Published:
@@ -73,9 +94,48 @@ def _with_random_weights(model: str, config: BackboneConfig) -> nn.Module:
 
 
 def _stages(network: nn.Module, config: BackboneConfig) -> nn.Module:
-    """The network up to the sums of the last blocks of the layers that the configuration names."""
-    last = {int(block.removeprefix("layer").split(".")[0]): block for block in _residual_blocks(network)}
-    return _sums(network, [last[index] for index in config.out_indices or ()])
+    """The network up to the last maps of the stages that the configuration names."""
+    nodes = _stage_nodes(network)
+    if unknown := [index for index in config.out_indices or () if not 1 <= index <= len(nodes)]:
+        raise ValueError(f"its stages are numbered from 1 to {len(nodes)}; got {', '.join(map(str, unknown))}")
+    stages: nn.Module = _extracted(network, [nodes[index - 1] for index in config.out_indices or ()])
+    if type(network).__name__ == "SwinTransformer":
+        stages.output_fmt = "NHWC"  # type: ignore[assignment]
+    return stages
+
+
+def _stage_nodes(network: nn.Module) -> list[str]:
+    """What gives the last map of each stage, fine to coarse: the names of nodes of its graph."""
+    if hasattr(network, "layer1"):
+        last = {block.split(".")[0]: block for block in _residual_blocks(network)}
+        return [f"{block}.add" for block in last.values()]
+    names = _chain(network)
+    heights: dict[str, int] = {}
+
+    def record(name: str, output: Tensor) -> None:
+        heights[name] = output.shape[1 if type(network).__name__ == "SwinTransformer" else 2]
+
+    hooks = [
+        network.get_submodule(name).register_forward_hook(
+            lambda _module, _inputs, output, name=name: record(name, output)
+        )
+        for name in names
+    ]
+    with torch.no_grad():
+        copy.deepcopy(network).to("meta").eval()(torch.zeros(1, 3, 224, 224, device="meta"))
+    for hook in hooks:
+        hook.remove()
+    return list({heights[name]: name for name in names}.values())
+
+
+def _chain(network: nn.Module) -> list[str]:
+    """The names of the modules that are called one after the other."""
+    for holder in ("features", "layers"):
+        if hasattr(network, holder):
+            return [f"{holder}.{name}" for name, _ in network.get_submodule(holder).named_children()]
+    if hasattr(network, "trunk_output"):
+        return ["stem", *(f"trunk_output.{name}" for name, _ in network.get_submodule("trunk_output").named_children())]
+    return ["conv1", "maxpool", "stage2", "stage3", "stage4", "conv5"]
 
 
 def _residual_blocks(network: nn.Module) -> list[str]:
@@ -83,9 +143,10 @@ def _residual_blocks(network: nn.Module) -> list[str]:
     return [f"layer{i}.{name}" for i in range(1, 5) for name, _ in network.get_submodule(f"layer{i}").named_children()]
 
 
-def _sums(network: nn.Module, blocks: list[str]) -> nn.Module:
-    """The network up to the sums of those residual blocks, before their ReLU."""
-    for module in network.modules():
-        if isinstance(module, nn.ReLU):
-            module.inplace = False  # in place, it would overwrite the sum with its own output
-    return create_feature_extractor(network, {f"{block}.add": block for block in blocks})
+def _extracted(network: nn.Module, nodes: list[str]) -> nn.Module:
+    """The network up to those nodes, whose values it gives."""
+    modules: Iterable[Any] = network.modules()
+    for module in modules:
+        if hasattr(module, "inplace"):
+            module.inplace = False  # in place, an activation would overwrite what it is given with its own output
+    return create_feature_extractor(network, {node: node for node in nodes})

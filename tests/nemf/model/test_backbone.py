@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import huggingface_hub
@@ -10,7 +11,7 @@ from safetensors.torch import load_file
 from timm.layers.format import Format
 from torch import nn
 
-from nemf.model import timm_backbones
+from nemf.model import timm_backbones, torchvision_backbones
 from nemf.model.backbone import Backbone, build_backbone, load_backbone
 from nemf.model.backbone_config import BackboneConfig
 
@@ -186,7 +187,9 @@ def test_the_digest_tells_weights_and_configuration(write_weights: Callable[...,
     ("name", "message"),
     [
         ("timm/mobilenetv1_10", "mobilenetv1_100"),
-        ("torchvision/vgg16", "resnet101, resnet152"),
+        ("torchvision/alexnet", r"convnext_base, .*resnet101, resnet152, .*vgg16"),
+        ("torchvision/vit_b_16", "timm has vision transformers of any size: timm/vit_base_patch16_224"),
+        ("torchvision-blocks/vgg16", "there are resnet101, resnet152"),
         ("keras/resnet", "timm/MODEL and torchvision/MODEL"),
         ("timm/hf-hub:someone/something", "timm has no model"),
     ],
@@ -220,3 +223,54 @@ def test_offline_the_error_asks_for_a_local_file(name: str, tmp_path: Path, monk
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(ValueError, match=rf"{name}: .* give --backbone-weights FILE\.safetensors"):
         load_backbone(name)
+
+
+CHAINS = {
+    "convnext_tiny": (4, 8, 16, 32),
+    "densenet121": (2, 4, 8, 16, 32),
+    "efficientnet_b0": (2, 4, 8, 16, 32),
+    "mnasnet0_5": (2, 4, 8, 16, 32),
+    "mobilenet_v3_small": (2, 4, 8, 16, 32),
+    "regnet_y_400mf": (2, 4, 8, 16, 32),
+    "shufflenet_v2_x0_5": (2, 4, 8, 16, 32),
+    "swin_t": (4, 8, 16, 32),
+    "vgg11": (1, 2, 4, 8, 16, 32),
+}
+
+
+@pytest.mark.parametrize("name", CHAINS)
+def test_each_stage_of_a_network_of_torchvision_gives_a_map(name: str):
+    """One of each family, random weights: all stages by default, and a bright square is where it is."""
+    config = torchvision_backbones.stages_default_config(name)
+    assert config.out_indices == tuple(range(1, len(CHAINS[name]) + 1))
+    coarse = len(CHAINS[name]) - 1
+    torch.manual_seed(0)
+    backbone = build_backbone(f"torchvision/{name}", replace(config, out_indices=(coarse, coarse + 1)))
+    square = torch.zeros(1, 3, 128, 96)
+    square[..., 80:96, 16:32] = 1  # a cell of stride 16: the sixth row, the second column
+    with torch.inference_mode():
+        maps, blank = backbone(square), backbone(torch.zeros_like(square))
+    assert [level.shape[2:] for level in maps] == [(8, 6), (4, 3)]
+    change = (maps[0] - blank[0]).norm(dim=1)[0]
+    row, column = divmod(int(change.argmax()), 6)
+    assert max(abs(row - 5), abs(column - 1)) <= 1
+
+
+def test_a_stage_that_a_network_of_torchvision_lacks_is_told():
+    config = BackboneConfig(out_indices=(4, 9), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+    for name in ("resnet18", "vgg11"):
+        with pytest.raises(ValueError, match=r"its stages are numbered from 1 to [46]; got 9"):
+            build_backbone(f"torchvision/{name}", config)
+
+
+def test_the_stages_of_a_network_of_torchvision_are_those_of_the_whole_network(write_weights: Callable[..., Path]):
+    torch.manual_seed(3)
+    network = torchvision.models.shufflenet_v2_x0_5().eval()
+    backbone = load_backbone("torchvision/shufflenet_v2_x0_5", write_weights(network.state_dict()), (2, 4))
+    image = torch.rand(1, 3, 64, 64)
+    with torch.inference_mode():
+        pooled = network.maxpool(network.conv1(image))
+        coarse = network.stage3(network.stage2(pooled))
+        maps = backbone(image)
+    assert torch.allclose(maps[0], pooled, atol=1e-5)
+    assert torch.allclose(maps[1], coarse, atol=1e-5)
