@@ -161,14 +161,16 @@ def table(rows: Sequence[Row]) -> list[str]:
 
 
 def _draw(rows: Sequence[Row]) -> bytes:
-    """CPU seconds over the amount of work as a PNG, both axes logarithmic."""
+    """CPU seconds over the amount of work as a PNG."""
     kinds = list(dict.fromkeys(row.of for row in rows))
     figure = Figure(figsize=(3.5 * len(kinds), 3.2), layout="constrained")
     for axes, of in zip(np.atleast_1d(figure.subplots(1, len(kinds))), kinds, strict=True):
         chosen = [row for row in rows if row.of == of]
-        axes.loglog([row.amount for row in chosen], [row.cpu_seconds for row in chosen], marker="o")
+        axes.plot([row.amount for row in chosen], [row.cpu_seconds for row in chosen], marker="o")
         axes.set_xlabel(of)
         axes.set_ylabel("CPU seconds")
+        axes.set_xlim(left=0)
+        axes.set_ylim(bottom=0)
         axes.grid(alpha=0.3)
     png = io.BytesIO()
     figure.savefig(png, format="png", dpi=120)
