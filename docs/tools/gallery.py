@@ -109,10 +109,16 @@ def page(printed: dict[str, str]) -> str:
     parts = [_INTRODUCTION]
     for shown in EXHIBITS:
         parts.append(
-            f"\n## {shown.title}\n\n{shown.text}\n\n    nemf {shown.command} --out {shown.picture}\n\n"
+            f"\n## {shown.title}\n\n{shown.text}\n\n"
+            f"    nemf {_in_lines(shown.command)} \\\n        --out {shown.picture}\n\n"
             f"![{shown.title}](pictures/{shown.picture})\n\n```text\n{printed[shown.picture]}\n```\n"
         )
     return "".join([*parts, _FLOW])
+
+
+def _in_lines(command: str) -> str:
+    """A command of `nemf pair` with its points on a line of their own, so that phones show it whole."""
+    return command.replace(" --points", " \\\n        --points")
 
 
 def write_photographs(folder: Path) -> None:
