@@ -33,8 +33,8 @@ Flow = tuple[Float32[np.ndarray, "_ _ 2"], Float32[np.ndarray, "_ _"]]
 class FieldFlow:
     """Makes flows of encoded pairs.
 
-    The nodes of the mirrored query are matched too, and the map is kept whose nodes are surer and agree more with it:
-    the true flow of an object that faces the other way mirrors it.
+    The true flow of an object that faces the other way mirrors it, and no map of its nodes does. So the mirrored query
+    is encoded too, and the flow is that of whichever image makes the better map (`likeness_to_a_map`).
     """
 
     search: FieldSearch
@@ -55,24 +55,27 @@ class FieldFlow:
         encode: encodes pairs, here with mirrored queries.
         """
         turned = [mirror.query(pair) for pair in pairs]
-        turned_encoded = encode(turned)
+        ways = ((encoded, pairs), (encode(turned), turned))
+        likeness = [
+            [likeness_to_a_map(mean, pair) for mean, pair in zip(batch.refined_mean, of_batch, strict=True)]
+            for batch, of_batch in ways
+        ]
+        chosen = [int(turned > upright) for upright, turned in zip(*likeness, strict=True)]
+        seen = [ways[way][1][index] for index, way in enumerate(chosen)]
+        encoded = EncodedField.concatenate([ways[way][0].select(i, i + 1) for i, way in enumerate(chosen)])
         flows = []
-        upright_maps = self._node_maps(encoded, pairs, answers_px)
-        turned_maps = self._node_maps(turned_encoded, turned, answers_px)
-        for index, (upright_map, turned_map) in enumerate(zip(upright_maps, turned_maps, strict=True)):
-            if turned_map.sureness > upright_map.sureness:
-                mirrored = self._answers(turned_encoded.select(index, index + 1), turned[index], turned_map)
-                answer_px, confidence = (values[:, ::-1] for values in mirrored)
-            else:
-                answer_px, confidence = self._answers(encoded.select(index, index + 1), pairs[index], upright_map)
+        for index, nodes_px in enumerate(self._node_maps(encoded, seen, answers_px)):
+            answer_px, confidence = self._answers(encoded.select(index, index + 1), seen[index], nodes_px)
+            if chosen[index]:
+                answer_px, confidence = answer_px[:, ::-1], confidence[:, ::-1]
             flow_px = answer_px - pixel_grid(pairs[index].query_hw).numpy()
             flows.append((flow_px, np.ascontiguousarray(confidence)))
         return flows
 
     def _node_maps(
         self, encoded: EncodedField, pairs: Sequence[ImagePair], answers_px: Sequence[Float32[np.ndarray, "_ 2"]]
-    ) -> list["_NodeMap"]:
-        """The map of each pair's nodes."""
+    ) -> list[Float[Tensor, "_ _ 2"]]:
+        """Where in the reference the nodes of each pair are, made a map."""
         device = encoded.refined_mean.device
         grids = [_nodes_hw(pair.query_hw, self.search.config.flow_nodes) for pair in pairs]
         nodes_xy = [pixel_grid(hw).view(-1, 2).to(device) for hw in grids]
@@ -84,11 +87,11 @@ class FieldFlow:
         return [_node_map(pair, points_px, hw, *nodes) for pair, points_px, hw, nodes in per_pair]
 
     @torch.no_grad()
-    def _answers(self, encoded: EncodedField, pair: ImagePair, nodes: "_NodeMap") -> Flow:
+    def _answers(self, encoded: EncodedField, pair: ImagePair, nodes_px: Float[Tensor, "gh gw 2"]) -> Flow:
         """The reference (x, y) of every query pixel, and its confidence. encoded: of this pair alone."""
-        confidence = flow_confidence(encoded, pair, nodes.answer_px, self.calibration)
+        confidence = flow_confidence(encoded, pair, nodes_px, self.calibration)
         hw = pair.query_hw
-        return upsample(nodes.answer_px, hw).numpy(), upsample(confidence[..., None], hw)[..., 0].numpy()
+        return upsample(nodes_px, hw).numpy(), upsample(confidence[..., None], hw)[..., 0].numpy()
 
 
 def flow_confidence(
@@ -118,14 +121,25 @@ def upsample(values: Float[Tensor, "_ _ c"], hw: Size) -> Float[Tensor, "h w c"]
     return maps[0].permute(1, 2, 0).contiguous()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _NodeMap:
-    """A map of a pair's flow, at nodes."""
+def likeness_to_a_map(refined_mean: Float[Tensor, "reference query"], pair: ImagePair) -> float:
+    """How well the best matches of the query's cells make a map: the mean of their correlations, each times how far the
+    match agrees with the map of all (nemf.flow_map), 0..1.
 
-    answer_px: Float[Tensor, "gh gw 2"]
-    """Where in the reference the nodes are."""
-    sureness: float
-    """Mean of the scores of the nodes' own answers, 0..1, each times how far it agrees with the map."""
+    refined_mean: the refined correlation of this pair, of square grids of cells whose outermost ones are centred on the
+        images' edges.
+    """
+    from nemf import flow_map  # here, since SciPy takes long to import
+
+    cells = math.isqrt(refined_mean.shape[1])
+    query_px, reference_px = (
+        norm_to_px(px_to_norm(pixel_grid((cells, cells)), (cells, cells)), hw)
+        for hw in (pair.query_hw, pair.reference_hw)
+    )
+    correlation, best = refined_mean.float().max(dim=0)
+    match_px = reference_px.flatten(0, 1)[best.cpu()].view_as(query_px)
+    sureness = correlation.clamp(0, 1).cpu().view(cells, cells).double().numpy()
+    _, agreement = flow_map.smoothed((match_px - query_px).numpy(), sureness, pair.reference_hw)
+    return float((sureness * agreement).mean())
 
 
 def _node_map(
@@ -134,24 +148,22 @@ def _node_map(
     grid_hw: Size,
     reference_xy_norm: Float[Tensor, "n 2"],
     logit: Float[Tensor, " n"],
-) -> _NodeMap:
-    """The map that the answers of nodes make, with the answers of the pair's points."""
+) -> Float[Tensor, "gh gw 2"]:
+    """The map that the answers of nodes make, with the answers of the pair's points: places in the reference."""
+    from nemf import flow_map  # as above
+
     query_hw, reference_hw = pair.query_hw, pair.reference_hw
     nodes_xy_px = norm_to_px(px_to_norm(pixel_grid(grid_hw), grid_hw), query_hw)
     reference_xy_px = norm_to_px(reference_xy_norm.cpu(), reference_hw).view(*grid_hw, 2)
     points_px = pair.points_inside_px()
-    logit = logit.cpu().view(grid_hw)
-    from nemf import flow_map  # imports scipy, which points do not need
-
-    smooth_px, agreement = flow_map.smoothed(
+    smooth_px, _ = flow_map.smoothed(
         (reference_xy_px - nodes_xy_px).numpy(),
-        logit.numpy(),
+        logit.cpu().view(grid_hw).numpy(),
         reference_hw,
         on_grid(torch.from_numpy(points_px), query_hw, grid_hw).numpy(),
         answers_px - points_px,
     )
-    sureness = float((logit.sigmoid().double().numpy() * agreement).mean())
-    return _NodeMap(answer_px=nodes_xy_px + torch.from_numpy(smooth_px).float(), sureness=sureness)
+    return nodes_xy_px + torch.from_numpy(smooth_px).float()
 
 
 def _nodes_hw(hw: Size, nodes: int) -> Size:

@@ -4,14 +4,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import skimage.data
 import torch
 from noise_pairs import POINTS, noise, pair, same
 
-from nemf import ImagePair
+from nemf import ImagePair, load_matcher
 from nemf.calibration import Calibration
 from nemf.coordinates import pixel_grid
 from nemf.flow_map import folded_share
-from nemf.matchers.field_flow import flow_confidence
+from nemf.matchers.field_flow import flow_confidence, likeness_to_a_map
 from nemf.matchers.nemf import NemfMatcher
 from nemf.model.network import EncodedField, NeMF
 from nemf.search.config import SearchConfig
@@ -63,3 +64,27 @@ def test_the_confidence_of_a_flow_is_high_where_it_ends_at_what_the_query_cells_
     assert (sure[1:-1, :5] > 0.85).all()
     assert (half[1:4, :5] < 0.12).all()
     assert torch.equal(half[4:], sure[4:])
+
+
+def test_the_likeness_to_a_map():
+    """Each of 16 x 16 query cells matches the reference cell 3 further right, then its mirror image, then none."""
+    one = ImagePair(query_rgb=noise(64, 96), reference_rgb=noise(64, 96, seed=1), dense=True)
+    row, column = np.divmod(np.arange(256), 16)
+    likeness = {}
+    for name, match in (("shifted", np.minimum(column + 3, 15)), ("mirrored", 15 - column)):
+        refined = torch.zeros(256, 256)
+        refined[16 * row + match, np.arange(256)] = 0.8
+        likeness[name] = likeness_to_a_map(refined, one)
+    assert 0.75 < likeness["shifted"] < 0.8
+    assert likeness["mirrored"] < 0.6 * likeness["shifted"]
+    assert likeness_to_a_map(torch.zeros(256, 256), one) == 0
+
+
+def test_the_flow_of_a_mirrored_image_is_its_mirror_image():
+    """The shipped network on a photograph and its mirror image: nearly every pixel has its mirrored place."""
+    rgb = np.asarray(skimage.data.astronaut())[::2, ::2]
+    match = load_matcher("nemf-small", device="cpu").match(rgb, np.ascontiguousarray(rgb[:, ::-1]), [], dense=True)
+    expected_px = 255 - 2 * np.arange(256)
+    wrong_px = np.hypot(match.flow_px[..., 0] - expected_px, match.flow_px[..., 1])
+    assert np.median(wrong_px) < 3
+    assert (wrong_px < 12).mean() > 0.9
