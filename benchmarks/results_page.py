@@ -83,6 +83,7 @@ machine, which makes times up to twice as long; hours of training are by the clo
   that beginning, and with losses that read correlations as the flow does, 300 steps had ended at 10: a correlation
   that is only as sure as it is right sends such a flow to the mean of all that is likely, near the middle of the
   image.
+
 """
 
 
