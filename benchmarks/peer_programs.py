@@ -90,9 +90,8 @@ class RayWorker:
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         rows = batch.to_pylist()
-        images = {row[side]: None for row in rows for side in ("source_uri", "target_uri")}
-        read = {uri: _read(uri) for uri in images}
-        pairs = [_pair(row, read[row["source_uri"]], read[row["target_uri"]]) for row in rows]
+        images = {uri: _read(uri) for uri in {row[side] for row in rows for side in ("source_uri", "target_uri")}}
+        pairs = [_pair(row, images[row["source_uri"]], images[row["target_uri"]]) for row in rows]
         return pa.Table.from_pylist(list(_answers(self._matcher, pairs)), ANSWERS)
 
 

@@ -71,18 +71,17 @@ LPMFlow:
 A first look at what minutes of training buy, not at what the networks can do: the authors of LPMFlow train theirs
 on 300 times as many pairs. PCK in percent, average over images, with 95 % intervals; val: validation pairs of
 Animal-Pose, spair: of SPair-71k's slice, willow: of PF-WILLOW, at equal distances. Nearest neighbours with
-`window=0`, on which PMNC and LPMFlow, too, are built. Processor time of one thread; other work took 86 % of the
-machine, which makes times up to twice as long; hours of training are by the clock.
+`window=0`. Processor time of one thread; other work took 86 % of the machine, and times of one matcher differ up to
+threefold between the sets for that reason alone; hours of training are by the clock.
 
 * **NeMF** is the best on animals after the shortest training: its descriptors learn before there is a cost volume.
-* **PMNC** gains on its backbone on every set, and is the best of the four on PF-WILLOW's rigid objects.
-* **LPMFlow** has passed the nearest neighbours of its backbone on animals, not on PF-WILLOW. What it gains it owes
-  to the descriptors of its tokens, which learn first: its flow has 20.2, 20.5 and 21.2 at .1 (100 validation pairs)
-  after 100, 150 and 200 steps of those alone, and 21.6, 20.5, 20.8 and 21.1 after 50, 100, 150 and 200 steps of all
-  of it. Tokens that had learned by 400 steps of 8 pairs gave a flow of 24, and 50 steps of all of it 27.0. Without
-  that beginning, and with losses that read correlations as the flow does, 300 steps had ended at 10: a correlation
-  that is only as sure as it is right sends such a flow to the mean of all that is likely, near the middle of the
-  image.
+* **PMNC** is better than the neighbours on every set, and the best of the four on PF-WILLOW's rigid objects.
+* **LPMFlow** is better than the neighbours on animals, not on PF-WILLOW. It owes that to the descriptors of its
+  tokens, which learn first: the flow has 20.2, 20.5 and 21.2 at .1 (100 validation pairs) after 100, 150 and 200
+  steps of those alone, and 21.6, 20.5, 20.8 and 21.1 after 50, 100, 150 and 200 steps of all of it. On tokens that
+  had learned by 400 steps of 8 pairs it has 26.1, and 27.0 after 50 steps of all of it. Without that beginning, and
+  with losses that read correlations as the flow does, it had 10 after 300 steps: a correlation that is only as sure
+  as it is right sends such a flow to the mean of all that is likely, near the middle of the image.
 
 """
 

@@ -10,13 +10,11 @@ costs; see docs/measured.md. `python -m jobs.match` is the same command.
 import importlib.metadata
 import platform
 import sys
-import time
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -40,8 +38,7 @@ from schemas.matches import directions_of
 _LONGEST_TIMEOUT = 1e6
 """Maximum of --answer-timeout in seconds; Python's clocks overflow at some thousand years."""
 _HEAD_START = 0.5
-"""Seconds after which Ray, imported meanwhile, starts beside the reading of the manifest and the matcher: most errors
-have come by then."""
+"""Seconds after which Ray starts beside the reading of the manifest and the matcher: most errors have come by then."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,9 +230,7 @@ def _read(config: Config, manifest: Manifest, ray: _Ray) -> tuple[pa.ChunkedArra
     with ThreadPoolExecutor(1) as pool:
         reading = pool.submit(lambda: (manifest.ids(), _describe(config, manifest)))
         if not config.dry_run and not is_finished(config.out):
-            start = time.perf_counter()
-            import_module("pipeline.cluster.connect")  # Ray takes a second to import
-            wait([reading], max(0.0, _HEAD_START - (time.perf_counter() - start)))
+            wait([reading], _HEAD_START)
             if not reading.done():
                 ray.join()  # in this thread: what Ray starts would end with another one
         return reading.result()

@@ -60,7 +60,7 @@ class FieldFlow:
             [likeness_to_a_map(mean, pair) for mean, pair in zip(batch.refined_mean, of_batch, strict=True)]
             for batch, of_batch in ways
         ]
-        chosen = [int(turned > upright) for upright, turned in zip(*likeness, strict=True)]
+        chosen = [int(of_turned > of_upright) for of_upright, of_turned in zip(*likeness, strict=True)]
         seen = [ways[way][1][index] for index, way in enumerate(chosen)]
         encoded = EncodedField.concatenate([ways[way][0].select(i, i + 1) for i, way in enumerate(chosen)])
         flows = []

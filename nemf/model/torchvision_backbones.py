@@ -4,9 +4,9 @@ Of a ResNet, stages give the sums of the last blocks of layer1..layer4, blocks t
 network a stage is all that has maps of one size, and gives its last map; stages are numbered from 1, fine to coarse.
 """
 
-import copy
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -19,7 +19,15 @@ from nemf.model.weights_file import Published
 
 _RESNETS = ("resnet*", "resnext*", "wide_resnet*")
 _CHAINS = (
-    *("convnext*", "densenet*", "efficientnet*", "mnasnet*", "mobilenet*", "regnet*", "shufflenet*", "swin*", "vgg*"),
+    "convnext*",
+    "densenet*",
+    "efficientnet*",
+    "mnasnet*",
+    "mobilenet*",
+    "regnet*",
+    "shufflenet*",
+    "swin*",
+    "vgg*",
 )
 """Families whose modules are called one after the other."""
 _OTHERS = {
@@ -42,7 +50,7 @@ def check(library: str, model: str) -> None:
 
 def stages_default_config(model: str) -> BackboneConfig:
     """The backbone's configuration: from the transforms of torchvision's own weights, and the maps of all stages."""
-    n_stages = len(_stage_nodes(torchvision.models.get_model(model)))
+    n_stages = len(_stage_nodes(model))
     return replace(blocks_default_config(model), out_indices=tuple(range(1, n_stages + 1)))
 
 
@@ -53,13 +61,13 @@ def stages_published(model: str, config: BackboneConfig) -> tuple[nn.Module, Bac
     network.load_state_dict(weights.get_state_dict(check_hash=True, weights_only=True))
     library = stages_default_config(model)
     config = replace(config, mean=library.mean, std=library.std, out_indices=config.out_indices or library.out_indices)
-    return _stages(network, config), config
+    return _stages(model, network, config), config
 
 
 def stages_from_file(model: str, config: BackboneConfig) -> tuple[nn.Module, Published]:
     """The network with random weights, and how torchvision publishes its tensors."""
     network = _with_random_weights(model, config)
-    return _stages(network, config), _published_as(network)
+    return _stages(model, network, config), _published_as(network)
 
 
 def blocks_default_config(model: str) -> BackboneConfig:
@@ -93,39 +101,39 @@ def _with_random_weights(model: str, config: BackboneConfig) -> nn.Module:
     return torchvision.models.get_model(model, **config.create_kwargs)
 
 
-def _stages(network: nn.Module, config: BackboneConfig) -> nn.Module:
+def _stages(model: str, network: nn.Module, config: BackboneConfig) -> nn.Module:
     """The network up to the last maps of the stages that the configuration names."""
-    nodes = _stage_nodes(network)
+    nodes = _stage_nodes(model)
     if unknown := [index for index in config.out_indices or () if not 1 <= index <= len(nodes)]:
         raise ValueError(f"its stages are numbered from 1 to {len(nodes)}; got {', '.join(map(str, unknown))}")
     stages: nn.Module = _extracted(network, [nodes[index - 1] for index in config.out_indices or ()])
-    if type(network).__name__ == "SwinTransformer":
+    if _is_channels_last(network):
         stages.output_fmt = "NHWC"  # type: ignore[assignment]
     return stages
 
 
-def _stage_nodes(network: nn.Module) -> list[str]:
-    """What gives the last map of each stage, fine to coarse: the names of nodes of its graph."""
+@cache
+def _stage_nodes(model: str) -> tuple[str, ...]:
+    """What gives the last map of each stage, fine to coarse: the names of nodes of the network's graph."""
+    with torch.random.fork_rng(devices=[]):  # what is drawn later does not depend on whether this was called before
+        network = torchvision.models.get_model(model).eval().to("meta")
     if hasattr(network, "layer1"):
         last = {block.split(".")[0]: block for block in _residual_blocks(network)}
-        return [f"{block}.add" for block in last.values()]
-    names = _chain(network)
-    heights: dict[str, int] = {}
+        return tuple(f"{block}.add" for block in last.values())
+    by_height: dict[int, str] = {}
 
-    def record(name: str, output: Tensor) -> None:
-        heights[name] = output.shape[1 if type(network).__name__ == "SwinTransformer" else 2]
+    def record(name: str, _module: nn.Module, _inputs: Any, output: Tensor) -> None:
+        by_height[output.shape[1 if _is_channels_last(network) else 2]] = name
 
-    hooks = [
-        network.get_submodule(name).register_forward_hook(
-            lambda _module, _inputs, output, name=name: record(name, output)
-        )
-        for name in names
-    ]
+    for name in _chain(network):
+        network.get_submodule(name).register_forward_hook(partial(record, name))
     with torch.no_grad():
-        copy.deepcopy(network).to("meta").eval()(torch.zeros(1, 3, 224, 224, device="meta"))
-    for hook in hooks:
-        hook.remove()
-    return list({heights[name]: name for name in names}.values())
+        network(torch.zeros(1, 3, 224, 224, device="meta"))
+    return tuple(by_height.values())
+
+
+def _is_channels_last(network: nn.Module) -> bool:
+    return type(network).__name__ == "SwinTransformer"
 
 
 def _chain(network: nn.Module) -> list[str]:

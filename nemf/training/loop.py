@@ -58,7 +58,6 @@ class Trainer:
         self._average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
         self._average.requires_grad_(False)
         loss = system.loss(model, config.loss)
-        self._unwrapped_loss: Any = loss
         self._loss = wrap(loss) if wrap else loss
         self.step_number = 0
 
@@ -74,11 +73,10 @@ class Trainer:
         Raises FloatingPointError where the gradient is not finite; the weights are then those before the step.
         """
         self._loss.train()
-        if hasattr(self._unwrapped_loss, "progress"):
-            self._unwrapped_loss.progress = self.step_number / self.config.steps
+        progress = self.step_number / max(self.config.steps - 1, 1)
         generator = generator_of("negatives", self.config.seed, self.step_number, self.rank)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.bfloat16):
-            losses = self._loss(batch.to(self.device), generator)
+            losses = self._loss(batch.to(self.device), generator, progress)
         self._optimiser.zero_grad()
         losses["total"].backward()
         norm = nn.utils.clip_grad_norm_(self._parameters, CLIP_NORM)

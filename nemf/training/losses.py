@@ -30,11 +30,12 @@ class TrainingLoss(nn.Module):
         super().__init__()
         self.model = model
         self.config = config
-        self.progress = 0.0
-        """Share of the training that is done, 0..1; the trainer sets it."""
 
-    def forward(self, batch: Batch, generator: Generator) -> dict[str, Tensor]:
-        """`field`, `flow` and `descriptor`, those whose weight is not 0, and their weighted sum as `total`; scalars."""
+    def forward(self, batch: Batch, generator: Generator, progress: float) -> dict[str, Tensor]:
+        """`field`, `flow` and `descriptor`, those whose weight is not 0, and their weighted sum as `total`; scalars.
+
+        progress: share of the training that is done, 0..1.
+        """
         model, config = self.model, self.config
         n_pairs = len(batch.reference)
         images = torch.cat([batch.reference, batch.query]).contiguous(memory_format=torch.channels_last)
@@ -57,7 +58,7 @@ class TrainingLoss(nn.Module):
             else:
                 (level,) = maps
                 losses["descriptor"] = implicit_descriptor_loss(
-                    model.decoder, level, model.image_size, image, xy_norm, *labels, self.progress
+                    model.decoder, level, model.image_size, image, xy_norm, *labels, progress
                 )
         weights = {"field": config.field_weight, "flow": config.flow_weight, "descriptor": config.descriptor_weight}
         return losses | {"total": torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()}

@@ -121,11 +121,12 @@ class LPMFlowLoss(nn.Module):
         self.model = model
         self.config = config
 
-    def forward(self, batch: Batch, generator: Generator) -> dict[str, Tensor]:
+    def forward(self, batch: Batch, generator: Generator, progress: float) -> dict[str, Tensor]:
         """Those whose weight is not 0, and their weighted sum as `total`; scalars.
 
         `descriptor` is that of the backbone's tokens, `flow` the mean distance in the flow's cells; with it comes
         `match`, the mean cross-entropy of the four correlations, whose weight is 1, and, with its own, `contrast`.
+        progress: not used.
 
         The distance counts in sides of the flow: in cells, its gradient is so much longer than the others' that the
         step is nearly its alone.

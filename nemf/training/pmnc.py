@@ -78,10 +78,10 @@ class PMNCLoss(nn.Module):
         self.model = model
         self.config = config
 
-    def forward(self, batch: Batch, generator: Generator) -> dict[str, Tensor]:
+    def forward(self, batch: Batch, generator: Generator, progress: float) -> dict[str, Tensor]:
         """`score`, the mean of the proxy's loss from either image to the other, and `total`, the same; scalars.
 
-        generator: not used; every cell is a candidate.
+        generator, progress: not used; every cell is a candidate, at every step.
         """
         n_pairs = len(batch.reference)
         images = torch.cat([batch.query, batch.reference]).contiguous(memory_format=torch.channels_last)

@@ -27,7 +27,8 @@ class System:
     """The parameter groups of (network, lr, backbone_lr, losses); sets requires_grad, and raises ValueError for losses
     that the network does not have."""
     loss: Callable[[Any, LossConfig], nn.Module]
-    """A module of (batch, generator) that returns scalars by name, `total` among them."""
+    """A module of (batch, generator, progress) that returns scalars by name, `total` among them. progress: share of the
+    training that is done, 0..1."""
 
 
 SYSTEMS = (

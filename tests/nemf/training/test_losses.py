@@ -135,7 +135,7 @@ def batch() -> Batch:
 
 
 def test_both_losses_reach_what_is_trained_and_nothing_else(network: TrainingLoss, batch: Batch):
-    losses = network(batch, generator_of("negatives"))
+    losses = network(batch, generator_of("negatives"), 0.0)
     assert losses["total"].item() == pytest.approx(2 * losses["field"].item() + 0.5 * losses["flow"].item())
 
     def reached(loss: str) -> set[str]:
@@ -157,7 +157,7 @@ def test_a_loss_of_no_weight_is_not_computed(
         monkeypatch.delattr(type(network.model.cost_encoder), "correlate")  # of no use to descriptors
     names = ("field_weight", "flow_weight", "descriptor_weight")
     config = LossConfig(**dict(zip(names, weights, strict=True)), negatives=9)
-    losses = TrainingLoss(network.model, config)(batch, generator_of("negatives"))
+    losses = TrainingLoss(network.model, config)(batch, generator_of("negatives"), 0.0)
 
     by_name = {name: weight for name, weight in zip(LOSS_NAMES, weights, strict=True) if weight}
     assert set(losses) == {*by_name, "total"}
@@ -168,7 +168,7 @@ def test_a_loss_of_no_weight_is_not_computed(
 def test_the_descriptor_loss_is_the_mean_over_maps_and_looks_across_pairs(network: TrainingLoss, batch: Batch):
     """Points 0 and 2 are one keypoint, in the pairs 0 and 2: in images 0 and 2 of the references, 3 and 5 of all."""
     config = LossConfig(field_weight=0.0, flow_weight=0.0, descriptor_weight=1.0)
-    loss = TrainingLoss(network.model, config)(batch, generator_of("negatives"))["descriptor"]
+    loss = TrainingLoss(network.model, config)(batch, generator_of("negatives"), 0.0)["descriptor"]
 
     images = torch.cat([batch.reference, batch.query])
     image, keypoint = torch.tensor([0, 0, 2, 3, 3, 5]), torch.tensor([0, 1, 0, 0, 1, 0])
@@ -182,9 +182,9 @@ def test_the_descriptor_loss_is_the_mean_over_maps_and_looks_across_pairs(networ
 
 
 def test_the_losses_are_finite_in_mixed_precision(network: TrainingLoss, batch: Batch):
-    exact = network(batch, generator_of("negatives"))
+    exact = network(batch, generator_of("negatives"), 0.0)
     with torch.autocast("cpu", torch.bfloat16):
-        mixed = network(batch, generator_of("negatives"))
+        mixed = network(batch, generator_of("negatives"), 0.0)
     mixed["total"].backward()
     for name, loss in exact.items():
         assert mixed[name].dtype == torch.float32

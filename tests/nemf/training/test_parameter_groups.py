@@ -105,7 +105,7 @@ def test_every_parameter_that_is_trained_gets_a_gradient(config: NeMFConfig, los
         probability=torch.ones(4),
     )
 
-    TrainingLoss(model, loss)(batch, generator)["total"].backward()
+    TrainingLoss(model, loss)(batch, generator, 0.0)["total"].backward()
 
     reached = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
     assert reached == trained(model)
