@@ -3,12 +3,13 @@
     python -m benchmarks.calibration --matcher nemf-small --manifest val.parquet --out confidence.json
 
 The file is the object `confidence` of a checkpoint's config.json. Fit to validation pairs only, and to many images:
-what is fitted here is what users are told of their own pairs. Every pair is matched once, on one thread.
+what is fitted here is what users are told of their own pairs. `crosswise` is what the fitting itself is worth: every
+second pair has the confidence that was fitted to the others. Every pair is matched once, on one thread.
 """
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -78,11 +79,14 @@ def run(config: Config) -> tuple[list[Row], Calibration]:
         raise ValueError(f"--matcher {config.matcher} has no score maps, so its confidence cannot be fitted")
     crops: dict[str, list[CropTo]] = {"none": ["none"], "boxes": ["boxes"], "both": ["none", "boxes"]}
     measured = [_measure(config, crop, _Recorder(matcher, matcher)) for crop in crops[config.crop]]
-    masses = {t: np.concatenate([masses[t] for masses, _ in measured]) for t in measured[0][0]}
-    correct = np.concatenate([correct for _, correct in measured])
+    masses = {t: np.concatenate([masses[t] for masses, _, _ in measured]) for t in measured[0][0]}
+    correct = np.concatenate([correct for _, correct, _ in measured])
+    is_odd = np.concatenate([is_odd for _, _, is_odd in measured])
     fitted = calibration.fit(masses, correct)
     ways = {"the mass itself": Calibration(), "as it is": matcher.calibration, "fitted to these pairs": fitted}
-    rows = [_row(name, one.confidence(masses[one.temperature]), correct) for name, one in ways.items()]
+    confidences = {name: one.confidence(masses[one.temperature]) for name, one in ways.items()}
+    confidences["crosswise"] = _crosswise(masses, correct, is_odd)
+    rows = [_row(name, confidence, correct) for name, confidence in confidences.items()]
     print(f"{len(correct):,} answers, {100 * correct.mean():.1f} % correct at {ALPHA}")
     print(f"{'':24}{'AUROC':>8}{'ECE':>8}{'log loss':>10}{'kept at 90 %':>14}")
     for row in rows:
@@ -116,10 +120,25 @@ class _Recorder(Matcher):
         return matches
 
 
+def _crosswise(
+    masses: Mapping[float, Float[np.ndarray, " n"]], correct: Bool[np.ndarray, " n"], is_odd: Bool[np.ndarray, " n"]
+) -> Float[np.ndarray, " n"]:
+    """The confidence of every answer by what is fitted to the other half of the answers; NaN where nothing can be."""
+    confidence = np.full(len(correct), np.nan)
+    for half in (is_odd, ~is_odd):
+        try:
+            fitted = calibration.fit({t: mass[~half] for t, mass in masses.items()}, correct[~half])
+        except ValueError:  # few answers, or all of them wrong
+            continue
+        confidence[half] = fitted.confidence(masses[fitted.temperature][half])
+    return confidence
+
+
 def _measure(
     config: Config, crop: CropTo, recorder: _Recorder
-) -> tuple[dict[float, Float[np.ndarray, " n"]], Bool[np.ndarray, " n"]]:
-    """The masses of all answers by temperature, and whether each is correct; pairs that failed are left out."""
+) -> tuple[dict[float, Float[np.ndarray, " n"]], Bool[np.ndarray, " n"], Bool[np.ndarray, " n"]]:
+    """The masses of all answers by temperature, whether each is correct, and whether its pair has an odd number in the
+    manifest; pairs that failed are left out."""
     measure = protocol(config.protocol)
     pairs = read_pairs(config.manifest, PAIRS.names)
     options = MatchOptions(directions=measure.directions[:1], outputs=("keypoints",), crop=crop)
@@ -133,12 +152,14 @@ def _measure(
     truth = pairs.drop_columns(list(INLINE_COLUMNS))
     errors = keypoint_errors(pa.concat_tables(rows), truth, measure, options.directions[0])
     errors = errors.select(~errors.failed & (errors.n_points > 0))
-    ids = [pair_id for pair_id in truth["pair_id"].to_pylist() if pair_id in recorder.recorded]
-    stacked = np.concatenate([recorder.recorded[pair_id] for pair_id in ids], axis=1)
+    of_pairs = [recorder.recorded.get(pair_id) for pair_id in truth["pair_id"].to_pylist()]
+    answered = [(number, masses) for number, masses in enumerate(of_pairs) if masses is not None]
+    stacked = np.concatenate([masses for _, masses in answered], axis=1)
+    is_odd = np.concatenate([np.full(masses.shape[1], number % 2 == 1) for number, masses in answered])
     correct = errors.is_correct(ALPHA)
     if stacked.shape[1] != len(correct):
         raise ValueError(f"protocol {config.protocol} leaves out keypoints: take one that counts all, such as spair")
-    return dict(zip(recorder.temperatures, stacked, strict=True)), correct
+    return dict(zip(recorder.temperatures, stacked, strict=True)), correct, is_odd
 
 
 def _row(name: str, confidence: np.ndarray, correct: np.ndarray) -> Row:

@@ -6,6 +6,9 @@
 Runs the recipe `comparison`, which goes on where it was interrupted, and matches its validation pairs and the pairs of
 --manifests with the three checkpoints and with nearest neighbours of the backbone as it was. Protocol is spair, for
 PF-WILLOW, which has no boxes, pf-willow-bbox-kp. Times and memory are of one thread.
+
+With --same-hours-as, as many hours instead of as many steps: the others are trained once more, from the beginning, by
+the steps that take as long as that system's training, at the pace of their first; their last step is kept.
 """
 
 import sys
@@ -13,7 +16,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 import torch
@@ -23,11 +26,11 @@ from jobs import train
 from jobs.command import Names, run_command
 from jobs.recipe import run_stage
 from jobs.recipes.other_matchers import comparison
-from jobs.recipes.stages import RecipeOptions
+from jobs.recipes.stages import RecipeOptions, Stage
 from nemf import checkpoints, load_matcher
 from nemf.matcher import Matcher
 from pipeline.evaluation.evaluate import evaluate
-from pipeline.evaluation.protocols import protocol
+from pipeline.evaluation.protocols import Protocol, protocol
 from pipeline.io.manifest import INLINE_COLUMNS, read_pairs
 from pipeline.io.uri_field import LocalPath
 from pipeline.matching.decode import decode_rows
@@ -57,6 +60,8 @@ class Config:
     """Steps of each training."""
     manifests: Names = ()
     """Further PAIRS manifests to measure on; test pairs choose nothing."""
+    same_hours_as: Literal["nemf-mobilenet", "pmnc-small", "lpmflow-small"] | None = None
+    """Also train the other systems for as many hours as this one; default: as many steps only."""
     limit: int | None = None
     """Number of pairs of each manifest to measure on, at equal distances; default: all."""
     results: LocalPath | None = None
@@ -69,8 +74,10 @@ class Row:
 
     matcher: str
     parameters_millions: float
+    training_steps: int | None
+    """Of 4 pairs; None without a training."""
     training_hours: float | None
-    """Of all its steps, data included; None without a training."""
+    """Of all its steps, data included, at the pace of its training with as many steps as the others."""
     manifest: str
     n_pairs: int
     pck: dict[str, float]
@@ -93,25 +100,20 @@ def run(config: Config) -> list[Row]:
     options = RecipeOptions(
         data=Path(config.data), out=Path(config.out), weights=config.weights, threads=1, bfloat16=True
     )
-    trainings: dict[str, list[train.Config]] = {}
-    for stage in comparison(config.steps)(options):
-        print(f"stage: {stage.out}", flush=True)
-        run_stage(stage)
-        if isinstance(stage, train.Config):
-            system = Path(stage.out).relative_to(options.out).parts[0]
-            trainings.setdefault(system, []).append(stage)
+    trainings = _alike(config.steps, options)
+    if config.same_hours_as is not None:
+        trainings += _as_long(config.same_hours_as, trainings, options)
     rows = []
     for manifest in (f"{config.out}/val.parquet", *config.manifests):
-        pairs = read_pairs(manifest, PAIRS.names)
-        if config.limit is not None and pairs.num_rows > config.limit:
-            pairs = pairs.take([number * pairs.num_rows // config.limit for number in range(config.limit)])
-        for trained in (None, *trainings):
-            folder = None if trained is None else f"{trainings[trained][-1].out}/checkpoint"
+        pairs = some_pairs(manifest, config.limit)
+        for training in (None, *trainings):
+            folder = f"{training.stages[-1].out}/checkpoint" if training else None
             matcher = load_matcher(folder or _NEIGHBOURS, backbone_weights=None if folder else config.weights)
             about: dict[str, Any] = {
-                "matcher": trained or "nearest-neighbour",
+                "matcher": training.system if training else "nearest-neighbour",
                 "parameters_millions": _millions(matcher, folder),
-                "training_hours": None if trained is None else sum(map(_hours, trainings[trained])),
+                "training_steps": training and training.steps,
+                "training_hours": training and training.hours,
                 "manifest": Path(manifest).stem,
             }
             rows.append(Row(**about, **measured(matcher, pairs)))
@@ -119,10 +121,64 @@ def run(config: Config) -> list[Row]:
     setup = {
         **harness.describe(),
         "busy with other work": f"{load.share():.0%}",
-        "steps": f"{config.steps} of 4 pairs",
     }
     harness.write(config.results, "comparison", setup, table(rows), [asdict(row) for row in rows])
     return rows
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Training:
+    """The finished training of a system."""
+
+    system: str
+    steps: int
+    hours: float
+    """Row.training_hours."""
+    stages: list[train.Config]
+
+
+def _alike(steps: int, options: RecipeOptions) -> list[_Training]:
+    """Manifests and trainings of the recipe `comparison`, each made where it is not there yet."""
+    stages = comparison(steps)(options)
+    for stage in stages:
+        _run_stage(stage)
+    return [
+        _Training(system=system, steps=steps, hours=sum(map(_hours, of_system)), stages=of_system)
+        for system, of_system in _by_system(stages, options).items()
+    ]
+
+
+def _as_long(system: str, trainings: Sequence[_Training], options: RecipeOptions) -> list[_Training]:
+    """The trainings of the other systems with as many steps as take the hours of this one."""
+    of_system = {training.system: training for training in trainings}[system]
+    apart = replace(options, out=options.out / f"as-long-as-{system}")
+    others = []
+    for training in trainings:
+        if training is of_system:
+            continue
+        steps = round(training.steps * of_system.hours / training.hours)
+        stages = [
+            replace(stage, pairs=first.pairs, photographs=first.photographs, validation=None)
+            for stage, first in zip(
+                _by_system(comparison(steps)(apart), apart)[training.system], training.stages, strict=True
+            )
+        ]
+        for stage in stages:
+            _run_stage(stage)
+        others.append(_Training(system=training.system, steps=steps, hours=of_system.hours, stages=stages))
+    return others
+
+
+def _run_stage(stage: Stage) -> None:
+    print(f"stage: {stage.out}", flush=True)
+    run_stage(stage)
+
+
+def _by_system(stages: Sequence[Stage], options: RecipeOptions) -> dict[str, list[train.Config]]:
+    """The trainings among the stages, by the names of their folders in `options.out`."""
+    trainings = [stage for stage in stages if isinstance(stage, train.Config)]
+    names = [Path(stage.out).relative_to(options.out).parts[0] for stage in trainings]
+    return {name: [stage for stage, of in zip(trainings, names, strict=True) if of == name] for name in names}
 
 
 def _millions(matcher: Matcher, folder: str | None) -> float:
@@ -136,18 +192,37 @@ def _hours(training: train.Config) -> float:
     return sum(row["seconds_per_step"] for row in steps) / len(steps) * training.trainer.steps / 3600
 
 
-def measured(matcher: Matcher, pairs: pa.Table) -> dict[str, Any]:
-    """The fields of Row that are measured: `pairs` have all columns of PAIRS."""
-    truth = pairs.drop_columns(list(INLINE_COLUMNS))
-    measure = protocol("pf-willow-bbox-kp" if truth["target_box_xyxy"].null_count else "spair")
-    options = MatchOptions(directions=measure.directions[:1], outputs=("keypoints",), batch_pairs=_PAIRS_AT_ONCE)
+def some_pairs(manifest: str, limit: int | None) -> pa.Table:
+    """At most `limit` pairs of a manifest, at equal distances, with all columns of PAIRS; None: all."""
+    pairs = read_pairs(manifest, PAIRS.names)
+    if limit is None or pairs.num_rows <= limit:
+        return pairs
+    return pairs.take([number * pairs.num_rows // limit for number in range(limit)])
+
+
+def protocol_of(pairs: pa.Table) -> Protocol:
+    """spair; for pairs without boxes, PF-WILLOW's own."""
+    return protocol("pf-willow-bbox-kp" if pairs["target_box_xyxy"].null_count else "spair")
+
+
+def match_keypoints(matcher: Matcher, pairs: pa.Table) -> tuple[pa.Table, float]:
+    """The matches of pairs with all columns of PAIRS, and the processor time of it in seconds, without decoding."""
+    directions = protocol_of(pairs).directions[:1]
+    options = MatchOptions(directions=directions, outputs=("keypoints",), batch_pairs=_PAIRS_AT_ONCE)
     matched, seconds = [], 0.0
     for first in range(0, pairs.num_rows, _PAIRS_AT_ONCE):
         for chunk in decode_rows(pairs.slice(first, _PAIRS_AT_ONCE), None):
             start = time.process_time()
             matched.append(match_chunk(matcher, chunk, options, fingerprint=matcher.fingerprint, attempt=1))
             seconds += time.process_time() - start
-    dense = replace(options, outputs=("flow",))
+    return pa.concat_tables(matched), seconds
+
+
+def measured(matcher: Matcher, pairs: pa.Table) -> dict[str, Any]:
+    """The fields of Row that are measured: `pairs` have all columns of PAIRS."""
+    truth, measure = pairs.drop_columns(list(INLINE_COLUMNS)), protocol_of(pairs)
+    matched, seconds = match_keypoints(matcher, pairs)
+    dense = MatchOptions(directions=measure.directions[:1], outputs=("flow",), batch_pairs=_PAIRS_AT_ONCE)
     chunks = list(decode_rows(pairs.slice(0, _DENSE_PAIRS), None))
     start = time.process_time()
     of_dense = harness.measure(
@@ -156,7 +231,7 @@ def measured(matcher: Matcher, pairs: pa.Table) -> dict[str, Any]:
         repeats=0,
     )["dense"]
     dense_seconds = time.process_time() - start
-    metrics = evaluate(pa.concat_tables(matched), truth, [measure], _ALPHAS).to_pandas()
+    metrics = evaluate(matched, truth, [measure], _ALPHAS).to_pandas()
     overall = metrics[(metrics["group_kind"] == "all") & (metrics["subset"] == "all")]
     names = [str(alpha) for alpha in overall["alpha"]]
     columns = {"pck": "pck_image", "low": "pck_image_low", "high": "pck_image_high"}
@@ -172,13 +247,14 @@ def measured(matcher: Matcher, pairs: pa.Table) -> dict[str, Any]:
 def table(rows: Sequence[Row]) -> list[str]:
     """The rows as a table in Markdown."""
     heads = ("pairs of", "matcher", *(f"PCK@{alpha}" for alpha in _ALPHAS), "keypoints, ms", "dense, ms")
-    heads += ("memory, MB", "parameters, M", "training, h")
+    heads += ("memory, MB", "parameters, M", "steps", "training, h")
     lines = [f"| {' | '.join(heads)} |", f"|---|---|{'---:|' * (len(heads) - 2)}"]
     for row in rows:
         values = [f"{row.pck[a]:.1f} [{row.low[a]:.1f}, {row.high[a]:.1f}]" for a in map(str, _ALPHAS)]
         numbers = (row.keypoints_ms, row.dense_ms, row.memory_mb, row.parameters_millions)
-        hours = "" if row.training_hours is None else harness.as_text(row.training_hours)
-        cells = [f"{row.manifest} ({row.n_pairs:,})", row.matcher, *values, *map(harness.as_text, numbers), hours]
+        training = [n if n is None else harness.as_text(n) for n in (row.training_steps, row.training_hours)]
+        cells = [f"{row.manifest} ({row.n_pairs:,})", row.matcher, *values, *map(harness.as_text, numbers)]
+        cells += [text or "" for text in training]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 

@@ -15,8 +15,10 @@ import torch
 from make import encoded as encoded_image
 from make import noise_rgb, pair_row, write_image_pairs, write_pairs
 from official_nemf import SMALL, official_shapes, official_state_dict
+from torch import nn
 
 from benchmarks import (
+    ablations,
     calibration,
     comparison,
     decode_counts,
@@ -32,9 +34,13 @@ from benchmarks import (
 from benchmarks.inputs import image_pair
 from benchmarks.published import PublishedScore, optimise, patchmatch
 from benchmarks.queries import counted, flop_per_query
+from jobs import train
+from jobs.recipes.stages import RecipeOptions, Stage
 from nemf import checkpoints, load_matcher
 from nemf.calibration import from_json
 from nemf.coordinates import px_to_norm
+from nemf.lpmflow import presets as lpmflow_presets
+from nemf.lpmflow.build import build as build_lpmflow
 from nemf.matchers.nemf import NemfMatcher
 from nemf.model.network import Encoded, NeMF, initial_field
 from nemf.official.names import from_official_state_dict, official_config
@@ -356,7 +362,7 @@ def test_calibration_fits_the_confidence_of_what_was_matched(
         matcher=str(tmp_path / "model"), manifest=manifest, device="cpu", out=str(tmp_path / "confidence.json")
     )
     measured, fitted = calibration.run(options)
-    assert [row.name for row in measured] == ["the mass itself", "as it is", "fitted to these pairs"]
+    assert [row.name for row in measured] == ["the mass itself", "as it is", "fitted to these pairs", "crosswise"]
     assert measured[0].auroc == measured[1].auroc
     assert measured[2].log_loss <= measured[0].log_loss
     assert "20 answers, " in capsys.readouterr().out
@@ -365,6 +371,17 @@ def test_calibration_fits_the_confidence_of_what_was_matched(
     assert "40 answers, " in capsys.readouterr().out
     with pytest.raises(ValueError, match="--matcher identity has no score maps"):
         calibration.run(replace(options, matcher="identity"))
+
+
+def test_a_crosswise_confidence_is_that_of_the_other_half():
+    """Of the even pairs 3 of 4 answers are right whatever their mass, of the odd ones 1 of 4."""
+    is_odd = np.arange(64) % 2 == 1
+    correct = (np.arange(64) // 2 % 4 == 0) ^ ~is_odd
+    masses = {1.0: np.where(np.arange(64) // 8 % 2, 0.2, 0.8)}
+    confidence = calibration._crosswise(masses, correct, is_odd)
+    assert confidence[is_odd] == pytest.approx(0.75)
+    assert confidence[~is_odd] == pytest.approx(0.25)
+    assert np.isnan(calibration._crosswise(masses, is_odd, is_odd)).all()  # a half that is all right teaches nothing
 
 
 @pytest.mark.parametrize("box", [[0, 0, 29, 19], None], ids=["spair", "pf-willow"])
@@ -388,10 +405,101 @@ def test_comparison_measures_a_matcher_as_the_jobs_would(tmp_path: Path, box: li
     measured = comparison.measured(load_matcher("identity"), pairs)
     assert measured["n_pairs"] == 3
     assert measured["pck"] == pytest.approx({"0.01": 100 / 3, "0.05": 100 / 3, "0.1": 200 / 3})
-    row = comparison.Row(matcher="m", parameters_millions=1.5, training_hours=None, manifest="pairs", **measured)
+    row = comparison.Row(
+        matcher="m", parameters_millions=1.5, training_steps=None, training_hours=None, manifest="pairs", **measured
+    )
     assert (
         "| pairs (3) | m | 33.3 [33.3, 33.3] | 33.3 [33.3, 33.3] | 66.7 [66.7, 66.7] |" in comparison.table([row])[-1]
     )
+
+
+def test_comparison_trains_for_the_same_hours_by_the_pace_of_the_same_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    paces = {"nemf-mobilenet": 1.0, "pmnc-small": 2.0, "lpmflow-small": 8.0}
+    stages: list[Stage] = []
+    monkeypatch.setattr(comparison, "run_stage", stages.append)
+    monkeypatch.setattr(
+        comparison,
+        "read_history",
+        lambda out: {"training": [{"seconds_per_step": paces[Path(out).relative_to(tmp_path).parts[0]]}] * 3},
+    )
+    options = RecipeOptions(data=tmp_path / "data", out=tmp_path, weights="w", threads=1, bfloat16=True)
+    alike = comparison._alike(400, options)
+    assert {training.system: training.hours * 3600 for training in alike} == {
+        "nemf-mobilenet": 400,
+        "pmnc-small": 800,
+        "lpmflow-small": 3200,
+    }
+    before = len(stages)
+    longer = comparison._as_long("pmnc-small", alike, options)
+    assert [(training.system, training.steps) for training in longer] == [
+        ("nemf-mobilenet", 800),
+        ("lpmflow-small", 100),
+    ]
+    assert all(training.hours * 3600 == 800 for training in longer)
+    again = stages[before:]
+    assert all(isinstance(stage, train.Config) and stage.validation is None for stage in again)
+    assert [stage.trainer.steps for stage in again if isinstance(stage, train.Config)] == [600, 200, 50, 50]
+    assert not {stage.out for stage in again} & {stage.out for stage in stages[:before]}
+    of_alike, of_again = alike[0].stages[1], longer[0].stages[1]
+    assert (of_again.pairs, of_again.photographs) == (of_alike.pairs, of_alike.photographs)
+    assert of_again.start == f"{longer[0].stages[0].out}/checkpoint"
+
+
+def test_ablations_change_one_part_of_what_begins_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    stages: list[Stage] = []
+
+    def run_stage(stage: Stage) -> None:
+        stages.append(stage)
+        if stage.out.endswith("descriptors"):
+            config = lpmflow_presets.small()
+            network = build_lpmflow(config)
+            nn.init.constant_(network.backbone.proj.bias, 7.0)
+            checkpoints.save(Path(stage.out) / "checkpoint", network, config)
+
+    monkeypatch.setattr(ablations, "run_stage", run_stage)
+    monkeypatch.setattr(ablations, "_MODULES", {"no-encoder": "encoder"})
+    options = ablations.Config(data=str(tmp_path / "data"), out=str(tmp_path / "out"), weights="w", lpmflow_steps=20)
+    variants = list(ablations.trained(options))
+    assert [variant.whole for variant in variants] == ["pmnc-small"] * 6 + ["lpmflow-small"] * 3
+    assert variants[4].folder == f"{tmp_path}/out/pmnc-small/checkpoint?iterations=0"
+    trainings = [stage for stage in stages if isinstance(stage, train.Config)]
+    assert [training.trainer.steps for training in trainings] == [100] * 4 + [400] + [20] * 2
+    whole, without = trainings[-2:]
+    assert replace(without, start=whole.start, out=whole.out) == whole
+    begins = checkpoints.load(without.start)
+    assert checkpoints.read_config(without.start) == replace(lpmflow_presets.small(), depth=0)
+    assert (begins.backbone.proj.bias == 7).all()
+
+
+def test_ablations_measure_the_difference_from_the_whole(model: NeMF, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    shapes = official_shapes(**SMALL)
+    config = official_config({name: torch.empty(shape, device="meta") for name, shape in shapes.items()}, 2)
+    checkpoints.save(tmp_path / "model", model, config, search={"patchmatch_steps": 2, "refine_steps": 0})
+    images = [encoded_image(noise_rgb(seed, (20, 32))) for seed in range(4)]
+    rows = [
+        pair_row(f"{i}", source_image=images[i], target_image=images[i + 1], target_box_xyxy=[0, 0, 200, 19])
+        for i in range(3)
+    ]
+    write_pairs(tmp_path / "val.parquet", rows)
+    folder = str(tmp_path / "model")
+    variants = [
+        ablations.Variant(name="NeMF", whole="NeMF", folder=folder),
+        ablations.Variant(name="... other", whole="NeMF", folder=f"{folder}?patchmatch_steps=0"),
+    ]
+    monkeypatch.setattr(ablations, "trained", lambda config: variants)
+    options = ablations.Config(data="d", out=str(tmp_path), weights="w", limit=2, results=str(tmp_path))
+    whole, other = ablations.run(options)
+    assert whole.n_pairs == 2
+    pairs = comparison.some_pairs(f"{tmp_path}/val.parquet", 2)
+    matches, _ = comparison.match_keypoints(load_matcher(variants[1].folder), pairs)
+    metrics = evaluate(matches, pairs.drop_columns(list(INLINE_COLUMNS)), [protocol("spair")], (0.05, 0.1))
+    pck = metrics.to_pandas().query("group_kind == 'all' and subset == 'all'")["pck_image"]
+    assert list(other.pck.values()) == pytest.approx(pck.tolist())
+    assert other.difference == pytest.approx({alpha: other.pck[alpha] - whole.pck[alpha] for alpha in whole.pck})
+    assert whole.low == whole.high == {"0.05": 0.0, "0.1": 0.0}
+    assert "| ... other |" in (tmp_path / "ablations.md").read_text()
 
 
 def test_quality_measures_every_variant_as_the_jobs_would(model: NeMF, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
