@@ -141,6 +141,12 @@ def test_llms_txt_lists_the_pages():
     assert llms.FILE.read_text("utf-8") == llms.text(), "python -m docs.tools.llms"
 
 
+def test_links_and_pictures_of_the_readme_are_there():
+    links = re.findall(r"\]\(([^)\s#]+)", (ROOT / "README.md").read_text("utf-8"))
+    assert "docs/pictures/report.png" in links
+    assert [link for link in links if "://" not in link and not (ROOT / link).exists()] == []
+
+
 def test_the_citation_is_of_this_version():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
     assert citation["version"] == nemf.__version__
