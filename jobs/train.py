@@ -75,6 +75,10 @@ class Config(TrainingConfig):
             raise ValueError("--photographs are warped, and --warp-share says how often: give one above 0")
         if self.start not in PRESETS and self.backbone_weights is not None:
             raise ValueError(f"{self.start} holds its backbone's weights: leave out --backbone-weights")
+        if self.start not in PRESETS and self.backbone is not None:
+            raise ValueError(
+                f"{self.start} holds its backbone: leave out --backbone, or --start from one of {', '.join(PRESETS)}"
+            )
         protocol(self.protocol)
         self.trainer.check()
 
@@ -121,7 +125,9 @@ def _describe(config: Config) -> dict[str, Any]:
     from pipeline.training.network import network_config
 
     manifests = [*config.pairs, *config.photographs, *([config.validation] if config.validation else [])]
-    checkpoints.check_sizes(network_config(config.start, config.cost_features, config.image_size))
+    checkpoints.check_sizes(
+        network_config(config.start, config.backbone_weights, config.cost_features, config.image_size, config.backbone)
+    )
     files = weights_files(config.backbone_weights) if config.start in PRESETS else checkpoint_files(config.start)
     settings = {name: value for name, value in as_json(config).items() if name not in _RESUMABLE_CHANGES}
     return describe_run(settings, manifests, files)

@@ -93,7 +93,8 @@ class LPMFlow(nn.Module):
         """Everything, from images.
 
         source, target: (B, 3, H, W), normalised as the backbone wants, finite; of any size: the network resizes them to
-            16 pixels a cell. Matching calls `tokens` once per image and `encode_tokens` once per pair instead.
+            what its backbone takes, 16 pixels a cell as published. Matching calls `tokens` once per image and
+            `encode_tokens` once per pair instead.
         Raises ValueError for other shapes, batches that differ, and values that are not finite.
         """
         for role, image in (("source", source), ("target", target)):
@@ -110,7 +111,7 @@ class LPMFlow(nn.Module):
 
     def tokens(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b token dim"]:
         """The backbone's tokens of images."""
-        side = PATCH_PX * self.cells
+        side = self.backbone.side
         if image.shape[2:] != (side, side):
             image = F.interpolate(image, (side, side), mode="bilinear", align_corners=False)
         return self.backbone(image)

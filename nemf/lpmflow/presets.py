@@ -17,10 +17,11 @@ class LPMFlowConfig:
     """Everything that decides the shape of a network."""
 
     backbone: str
-    """VISION_TRANSFORMER, or the name of a backbone of nemf.model.backbone, whose deepest map becomes tokens."""
+    """VISION_TRANSFORMER, or the name of a backbone of nemf.model.backbone, whose maps become tokens."""
     backbone_config: BackboneConfig
     cells: int = 16
-    """Cells a side of the coarse tokens; the network sees images of 16 times as many pixels a side."""
+    """Cells a side of the coarse tokens; the network sees images of 16 times as many pixels a side, or as
+    nearly as its backbone takes."""
     dim: int = 768
     """Channels of a token."""
     depth: int = 6

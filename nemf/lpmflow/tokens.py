@@ -12,6 +12,7 @@ from nemf.lpmflow.presets import VISION_TRANSFORMER, LPMFlowConfig
 from nemf.model.attention import Attention, Mlp
 from nemf.model.backbone import Backbone, build_backbone
 from nemf.model.backbone_config import BackboneConfig
+from nemf.model.image_sizes import fitting_size
 from nemf.model.weights_file import Published, check_file, load_weights
 
 _UNREAD = ("head.weight", "head.bias", "masked_embed", "mask_token")
@@ -26,15 +27,17 @@ class TokenBackbone(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, name: str, config: BackboneConfig) -> None:
+    def __init__(self, name: str, config: BackboneConfig, *, side: int) -> None:
         super().__init__()
         self.name = name
         self.config = config
+        self.side = side
+        """Side of the square images that it takes, in pixels."""
         self.register_buffer("mean", torch.tensor(config.mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(config.std).view(3, 1, 1), persistent=False)
 
     def forward(self, image: Float[Tensor, "b 3 side side"]) -> Float[Tensor, "b token dim"]:
-        """The tokens of normalised images of cells * PATCH_PX pixels a side."""
+        """The tokens of normalised images."""
         raise NotImplementedError
 
 
@@ -71,7 +74,7 @@ class VisionTransformer(TokenBackbone):
         heads: int,
         position_cells: int,
     ) -> None:
-        super().__init__(name, config)
+        super().__init__(name, config, side=PATCH_PX * cells)
         self.cells = cells
         self.position_cells = position_cells
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
@@ -107,20 +110,36 @@ class MapTokens(TokenBackbone):
     """
 
     def __init__(self, backbone: Backbone, *, cells: int, dim: int) -> None:
-        super().__init__(backbone.name, backbone.config)
+        super().__init__(backbone.name, backbone.config, side=seen_side(backbone, cells))
         self.cells = cells
         self.backbone = backbone
         with torch.no_grad():
-            maps = backbone(torch.zeros(1, 3, cells * PATCH_PX, cells * PATCH_PX))
+            maps = backbone(torch.zeros(1, 3, self.side, self.side))
         self.proj = nn.Linear(sum(features.shape[1] for features in maps), dim)
 
     def forward(self, image: Float[Tensor, "b 3 side side"]) -> Float[Tensor, "b token dim"]:
         """The projected tokens."""
         size = (self.cells, self.cells)
-        levels = [F.adaptive_avg_pool2d(features, size) for features in self.backbone(image)]
+        levels = [_at_size(features, size) for features in self.backbone(image)]
         levels = [F.layer_norm(level.flatten(2).transpose(1, 2), level.shape[1:2]) for level in levels]
         patches = torch.cat(levels, dim=2)
         return self.proj(torch.cat([patches.mean(dim=1, keepdim=True), patches], dim=1))
+
+
+def seen_side(backbone: Backbone, cells: int) -> int:
+    """Side of the square images of which a backbone makes the maps of so many cells, in pixels: PATCH_PX a cell, as
+    nearly as its patches tile them, or the one size that it takes. ValueError where it takes no such images."""
+    step = backbone.size_step
+    asked = cells * step * max(1, round(PATCH_PX / step))
+    side, _ = fitting_size(backbone.name, backbone, asked, insist=False)
+    return side
+
+
+def _at_size(features: Float[Tensor, "b c h w"], size: tuple[int, int]) -> Float[Tensor, "b c hc wc"]:
+    """A map at another number of cells: means of its cells, or between them where it has fewer."""
+    if features.shape[2] < size[0]:
+        return F.interpolate(features, size, mode="bilinear", align_corners=False)
+    return F.adaptive_avg_pool2d(features, size)
 
 
 def load_vision_transformer(backbone: TokenBackbone, weights: Path | None) -> None:

@@ -15,6 +15,7 @@ from nemf.matchers.feature_cache import FeatureCache
 from nemf.matchers.nearest_neighbour import NearestNeighbourMatcher
 from nemf.model.descriptor_decoder import DENSITY, DescriptorDecoder
 from nemf.model.descriptors import Descriptors
+from nemf.model.image_sizes import cells_a_side
 
 
 class DecodedMatcher(NearestNeighbourMatcher):
@@ -28,7 +29,7 @@ class DecodedMatcher(NearestNeighbourMatcher):
         super().__init__(name, descriptors, device, **options)
         assert isinstance(descriptors.decoder, DescriptorDecoder)
         self.decoder = descriptors.decoder
-        (side,) = self._cells_a_side()
+        (side,) = cells_a_side(name, descriptors, self.image_size)
         self.cells_hw = (side, side)
         self.score_hw = (DENSITY * side, DENSITY * side)
 

@@ -8,7 +8,6 @@ or rather the middle of what matches round that place.
 import hashlib
 import json
 import logging
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from itertools import islice
@@ -31,14 +30,16 @@ from nemf.matchers.feature_cache import FeatureCache
 from nemf.matchers.salience import dissimilarity, length
 from nemf.matchers.table import COMMON_OPTIONS
 from nemf.model.backbone import Backbone, load_backbone
+from nemf.model.backbone_config import BACKBONE_OPTIONS
 from nemf.model.descriptors import Descriptors
+from nemf.model.image_sizes import fitting_size
 from nemf.model.pooling import generalised_mean
 from nemf.options import parse_options
 
 Size = tuple[int, int]
 
 FITS = ("squash", "letterbox")
-MIN_IMAGE_SIZE, MAX_IMAGE_SIZE = 32, 1024
+MAX_IMAGE_SIZE = 1024
 
 CALIBRATION = Calibration(
     temperature=0.04,
@@ -64,9 +65,9 @@ def build(name: str, *, backbone_weights: str | None, device: torch.device) -> "
     Raises ValueError for an unknown model or option, and as load_backbone does.
     """
     backbone_name, _, text = name.removeprefix("nearest-neighbour:").partition("?")
-    options = matcher_options(name, text, {"layers": tuple[int, ...], "norm": bool})
+    options = matcher_options(name, text, BACKBONE_OPTIONS)
     if backbone_name == "dense-sift":
-        if unused := options.keys() & {"layers", "norm"}:
+        if unused := options.keys() & BACKBONE_OPTIONS.keys():
             raise ValueError(f"{name}: {', '.join(sorted(unused))} is for networks: leave it out")
         from nemf.model.dense_sift import dense_sift  # imports kornia, which no other matcher needs
 
@@ -132,20 +133,21 @@ class NearestNeighbourMatcher(Matcher):
         if fit not in FITS:
             raise ValueError(f"{name}: fit must be one of {', '.join(FITS)}; got {fit!r}")
         self.name = name
-        self.image_size = _rounded(name, backbone, image_size)
         self.window = window
         self.temperature = temperature
         self.fit = fit
         self.device = device
         self.calibration = calibration or CALIBRATION
         self.backbone = backbone.to(device)
-        try:
-            cells = self._cells_a_side()
-        except ValueError:
-            if image_size is not None or backbone.trained_size is None:
-                raise
-            self.image_size = backbone.trained_size
-            cells = self._cells_a_side()
+        asked = _IMAGE_SIZE if image_size is None else image_size
+        self.image_size, cells = fitting_size(
+            name, self.backbone, asked, most=MAX_IMAGE_SIZE, insist=image_size is not None
+        )
+        if image_size not in (None, self.image_size):
+            step = backbone.only_size or backbone.size_step
+            logging.getLogger("nemf").warning(
+                f"{name}: image_size {image_size} becomes {self.image_size}, a multiple of {step}"
+            )
         self.squashed_side = self.image_size if fit == "squash" else None
         self.levels = [_deepest_level(cells, self.image_size // max(backbone.size_step, 16))]
         if layers is not None:
@@ -372,34 +374,6 @@ class NearestNeighbourMatcher(Matcher):
         weight = inside * torch.exp((near - best[:, None, None]) / self.temperature)
         sums = [(weight.sum(dim=1) * x).sum(dim=1), (weight.sum(dim=2) * y).sum(dim=1)]
         return torch.stack(sums, dim=1) / weight.sum(dim=(1, 2))[:, None]
-
-    def _cells_a_side(self) -> list[int]:
-        """The cells a side of each of the backbone's maps; ValueError where it cannot take the size."""
-        blank = torch.zeros(1, 3, self.image_size, self.image_size, device=self.device)
-        try:
-            with torch.inference_mode():
-                return [features.shape[2] for features in self.backbone(blank)]
-        except (AssertionError, IndexError, RuntimeError, ValueError) as error:
-            raise ValueError(
-                f"{self.name}: the network cannot take images of {self.image_size} x {self.image_size} ({error}); "
-                f"choose its size with ?image_size={self.backbone.trained_size or ''}, or a network that takes others: "
-                "a ViT, DeiT, DINOv2, EVA, BEiT, Swin or MaxViT of timm, or a convolutional network"
-            ) from error
-
-
-def _rounded(name: str, backbone: Backbone | Descriptors, image_size: int | None) -> int:
-    """The size nearest to that asked for, _IMAGE_SIZE by default, that the backbone takes; ValueError out of range."""
-    asked = _IMAGE_SIZE if image_size is None else image_size
-    if not MIN_IMAGE_SIZE <= asked <= MAX_IMAGE_SIZE:
-        raise ValueError(f"{name}: image_size must be {MIN_IMAGE_SIZE} to {MAX_IMAGE_SIZE}; got {asked}")
-    if backbone.only_size or asked == backbone.trained_size:
-        return backbone.only_size or asked
-    step = backbone.size_step
-    least, most = math.ceil(MIN_IMAGE_SIZE / step), MAX_IMAGE_SIZE // step
-    size = min(max(round(asked / step), least), most) * step
-    if image_size not in (None, size):
-        logging.getLogger("nemf").warning(f"{name}: image_size {asked} becomes {size}, a multiple of {step}")
-    return size
 
 
 def _deepest_level(cells: Sequence[int], min_cells: int) -> int:

@@ -142,20 +142,47 @@ def load_backbone(
             ) from error
         return Backbone(name, network, config)
 
-    check_file(weights)
-    described = config_file(weights)
-    config = read_config(described, source.model, source.default_config)
+    config = describe_backbone(name, weights, image_size=image_size, norm=norm)
     if out_indices is not None:
         config = replace(config, out_indices=out_indices)
-    config = replace(config, create_kwargs=config.create_kwargs | changed)
     try:
-        if image_size is not None and source.sized is not None:
-            config = replace(config, create_kwargs=source.sized(source.model, config.create_kwargs, image_size))
         network, published = _built(name, source, config)
     except ValueError as error:
-        raise ValueError(f"{described or weights}: {error}") from error
+        raise ValueError(f"{config_file(weights) or weights}: {error}") from error
     load_weights(network, weights, name, published)
     return Backbone(name, network, config)
+
+
+def describe_backbone(
+    name: str, weights: Path | None = None, *, image_size: int | None = None, norm: bool = False
+) -> BackboneConfig:
+    """The configuration with which load_backbone builds a backbone; no weights are read.
+
+    Its out_indices are those of the .json next to the weights, else all that torchvision numbers, else None.
+    Arguments and errors are those of load_backbone.
+    """
+    source = _find(name)
+    described = None
+    if weights is None:
+        config = source.default_config(source.model)
+    else:
+        check_file(weights)
+        described = config_file(weights)
+        config = read_config(described, source.model, source.default_config)
+    create_kwargs = config.create_kwargs | ({"norm": True} if norm else {})
+    if image_size is not None and source.sized is not None:
+        try:
+            create_kwargs = source.sized(source.model, create_kwargs, image_size)
+        except ValueError as error:
+            raise ValueError(f"{described or weights}: {error}") from error
+    return replace(config, create_kwargs=create_kwargs)
+
+
+def every_layer(name: str) -> tuple[int, ...] | None:
+    """The out_indices of all stages of a network of torchvision; None for one of timm, which then gives its own choice
+    (all stages of a pyramid, the last three blocks of a vision transformer)."""
+    source = _find(name)
+    return None if name.startswith("timm/") else source.default_config(source.model).out_indices
 
 
 def build_backbone(name: str, config: BackboneConfig) -> Backbone:

@@ -8,6 +8,11 @@ _RESERVED = {"weights", "progress", "num_classes"}
 """Arguments of the libraries' builders that no file gives; a classifier would be cut off, but could be of any size."""
 
 
+BACKBONE_OPTIONS = {"layers": tuple[int, ...], "norm": bool}
+"""What may follow a backbone's name, 'timm/MODEL?layers=7,11&norm=true': which maps, by the library's numbers, and the
+final norm of a vision transformer on each of them."""
+
+
 @dataclass(kw_only=True, frozen=True, slots=True)
 class BackboneConfig:
     """How to build a backbone, and the images it takes; the content of the .json file."""

@@ -60,7 +60,7 @@ def nemf_small() -> NeMFConfig:
         mean=(0.5, 0.5, 0.5),
         std=(0.5, 0.5, 0.5),
     )
-    return replace(with_image_size(nemf_mobilenet(), 256), backbone="timm/resnet26", backbone_config=config)
+    return replace(nemf_mobilenet(), backbone="timm/resnet26", backbone_config=config, image_size=256, feature_size=32)
 
 
 def nemf_mobilenet() -> NeMFConfig:
@@ -154,13 +154,3 @@ def with_cost_features(config: NeMFConfig, kind: CostFeatureKind) -> NeMFConfig:
         embedding_channels=() if kind in ("raw", "attention") else config.embedding_channels or (4, 8),
         depth=config.depth if attends else 0,
     )
-
-
-def with_image_size(config: NeMFConfig, image_size: int) -> NeMFConfig:
-    """The configuration for square images of another side, in pixels: it has more or fewer cells, of the same size.
-
-    Raises ValueError for a side that is no multiple of 32 pixels, which cells of every feature map fill.
-    """
-    if image_size < 32 or image_size % 32:
-        raise ValueError(f"the side of a network's images must be a multiple of 32 pixels; got {image_size}")
-    return replace(config, image_size=image_size, feature_size=config.feature_size * image_size // config.image_size)

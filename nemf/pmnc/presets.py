@@ -64,15 +64,3 @@ PRESETS: dict[str, Callable[[], Any]] = {
     "pmnc-small-patch-3": partial(with_patch, 3),
     "pmnc-small-patch-7": partial(with_patch, 7),
 }
-
-
-def with_image_size(config: PMNCConfig, image_size: int) -> PMNCConfig:
-    """The configuration for square images of another side, in pixels: more or fewer cells, of nearly the same size.
-
-    Raises ValueError for a side that is no multiple of 16 pixels, the cells of the backbone's deepest map.
-    """
-    if image_size < 32 or image_size % 16:
-        raise ValueError(f"the side of a PMNC network's images must be a multiple of 16 from 32 on; got {image_size}")
-    return replace(
-        config, image_size=image_size, feature_size=round(config.feature_size * image_size / config.image_size)
-    )

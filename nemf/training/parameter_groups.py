@@ -1,5 +1,6 @@
 """The parameters that are trained, with their learning rates; all others are frozen."""
 
+import math
 from typing import Any
 
 import torch
@@ -46,18 +47,25 @@ def parameter_groups(model: NeMF, lr: float, backbone_lr: float | None, loss: Lo
 
 
 def deep_parameters(model: NeMF | PMNC) -> list[nn.Parameter]:
-    """Parameters of the backbone's layers whose maps are no larger than its largest output, batch norm excluded."""
-    sides: dict[nn.Module, int] = {}
+    """Parameters of the backbone's layers whose maps are no larger than its largest output, batch norm excluded.
 
-    def record_side(module: nn.Module, _: Any, output: Tensor) -> None:
-        sides[module] = output.shape[-1]
+    A layer of a transformer has a vector for each cell, padding of windows and prefix tokens. Parameters that are no
+    layer's own weights, such as tables of positions, are not among them.
+    """
+    n_cells: dict[nn.Module, int] = {}
+
+    def record_cells(module: nn.Module, _: Any, output: Tensor) -> None:
+        is_map = isinstance(module, nn.Conv2d | _BatchNorm)
+        n_cells[module] = output.numel() // output.shape[1 if is_map else -1]
 
     leaves = [module for module in model.backbone.modules() if list(module.parameters(recurse=False))]
-    hooks = [module.register_forward_hook(record_side) for module in leaves]
+    hooks = [module.register_forward_hook(record_cells) for module in leaves]
     image = next(model.parameters()).new_zeros(1, 3, model.image_size, model.image_size)
     with torch.no_grad():
-        largest = max(level.shape[-1] for level in model.backbone(image))
+        largest = max(level.shape[-2] * level.shape[-1] for level in model.backbone(image))
     for hook in hooks:
         hook.remove()
-    deep = [module for module in leaves if sides[module] <= largest and not isinstance(module, _BatchNorm)]
+    # the next finer maps have four times as many
+    deep = [module for module in leaves if n_cells.get(module, math.inf) < 2 * largest]
+    deep = [module for module in deep if not isinstance(module, _BatchNorm)]
     return [parameter for module in deep for parameter in module.parameters(recurse=False)]

@@ -34,11 +34,14 @@ class TrainingConfig:
     """Network to train, with random weights behind a pretrained backbone: paper, nemf-small or nemf-mobilenet (NeMF),
     lpmflow-paper or lpmflow-small (LPMFlow), pmnc-paper or pmnc-small (PMNC); a checkpoint folder; or shipped, the
     network of the matcher nemf-small."""
+    backbone: str | None = None
+    """Backbone to take the place of that of a start with random weights: timm/MODEL or torchvision/MODEL, with layers
+    and norm after a '?'. Sizes become those that it needs."""
     cost_features: CostFeatureKind | None = None
     """Modules between correlation and field (Table 3 of the paper); default: those of the start."""
     image_size: int | None = None
-    """Side of the network's square images, in pixels; default: that of the start. From a checkpoint of another size,
-    backbone and neck are taken, and the rest is initialised anew."""
+    """Side of the network's square images, in pixels, rounded to what its backbone takes; default: that of the start.
+    From a checkpoint of another size, backbone and neck are taken, and the rest is initialised anew."""
     backbone_weights: LocalPath | None = None
     """Local safetensors file of weights, as timm or torchvision publish them; default: the library's own."""
     trainer: TrainerConfig = field(default_factory=TrainerConfig)

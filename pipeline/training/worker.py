@@ -59,7 +59,12 @@ def train(
     torch.set_num_threads(config.threads)
     search = search_settings(config)
     model, network = initial_network(
-        config.start, config.backbone_weights, config.cost_features, config.image_size, config.seed
+        config.start,
+        config.backbone_weights,
+        config.cost_features,
+        config.image_size,
+        config.seed,
+        config.backbone,
     )
     trainer = Trainer(model, config.trainer, worker.device, rank=worker.rank, wrap=_wrapper(worker))
     history: dict[str, list[dict[str, Any]]] = {"training": [], "validation": [], "unusable": []}

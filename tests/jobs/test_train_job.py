@@ -61,6 +61,7 @@ SETTINGS = {
     "image_root": None,
     "names_across_categories": False,
     "start": "nemf-small",
+    "backbone": None,
     "cost_features": None,
     "image_size": None,
     "backbone_weights": None,
@@ -355,8 +356,13 @@ def test_another_manifest_of_the_same_name_is_refused(
         ("--warmup-steps 60", "there must be more steps than warm-up steps; got 60 steps, 60 to warm up"),
         ("--protocol mine", "there is no protocol 'mine'; there are: spair"),
         ("--validation absent.parquet", "no manifest at .*absent.parquet"),
-        ("--image-size 300", "the side of a network's images must be a multiple of 32 pixels; got 300"),
+        ("--image-size 20", "image_size must be 32 to 4096; got 20"),
         ("--start nemf-small --image-size 1024 --descriptor-weight 1", "image_size 1024 ask for volumes of up to"),
+        ("--backbone timm/resnet10t", "tiny holds its backbone: leave out --backbone, or --start from one of"),
+        (
+            "--start nemf-mobilenet --descriptor-weight 1 --backbone torchvision/vit_b_16",
+            "there is no backbone torchvision/vit_b_16; timm has vision transformers of any size",
+        ),
         ("--backbone-weights w.safetensors", "tiny holds its backbone's weights: leave out --backbone-weights"),
     ],
 )

@@ -8,7 +8,7 @@ from tiny import TINY
 from nemf import checkpoints
 from nemf.model.backbone import build_backbone
 from nemf.model.build import build
-from nemf.model.presets import PRESETS, CostFeatureKind, nemf_small, paper, with_cost_features, with_image_size
+from nemf.model.presets import PRESETS, CostFeatureKind, nemf_small, paper, with_cost_features
 
 
 def images(size: int) -> torch.Tensor:
@@ -57,20 +57,6 @@ def test_the_shipped_backbone_has_the_maps_of_the_one_it_learns_from():
         for config in (PRESETS["nemf-small"](), PRESETS["nemf-mobilenet"]())
     ]
     assert maps[0] == maps[1]
-
-
-def test_a_network_for_larger_images_has_more_cells_of_the_same_size():
-    config = with_image_size(nemf_small(), 320)
-    with torch.no_grad():
-        maps = build(config).features(images(320)[0])
-
-    assert (nemf_small().image_size, nemf_small().feature_size) == (256, 32)
-    assert (config.image_size, config.feature_size) == (320, 40)
-    assert [tuple(level.shape) for level in maps] == [(1, 192, 40, 40)]
-    assert with_image_size(config, 256) == nemf_small()
-    for size in (0, 300):
-        with pytest.raises(ValueError, match=f"must be a multiple of 32 pixels; got {size}"):
-            with_image_size(config, size)
 
 
 def test_cost_features_may_have_channels_of_their_own(tmp_path: Path):

@@ -7,7 +7,7 @@ from tiny_pmnc import TINY_PMNC
 
 from nemf.pmnc.correlation import slabs
 from nemf.pmnc.network import PMNC, build, rows_and_columns
-from nemf.pmnc.presets import PRESETS, pmnc_small, with_image_size
+from nemf.pmnc.presets import PRESETS
 
 
 @pytest.fixture(scope="module", params=[((5, 1), (4, 1)), ((3, 3), (3, 1))], ids=["5-1", "3-3"])
@@ -94,7 +94,3 @@ def test_presets():
         config = preset()
         assert name.startswith("pmnc-")
         assert config.radius == {"1": 0, "3": 1, "7": 3}.get(name[-1], 2)
-        assert with_image_size(config, config.image_size) == config
-    assert with_image_size(pmnc_small(), 512).feature_size == 64
-    with pytest.raises(ValueError, match="multiple of 16 from 32 on; got 100"):
-        with_image_size(pmnc_small(), 100)

@@ -67,6 +67,20 @@ def test_of_the_backbone_the_deep_convolutions_are_trained_at_a_rate_of_their_ow
     }
 
 
+def test_of_a_vision_transformer_all_blocks_are_trained():
+    """Its layers have a vector for each cell and prefix token; the table of positions is no layer's."""
+    backbone = replace(
+        TINY.backbone_config, create_kwargs={"depth": 2, "embed_dim": 24, "num_heads": 2}, out_indices=(0, 1)
+    )
+    model = build(replace(TINY, backbone="timm/vit_tiny_patch16_224", backbone_config=backbone))
+
+    parameter_groups(model, 0.5, 0.25, DESCRIPTOR)
+
+    of_backbone = {name.removeprefix("backbone.network.model.") for name in trained(model) if "backbone" in name}
+    blocks = {name for name, _ in model.backbone.network.model.named_parameters() if name.startswith("blocks.")}
+    assert of_backbone == blocks | {"patch_embed.proj.weight", "patch_embed.proj.bias"}
+
+
 def test_what_was_trained_before_is_frozen_again():
     model = build(TINY)
     parameter_groups(model, 0.5, 0.25, ALL)
