@@ -3,21 +3,21 @@
     nemf match --pairs pairs.parquet --out runs/x --matcher nemf-small
 
 Writes MATCHES parts below --out and _SUCCESS at the end. Run the same command again after any interruption: it matches
-the pairs that have no result yet, and again those that ended as errors. Cost: some 15 s to start, then what the matcher
-costs; see docs/measured.md. `python -m jobs.match` is the same command.
+the pairs that have no result yet, and again those that ended as errors. One process of this machine begins at once, and
+Ray takes over what is left when that would take long. Cost: some 4 s to start, then what the matcher costs; see
+docs/measured.md. `python -m jobs.match` is the same command.
 """
 
 import importlib.metadata
+import os
 import platform
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-import numpy as np
 import pyarrow as pa
 import tyro
 
@@ -27,6 +27,10 @@ from nemf.io.redact import redacted
 from pipeline.io.manifest import Manifest
 from pipeline.io.uri_allowlist import check_prefixes
 from pipeline.io.uri_field import LocalPath, Uri, UriField, with_absolute_uris
+from pipeline.matching import reduced
+from pipeline.matching.driver import match
+from pipeline.matching.local_process import MatcherProcess
+from pipeline.matching.local_worker import MatcherFacts
 from pipeline.matching.options import BOX_MARGIN, OUTPUTS, CropTo, MatchConfig, MatchOptions
 from pipeline.matching.plan import Plan, make_plan
 from pipeline.matching.points import parse_points
@@ -38,7 +42,7 @@ from schemas.matches import directions_of
 _LONGEST_TIMEOUT = 1e6
 """Maximum of --answer-timeout in seconds; Python's clocks overflow at some thousand years."""
 _HEAD_START = 0.5
-"""Seconds after which Ray starts beside the reading of the manifest and the matcher: most errors have come by then."""
+"""Seconds after which Ray starts beside the loading of the matcher: most errors have come by then."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +85,8 @@ class Config:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device to match on; auto: GPUs if the cluster has any."""
     workers: Annotated[Workers | None, tyro.conf.arg(metavar="N|MIN,MAX")] = None
-    """Number of matching processes, or their least and largest number; default: one per core, or per GPU."""
+    """Number of matching processes on Ray, or their least and largest number; default: one process without Ray for what
+    is done in some 10 s, then one per core, or per GPU."""
     gpus_per_worker: float = 1.0
     """GPUs of each matching process, 0.5 for two that share one; ignored on CPUs. Does not change results."""
     slice_pairs: int = 128
@@ -91,7 +96,8 @@ class Config:
     answer_timeout: float = 600.0
     """Seconds that a matcher may take to return the match of a pair before the pair is quarantined."""
     address: str | None = None
-    """Ray cluster to run on; default: RAY_ADDRESS, else an embedded one on this machine."""
+    """Ray cluster to run on, from the start; local: an embedded one on this machine. Default: RAY_ADDRESS, else this
+    machine, with an embedded Ray where there is more to do than one process does in some 10 s."""
 
     def check(self) -> None:
         """Raises ValueError for settings out of range."""
@@ -138,6 +144,11 @@ class Config:
         )
 
     @property
+    def is_on_ray(self) -> bool:
+        """Whether Ray is to do it all: one was named, or a number of its processes."""
+        return self.workers is not None or bool(self.address or os.environ.get("RAY_ADDRESS"))
+
+    @property
     def matching(self) -> MatchConfig:
         """The settings that the matching processes need."""
         return MatchConfig(
@@ -159,8 +170,12 @@ def run(config: Config) -> str:
     """
     config.check()
     config = with_absolute_uris(config)
-    with Manifest(config.pairs) as manifest, _Ray(config.address) as ray:
-        return _run(config, manifest, ray)
+    with (
+        Manifest(config.pairs) as manifest,
+        MatcherProcess(config.matching, "cpu" if config.is_on_ray or config.dry_run else config.device) as process,
+        _Ray(config.address) as ray,
+    ):
+        return _run(config, manifest, process, ray)
 
 
 class _Ray(ExitStack):
@@ -181,8 +196,13 @@ class _Ray(ExitStack):
             self._is_joined = True
 
 
-def _run(config: Config, manifest: Manifest, ray: _Ray) -> str:
-    ids, description = _read(config, manifest, ray)
+def _run(config: Config, manifest: Manifest, process: MatcherProcess, ray: _Ray) -> str:
+    ids, digest = manifest.ids(), manifest.digest()
+    if config.is_on_ray and not config.dry_run and not is_finished(config.out) and not process.is_loaded(_HEAD_START):
+        ray.join()  # beside the loading of the matcher
+    description = _describe(config, digest, process.facts())
+    if config.is_on_ray:
+        process.close()
     run_folder = open_run(config.out, description, dry_run=config.dry_run)
     if config.dry_run:
         print(_plan_text(config, _plan(config, run_folder, manifest, ids, config.limit)[0], run_folder.fingerprint))
@@ -200,10 +220,17 @@ def _run(config: Config, manifest: Manifest, ray: _Ray) -> str:
         if plan.slices:
             run_folder.reopen()
             with ray:
-                ray.join()
-                from pipeline.matching.driver import match_on_ray  # Ray is imported by now
-
-                match_on_ray(config.matching, plan, run_folder, lease, device=config.device, workers=config.workers)
+                match(
+                    config.matching,
+                    plan,
+                    run_folder,
+                    lease,
+                    local=None if config.is_on_ray else process,
+                    join_ray=ray.join,
+                    device=config.device,
+                    workers=config.workers,
+                )
+            process.close()
         count = run_folder.count(ids, requested)
         if count.missing:  # an earlier attempt had a larger --limit and never finished
             count = run_folder.count(ids, max_limit(config.limit, finished["limit"]) if finished else config.limit)
@@ -222,36 +249,18 @@ def _run(config: Config, manifest: Manifest, ray: _Ray) -> str:
     return config.out
 
 
-def _read(config: Config, manifest: Manifest, ray: _Ray) -> tuple[pa.ChunkedArray, dict[str, Any]]:
-    """The ids of the manifest, and the content of run.json as _describe gives it; Ray starts meanwhile.
-
-    Ray does not where nothing will be matched as far as is known: on a dry run, and in a folder that is finished.
-    """
-    with ThreadPoolExecutor(1) as pool:
-        reading = pool.submit(lambda: (manifest.ids(), _describe(config, manifest)))
-        if not config.dry_run and not is_finished(config.out):
-            wait([reading], _HEAD_START)
-            if not reading.done():
-                ray.join()  # in this thread: what Ray starts would end with another one
-        return reading.result()
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point."""
     return run_command(Config, run, argv)
 
 
-def _describe(config: Config, manifest: Manifest) -> dict[str, Any]:
-    """The content of run.json without the run's id; loads the matcher for its fingerprint.
+def _describe(config: Config, manifest_digest: str, matcher: MatcherFacts) -> dict[str, Any]:
+    """The content of run.json without the run's id.
 
-    Raises ValueError where the matcher cannot be loaded, or has no descriptors to choose the points by.
+    Raises ValueError where the matcher has no descriptors to choose the points by.
     """
-    from nemf.matcher import salience_of, squashed_side_of  # imports torch
-    from pipeline.matching import reduced  # imports nemf.matcher too
-
-    matcher = nemf.load_matcher(config.matcher, backbone_weights=config.backbone_weights, device="cpu")
     points = config.options.points
-    if points.kind == "salient" and salience_of(matcher, np.zeros((32, 32, 3), np.uint8)) is None:
+    if matcher.has_salience is False:
         raise ValueError(
             f"--points {config.points} needs a matcher with descriptors, and {config.matcher} has none: take grid:N, "
             "or another matcher, such as nemf-small"
@@ -260,11 +269,11 @@ def _describe(config: Config, manifest: Manifest) -> dict[str, Any]:
     shaping |= points.shaping
     if config.crop != "none":  # not always: runs of whole images keep their fingerprints
         shaping |= {"crop": config.crop, "box_margin": BOX_MARGIN}
-    side = reduced.reduced_side(squashed_side_of(matcher), config.options.outputs, config.crop)
+    side = reduced.reduced_side(matcher.squashed_side, config.options.outputs, config.crop)
     shaping |= reduced.shaping(side)
     return {
         "fingerprint": run_fingerprint(matcher.fingerprint, shaping),
-        "manifest_digest": manifest.digest(),
+        "manifest_digest": manifest_digest,
         "image_root": config.image_root and redacted(config.image_root),
         "matcher_fingerprint": matcher.fingerprint,
         "reduced_side": side,

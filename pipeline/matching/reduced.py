@@ -6,12 +6,14 @@ megapixels: pipeline.io.images.decode_reduced reads a smaller one, in less time 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nemf.matcher import ImagePair, Points
 from pipeline.matching.options import CropTo
+
+if TYPE_CHECKING:
+    from nemf.matcher import ImagePair  # which imports torch, and planning a run needs none
 
 NEEDS_WHOLE = ("flow", "cycle", "margin", "scores")
 """The outputs whose numbers are of single pixels, or of distances in them: for these images are read whole."""
@@ -48,7 +50,7 @@ class Reductions:
         """Whether either image was read at a reduced scale."""
         return (self.query_hw, self.reference_hw) != (self.read_query_hw, self.read_reference_hw)
 
-    def pair_as_read(self, pair: ImagePair) -> ImagePair:
+    def pair_as_read(self, pair: "ImagePair") -> "ImagePair":
         """The pair with its points, which are in pixels of the whole query, in pixels of the one that was read."""
         if pair.query_xy_px is None:
             return pair
@@ -62,12 +64,12 @@ class Reductions:
             moved["reference_xy_px"] = self.in_reference(np.array(columns["reference_xy_px"])).tolist()
         return moved
 
-    def in_reference(self, answers_xy_px: Points | np.ndarray) -> np.ndarray:
+    def in_reference(self, answers_xy_px: np.ndarray) -> np.ndarray:
         """Answers in pixels of the reference that was read, in pixels of the whole one."""
         return _rescaled(answers_xy_px, self.read_reference_hw, self.reference_hw)
 
 
-def _rescaled(xy_px: Points | np.ndarray, from_hw: HW, to_hw: HW) -> np.ndarray:
+def _rescaled(xy_px: np.ndarray, from_hw: HW, to_hw: HW) -> np.ndarray:
     """As nemf.coordinates.rescale_px, in float64; points of an image that is not resized stay as they are."""
     if from_hw == to_hw:
         return xy_px

@@ -47,7 +47,7 @@ class Quarantine:
         `work` must leave out the pairs in `failures`, which may grow between its calls.
         """
         key = _key(f"{stage}-all", *pair_ids)
-        if not self._cause_of_death(key):
+        if len(pair_ids) > 1 and not self._cause_of_death(key):
             yield from self._claimed(key, pair_ids, work)
             return
         for pair_id in pair_ids:

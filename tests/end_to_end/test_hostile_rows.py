@@ -212,7 +212,7 @@ class Run:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """Three attempts: --limit 3, then everything, then the same again."""
+    """Three attempts: --limit 3, then everything, then the same again on Ray."""
     folder = tmp_path_factory.mktemp("hostile")
     root = folder / "images"
     root.mkdir()
@@ -223,8 +223,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     ]
     pairs = write_pairs(folder / "pairs.parquet", rows)
     hostile = Run(root, pairs, str(folder / "run"), good, bad, attempts=[], results=[])
-    for more in (["--limit", "3"], ["--slice-pairs", "8"], []):
-        hostile.attempts.append(run_job("match", [*hostile.flags(), "--workers", "1", *more]))
+    for more in (["--limit", "3"], ["--slice-pairs", "8"], ["--workers", "1"]):
+        hostile.attempts.append(run_job("match", [*hostile.flags(), *more]))
         hostile.results.append(read_matches(hostile.out, RESULT_COLUMNS))
     return hostile
 

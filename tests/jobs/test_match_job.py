@@ -1,9 +1,10 @@
 """The parts of jobs.match that need no Ray."""
 
 import json
+import os
 import re
+import socket
 import sys
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
-from make import match_rows, pair_row, write_pairs
+from make import match_rows, pair_row, write_image_pairs, write_pairs
 
 from jobs import cli
 from jobs.match import Config, main, run
@@ -23,7 +24,7 @@ from nemf.model.presets import nemf_small
 from pipeline.io import storage
 from pipeline.runs.folder import read_run, run_fingerprint
 from pipeline.runs.lease import read_attempts
-from pipeline.runs.parts import write_part
+from pipeline.runs.parts import read_matches, write_part
 from pipeline.runs.status import as_text, read_status
 
 
@@ -246,30 +247,39 @@ def test_a_run_in_boxes_says_so_and_is_another_run(
 def test_ray_starts_while_the_matcher_is_loaded_and_is_left_after_an_error(
     pairs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    joined, left = threading.Event(), threading.Event()
+    events = []
 
     @contextmanager
     def connected(address: str | None) -> Iterator[None]:
-        assert address == "HEAD:6379"
-        joined.set()
+        events.append(f"joined {address}")
         try:
             yield
         finally:
-            left.set()
+            events.append("left")
 
-    def load_matcher(*_arguments: object, **_options: object) -> None:
-        assert joined.wait(60)
-        raise ValueError("no such weights")
-
-    monkeypatch.setattr("jobs.match._HEAD_START", 0.01)
+    monkeypatch.setattr("jobs.match.MatcherProcess.is_loaded", lambda _process, _seconds: False)
     monkeypatch.setattr("pipeline.cluster.connect.connected", connected)
-    monkeypatch.setattr("nemf.load_matcher", load_matcher, raising=False)
 
-    with pytest.raises(ValueError, match="no such weights"):
-        run(Config(pairs=pairs, out=str(tmp_path / "run"), address="HEAD:6379"))
+    with pytest.raises(ValueError, match="absent"):
+        run(Config(pairs=pairs, out=str(tmp_path / "run"), matcher=str(tmp_path / "absent"), address="HEAD:6379"))
 
-    assert left.is_set()
+    assert events == ["joined HEAD:6379", "left"]
     assert not (tmp_path / "run").exists()
+
+
+def test_few_pairs_are_matched_without_ray(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pairs = write_image_pairs(tmp_path / "images", 5)
+    out = tmp_path / "run"
+
+    assert main(["--pairs", pairs, "--out", str(out), "--matcher", "identity", "--slice-pairs", "2"]) == 0
+
+    assert "5 rows ok, 0 errors" in capsys.readouterr().out
+    rows = read_matches(str(out)).to_pylist()
+    assert [(row["status"], row["worker"] != f"{socket.gethostname()}:{os.getpid()}") for row in rows] == [
+        ("ok", True)
+    ] * 5
+    (attempt,) = read_attempts(str(out))
+    assert attempt.counts == {"ok": 5}
 
 
 def test_a_run_with_nothing_left_to_do_ends_without_ray(

@@ -2,7 +2,6 @@ import json
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import skimage.data
 import torch
@@ -11,7 +10,8 @@ from PIL import Image
 
 from jobs.pair import main
 from pipeline.matching.options import MatchConfig
-from pipeline.matching.stream import MatchStageConfig, MatchWorker, decode_slice
+from pipeline.matching.plan import Slice
+from pipeline.matching.stages import MatchStage, StageConfig, decode_slice, load
 from pipeline.runs.folder import open_run
 
 
@@ -107,19 +107,17 @@ def test_the_answer_is_the_row_of_match_bit_for_bit(tmp_path: Path, capsys: pyte
         )
         for source, target in ("ab", "bc", "cd", "da")
     ]
-    config = MatchStageConfig(
+    config = StageConfig(
         run=open_run(str(tmp_path / "run"), {**run_description(), "reduced_side": 256}, dry_run=True),
         attempt=1,
         stop_file=str(tmp_path / "run" / "stop"),
         in_progress_folder=str(tmp_path / "run" / "begun"),
-        device="cpu",
-        workers=(1, 1),
         matching=MatchConfig(matcher="nemf-small"),
     )
     pairs = write_pairs(tmp_path / "pairs.parquet", rows)
-    plan = pa.table({"file": [pairs], "row_group": [0], "rows": [np.arange(4, dtype=np.int32).tobytes()]})
-    (decoded,) = decode_slice(plan, config)
-    matched = {row["pair_id"]: row for row in MatchWorker(config)(decoded).to_pylist()}
+    (decoded,) = decode_slice(Slice(file=pairs, row_group=0, rows=np.arange(4, dtype=np.int32)), config)
+    stage = MatchStage(config, load(config.matching, "cpu"))
+    matched = {row["pair_id"]: row for row in stage.match(decoded).to_pylist()}
 
     for row in rows:
         torch.set_num_threads(2)

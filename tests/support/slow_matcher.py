@@ -37,6 +37,12 @@ class SlowMatcher(Matcher):
         return (_answer(pair) for pair in pairs)
 
 
+def dies(**_options: Any) -> SlowMatcher:
+    """Loading it kills the process."""
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError
+
+
 def _answer(pair: ImagePair) -> Match:
     points = pair.points_inside_px()
     content = (pair.query_rgb, pair.reference_rgb, points)
