@@ -6,10 +6,11 @@ surer nodes agree on stays, and the others follow their neighbours. `folded_shar
 """
 
 import functools
+from typing import Any
 
 import numpy as np
+import scipy.linalg
 import scipy.sparse
-import scipy.sparse.linalg
 from jaxtyping import Float
 from scipy.stats import rankdata
 
@@ -52,17 +53,18 @@ def smoothed(
     weight = ((rankdata(confidence) / confidence.size) ** 2).reshape(-1)
     answer_px = flow_px.reshape(-1, 2).astype(np.float64)
     scale_px = _DISAGREEMENT * max(reference_hw)
-    pins, pinned_px = scipy.sparse.csc_array((h * w, h * w)), np.zeros((h * w, 2))
+    pins, pinned_px = np.zeros((1, h * w)), np.zeros((h * w, 2))
     if known_xy is not None and known_flow_px is not None and len(known_xy):
         at_known = _interpolation(known_xy.astype(np.float64), (h, w))
-        pins = (_PINNED * at_known.T @ at_known).tocsc()
+        pins = _bands(_PINNED * at_known.T @ at_known, w)
         pinned_px = _PINNED * at_known.T @ known_flow_px.astype(np.float64)
     membrane = _membrane(h, w)
     smooth_px, agreement = answer_px, np.ones_like(weight)
     for length in np.geomspace(_FIRST_LENGTH, _LENGTH, _STEPS):
         trust = weight * agreement
-        system = scipy.sparse.diags_array(trust, format="csc") + (length * nodes) ** 2 * membrane + pins
-        smooth_px = scipy.sparse.linalg.spsolve(system.tocsc(), trust[:, None] * answer_px + pinned_px)
+        system = (length * nodes) ** 2 * membrane + pins
+        system[0] += trust
+        smooth_px = scipy.linalg.solveh_banded(system, trust[:, None] * answer_px + pinned_px, lower=True)
         squared_px = ((smooth_px - answer_px) ** 2).sum(axis=1)
         agreement = 1 / (1 + squared_px / scale_px**2)
     return smooth_px.reshape(h, w, 2), agreement.reshape(h, w)
@@ -101,11 +103,24 @@ def _steps(flow_px: Float[np.ndarray, "h w 2"]) -> tuple[np.ndarray, np.ndarray]
 
 
 @functools.lru_cache(maxsize=32)
-def _membrane(h: int, w: int) -> scipy.sparse.csc_array:
-    """The matrix M with u' M u = sum of (u_i - u_j)^2 over the neighbours of a grid."""
+def _membrane(h: int, w: int) -> Float[np.ndarray, "bands n"]:
+    """The matrix M with u' M u = sum of (u_i - u_j)^2 over the neighbours of a grid, as _bands has it."""
     along_x = scipy.sparse.kron(scipy.sparse.eye_array(h), _chain(w))
     along_y = scipy.sparse.kron(_chain(h), scipy.sparse.eye_array(w))
-    return scipy.sparse.csc_array(along_x + along_y)
+    return _bands(along_x + along_y, w)
+
+
+def _bands(matrix: Any, w: int) -> Float[np.ndarray, "bands n"]:
+    """A sparse symmetric matrix as its diagonals from the main one down: the lower form of scipy.linalg.solveh_banded.
+
+    matrix: between the nodes of a grid of rows of w; 0 for nodes further apart than neighbours at a corner.
+    """
+    lower = scipy.sparse.tril(matrix, format="coo")
+    lower.eliminate_zeros()
+    row, column = lower.coords
+    bands = np.zeros((min(w + 2, lower.shape[0]), lower.shape[0]))
+    np.add.at(bands, (row - column, column), lower.data)
+    return bands
 
 
 def _chain(n: int) -> scipy.sparse.csc_array:
