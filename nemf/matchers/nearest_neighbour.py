@@ -159,6 +159,8 @@ class NearestNeighbourMatcher(Matcher):
         configuration.append(asdict(self.calibration))
         configuration += [option for option in (fit if fit != "squash" else None, layers) if option is not None]
         self._encode_batch = max(1, _ENCODE_PIXELS[device.type] // self.image_size**2)
+        if isinstance(backbone, Descriptors) and backbone.corners_aligned:
+            configuration.append("corners aligned")
         if self._encode_batch > 1:  # not always: on a CPU it was 1 before there were batches
             configuration.append(self._encode_batch)
         self.fingerprint = hashlib.sha256(json.dumps(configuration).encode()).hexdigest()[:16]
@@ -236,15 +238,22 @@ class NearestNeighbourMatcher(Matcher):
         return (images - self.backbone.mean) / self.backbone.std
 
     def _cells(self, features: Float[Tensor, "b c h w"], images_hw: Sequence[Size]) -> Float[Tensor, "b c hc wc"]:
-        """Maps of squares read at the centres of the cells that tile their images; those of padding hold anything."""
-        if self.fit == "squash":
-            return F.interpolate(features, self.cells_hw, mode="bilinear", align_corners=False)
+        """Maps of squares read at the centres of the cells that tile their images; those of padding hold anything.
+
+        A backbone's cells tile the square; the centres of the outermost cells of a trained network's maps lie on its
+        edges, as its losses have it.
+        """
         square_hw, map_hw = (self.image_size, self.image_size), (features.shape[2], features.shape[3])
+        aligned = isinstance(self.backbone, Descriptors) and self.backbone.corners_aligned
+        if self.fit == "squash" and not aligned:
+            return F.interpolate(features, self.cells_hw, mode="bilinear", align_corners=False)
         grids = []
         for hw in images_hw:
-            inner_hw, corner_xy_px = _letterbox(hw, self.image_size)
+            inner_hw, corner_xy_px = (square_hw, (0, 0)) if self.fit == "squash" else _letterbox(hw, self.image_size)
             xy_px = rescale_px(pixel_grid(self.cells_hw), self.cells_hw, inner_hw) + torch.tensor(corner_xy_px)
-            grids.append(px_to_norm(rescale_px(xy_px, square_hw, map_hw), map_hw))
+            grids.append(
+                px_to_norm(xy_px, square_hw) if aligned else px_to_norm(rescale_px(xy_px, square_hw, map_hw), map_hw)
+            )
         grids += [grids[0]] * (len(features) - len(grids))
         grid = torch.stack(grids).to(features)
         return F.grid_sample(features, grid, mode="bilinear", padding_mode="border", align_corners=True)

@@ -28,6 +28,9 @@ class Descriptors(nn.Module):
         self.size_step = model.backbone.size_step
         self.trained_size = model.backbone.trained_size
         self.only_size = model.backbone.only_size
+        self.corners_aligned = model.decoder is None
+        """Whether the outermost cells' centres lie on the image's edges, as neck, field and descriptor loss have it, or
+        cells tile the image, as a decoder is trained."""
         self.register_buffer("mean", model.backbone.mean, persistent=False)
         self.register_buffer("std", model.backbone.std, persistent=False)
 

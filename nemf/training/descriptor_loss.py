@@ -27,7 +27,8 @@ def descriptor_loss(
     matches.
 
     It is that of softmax(cosine / TEMPERATURE) over the cells of the other image against the four cells around the
-    true point, weighted bilinearly (align-corners).
+    true point, weighted bilinearly. The centres of the outermost cells lie on the image's edges (align-corners), as the
+    neck and the field have it, and as nearest neighbours read trained descriptors.
 
     features: maps of n images.
     image: index of the image that each of m keypoints is in, 0 <= image < n.
