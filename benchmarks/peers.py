@@ -4,9 +4,10 @@
         --backbone-weights mobilenetv1_100.safetensors --out benchmarks/results
 
 The programs of benchmarks.peer_programs and `nemf match` run one after the other, each from its start to its end, on as
-many cores: `plain` and `dataloader` with as many threads, `ray-data` and `nemf match` with as many processes that
-match. With the most pairs each is killed after half of the CPU seconds that it took, all its processes at once, and
-started again where it left anything.
+many cores: `plain` and `dataloader` with as many threads, `ray-data` with as many processes that match, and `nemf
+match` as one types it: one process, and with more to do one on each of this machine's cores. With the most pairs each
+is killed after half of the CPU seconds that it took, all its processes at once, and started again where it left
+anything.
 """
 
 import statistics
@@ -45,7 +46,7 @@ class Config:
     backbone_weights: str | None = None
     """Weights of the matcher's backbone, for matchers that take them."""
     workers: int = 2
-    """Threads of a program of one process, or processes that match."""
+    """Threads of a program of one process, or processes of ray-data that match; the number of this machine's cores."""
     slice_pairs: int = 128
     """Pairs that are matched and written together, where a program writes before its end."""
     images: int = 100
@@ -175,8 +176,9 @@ def _command(config: Config, program: str, pairs: Path, out: Path) -> list[str]:
     command = [sys.executable, "-m", "benchmarks.peer_programs", program, "--batch-pairs", str(config.slice_pairs)]
     if program == OURS:
         command = [sys.executable, "-m", "jobs.match", "--slice-pairs", str(config.slice_pairs), "--device", "cpu"]
+    else:
+        command += ["--workers", str(config.workers)]
     command += ["--pairs", str(pairs), "--out", str(out), "--matcher", config.matcher]
-    command += ["--workers", str(config.workers)]
     if config.backbone_weights:
         command += ["--backbone-weights", config.backbone_weights]
     return command
