@@ -11,7 +11,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import Pipe
 from pathlib import Path
 from types import TracebackType
@@ -28,6 +28,8 @@ from pipeline.matching.stages import Committed, StageConfig
 _PROGRAM = "import sys; from pipeline.matching.local_worker import main; main(int(sys.argv[1]))"
 _SLICES_AHEAD = 1
 """Slices given to the process beyond the one that it matches: their images are decoded meanwhile."""
+_FIRST_PAIRS = 32
+"""Pairs of the first slice that are given at once: results come soon, and how long the rest will take is known."""
 _POLL_SECONDS = 0.2
 
 
@@ -128,7 +130,7 @@ class LocalMatching:
     """Slices that are matched by a MatcherProcess, as far as nobody else takes them."""
 
     def __init__(self, process: MatcherProcess, slices: list[Slice], config: StageConfig) -> None:
-        self.waiting = deque(slices)
+        self.waiting = deque([*_cut(slices[0], _FIRST_PAIRS), *slices[1:]])
         """The slices that the process was not given."""
         self._process = process
         self._config = config
@@ -175,11 +177,13 @@ class LocalMatching:
         self._given.clear()
         self.waiting.extendleft(given.work for given in reversed(others))
         n_pairs = first.n_committed // len(self._config.matching.options.directions)
-        left = first.work.rows[n_pairs:]
-        pairs = [
-            Slice(file=first.work.file, row_group=first.work.row_group, rows=left[i : i + 1]) for i in range(len(left))
-        ]
-        self._suspects.extendleft(reversed(pairs))
+        left = replace(first.work, rows=first.work.rows[n_pairs:])
+        self._suspects.extendleft(reversed(_cut(left, 1)))
         self._process.start_again()
         self._process.facts()
         self._process.send(self._config)
+
+
+def _cut(work: Slice, n_pairs: int) -> list[Slice]:
+    """The slice in slices of so many pairs."""
+    return [replace(work, rows=work.rows[first : first + n_pairs]) for first in range(0, len(work.rows), n_pairs)]

@@ -94,6 +94,17 @@ def test_what_is_not_begun_can_be_taken_and_what_is_begun_is_finished(tmp_path: 
     assert sorted(read_matches(stage.run.out)["pair_id"].to_pylist()) == [f"pair-{n:04}" for n in range(8)]
 
 
+def test_the_first_results_come_soon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.matching.local_process._FIRST_PAIRS", 3)
+    slices = _slices(tmp_path, {})
+    stage = _stage(tmp_path, _matching())
+
+    with MatcherProcess(stage.matching, "cpu") as process:
+        parts = list(LocalMatching(process, slices, stage).parts())
+
+    assert [part["reasons"]["ok"] for part in parts] == [3, 1, 4, 4]
+
+
 def test_after_a_request_to_stop_nothing_is_begun(tmp_path: Path) -> None:
     slices = _slices(tmp_path, {})
     stage = _stage(tmp_path, _matching())
