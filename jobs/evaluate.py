@@ -183,14 +183,14 @@ def _matcher(metrics: pa.Table) -> str:
 
 def _print_tables(result: _Result, protocols: Sequence[Protocol], config: Config) -> None:
     run, form = config.matches, config.format
-    texts = [
+    texts = [  # the run's own numbers last, where a terminal shows them
+        text_tables.published_tables(result.metrics, run, form, dim=sys.stdout.isatty()),
         f"\n{run}, matched by {result.matcher}",
         text_tables.metrics_tables(result.metrics, protocols, config.failed, form),
         *(
             text_tables.difference_tables(rows, run, other, protocols, form)
             for other, rows in result.differences.items()
         ),
-        text_tables.published_tables(result.metrics, run, form, dim=sys.stdout.isatty()),
         text_tables.unscored_notes(result.unscored),
     ]
     print("\n".join(text for text in texts if text))

