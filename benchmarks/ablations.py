@@ -63,9 +63,9 @@ class Config:
     """Steps, of 4 pairs, of each variant of PMNC."""
     token_steps: int = 400
     """Steps, of 8 pairs, of the tokens that all variants of LPMFlow begin with."""
-    lpmflow_steps: int = 25
+    lpmflow_steps: int = 20
     """Steps, of 4 pairs, of each variant of LPMFlow."""
-    limit: int | None = 100
+    limit: int | None = 60
     """Number of validation pairs to measure on, at equal distances; None: all."""
     results: LocalPath | None = None
     """Folder for ablations.md and ablations.json; default: print only."""
@@ -77,7 +77,7 @@ class Variant:
 
     name: str
     whole: str
-    """Name of the whole system."""
+    """Preset of the whole system."""
     folder: str
     """Checkpoint folder, with options of the matcher behind it."""
 
@@ -194,14 +194,17 @@ def _difference(whole: pa.Table, matches: pa.Table, pairs: pa.Table) -> dict[str
 
 
 def table(rows: Sequence[Row]) -> list[str]:
-    """The rows as a table in Markdown."""
+    """The rows as a table in Markdown; the first of each system is the whole."""
     heads = ["variant", *(f"PCK@{alpha}" for alpha in _ALPHAS), *(f"difference @{alpha}" for alpha in _ALPHAS)]
     heads += ["keypoints, ms", "parameters, M"]
     lines = [f"| {' | '.join(heads)} |", f"|---|{'---:|' * (len(heads) - 1)}"]
+    alphas = [str(alpha) for alpha in _ALPHAS]
+    wholes = {row.whole: row for row in reversed(rows)}
     for row in rows:
-        alphas = [str(alpha) for alpha in _ALPHAS]
         pck = [f"{row.pck[a]:.1f}" for a in alphas]
         differences = [f"{row.difference[a]:+.1f} [{row.low[a]:.1f}, {row.high[a]:.1f}]" for a in alphas]
+        if row is wholes[row.whole]:
+            differences = [""] * len(alphas)
         numbers = [harness.as_text(number) for number in (row.keypoints_ms, row.parameters_millions)]
         lines.append(f"| {' | '.join([row.name, *pck, *differences, *numbers])} |")
     return lines
