@@ -83,8 +83,8 @@ def nemf_mobilenet_decoder(options: RecipeOptions) -> list[Stage]:
     """The descriptors of nemf_mobilenet, decoded at any coordinate: nemf.model.descriptor_decoder. No field.
 
     Needs: data/animal-pose, data/photographs and weights of timm's mobilenetv1_100. Match with descriptors:CHECKPOINT.
-    Cost: steps of 2.3 times the processor time of nemf_mobilenet's first stage (at 160 px). Result: none yet, it was
-    never run whole; docs/matchers.md has what is known.
+    Cost: steps of 2.3 (160 px) to 3.6 times (192 px) the processor time of nemf_mobilenet's first stage. Result: it was
+    never run whole; after 300 steps it is no better than that stage, docs/matchers.md.
     """
     descriptors = descriptors_stage(options, "nemf-mobilenet-decoder")
     return [*manifest_stages(options), replace(descriptors, backbone_weights=options.weights)]

@@ -55,8 +55,8 @@ def deep_parameters(model: NeMF | PMNC) -> list[nn.Parameter]:
     n_cells: dict[nn.Module, int] = {}
 
     def record_cells(module: nn.Module, _: Any, output: Tensor) -> None:
-        is_map = isinstance(module, nn.Conv2d | _BatchNorm)
-        n_cells[module] = output.numel() // output.shape[1 if is_map else -1]
+        channels = next(module.parameters(recurse=False)).shape[0]
+        n_cells[module] = output.numel() // (channels if channels in output.shape else output.shape[-1])
 
     leaves = [module for module in model.backbone.modules() if list(module.parameters(recurse=False))]
     hooks = [module.register_forward_hook(record_cells) for module in leaves]

@@ -81,6 +81,22 @@ def test_of_a_vision_transformer_all_blocks_are_trained():
     assert of_backbone == blocks | {"patch_embed.proj.weight", "patch_embed.proj.bias"}
 
 
+def test_of_a_convnext_the_stages_behind_the_finest_map_are_trained():
+    """Its norms work on maps and on vectors, and its blocks have scales of their own; maps of 8 and 16 px a cell are
+    those of its second and third stage."""
+    backbone = replace(TINY.backbone_config, create_kwargs={}, out_indices=(1, 2))
+    model = build(replace(TINY, backbone="timm/convnext_atto", backbone_config=backbone))
+
+    parameter_groups(model, 0.5, 0.25, DESCRIPTOR)
+
+    of_backbone = {name.removeprefix("backbone.network.") for name in trained(model) if "backbone" in name}
+    behind = {
+        name for name, _ in model.backbone.network.named_parameters() if name.startswith(("stages_1", "stages_2"))
+    }
+    before = {f"stages_1.downsample.0.{name}" for name in ("weight", "bias")}  # the norm before it, on the finer map
+    assert of_backbone == behind - before
+
+
 def test_what_was_trained_before_is_frozen_again():
     model = build(TINY)
     parameter_groups(model, 0.5, 0.25, ALL)
