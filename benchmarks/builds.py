@@ -1,10 +1,11 @@
-"""This build beside an earlier commit, in turns: CPU time of a pair and an image, and memory, on one thread.
+"""This build beside an earlier commit, in turns: CPU time of a pair and an image, memory, and whole `nemf match` runs.
 
     make benchmark
     python -m benchmarks.builds --commit a17c857 --out benchmarks/results
 
-The commit is checked out beside this one for as long as it takes, and both run in this environment, a process each, of
-which one works at a time. CPU seconds are less true the busier the machine is; their ratio is what counts.
+The commit is checked out beside this one for as long as it takes, and both run in this environment, one at a time. A
+pair and an image are timed in a process of one thread each; `nemf match` from the command to its end, by its defaults.
+CPU seconds are less true the busier the machine is, and those of the clock mean nothing then; their ratio counts.
 """
 
 import os
@@ -16,9 +17,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from benchmarks import harness
+from benchmarks.memory_use import watch
 from jobs.command import run_command
+from jobs.demo_pairs import PHOTOGRAPHS, write_pairs
 
 _HERE = Path(__file__).resolve().parents[1]
 _CHILD = Path(__file__).with_name("one_build.py")
@@ -26,7 +30,7 @@ _PAIRS = 16
 """Pairs of the same two images, beside one pair, from which a pair's time without that of its images is inferred."""
 
 Times = dict[str, list[float]]
-"""Of each operation, the CPU seconds of each repeat."""
+"""Of each operation, what each turn measured."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +43,10 @@ class Config:
     """Name of the matcher, which both builds must have."""
     repeats: int = 5
     """Turns, whose median counts."""
+    rows: tuple[int, ...] = (30, 300)
+    """Pairs of each of the whole runs, photographs and warped copies of them as `nemf demo` has them."""
+    job_repeats: int = 3
+    """Turns of the whole runs."""
     out: str | None = None
     """Folder for builds.md and builds.json; default: print only."""
 
@@ -48,10 +56,11 @@ class Row:
     """One operation in both builds."""
 
     work: str
-    before_ms: float
-    now_ms: float
+    before: float
+    """CPU milliseconds; seconds or MB as `work` says for whole runs."""
+    now: float
     ratio: float
-    """How many times less CPU time it takes now: the median of the turns' ratios."""
+    """How many times less it takes now: the median of the turns' ratios."""
     least: float
     most: float
     """The extremes of the turns' ratios."""
@@ -63,8 +72,8 @@ def run(config: Config) -> list[Row]:
         folder = stack.enter_context(_checked_out(config.commit))
         builds = [stack.enter_context(_Build.started(checkout, config.matcher)) for checkout in (folder, _HERE)]
         turns = [[build.turn() for build in builds] for _ in range(config.repeats)]
-    before, now = ({work: [turn[i][work] for turn in turns] for work in turns[0][i]} for i in (0, 1))
-    rows = compared(before, now)
+        rows = compared(*_by_work(turns), scale=1000)
+        jobs = _whole_runs(config, (folder, _HERE))
     setup = {
         **harness.describe(),
         "threads": "1",
@@ -72,9 +81,13 @@ def run(config: Config) -> list[Row]:
         "before": config.commit,
     }
     memory = ", ".join(f"{name} {build.peak_mb:,.0f} MB" for name, build in zip(("before", "now"), builds, strict=True))
-    lines = [*_table(rows), "", f"Peak memory of the process, libraries included: {memory}."]
-    harness.write(config.out, "builds", setup, lines, [asdict(row) for row in rows])
-    return rows
+    lines = [
+        *_table("500 x 375", "CPU ms", rows),
+        *("", f"Peak memory of the process, libraries included: {memory}.", ""),
+        *_table("`nemf match`, from the command to its end", "", jobs),
+    ]
+    harness.write(config.out, "builds", setup, lines, [asdict(row) for row in [*rows, *jobs]])
+    return [*rows, *jobs]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -82,21 +95,60 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run_command(Config, run, argv)
 
 
-def compared(before: Times, now: Times) -> list[Row]:
-    """The rows of operations that were timed in turns in both builds."""
+def compared(before: Times, now: Times, scale: float = 1.0) -> list[Row]:
+    """The rows of operations that were measured in turns in both builds, in units `scale` times smaller."""
     rows = []
     for work in before:
         ratios = [earlier / later for earlier, later in zip(before[work], now[work], strict=True)]
         row = Row(
             work=work,
-            before_ms=1000 * statistics.median(before[work]),
-            now_ms=1000 * statistics.median(now[work]),
+            before=scale * statistics.median(before[work]),
+            now=scale * statistics.median(now[work]),
             ratio=statistics.median(ratios),
             least=min(ratios),
             most=max(ratios),
         )
         rows.append(row)
     return rows
+
+
+def _by_work(turns: Sequence[Sequence[dict[str, float]]]) -> tuple[Times, Times]:
+    """Of each operation what the turns of either build measured."""
+    before, now = ({work: [turn[i][work] for turn in turns] for work in turns[0][i]} for i in (0, 1))
+    return before, now
+
+
+def _whole_runs(config: Config, checkouts: Sequence[Path]) -> list[Row]:
+    """`nemf match` of both builds in turns."""
+    with tempfile.TemporaryDirectory() as parent:
+        folder = Path(parent)
+        (folder / "images").mkdir()
+        table = folder / "pairs.csv"
+        write_pairs(table, -(-max(config.rows) // len(PHOTOGRAPHS)), seed=0)
+
+        def measured(checkout: Path, n: int) -> dict[str, float]:
+            here = Path(tempfile.mkdtemp(dir=folder))
+            # also its working folder, which Ray's workers search for modules
+            in_build: Any = {"environment": os.environ | {"PYTHONPATH": str(checkout)}, "folder": checkout}
+            python, pairs = [sys.executable, "-P", "-m"], str(here / "pairs.parquet")
+            prepare = ["jobs.prepare", "--dataset", "table", "--root", str(folder), "--annotations", str(table)]
+            watch([*python, *prepare, "--out", pairs], **in_build)  # each build has its own manifests
+            match = ["jobs.match", "--matcher", config.matcher, "--device", "cpu", "--limit", str(n), "--pairs", pairs]
+            use = watch([*python, *match, "--out", str(here / "run")], **in_build)
+            assert use is not None
+            return {
+                f"{n:,} pairs, s": use.seconds,
+                f"{n:,} pairs, CPU s": use.cpu_seconds,
+                f"{n:,} pairs, peak memory of all processes, MB": use.peak_mb,
+            }
+
+        return [
+            row
+            for n in config.rows
+            for row in compared(
+                *_by_work([[measured(checkout, n) for checkout in checkouts] for _ in range(config.job_repeats)])
+            )
+        ]
 
 
 class _Build:
@@ -157,10 +209,11 @@ def _checked_out(commit: str) -> Iterator[Path]:
             subprocess.run([*git, "remove", "--force", str(folder)], check=True)
 
 
-def _table(rows: Sequence[Row]) -> list[str]:
-    lines = ["| 500 x 375 | before, CPU ms | now, CPU ms | times faster | of the turns |", "|---|---:|---:|---:|---:|"]
+def _table(what: str, unit: str, rows: Sequence[Row]) -> list[str]:
+    before, now = (f"{build}, {unit}" if unit else build for build in ("before", "now"))
+    lines = [f"| {what} | {before} | {now} | times less | of the turns |", "|---|---:|---:|---:|---:|"]
     for row in rows:
-        numbers = [harness.as_text(value) for value in (row.before_ms, row.now_ms)]
+        numbers = [harness.as_text(value) for value in (row.before, row.now)]
         lines.append(
             f"| {row.work} | {numbers[0]} | {numbers[1]} | {row.ratio:.2f} | {row.least:.2f} to {row.most:.2f} |"
         )

@@ -3,8 +3,9 @@
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import psutil
 
@@ -50,15 +51,21 @@ class FamilyUse:
     """Shared pages are counted once."""
 
 
-def watch(command: Sequence[str], kill_when: Callable[[float], bool] | None = None) -> FamilyUse | None:
+def watch(
+    command: Sequence[str],
+    kill_when: Callable[[float], bool] | None = None,
+    environment: Mapping[str, str] | None = None,
+    folder: Path | None = None,
+) -> FamilyUse | None:
     """Run a command to its end, or kill it and all its processes; None if it was killed, and RuntimeError if it failed.
 
     kill_when: of the CPU seconds so far, asked about every fifth of a second.
+    environment, folder: the command's variables and working folder, if not those of this process.
     CPU seconds are those of samples: of a process that ended, its last fifth of a second may be missing.
     """
     start = time.perf_counter()
     with tempfile.TemporaryFile() as output:
-        process = psutil.Popen(command, stdout=output, stderr=output)
+        process = psutil.Popen(command, stdout=output, stderr=output, env=environment, cwd=folder)
         cpu_seconds: dict[int, float] = {}
         peak = 0
         while process.poll() is None:
