@@ -64,7 +64,7 @@ def ray_data(arguments: argparse.Namespace) -> None:
         batch_size=arguments.batch_pairs,
         batch_format="pyarrow",
         compute=ray.data.ActorPoolStrategy(size=arguments.workers),
-        num_cpus=0.75,
+        num_cpus=0.5,  # what is left must hold a task that reads, of one CPU, or none ever begins
     ).write_parquet(arguments.out)
     ray.shutdown()
 
