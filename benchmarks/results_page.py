@@ -114,8 +114,8 @@ _ABLATED = """\
         --results results
 
 60 validation pairs of Animal-Pose, one seed; PMNC by 100 steps of 4 pairs, LPMFlow by 20 steps of 4 pairs on the same
-tokens, which had learned by 400 steps of 8 pairs. PCK in percent, average over images; the difference from the whole
-system is of the same pairs, with its 95 % interval.
+tokens, which had learned by 400 steps of 8 pairs in a training of an earlier build, put in the place of that stage. PCK
+in percent, average over images; the difference from the whole system is of the same pairs, with its 95 % interval.
 
 * **PMNC**: patches of 1, 3 and 7 cells cannot be told from those of 5 by so few pairs. (On 150 pairs drawn at random,
   without interval, patches of 1 cell have 8.2 / 18.4, those of 5 11.7 / 22.9.) Their time can: patches of 7 take
