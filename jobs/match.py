@@ -85,8 +85,8 @@ class Config:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device to match on; auto: GPUs if the cluster has any."""
     workers: Annotated[Workers | None, tyro.conf.arg(metavar="N|MIN,MAX")] = None
-    """Number of matching processes on Ray, or their least and largest number; default: one process without Ray for what
-    is done in some 10 s, then one per core, or per GPU."""
+    """Number of matching processes on Ray, or their least and largest number; default: one process without Ray, and
+    where that would take long one per core, or per GPU."""
     gpus_per_worker: float = 1.0
     """GPUs of each matching process, 0.5 for two that share one; ignored on CPUs. Does not change results."""
     slice_pairs: int = 128
@@ -97,7 +97,7 @@ class Config:
     """Seconds that a matcher may take to return the match of a pair before the pair is quarantined."""
     address: str | None = None
     """Ray cluster to run on, from the start; local: an embedded one on this machine. Default: RAY_ADDRESS, else this
-    machine, with an embedded Ray where there is more to do than one process does in some 10 s."""
+    machine, with an embedded Ray where one process would take long."""
 
     def check(self) -> None:
         """Raises ValueError for settings out of range."""

@@ -1,6 +1,7 @@
 """The driver of a match job: one process of this machine from the first second, Ray where there is more to do; a
 progress bar, and signals passed on as a request to stop."""
 
+import os
 import sys
 import threading
 import time
@@ -18,8 +19,9 @@ from pipeline.runs.quarantine import QuarantineMonitor
 from pipeline.runs.signals import stopping_on_signals
 
 RAY_AFTER_SECONDS = 10.0
-"""Time that one process works alone, and that the rest would take it at least, before Ray is started: as long as its
-start and that of its workers take."""
+"""Time that one process works alone before its pace says how long the rest would take it."""
+RAY_COSTS_SECONDS = 30.0
+"""What starting and ending Ray and its workers costs, as measured on two cores; it is to save more than that."""
 
 
 def match(
@@ -84,7 +86,8 @@ def _local_parts(
     def is_long() -> bool:
         seconds = time.monotonic() - start
         left_seconds = (n_rows - n_done) * seconds / n_done if n_done else seconds
-        return bool(local.waiting) and min(seconds, left_seconds) >= RAY_AFTER_SECONDS
+        saved_seconds = left_seconds * (1 - 1 / (os.cpu_count() or 1))
+        return bool(local.waiting) and seconds >= RAY_AFTER_SECONDS and saved_seconds >= RAY_COSTS_SECONDS
 
     for part in local.parts(until=lambda: stopped.is_set() or is_long()):
         n_done += sum(part["reasons"].values())

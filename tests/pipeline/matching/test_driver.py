@@ -38,7 +38,10 @@ class _Local:
             yield _part(work, "local")
 
 
-def _names(local: _Local, monkeypatch: pytest.MonkeyPatch, stopped: threading.Event | None = None) -> list[str]:
+def _names(
+    local: _Local, monkeypatch: pytest.MonkeyPatch, stopped: threading.Event | None = None, cores: int = 2
+) -> list[str]:
+    monkeypatch.setattr(driver.os, "cpu_count", lambda: cores)
     monkeypatch.setattr(driver.time, "monotonic", lambda: local.now)
 
     def on_ray(slices: list[Slice]) -> Iterator[Committed]:
@@ -49,21 +52,25 @@ def _names(local: _Local, monkeypatch: pytest.MonkeyPatch, stopped: threading.Ev
     return [part["part"] for part in parts]
 
 
-def test_few_pairs_need_no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert _names(_Local(1.9), monkeypatch) == [f"local-{n}" for n in range(0, 100, 10)]
+def test_what_two_cores_hardly_do_faster_needs_no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the second slice 20 % are done, and the rest would take 59.2 seconds, half of that on two cores."""
+    assert _names(_Local(7.4), monkeypatch) == [f"local-{n}" for n in range(0, 100, 10)]
 
 
 def test_ray_gets_what_would_take_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    names = _names(_Local(2.5), monkeypatch)
+    """The rest would take 60.8 seconds."""
+    names = _names(_Local(7.6), monkeypatch)
 
-    assert names == [f"local-{n}" for n in range(0, 40, 10)] + [f"ray-{n}" for n in range(40, 100, 10)]
+    assert names == ["local-0", "local-10"] + [f"ray-{n}" for n in range(20, 100, 10)]
 
 
-def test_what_nearly_done_is_finished_without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    local = _Local(0.5)
-    local.waiting.extend(SLICES)  # twice as many as the driver knows: 100 of 100 rows are done half way
+def test_many_cores_are_worth_a_ray_sooner(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "ray-90" in _names(_Local(5.1), monkeypatch, cores=16)
+    assert "ray-90" not in _names(_Local(5.1), monkeypatch)
 
-    assert all(name.startswith("local") for name in _names(local, monkeypatch))
+
+def test_a_slice_that_takes_long_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert _names(_Local(60), monkeypatch) == ["local-0"] + [f"ray-{n}" for n in range(10, 100, 10)]
 
 
 def test_after_a_signal_ray_is_not_started(monkeypatch: pytest.MonkeyPatch) -> None:
