@@ -56,7 +56,7 @@ class SliceDone:
 def main(file_descriptor: int) -> None:
     """Serve the connection of that descriptor until its other end is closed."""
     connection = Connection(file_descriptor)
-    setup: Setup = connection.recv()
+    setup: Setup = _received(connection)
     fsspec.config.conf.update(setup.storage_options)
     try:
         matcher = load(setup.matching, _resolved(setup.device))
