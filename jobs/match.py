@@ -3,8 +3,8 @@
     nemf match --pairs pairs.parquet --out runs/x --matcher nemf-small
 
 Writes MATCHES parts below --out and _SUCCESS at the end. Run the same command again after any interruption: it matches
-the pairs that have no result yet, and again those that ended as errors. One process of this machine begins at once, and
-Ray takes over what is left when that would take long. Cost: some 4 s to start, then what the matcher costs; see
+the pairs that have no result yet, and again those that ended as errors. Processes of this machine do it, one a core at
+most, or those of a Ray cluster at --address. Cost: some 4 s to start, then what the matcher costs; see
 docs/measured.md. `python -m jobs.match` is the same command.
 """
 
@@ -85,8 +85,8 @@ class Config:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device to match on; auto: GPUs if the cluster has any."""
     workers: Annotated[Workers | None, tyro.conf.arg(metavar="N|MIN,MAX")] = None
-    """Number of matching processes on Ray, or their least and largest number; default: one process without Ray, and
-    where that would take long one per core, or per GPU."""
+    """Number of matching processes, or their least and largest number; default: one per core, or per GPU. Without a Ray
+    cluster only so many of them are started as there is work for."""
     gpus_per_worker: float = 1.0
     """GPUs of each matching process, 0.5 for two that share one; ignored on CPUs. Does not change results."""
     slice_pairs: int = 128
@@ -96,8 +96,8 @@ class Config:
     answer_timeout: float = 600.0
     """Seconds that a matcher may take to return the match of a pair before the pair is quarantined."""
     address: str | None = None
-    """Ray cluster to run on, from the start; local: an embedded one on this machine. Default: RAY_ADDRESS, else this
-    machine, with an embedded Ray where one process would take long."""
+    """Ray cluster to run on; local: an embedded one on this machine. Default: RAY_ADDRESS, else processes of this
+    machine without Ray."""
 
     def check(self) -> None:
         """Raises ValueError for settings out of range."""
@@ -145,8 +145,8 @@ class Config:
 
     @property
     def is_on_ray(self) -> bool:
-        """Whether Ray is to do it all: one was named, or a number of its processes."""
-        return self.workers is not None or bool(self.address or os.environ.get("RAY_ADDRESS"))
+        """Whether Ray is to do it: one was named."""
+        return bool(self.address or os.environ.get("RAY_ADDRESS"))
 
     @property
     def matching(self) -> MatchConfig:
@@ -219,6 +219,8 @@ def _run(config: Config, manifest: Manifest, process: MatcherProcess, ray: _Ray)
         finished = run_folder.success()
         if plan.slices:
             run_folder.reopen()
+            if config.is_on_ray:
+                ray.join()
             with ray:
                 match(
                     config.matching,
@@ -226,7 +228,6 @@ def _run(config: Config, manifest: Manifest, process: MatcherProcess, ray: _Ray)
                     run_folder,
                     lease,
                     local=None if config.is_on_ray else process,
-                    join_ray=ray.join,
                     device=config.device,
                     workers=config.workers,
                 )

@@ -32,7 +32,7 @@ class Setup:
 
     matching: MatchConfig
     device: str
-    """cpu, cuda, or auto for a GPU where there is one."""
+    """cpu, cuda, cuda:N, or auto for a GPU where there is one."""
     storage_options: Mapping[str, Mapping[str, Any]]
     """fsspec's configuration, which may hold secrets: it travels through the connection only."""
 
@@ -46,6 +46,8 @@ class MatcherFacts:
     """See nemf.matcher.Matcher.squashed_side."""
     has_salience: bool | None
     """Whether it can choose points by salience; None where the job does not need it."""
+    n_gpus: int
+    """GPUs of this machine, where it is on one of them; else 0."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +61,9 @@ def main(file_descriptor: int) -> None:
     setup: Setup = _received(connection)
     fsspec.config.conf.update(setup.storage_options)
     try:
-        matcher = load(setup.matching, _resolved(setup.device))
-        connection.send(_facts(matcher, setup.matching))
+        device = _resolved(setup.device)
+        matcher = load(setup.matching, device)
+        connection.send(_facts(matcher, setup.matching, _n_gpus(device)))
     except (ValueError, OSError) as error:
         connection.send(_sendable(error))
         return
@@ -113,13 +116,21 @@ def _resolved(device: str) -> str:
     import torch
 
     if torch.cuda.is_available():
-        return "cuda"
+        return "cuda" if device == "auto" else device
     if device == "auto":
         return "cpu"
     raise ValueError("--device cuda needs a GPU and this machine has none; use --device cpu")
 
 
-def _facts(matcher: "Matcher", matching: MatchConfig) -> MatcherFacts:
+def _n_gpus(device: str) -> int:
+    if device == "cpu":
+        return 0
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def _facts(matcher: "Matcher", matching: MatchConfig, n_gpus: int) -> MatcherFacts:
     from nemf.matcher import salience_of, squashed_side_of
 
     is_asked = matching.options.points.kind == "salient"
@@ -127,6 +138,7 @@ def _facts(matcher: "Matcher", matching: MatchConfig) -> MatcherFacts:
         fingerprint=matcher.fingerprint,
         squashed_side=squashed_side_of(matcher),
         has_salience=salience_of(matcher, np.zeros((32, 32, 3), np.uint8)) is not None if is_asked else None,
+        n_gpus=n_gpus,
     )
 
 

@@ -20,6 +20,9 @@ BOX_MARGIN = 0.15
 THREADS = 1
 """Computing threads of torch wherever pairs are matched: a match may change with them in its last bits."""
 
+MATCH_MEMORY = 3 * 2**29
+"""Bytes of memory for a process that matches, as measured: 1.5 GiB."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class MatchOptions:

@@ -1,7 +1,7 @@
 """The stages of a match job: decode the images of a slice, match them, commit the rows as a part of the run.
 
-Nothing here knows Ray: pipeline.matching.stream runs them on a Ray cluster, pipeline.matching.local_process in one
-process of this machine. A stage whose process dies is run again with the same work; the quarantine ends this.
+Nothing here knows Ray: pipeline.matching.stream runs them on a Ray cluster, pipeline.matching.local_worker in
+processes of this machine. A stage whose process dies is run again with the same work; the quarantine ends this.
 """
 
 import time

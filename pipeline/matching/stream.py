@@ -13,6 +13,7 @@ import pyarrow as pa
 import ray.data
 
 from pipeline.matching.decode import CHUNK_BYTES, Chunk
+from pipeline.matching.options import MATCH_MEMORY
 from pipeline.matching.plan import Slice
 from pipeline.matching.prometheus import timed, timed_items
 from pipeline.matching.stages import Committed, MatchStage, StageConfig, commit, decode_slice, load
@@ -20,10 +21,9 @@ from pipeline.matching.stages import Committed, MatchStage, StageConfig, commit,
 MATCH_CPUS = 0.75
 IO_CPUS = 0.25
 """CPUs that a matching process and a decoding or committing task reserve: together one core for each worker."""
-MATCH_MEMORY = 3 * 2**29
 IO_MEMORY = 3 * 2**27
-"""Bytes that they reserve, as measured: 1.5 GiB and 384 MiB. What reserves nothing, Ray Data takes to need 2.4 GiB a
-CPU, and waits for them."""
+"""Bytes that a decoding or committing task reserves, as measured: 384 MiB; a matching process reserves MATCH_MEMORY.
+What reserves nothing, Ray Data takes to need 2.4 GiB a CPU, and waits for them."""
 CHUNKS_AHEAD = 4
 """Full chunks that may wait in the object store for each worker; decoding pauses beyond."""
 

@@ -5,7 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from pipeline.cluster.resources import ROUNDING, SHARED_MEMORY, Cluster, Nodes, total
 from pipeline.matching.decode import CHUNK_BYTES
-from pipeline.matching.stream import CHUNKS_AHEAD, IO_CPUS, IO_MEMORY, MATCH_CPUS, MATCH_MEMORY
+from pipeline.matching.options import MATCH_MEMORY
+from pipeline.matching.stream import CHUNKS_AHEAD, IO_CPUS, IO_MEMORY, MATCH_CPUS
 
 
 def choose_workers(

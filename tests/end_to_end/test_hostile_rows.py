@@ -223,7 +223,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     ]
     pairs = write_pairs(folder / "pairs.parquet", rows)
     hostile = Run(root, pairs, str(folder / "run"), good, bad, attempts=[], results=[])
-    for more in (["--limit", "3"], ["--slice-pairs", "8"], ["--workers", "1"]):
+    for more in (["--limit", "3"], ["--slice-pairs", "8"], ["--address", "local"]):
         hostile.attempts.append(run_job("match", [*hostile.flags(), *more]))
         hostile.results.append(read_matches(hostile.out, RESULT_COLUMNS))
     return hostile

@@ -61,7 +61,9 @@ def out(_one_ray: None, pairs: str, tmp_path_factory: pytest.TempPathFactory) ->
     """The run, finished."""
     out = str(tmp_path_factory.mktemp("run") / "run")
     with pytest.raises(OverBudgetError):
-        match.run(match.Config(pairs=pairs, out=out, matcher="slow_matcher:SlowMatcher", slice_pairs=4, workers=(1, 1)))
+        match.run(
+            match.Config(pairs=pairs, out=out, matcher="slow_matcher:SlowMatcher", slice_pairs=4, address="local")
+        )
     return out
 
 

@@ -106,7 +106,7 @@ def test_prepare_match_evaluate_report(bucket: str, capsys: pytest.CaptureFixtur
     assert match.main([*flags, "--dry-run"]) == 0
     assert storage.list_files(out, "") == []
     process = subprocess.run(
-        [sys.executable, "-m", "jobs.match", *flags, "--slice-pairs", "4", "--workers", "1"],
+        [sys.executable, "-m", "jobs.match", *flags, "--slice-pairs", "4", "--address", "local"],
         capture_output=True,
         text=True,
         timeout=300,

@@ -176,7 +176,7 @@ def test_a_run_on_a_failing_store_is_a_run(s3: FaultyS3, tmp_path: Path) -> None
     pairs, out, images = f"{BUCKET}/pairs.parquet", f"{BUCKET}/runs/faulty", f"{BUCKET}/images"
     storage.write_bytes(pairs, Path(local).read_bytes())
     flags = ["--pairs", pairs, "--out", out, "--matcher", "identity", "--image-root", images, "--slice-pairs", "8"]
-    flags += ["--workers", "1", "--allow-prefix", images, f"{BUCKET}/elsewhere"]
+    flags += ["--address", "local", "--allow-prefix", images, f"{BUCKET}/elsewhere"]
     keys = {"endpoint_url": s3.url, "key": KEY, "secret": SECRET, "client_kwargs": {"region_name": "us-east-1"}}
     (tmp_path / "options.json").write_text(json.dumps({"s3": keys}))
     flags += ["--storage-options", f"@{tmp_path}/options.json"]

@@ -12,16 +12,17 @@ from command import start_job
 from pipeline.runs.parts import list_parts
 
 MATCHER = ("--matcher", "slow_matcher:SlowMatcher")
+LOCAL = "pipeline.matching.local_worker"
+"""In the command of a process that matches without Ray."""
 
 
 class MatchProcess:
-    """`python -m jobs.match` with SlowMatcher on a Ray of its own, its output in a file."""
+    """`python -m jobs.match` with SlowMatcher, on a Ray of its own or without Ray, its output in a file."""
 
-    def __init__(self, *arguments: str, log: Path, **environment: str) -> None:
+    def __init__(self, *arguments: str, log: Path, on_ray: bool = True, **environment: str) -> None:
         self.log = log
-        self._process = start_job(
-            "match", ["--address", "local", *MATCHER, *arguments], log, log, environment=environment
-        )
+        address = ["--address", "local"] if on_ray else []
+        self._process = start_job("match", [*address, *MATCHER, *arguments], log, log, environment=environment)
 
     def wait(self, seconds: float = 180) -> int:
         """The exit code, once every process it started is gone too."""
@@ -33,7 +34,7 @@ class MatchProcess:
 
     def workers(self) -> list[psutil.Process]:
         """The processes that currently match."""
-        return self.processes(lambda command: "MatchWorker" in command)
+        return self.processes(lambda command: "MatchWorker" in command or LOCAL in command)
 
     def processes(self, wanted: Callable[[str], bool]) -> list[psutil.Process]:
         """The job's current child processes whose command line matches."""
@@ -46,7 +47,7 @@ class MatchProcess:
 
     def kill_driver(self) -> None:
         """SIGKILL, and wait until the processes that worked for it have noticed."""
-        workers = self.processes(lambda command: "ray::" in command and "Agent" not in command)
+        workers = self.processes(lambda command: ("ray::" in command and "Agent" not in command) or LOCAL in command)
         self._process.kill()
         self._process.join(30)
         _, alive = psutil.wait_procs(workers, timeout=60)

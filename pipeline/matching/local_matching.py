@@ -1,0 +1,199 @@
+"""Matching on this machine without Ray: slices over processes, of which more are started as there is work for them.
+
+The processes are apart from the driver's, since a pair may kill one: then another is started, and what it was at is
+matched pair by pair, alone in its process, until the quarantine leaves out the pair at fault.
+"""
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from multiprocessing.connection import wait
+from types import TracebackType
+from typing import Self
+
+from pipeline.cluster.errors import ClusterError
+from pipeline.cluster.this_machine import free_memory, usable_cores
+from pipeline.matching.local_process import MatcherProcess
+from pipeline.matching.local_worker import MatcherFacts, SliceDone
+from pipeline.matching.options import MATCH_MEMORY
+from pipeline.matching.plan import Slice
+from pipeline.matching.stages import Committed, StageConfig
+
+SECONDS_A_PROCESS = 10.0
+"""Work left, in seconds at the present pace, for which one more process is started: it takes about half of them to
+import and load what it needs."""
+_SLICES_AHEAD = 1
+"""Slices given to a process beyond the one that it matches: their images are decoded meanwhile."""
+_LEAST_PAIRS = 32
+"""Pairs of the first slice that is given, so that results come soon and the pace is known, and of the last ones, so
+that all processes end at about the same time."""
+_POLL_SECONDS = 0.2
+
+
+def most_processes(facts: MatcherFacts, gpus_per_process: float) -> int:
+    """How many processes this machine has room for: one a core as far as the memory goes, or so many as share its
+    GPUs."""
+    if facts.n_gpus:
+        return max(1, int(facts.n_gpus / gpus_per_process))
+    return max(1, min(usable_cores(), free_memory() // MATCH_MEMORY))
+
+
+@dataclass
+class _Given:
+    """A slice that a process has."""
+
+    work: Slice
+    is_alone: bool
+    """Whether nothing else may be with the process meanwhile: one died when it had this pair."""
+    n_committed: int = 0
+    """Rows of the slice in committed parts."""
+
+
+@dataclass
+class _Member:
+    """A process, and the slices that it has, in the order in which it does them."""
+
+    process: MatcherProcess
+    is_ready: bool = False
+    """Whether its matcher is loaded and it was told the stages."""
+    given: deque[_Given] = field(default_factory=deque)
+
+
+class LocalMatching:
+    """Slices that are matched by processes of this machine; those that it starts end with the `with` block.
+
+    process: the first one, which the caller ends. most: the largest number of processes.
+    Raises what loading the matcher raises, see MatcherProcess.facts.
+    """
+
+    def __init__(self, process: MatcherProcess, slices: list[Slice], config: StageConfig, *, most: int) -> None:
+        self._config = config
+        self._most = most
+        self._waiting = deque(slices)
+        self._n_waiting = sum(len(work.rows) for work in slices)
+        self._is_begun = False
+        self._suspects: deque[Slice] = deque()
+        self._members = [_Member(process)]
+        self._n_done = 0
+        self._facts = process.facts()
+        self._begin(self._members[0])
+        self._start = time.monotonic()
+
+    def parts(self, is_stopped: Callable[[], bool] = lambda: False) -> Iterator[Committed]:
+        """The parts as they are committed; once `is_stopped()`, those of what is begun.
+
+        Raises what the stages raise, and ClusterError where no process can be started again.
+        """
+        while True:
+            if is_stopped():
+                self._waiting.clear()
+                self._n_waiting = 0
+            self._give()
+            self._start_more()
+            if not any(member.given for member in self._members) and not self._suspects and not self._waiting:
+                return
+            readable = wait([member.process.connection for member in self._members], _POLL_SECONDS)
+            for member in [member for member in self._members if member.process.connection in readable]:
+                part = self._received(member)
+                if part is not None:
+                    yield part
+
+    def _received(self, member: _Member) -> Committed | None:
+        """What a process has to say; a part if that is it."""
+        if not member.is_ready:
+            self._welcome(member)
+            return None
+        try:
+            message: SliceDone | Committed = member.process.receive()
+        except EOFError:
+            self._replace(member)
+            return None
+        if isinstance(message, SliceDone):
+            member.given.popleft()
+            return None
+        n_rows = sum(message["reasons"].values())
+        member.given[0].n_committed += n_rows
+        self._n_done += n_rows
+        return message
+
+    def _give(self) -> None:
+        """Give the processes what they may have beside the work that they have."""
+        for member in self._members:
+            while member.is_ready and (self._suspects or self._waiting):
+                is_alone = bool(self._suspects)
+                if member.given and (is_alone or member.given[0].is_alone or len(member.given) > _SLICES_AHEAD):
+                    break
+                work = self._suspects.popleft() if is_alone else self._next_slice()
+                member.given.append(_Given(work, is_alone))
+                member.process.send(work)
+
+    def _next_slice(self) -> Slice:
+        """The first waiting slice, or so much of it that enough is left for the other processes."""
+        n_pairs = max(_LEAST_PAIRS, math.ceil(self._n_waiting / (2 * self._most))) if self._is_begun else _LEAST_PAIRS
+        self._is_begun = True
+        work = self._waiting.popleft()
+        if len(work.rows) > n_pairs:
+            self._waiting.appendleft(replace(work, rows=work.rows[n_pairs:]))
+            work = replace(work, rows=work.rows[:n_pairs])
+        self._n_waiting -= len(work.rows)
+        return work
+
+    def _start_more(self) -> None:
+        """Start more processes if what waits would keep the present ones busy for long."""
+        if not self._n_done or not all(member.is_ready for member in self._members):
+            return
+        rows_a_second = self._n_done / (time.monotonic() - self._start)
+        n_rows = self._n_waiting * len(self._config.matching.options.directions)
+        worth = math.floor(n_rows / rows_a_second / SECONDS_A_PROCESS)
+        for _ in range(min(worth, self._most - len(self._members))):
+            self._members.append(_Member(self._members[0].process.another(self._device(len(self._members)))))
+
+    def _device(self, number: int) -> str | None:
+        """The device of a process: the GPUs in turn."""
+        if not self._facts.n_gpus:
+            return None
+        return f"cuda:{int(number * self._config.matching.gpus_per_worker)}"
+
+    def _begin(self, member: _Member) -> None:
+        member.process.send(self._config)
+        member.is_ready = True
+
+    def _welcome(self, member: _Member) -> None:
+        """Have a process that is loaded take part; where it died of loading, the others go on without it."""
+        try:
+            member.process.facts()
+        except ClusterError:
+            if len(self._members) == 1:
+                raise
+            self._members.remove(member)
+            self._most = len(self._members)
+            member.process.close()
+        else:
+            self._begin(member)
+
+    def _replace(self, member: _Member) -> None:
+        """After the death of a process: what it was at becomes pairs to match alone, the rest waits again."""
+        while len(member.given) > 1:
+            work = member.given.pop().work
+            self._waiting.appendleft(work)
+            self._n_waiting += len(work.rows)
+        for given in member.given:
+            rows = given.work.rows[given.n_committed // len(self._config.matching.options.directions) :]
+            self._suspects.extend(replace(given.work, rows=rows[n : n + 1]) for n in range(len(rows)))
+        self._members[self._members.index(member)] = _Member(member.process.another())
+        member.process.close()
+
+    def close(self) -> None:
+        """End the processes. Later calls change nothing."""
+        for member in self._members:
+            member.process.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()

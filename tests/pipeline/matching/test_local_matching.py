@@ -1,0 +1,208 @@
+"""Matching by processes of this machine, without Ray."""
+
+import os
+import signal
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pyarrow.parquet as pq
+import pytest
+from command import SUPPORT
+from make import run_description, write_image_pairs
+
+from pipeline.cluster.errors import ClusterError
+from pipeline.io import storage
+from pipeline.matching import local_matching
+from pipeline.matching.local_matching import LocalMatching, most_processes
+from pipeline.matching.local_process import MatcherProcess
+from pipeline.matching.local_worker import MatcherFacts
+from pipeline.matching.options import MatchConfig, MatchOptions
+from pipeline.matching.plan import Slice
+from pipeline.matching.stages import Committed, StageConfig
+from pipeline.runs.folder import open_run
+from pipeline.runs.parts import read_matches
+from schemas.pairs import PAIRS
+
+N_PAIRS = 12
+
+
+@pytest.fixture(autouse=True)
+def _matchers_of_tests(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(SUPPORT))
+
+
+def _matching(**options: Any) -> MatchConfig:
+    return MatchConfig(**{"matcher": "slow_matcher:SlowMatcher", "answer_timeout": 2.0, **options})
+
+
+def _stage(folder: Path, matching: MatchConfig) -> StageConfig:
+    run = open_run(str(folder / "run"), run_description(), dry_run=True)
+    return StageConfig(
+        run=run,
+        attempt=1,
+        stop_file=str(folder / "run" / "stop"),
+        in_progress_folder=str(folder / "run" / "begun"),
+        matching=matching,
+    )
+
+
+def _slices(folder: Path, special: dict[int, str]) -> list[Slice]:
+    """Slices of four pairs each, some of which have a prefix to their id."""
+    file = write_image_pairs(folder / "images", N_PAIRS)
+    table = pq.read_table(file)
+    ids = [special.get(n, "") + name for n, name in enumerate(table["pair_id"].to_pylist())]
+    pq.write_table(table.set_column(0, PAIRS.field("pair_id"), [ids]), file)
+    return [Slice(file=file, row_group=0, rows=np.arange(n, n + 4, dtype=np.int32)) for n in range(0, N_PAIRS, 4)]
+
+
+def _parts(slices: list[Slice], stage: StageConfig, *, most: int = 1) -> list[Committed]:
+    """The parts of all slices."""
+    with MatcherProcess(stage.matching, "cpu") as process, LocalMatching(process, slices, stage, most=most) as local:
+        return list(local.parts())
+
+
+@pytest.fixture
+def _always_worth_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any work is worth a process, and is given in slices as small as there are processes for."""
+    monkeypatch.setattr(local_matching, "SECONDS_A_PROCESS", 1e-6)
+    monkeypatch.setattr(local_matching, "_LEAST_PAIRS", 1)
+
+
+def _workers(stage: StageConfig) -> set[str]:
+    return set(read_matches(stage.run.out, ["worker"])["worker"].to_pylist())
+
+
+@pytest.mark.parametrize("most", [1, 2])
+@pytest.mark.usefixtures("_always_worth_it")
+def test_pairs_that_kill_or_hang_a_process_are_set_aside_and_every_other_is_matched_once(
+    most: int, tmp_path: Path
+) -> None:
+    directions = ("source_to_target", "target_to_source")
+    slices = _slices(tmp_path, {1: "deadly-", 6: "stuck-", 7: "bad-"})
+    stage = _stage(tmp_path, _matching(options=MatchOptions(directions=directions)))
+
+    parts = _parts(slices, stage, most=most)
+
+    reasons = sum((Counter(part["reasons"]) for part in parts), Counter[str]())
+    assert reasons == {"ok": 18, "worker: died": 2, "worker: timeout": 2, "match: ArithmeticError": 2}
+    rows = read_matches(stage.run.out, ["pair_id", "direction", "status", "error_kind"]).to_pylist()
+    assert len(rows) == 24
+    failed = {row["pair_id"].split("-")[0]: row["error_kind"] for row in rows if row["status"] == "error"}
+    assert failed == {"deadly": "died", "stuck": "timeout", "bad": "ArithmeticError"}
+    assert len(storage.list_files(storage.join(stage.run.out, "quarantine"), ".json")) == 2
+
+
+@pytest.mark.usefixtures("_always_worth_it")
+def test_another_process_takes_part_where_there_is_work_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLOW_MATCHER_SECONDS", "0.5")
+    stage = _stage(tmp_path, _matching())
+
+    parts = _parts(_slices(tmp_path, {}), stage, most=2)
+
+    assert sum(part["reasons"]["ok"] for part in parts) == N_PAIRS
+    assert len(_workers(stage)) == 2
+    assert sorted(read_matches(stage.run.out)["pair_id"].to_pylist()) == [f"pair-{n:04}" for n in range(N_PAIRS)]
+
+
+def test_little_work_is_not_worth_another_process(tmp_path: Path) -> None:
+    """By the pace of the first slices the rest takes a fraction of a second."""
+    stage = _stage(tmp_path, _matching())
+
+    _parts(_slices(tmp_path, {}), stage, most=8)
+
+    assert len(_workers(stage)) == 1
+
+
+@pytest.mark.usefixtures("_always_worth_it")
+def test_a_process_that_dies_of_loading_is_done_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where the memory is enough for one."""
+    monkeypatch.setenv("SLOW_MATCHER_SECONDS", "0.2")
+    stage = _stage(tmp_path, _matching())
+    started = []
+
+    def another(process: MatcherProcess, device: str | None = None) -> MatcherProcess:
+        started.append(MatcherProcess(_matching(matcher="slow_matcher:dies"), device or "cpu"))
+        return started[-1]
+
+    monkeypatch.setattr(MatcherProcess, "another", another)
+
+    parts = _parts(_slices(tmp_path, {}), stage, most=2)
+
+    assert sum(part["reasons"]["ok"] for part in parts) == N_PAIRS
+    assert len(_workers(stage)) == len(started) == 1
+
+
+def test_where_the_only_process_cannot_be_started_again_the_job_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dying = _matching(matcher="slow_matcher:dies")
+    monkeypatch.setattr(MatcherProcess, "another", lambda _process, device=None: MatcherProcess(dying, "cpu"))
+
+    with pytest.raises(ClusterError, match="the process that loads the matcher ended: signal 9"):
+        _parts(_slices(tmp_path, {1: "deadly-"}), _stage(tmp_path, _matching()))
+
+
+def test_a_process_that_dies_with_nothing_to_do_is_replaced(tmp_path: Path) -> None:
+    slices, stage = _slices(tmp_path, {}), _stage(tmp_path, _matching())
+    with MatcherProcess(stage.matching, "cpu") as process, LocalMatching(process, slices, stage, most=1) as local:
+        (child,) = psutil.Process().children()
+        os.kill(child.pid, signal.SIGKILL)
+        assert sum(part["reasons"]["ok"] for part in local.parts()) == N_PAIRS
+
+
+def test_what_is_begun_is_finished_and_the_rest_is_left(tmp_path: Path) -> None:
+    """The process has one slice more than the one that it matches."""
+    slices, stage = _slices(tmp_path, {}), _stage(tmp_path, _matching())
+
+    with MatcherProcess(stage.matching, "cpu") as process, LocalMatching(process, slices, stage, most=1) as local:
+        parts: list[Committed] = []
+        parts.extend(local.parts(is_stopped=lambda: bool(parts)))
+
+    assert len(parts) == 2
+    assert sorted(read_matches(stage.run.out)["pair_id"].to_pylist()) == [f"pair-{n:04}" for n in range(8)]
+
+
+def test_the_first_results_come_soon_and_the_last_slices_are_small(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A quarter of what waits is given, where two processes may be at it, but no more than a slice."""
+    monkeypatch.setattr(local_matching, "_LEAST_PAIRS", 2)
+    stage = _stage(tmp_path, _matching())
+
+    parts = _parts(_slices(tmp_path, {}), stage, most=2)
+
+    assert [part["reasons"]["ok"] for part in parts] == [2, 2, 2, 2, 2, 2]
+
+
+def test_after_a_request_to_stop_nothing_is_begun(tmp_path: Path) -> None:
+    stage = _stage(tmp_path, _matching())
+    storage.write_bytes(stage.stop_file, b"")
+
+    assert _parts(_slices(tmp_path, {}), stage) == []
+
+
+def test_a_part_that_cannot_be_written_is_an_error_that_says_so(tmp_path: Path) -> None:
+    stage = _stage(tmp_path, _matching())
+    Path(stage.run.out).mkdir()
+    Path(stage.run.out, "parts").write_text("a file where the folder of the parts should be")
+
+    with pytest.raises(OSError, match=r"a part could not be written: .*File exists"):
+        _parts(_slices(tmp_path, {}), stage)
+
+
+@pytest.mark.parametrize(
+    ("n_gpus", "gpus_per_process", "cores", "memory_gib", "most"),
+    [(0, 1, 8, 64, 8), (0, 1, 8, 4, 2), (0, 1, 8, 1, 1), (4, 1, 2, 4, 4), (2, 0.5, 2, 4, 4), (1, 2, 2, 4, 1)],
+)
+def test_one_process_a_core_as_far_as_memory_goes_or_what_shares_the_gpus(
+    n_gpus: int, gpus_per_process: float, cores: int, memory_gib: int, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process takes 1.5 GiB."""
+    monkeypatch.setattr(local_matching, "usable_cores", lambda: cores)
+    monkeypatch.setattr(local_matching, "free_memory", lambda: memory_gib * 2**30)
+    facts = MatcherFacts(fingerprint="f", squashed_side=None, has_salience=None, n_gpus=n_gpus)
+
+    assert most_processes(facts, gpus_per_process) == most
