@@ -1,6 +1,7 @@
-"""Networks are loaded without torch's compiler, which torch and torchvision import for little and which is never used.
+"""Networks are loaded and run without torch's compiler, which torch and torchvision import for little and which is
+never used.
 
-torch._dynamo and torch._inductor take as long to import as torch itself, in every process that matches.
+torch._dynamo and torch._inductor take as long to import as torch itself, and 150 MB, in every process that matches.
 """
 
 import sys
@@ -21,14 +22,16 @@ _COMPILER = "torch._dynamo"
 def without_compiler() -> Iterator[None]:
     """What this block imports and calls does not import torch's compiler, if it is not imported yet.
 
-    torch and timm mark functions that torch.compile is to leave alone, and torchvision asks, when its operators are
-    called, whether they can be compiled: two names of the compiler. For any other name it is imported after all.
+    torch and timm mark functions that torch.compile is to leave alone, torch's optimisers end what it compiles at each
+    step, and torchvision asks, when its operators are called, whether they can be compiled: three names of the compiler.
+    For any other name it is imported after all.
     """
     if _COMPILER in sys.modules:
         yield
         return
     compiler, utils = _StandIn(_COMPILER), _StandIn(f"{_COMPILER}.utils")
     compiler.disable, utils.is_compile_supported = _disable, _is_compile_supported  # type: ignore[attr-defined]
+    compiler.graph_break = _nothing  # type: ignore[attr-defined]
     sys.modules |= {stand_in.__name__: stand_in for stand_in in (compiler, utils)}
     try:
         yield
@@ -65,6 +68,10 @@ def _disable(function: Callable[..., Any] | None = None, recursive: bool = True,
         return compiler.disable(function, recursive, **options)(*args, **kwargs)
 
     return disabled
+
+
+def _nothing() -> None:
+    """The end of what is compiled, where nothing is."""
 
 
 def _is_compile_supported(device_type: str) -> bool:

@@ -7,12 +7,14 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from nemf.model.light_loading import without_compiler
 from nemf.search.config import check_settings
 from nemf.search.score import BoundScoreFn
 
 _FINAL_LR = 1e-6
 
 
+@without_compiler()
 @torch.inference_mode(False)
 def refine(
     score: BoundScoreFn,

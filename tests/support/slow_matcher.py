@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from nemf.matcher import ImagePair, Match, Matcher
+from pipeline.matching import decode
 
 
 class SlowMatcher(Matcher):
@@ -41,6 +42,19 @@ def dies(**_options: Any) -> SlowMatcher:
     """Loading it kills the process."""
     os.kill(os.getpid(), signal.SIGKILL)
     raise AssertionError
+
+
+def with_deadly_images(**_options: Any) -> SlowMatcher:
+    """A SlowMatcher in whose process fetching an image with 'deadly' in its name is the end of it."""
+    fetch = decode.fetch_image
+
+    def fetch_or_die(uri: str, **options: Any) -> bytes:
+        if "deadly" in uri:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return fetch(uri, **options)
+
+    decode.fetch_image = fetch_or_die
+    return SlowMatcher()
 
 
 def _answer(pair: ImagePair) -> Match:

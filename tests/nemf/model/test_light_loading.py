@@ -10,10 +10,13 @@ from nemf.model.light_loading import shapes_only
 
 SCRIPT = """
 import sys
+import numpy as np
 import nemf
 from nemf.model.light_loading import without_compiler
 
-nemf.load_matcher("nemf-small", device="cpu")
+matcher = nemf.load_matcher("nemf-small", device="cpu")
+noise = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
+assert matcher.match(*noise, dense=True).flow_px.shape == (32, 32, 2)
 assert "timm" in sys.modules
 assert "torch._dynamo" not in sys.modules and "torch._dynamo.utils" not in sys.modules
 
@@ -37,7 +40,7 @@ print("all held")
 """
 
 
-def test_the_compiler_is_not_imported_to_load_a_network_and_is_whole_when_it_is_asked_for_later():
+def test_the_compiler_is_not_imported_to_load_a_network_or_match_and_is_whole_when_it_is_asked_for_later():
     done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=False)
 
     assert done.stdout == "all held\n", done.stderr

@@ -95,6 +95,24 @@ def test_pairs_that_kill_or_hang_a_process_are_set_aside_and_every_other_is_matc
     assert len(storage.list_files(storage.join(stage.run.out, "quarantine"), ".json")) == 2
 
 
+def test_an_image_that_kills_the_process_while_others_are_matched_costs_its_pair_alone(tmp_path: Path) -> None:
+    """It is decoded beside the matching of the slice before, whose pairs are matched again and set nothing aside."""
+    slices, stage = _slices(tmp_path, {}), _stage(tmp_path, _matching(matcher="slow_matcher:with_deadly_images"))
+    table = pq.read_table(slices[0].file)
+    uris = [uri if n != 6 else f"{uri}.deadly" for n, uri in enumerate(table["source_uri"].to_pylist())]
+    pq.write_table(
+        table.set_column(table.column_names.index("source_uri"), PAIRS.field("source_uri"), [uris]), slices[0].file
+    )
+
+    _parts(slices, stage)
+
+    rows = read_matches(stage.run.out, ["pair_id", "status", "error_stage", "error_kind", "error_message"]).to_pylist()
+    assert len(rows) == N_PAIRS
+    (failed,) = [row for row in rows if row["status"] == "error"]
+    assert (failed["pair_id"], failed["error_stage"], failed["error_kind"]) == ("pair-0006", "worker", "died")
+    assert "at stage decode" in failed["error_message"]
+
+
 @pytest.mark.usefixtures("_always_worth_it")
 def test_another_process_takes_part_where_there_is_work_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLOW_MATCHER_SECONDS", "0.5")
