@@ -23,8 +23,8 @@ def without_compiler() -> Iterator[None]:
     """What this block imports and calls does not import torch's compiler, if it is not imported yet.
 
     torch and timm mark functions that torch.compile is to leave alone, torch's optimisers end what it compiles at each
-    step, and torchvision asks, when its operators are called, whether they can be compiled: three names of the compiler.
-    For any other name it is imported after all.
+    step, and torchvision asks, when its operators are called, whether they can be compiled: three names of the
+    compiler. For any other name it is imported after all.
     """
     if _COMPILER in sys.modules:
         yield
