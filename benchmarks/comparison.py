@@ -218,6 +218,7 @@ def match_keypoints(matcher: Matcher, pairs: pa.Table) -> tuple[pa.Table, float]
     return pa.concat_tables(matched), seconds
 
 
+@harness.nothing_kept()
 def measured(matcher: Matcher, pairs: pa.Table) -> dict[str, Any]:
     """The fields of Row that are measured: `pairs` have all columns of PAIRS."""
     truth, measure = pairs.drop_columns(list(INLINE_COLUMNS)), protocol_of(pairs)

@@ -3,7 +3,8 @@
     python -m benchmarks.decode_counts --pairs spair.parquet --out benchmarks/results
 
 Plans the manifest and decodes every slice as jobs.match does, then computes the features of each pair's images as the
-matchers do, counting. Compared with the order of the manifest, and with pairs encoded eight at a time in that order.
+matchers of one process do, counting. Compared with the order of the manifest, and with pairs encoded eight at a time in
+that order and nothing kept between.
 Prints a Markdown table and writes it with the raw numbers as JSON.
 """
 
@@ -20,7 +21,7 @@ from torch import Tensor
 from benchmarks import harness
 from jobs.command import run_command
 from nemf.matcher import RGB
-from nemf.matchers.feature_cache import FeatureCache
+from nemf.matchers.feature_cache import FeatureCache, KeptFeatures
 from pipeline.io.images import decode_reduced, fetch_image
 from pipeline.io.manifest import Manifest, read_rows
 from pipeline.matching.decode import decode_rows
@@ -59,11 +60,11 @@ class Measured:
 
 def run(config: Config) -> list[Measured]:
     """Count, and print the table."""
-    measured = [_count("manifest, pair by pair", config, 1, _in_manifest_order(config.pairs, 1), 1)]
+    measured = [_count("manifest, pair by pair", config, 1, _in_manifest_order(config.pairs, 1), batch_pairs=1)]
     for n in config.slice_pairs:
         measured += [
-            _count("manifest, encoded by eight", config, n, _in_manifest_order(config.pairs, n), 8),
-            _count("jobs.match", config, n, _planned(config.pairs, n), n),
+            _count("manifest, encoded by eight", config, n, _in_manifest_order(config.pairs, n), batch_pairs=8),
+            _count("jobs.match", config, n, _planned(config.pairs, n)),
         ]
     with Manifest(config.pairs) as manifest:
         setup = {"manifest": f"{manifest.n_pairs:,} pairs"}
@@ -89,8 +90,12 @@ def _planned(pairs: str, slice_pairs: int) -> Iterator[pa.Table]:
         yield from read_rows(piece.file, piece.row_group, piece.rows)
 
 
-def _count(order: str, config: Config, slice_pairs: int, slices: Iterator[pa.Table], batch_pairs: int) -> Measured:
+def _count(
+    order: str, config: Config, slice_pairs: int, slices: Iterator[pa.Table], batch_pairs: int | None = None
+) -> Measured:
+    """batch_pairs: pairs that share features; all for None, as far as matchers keep them."""
     counts: Counter[str] = Counter()
+    kept = KeptFeatures()
 
     def encode(images: Sequence[RGB]) -> list[list[Tensor]]:
         counts["passes"] += len(images)
@@ -103,9 +108,10 @@ def _count(order: str, config: Config, slice_pairs: int, slices: Iterator[pa.Tab
         for rows in slices:
             for chunk in decode_rows(rows, config.image_root):
                 counts["pairs"] += len(chunk.pairs)
-                for first in range(0, len(chunk.pairs), batch_pairs):
-                    cache = FeatureCache(encode)
-                    for pair in chunk.pairs[first : first + batch_pairs]:
+                n_together = batch_pairs or len(chunk.pairs)
+                for first in range(0, len(chunk.pairs), n_together):
+                    cache = FeatureCache(encode, KeptFeatures() if batch_pairs else kept)
+                    for pair in chunk.pairs[first : first + n_together]:
                         images = [chunk.images[pair[f"{side}_key"]].rgb for side in ("source", "target")]
                         cache.encode([rgb for rgb in images if rgb is not None])
         return Measured(

@@ -81,6 +81,7 @@ class _Part:
     needs_gpu: bool = False
 
 
+@harness.nothing_kept()
 def run(config: Config) -> list[Row]:
     """Measure and print. Raises ValueError for a device that is not there."""
     device, start = find_device(config.device), time.perf_counter()

@@ -6,11 +6,13 @@ import platform
 import statistics
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import psutil
 import torch
@@ -81,6 +83,13 @@ def matmul_peak(device: torch.device, dtype: torch.dtype = torch.float32) -> flo
         measured = measure({"square": partial(torch.matmul, matrix, matrix)}, device, repeats=20)["square"]
         best = max(best, 2 * size**3 / min(measured.seconds))
     return best
+
+
+@contextmanager
+def nothing_kept() -> Iterator[None]:
+    """Within it matchers keep no features between calls: whatever was matched before, a call encodes its images."""
+    with mock.patch("nemf.matchers.feature_cache.KEPT_BYTES", 0):
+        yield
 
 
 @dataclass(frozen=True, kw_only=True)

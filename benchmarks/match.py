@@ -81,6 +81,7 @@ class Row:
         return self.encode_s + self.search_s + self.refine_s
 
 
+@harness.nothing_kept()
 def run(config: Config) -> list[Row]:
     """Measure and print. Raises ValueError for unknown presets, sizes and modes."""
     sizes = {size: _hw(size) for size in config.sizes}

@@ -72,6 +72,7 @@ class Row:
     """Of all processes of a run; None for a pair."""
 
 
+@harness.nothing_kept()
 def run(config: Config) -> list[Row]:
     """Measure and print."""
     threads = torch.get_num_threads()

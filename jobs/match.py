@@ -92,7 +92,7 @@ class Config:
     slice_pairs: int = 128
     """Pairs matched and committed together; a crash can lose their results. Does not change results."""
     batch_pairs: int = MatchOptions.batch_pairs
-    """Pairs given to the matcher at once: an image they share is encoded once. Does not change results."""
+    """Pairs given to the matcher at once. Does not change results."""
     answer_timeout: float = 600.0
     """Seconds that a matcher may take to return the match of a pair before the pair is quarantined."""
     address: str | None = None

@@ -52,7 +52,8 @@ Points = Float32[np.ndarray, "k 2"]
 class ImagePair:
     """A query image and a reference image to find matches in, with the query points to match.
 
-    Pairs of one batch that show the same image should hold the same array object: matchers encode an object once.
+    Pairs of one batch that show the same image should hold the same array object: matchers read its pixels once then.
+    Images must stay as they are during the call.
     Raises ValueError for arrays of another shape or dtype, and points that are not finite.
     """
 

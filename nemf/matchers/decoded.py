@@ -21,8 +21,8 @@ from nemf.model.image_sizes import cells_a_side
 class DecodedMatcher(NearestNeighbourMatcher):
     """Matches by the cosine of decoded descriptors: the query's at the exact point, the reference's at the score cells.
 
-    Feature cells are the network's own, and score cells DENSITY times smaller; both tile the image. A reference image
-    is decoded once among the pairs of a batch. window, temperature, image_size: see NearestNeighbourMatcher.
+    Feature cells are the network's own, and score cells DENSITY times smaller; both tile the image. Only reference
+    images are decoded. window, temperature, image_size: see NearestNeighbourMatcher.
     """
 
     def __init__(self, name: str, descriptors: Descriptors, device: torch.device, **options: Any) -> None:
@@ -34,8 +34,8 @@ class DecodedMatcher(NearestNeighbourMatcher):
         self.score_hw = (DENSITY * side, DENSITY * side)
 
     def match_batch(self, pairs: Sequence[ImagePair]) -> Iterator[Match]:
-        maps = FeatureCache(lambda images: [[features] for features in self._encoded(images)])
-        grids = FeatureCache(lambda images: [[self._decoded(features)] for (features,) in maps.encode(images)])
+        maps = self._cache()
+        grids = self._grids(maps)
         pairs_at_once = max(1, self._encode_batch // 2)
         for first in range(0, len(pairs), pairs_at_once):
             group = pairs[first : first + pairs_at_once]
@@ -47,15 +47,26 @@ class DecodedMatcher(NearestNeighbourMatcher):
     @torch.inference_mode()
     def masses(self, pair: ImagePair, temperatures: Sequence[float]) -> tuple[Match, Float32[np.ndarray, "t k"]]:
         """The pair's match, and the mass of each of its points' answers at every temperature."""
-        query, reference = self.encode(pair.query_rgb), self._decoded(self.encode(pair.reference_rgb))
+        maps = self._cache()
+        ((query,),) = maps.encode([pair.query_rgb])
+        ((reference,),) = self._grids(maps).encode([pair.reference_rgb])
         points_px = torch.zeros(0, 2) if pair.query_xy_px is None else torch.tensor(pair.query_xy_px)
         _, _, masses = self._search(pair, query, reference, points_px, temperatures)
         return self._match(pair, query, reference), masses.cpu().numpy()
 
+    def _grids(self, maps: FeatureCache) -> FeatureCache:
+        """The cache of the decoded images of a call, from that of their maps."""
+        return FeatureCache(
+            lambda images: [[self._decoded(features)] for (features,) in maps.encode(images)],
+            self._kept,
+            kind="grid",
+            keys=maps.keys,
+        )
+
     @torch.inference_mode()
     def _encoded(self, images: Sequence[RGB]) -> list[Float[Tensor, "c h w"]]:
         """The map of each of some images, which depends on that image alone."""
-        return [maps[0][i] for maps, images_hw in self._maps(images) for i in range(len(images_hw))]
+        return [maps[0][i].clone() for maps, images_hw in self._maps(images) for i in range(len(images_hw))]
 
     @torch.inference_mode()
     def _decoded(self, features: Float[Tensor, "c h w"]) -> Float[Tensor, "c hs ws"]:

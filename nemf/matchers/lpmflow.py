@@ -17,7 +17,7 @@ from nemf.lpmflow.window import as_map
 from nemf.matcher import RGB, ImagePair, Match, Matcher
 from nemf.matchers.confidence import POINTS_AT_ONCE, flow_mass, mass_maps, point_mass, read_maps
 from nemf.matchers.deterministic import deterministic
-from nemf.matchers.feature_cache import FeatureCache
+from nemf.matchers.feature_cache import FeatureCache, KeptFeatures
 from nemf.matchers.salience import dissimilarity
 from nemf.matchers.table import COMMON_OPTIONS
 from nemf.model.backbone import tensors_digest
@@ -67,16 +67,17 @@ class LpmflowMatcher(Matcher):
         self.squashed_side = model.image_size
         self.device = device
         self.model = model.eval().requires_grad_(False).to(device)
+        self._kept = KeptFeatures()
 
     def match_batch(self, pairs: Sequence[ImagePair]) -> Iterator[Match]:
-        cache = FeatureCache(lambda images: [[self._tokens(rgb)] for rgb in images])
+        cache = self._cache()
         for pair in pairs:
             yield self._match(self._encode(pair, cache), pair)
 
     @torch.inference_mode()
     def masses(self, pair: ImagePair, temperatures: Sequence[float]) -> tuple[Match, Float32[np.ndarray, "t k"]]:
         """The pair's match, and the mass of each of its points' answers at every temperature."""
-        encoded = self._encode(pair, FeatureCache(lambda images: [[self._tokens(rgb)] for rgb in images]))
+        encoded = self._encode(pair, self._cache())
         match = self._match(encoded, pair)
         answers_xy_px = torch.from_numpy(match.reference_xy_px).to(self.device)
         masses = self._point_masses(encoded, pair, answers_xy_px, temperatures)
@@ -91,6 +92,9 @@ class LpmflowMatcher(Matcher):
         """The backbone's token of the image; see nemf.matcher.ImageEmbedder."""
         for rgb in images:
             yield self._tokens(rgb)[0, 0].cpu().numpy()
+
+    def _cache(self) -> FeatureCache:
+        return FeatureCache(lambda images: [[self._tokens(rgb)] for rgb in images], self._kept)
 
     @torch.inference_mode()
     def _tokens(self, rgb: RGB) -> Float[Tensor, "1 token dim"]:

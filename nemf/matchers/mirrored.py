@@ -8,7 +8,7 @@ from nemf.matcher import RGB, ImagePair
 
 
 class Mirror:
-    """Mirrors images left to right, keeping one copy for each array object, so that each copy is encoded once."""
+    """Mirrors images left to right, keeping one copy for each array object, so that each is made and read once."""
 
     def __init__(self) -> None:
         self._copies: dict[int, tuple[RGB, RGB]] = {}

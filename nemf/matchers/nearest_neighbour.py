@@ -26,7 +26,7 @@ from nemf.coordinates import pixel_grid, px_to_norm, rescale_px
 from nemf.matcher import RGB, ImagePair, Match, Matcher
 from nemf.matchers.confidence import POINTS_AT_ONCE, point_mass
 from nemf.matchers.deterministic import deterministic
-from nemf.matchers.feature_cache import FeatureCache
+from nemf.matchers.feature_cache import FeatureCache, KeptFeatures
 from nemf.matchers.salience import dissimilarity, length
 from nemf.matchers.table import COMMON_OPTIONS
 from nemf.model.backbone import Backbone, load_backbone
@@ -155,6 +155,7 @@ class NearestNeighbourMatcher(Matcher):
         self.cell_size = self.image_size / min(cells[level] for level in self.levels)
         self.cells_hw = (round(self.image_size / 8), round(self.image_size / 8))
         self.score_hw = (_UPSAMPLING * self.cells_hw[0], _UPSAMPLING * self.cells_hw[1])
+        self._kept = KeptFeatures()
         configuration = [_CODE_VERSION, backbone.digest(), self.image_size, window, temperature]
         configuration.append(asdict(self.calibration))
         configuration += [option for option in (fit if fit != "squash" else None, layers) if option is not None]
@@ -166,7 +167,7 @@ class NearestNeighbourMatcher(Matcher):
         self.fingerprint = hashlib.sha256(json.dumps(configuration).encode()).hexdigest()[:16]
 
     def match_batch(self, pairs: Sequence[ImagePair]) -> Iterator[Match]:
-        cache = FeatureCache(lambda images: [[cells] for cells in self._encoded(images)])
+        cache = self._cache()
         pairs_at_once = max(1, self._encode_batch // 2)  # they fill a batch if no two show the same image
         for first in range(0, len(pairs), pairs_at_once):
             group = pairs[first : first + pairs_at_once]
@@ -187,6 +188,9 @@ class NearestNeighbourMatcher(Matcher):
         """Unit feature vectors of the image's cells."""
         (cells,) = self._encoded([rgb])
         return cells
+
+    def _cache(self) -> FeatureCache:
+        return FeatureCache(lambda images: [[features] for features in self._encoded(images)], self._kept)
 
     @torch.inference_mode()
     def _encoded(self, images: Sequence[RGB]) -> list[Float[Tensor, "c h w"]]:
@@ -305,7 +309,7 @@ class NearestNeighbourMatcher(Matcher):
     @torch.inference_mode()
     def masses(self, pair: ImagePair, temperatures: Sequence[float]) -> tuple[Match, Float32[np.ndarray, "t k"]]:
         """The pair's match, and the mass of each of its points' answers at every temperature."""
-        query, reference = self.encode(pair.query_rgb), self.encode(pair.reference_rgb)
+        (query,), (reference,) = self._cache().encode([pair.query_rgb, pair.reference_rgb])
         points_px = torch.zeros(0, 2) if pair.query_xy_px is None else torch.tensor(pair.query_xy_px)
         _, _, masses = self._search(pair, query, reference, points_px, temperatures)
         return self._match(pair, query, reference), masses.cpu().numpy()

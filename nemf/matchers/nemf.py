@@ -16,7 +16,7 @@ from nemf.calibration import Calibration
 from nemf.coordinates import norm_to_px, pixel_grid, px_to_norm
 from nemf.matcher import RGB, ImagePair, Match, Matcher, as_points
 from nemf.matchers.deterministic import deterministic
-from nemf.matchers.feature_cache import FeatureCache
+from nemf.matchers.feature_cache import FeatureCache, KeptFeatures
 from nemf.matchers.field_flow import FieldFlow, flow_confidence, upsample
 from nemf.matchers.field_search import FieldSearch
 from nemf.matchers.mirrored import Mirror
@@ -105,14 +105,15 @@ class NemfMatcher(Matcher):
         self._fused = _fused_score(self.model) if self.config.precision == "bfloat16" else None
         self._search = FieldSearch(model=self.model, config=self.config, fused=self._fused)
         self._flow = FieldFlow(search=self._search, calibration=self.calibration)
+        self._kept = KeptFeatures()
 
     def match_batch(self, pairs: Sequence[ImagePair]) -> Iterator[Match]:
-        cache, mirrored_cache, mirror = FeatureCache(self._features), FeatureCache(self._features), Mirror()
+        cache, mirror = self._cache(), Mirror()
         for group in self._groups(pairs):
             encoded = self.encode(group, cache)
             fields = [self._field(pair, encoded.select(i, i + 1)) for i, pair in enumerate(group)]
             if self._is_mirrored:
-                mirrored = self.encode([mirror.pair(pair) for pair in group], mirrored_cache)
+                mirrored = self.encode([mirror.pair(pair) for pair in group], cache)
                 fields = [replace(field, mirrored=mirrored.select(i, i + 1)) for i, field in enumerate(fields)]
             matches = self._matches(encoded, fields)
             dense = [index for index, pair in enumerate(group) if pair.dense]
@@ -133,9 +134,9 @@ class NemfMatcher(Matcher):
     def encode(self, pairs: Sequence[ImagePair], cache: FeatureCache | None = None) -> EncodedField:
         """The pairs as one encoded batch.
 
-        cache: features of the images, shared with other pairs.
+        cache: of the call that they are part of.
         """
-        cache = cache or FeatureCache(self._features)
+        cache = cache or self._cache()
         # the same algorithm every time, and no rounding to TF32 where full precision was configured
         tf32 = self.config.precision != "float32"
         with deterministic(tf32=tf32):
@@ -162,6 +163,10 @@ class NemfMatcher(Matcher):
             with torch.no_grad(), deterministic(tf32=tf32):
                 pooled = generalised_mean(self.model.backbone(self._batch(batch))[-1])
             yield from pooled[: len(batch)].float().cpu().numpy()
+
+    def _cache(self) -> FeatureCache:
+        """A cache for one call. A mirrored image is one more image in it, met as often as the image itself."""
+        return FeatureCache(self._features, self._kept)
 
     def _features(self, images: Sequence[RGB]) -> list[list[Float[Tensor, "_ _ _"]]]:
         """The maps (c_l, h_l, w_l) to correlate of each of the images."""

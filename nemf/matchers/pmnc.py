@@ -15,7 +15,7 @@ from nemf.coordinates import norm_to_px, pixel_grid, px_to_norm, rescale_px
 from nemf.matcher import RGB, ImagePair, Match, Matcher
 from nemf.matchers.confidence import POINTS_AT_ONCE, flow_mass, mass_maps, point_mass
 from nemf.matchers.deterministic import deterministic
-from nemf.matchers.feature_cache import FeatureCache
+from nemf.matchers.feature_cache import FeatureCache, KeptFeatures
 from nemf.matchers.salience import dissimilarity
 from nemf.matchers.table import COMMON_OPTIONS
 from nemf.model.backbone import tensors_digest
@@ -83,6 +83,7 @@ class PMNCMatcher(Matcher):
         self.device = device
         self.model = model.eval().requires_grad_(False).to(device)
         self._cells_norm = px_to_norm(pixel_grid(model.cells_hw), model.cells_hw).view(-1, 2)
+        self._kept = KeptFeatures()
 
     def match_batch(self, pairs: Sequence[ImagePair]) -> Iterator[Match]:
         cache = self._cache()
@@ -122,7 +123,7 @@ class PMNCMatcher(Matcher):
         return squash(image, backbone.mean, backbone.std, self.model.image_size)[None]
 
     def _cache(self) -> FeatureCache:
-        return FeatureCache(lambda images: [[self.encode(rgb)] for rgb in images])
+        return FeatureCache(lambda images: [[self.encode(rgb)] for rgb in images], self._kept)
 
     def _correlation(self, pair: ImagePair, cache: FeatureCache) -> FilteredCorrelation:
         (query,), (reference,) = cache.encode([pair.query_rgb, pair.reference_rgb])

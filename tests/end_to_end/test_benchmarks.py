@@ -124,6 +124,7 @@ def test_decode_counts_are_of_what_is_fetched_decoded_and_encoded(tmp_path: Path
     assert counts[0] == pytest.approx((1.8, 1.8, 1.8))
     assert counts[1] == pytest.approx((0.25, 0.25, 3 * (5 + 5 + 5) / 60))  # 8, 8 and 4 of each 20 pairs
     assert max(counts[2]) <= 0.25
+    assert counts[2][2] == pytest.approx(5 / 60)  # as far as bytes go
     assert "| jobs.match | 20 |" in (tmp_path / "decode_counts.md").read_text()
 
 

@@ -1,4 +1,4 @@
-"""A small network of the published architecture with random weights, and its matcher."""
+"""A small network of the published architecture with random weights, and its matcher; nothing is kept between calls."""
 
 import pytest
 import torch
@@ -19,3 +19,9 @@ def model() -> NeMF:
 def matcher(model: NeMF) -> NemfMatcher:
     search = SearchConfig(patchmatch_steps=3, refine_steps=2)
     return NemfMatcher("nemf", model, torch.device("cpu"), search)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that tests which compare calls of a matcher compare what each of them encodes; test_feature_cache.py keeps."""
+    monkeypatch.setattr("nemf.matchers.feature_cache.KEPT_BYTES", 0)
