@@ -44,7 +44,12 @@ class Config:
     repeats: int = 5
     """Turns, whose median counts."""
     rows: tuple[int, ...] = (30, 300)
-    """Pairs of each of the whole runs, photographs and warped copies of them as `nemf demo` has them."""
+    """Pairs of each of the whole runs."""
+    table: str | None = None
+    """Pairs of the whole runs, a table as `nemf prepare --dataset table` reads it; default: photographs and warped copies
+    of them, as `nemf demo` has them."""
+    root: str | None = None
+    """Folder of the table's images."""
     job_repeats: int = 3
     """Turns of the whole runs."""
     out: str | None = None
@@ -122,16 +127,18 @@ def _whole_runs(config: Config, checkouts: Sequence[Path]) -> list[Row]:
     """`nemf match` of both builds in turns."""
     with tempfile.TemporaryDirectory() as parent:
         folder = Path(parent)
-        (folder / "images").mkdir()
-        table = folder / "pairs.csv"
-        write_pairs(table, -(-max(config.rows) // len(PHOTOGRAPHS)), seed=0)
+        table, root = Path(config.table or folder / "pairs.csv"), Path(config.root or folder)
+        if not config.table:
+            (folder / "images").mkdir()
+            write_pairs(table, -(-max(config.rows) // len(PHOTOGRAPHS)), seed=0)
 
         def measured(checkout: Path, n: int) -> dict[str, float]:
             here = Path(tempfile.mkdtemp(dir=folder))
             # also its working folder, which Ray's workers search for modules
             in_build: Any = {"environment": os.environ | {"PYTHONPATH": str(checkout)}, "folder": checkout}
             python, pairs = [sys.executable, "-P", "-m"], str(here / "pairs.parquet")
-            prepare = ["jobs.prepare", "--dataset", "table", "--root", str(folder), "--annotations", str(table)]
+            prepare = ["jobs.prepare", "--dataset", "table", "--root", str(root.resolve())]
+            prepare += ["--annotations", str(table.resolve())]
             watch([*python, *prepare, "--out", pairs], **in_build)  # each build has its own manifests
             match = ["jobs.match", "--matcher", config.matcher, "--device", "cpu", "--limit", str(n), "--pairs", pairs]
             use = watch([*python, *match, "--out", str(here / "run")], **in_build)
