@@ -46,8 +46,8 @@ class Config:
     rows: tuple[int, ...] = (30, 300)
     """Pairs of each of the whole runs."""
     table: str | None = None
-    """Pairs of the whole runs, a table as `nemf prepare --dataset table` reads it; default: photographs and warped copies
-    of them, as `nemf demo` has them."""
+    """Pairs of the whole runs, a table as `nemf prepare --dataset table` reads it; default: photographs and warped
+    copies of them, as `nemf demo` has them."""
     root: str | None = None
     """Folder of the table's images."""
     job_repeats: int = 3

@@ -39,7 +39,7 @@ def match(
     Raises ValueError for resources that the cluster does not have, what Ray and its processes raise, see
     pipeline.cluster.connect.connected, and KeyboardInterrupt after a signal, once what was in flight is committed.
     """
-    lease.on_heartbeat.append(QuarantineMonitor(run.out, lease).record_new)
+    lease.on_heartbeat.append(QuarantineMonitor(run.out, lease, with_deaths=local is None).record_new)
     stage = StageConfig(
         run=run,
         attempt=lease.attempt.number,
@@ -59,8 +59,14 @@ def match(
             parts = _parts_of_ray(plan.slices, stage, device, workers)
         else:
             most = workers[1] if workers else most_processes(local.facts(), config.gpus_per_worker)
-            matching = processes.enter_context(LocalMatching(local, plan.slices, stage, most=most))
-            parts = matching.parts(stopped.is_set)
+            matching = LocalMatching(
+                local,
+                plan.slices,
+                stage,
+                most=most,
+                on_death=lambda ending, pairs: lease.events.record("worker_died", ending=ending, pairs=pairs),
+            )
+            parts = processes.enter_context(matching).parts(stopped.is_set)
         for part in parts:
             progress.update(_record_commit(part, lease))
             progress.set_postfix(errors=lease.counts.total() - lease.counts["ok"], refresh=False)

@@ -5,6 +5,7 @@ matched pair by pair, alone in its process, until the quarantine leaves out the 
 """
 
 import math
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -13,6 +14,9 @@ from multiprocessing.connection import wait
 from types import TracebackType
 from typing import Self
 
+from tqdm import tqdm
+
+from nemf.io.redact import redacted
 from pipeline.cluster.errors import ClusterError
 from pipeline.cluster.this_machine import free_memory, usable_cores
 from pipeline.matching.local_process import MatcherProcess
@@ -20,6 +24,7 @@ from pipeline.matching.local_worker import MatcherFacts, SliceDone
 from pipeline.matching.options import MATCH_MEMORY
 from pipeline.matching.plan import Slice
 from pipeline.matching.stages import Committed, StageConfig
+from pipeline.runs.quarantine import DEATHS
 
 SECONDS_A_PROCESS = 10.0
 """Work left, in seconds at the present pace, for which one more process is started: it takes about half of them to
@@ -29,6 +34,9 @@ _SLICES_AHEAD = 1
 _LEAST_PAIRS = 32
 """Pairs of the first slice that is given, so that results come soon and the pace is known, and of the last ones, so
 that all processes end at about the same time."""
+_MOST_DEATHS = 2 * DEATHS + 1
+"""Deaths of its processes after which a pair ends the job; the quarantine sets it aside before, be it of decoding or of
+matching, and what dies all the same would do so for ever."""
 _POLL_SECONDS = 0.2
 
 
@@ -47,6 +55,8 @@ class _Given:
     work: Slice
     is_alone: bool
     """Whether nothing else may be with the process meanwhile: one died when it had this pair."""
+    n_deaths: int = 0
+    """Processes that died when they had this pair alone."""
     n_committed: int = 0
     """Rows of the slice in committed parts."""
 
@@ -65,16 +75,26 @@ class LocalMatching:
     """Slices that are matched by processes of this machine; those that it starts end with the `with` block.
 
     process: the first one, which the caller ends. most: the largest number of processes.
+    on_death: called with how a process ended, such as 'signal 9', and the number of pairs that it had.
     Raises what loading the matcher raises, see MatcherProcess.facts.
     """
 
-    def __init__(self, process: MatcherProcess, slices: list[Slice], config: StageConfig, *, most: int) -> None:
+    def __init__(
+        self,
+        process: MatcherProcess,
+        slices: list[Slice],
+        config: StageConfig,
+        *,
+        most: int,
+        on_death: Callable[[str, int], None] = lambda _ending, _n_pairs: None,
+    ) -> None:
         self._config = config
+        self._on_death = on_death
         self._most = most
         self._waiting = deque(slices)
         self._n_waiting = sum(len(work.rows) for work in slices)
         self._is_begun = False
-        self._suspects: deque[Slice] = deque()
+        self._suspects: deque[_Given] = deque()
         self._members = [_Member(process)]
         self._n_done = 0
         self._facts = process.facts()
@@ -84,12 +104,14 @@ class LocalMatching:
     def parts(self, is_stopped: Callable[[], bool] = lambda: False) -> Iterator[Committed]:
         """The parts as they are committed; once `is_stopped()`, those of what is begun.
 
-        Raises what the stages raise, and ClusterError where no process can be started again.
+        Raises what the stages raise, and ClusterError where no process can be started again, or where each dies of the
+        same pair.
         """
         while True:
             if is_stopped():
                 self._waiting.clear()
                 self._n_waiting = 0
+                self._suspects.clear()
             self._give()
             self._start_more()
             if not any(member.given for member in self._members) and not self._suspects and not self._waiting:
@@ -125,9 +147,9 @@ class LocalMatching:
                 is_alone = bool(self._suspects)
                 if member.given and (is_alone or member.given[0].is_alone or len(member.given) > _SLICES_AHEAD):
                     break
-                work = self._suspects.popleft() if is_alone else self._next_slice()
-                member.given.append(_Given(work, is_alone))
-                member.process.send(work)
+                given = self._suspects.popleft() if is_alone else _Given(self._next_slice(), is_alone=False)
+                member.given.append(given)
+                member.process.send(given.work)
 
     def _next_slice(self) -> Slice:
         """The first waiting slice, or so much of it that enough is left for the other processes."""
@@ -161,12 +183,13 @@ class LocalMatching:
         member.is_ready = True
 
     def _welcome(self, member: _Member) -> None:
-        """Have a process that is loaded take part; where it died of loading, the others go on without it."""
+        """Have a process that is loaded take part; where it could not be loaded, the others go on without it."""
         try:
             member.process.facts()
-        except ClusterError:
+        except (ClusterError, ValueError, OSError) as error:
             if len(self._members) == 1:
                 raise
+            _note(f"going on with one process less: {error}")
             self._members.remove(member)
             self._most = len(self._members)
             member.process.close()
@@ -175,13 +198,21 @@ class LocalMatching:
 
     def _replace(self, member: _Member) -> None:
         """After the death of a process: what it was at becomes pairs to match alone, the rest waits again."""
+        ending = member.process.ending()
+        n_pairs = sum(len(given.work.rows) for given in member.given)
+        self._on_death(ending, n_pairs)
         while len(member.given) > 1:
             work = member.given.pop().work
             self._waiting.appendleft(work)
             self._n_waiting += len(work.rows)
         for given in member.given:
+            n_deaths = given.n_deaths + given.is_alone
+            if n_deaths >= _MOST_DEATHS:
+                raise ClusterError(f"{n_deaths} processes died at the same pair, the last by {ending}")
             rows = given.work.rows[given.n_committed // len(self._config.matching.options.directions) :]
-            self._suspects.extend(replace(given.work, rows=rows[n : n + 1]) for n in range(len(rows)))
+            singles = [replace(given.work, rows=rows[n : n + 1]) for n in range(len(rows))]
+            self._suspects.extend(_Given(work, is_alone=True, n_deaths=n_deaths) for work in singles)
+            _note(f"a process died ({ending}): {len(rows)} pairs that it had are matched one by one in another")
         self._members[self._members.index(member)] = _Member(member.process.another())
         member.process.close()
 
@@ -197,3 +228,8 @@ class LocalMatching:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _note(text: str) -> None:
+    """Tell people, beside the progress bar."""
+    tqdm.write(f"note: {redacted(text)}", file=sys.stderr)

@@ -62,7 +62,7 @@ class MatcherProcess:
             try:
                 self._facts = self.receive()
             except EOFError:
-                raise ClusterError(f"the process that loads the matcher ended: {self._ending()}") from None
+                raise ClusterError(f"the process that loads the matcher ended: {self.ending()}") from None
         return self._facts
 
     def send(self, message: Setup | StageConfig | Slice) -> None:
@@ -74,14 +74,14 @@ class MatcherProcess:
         """The next message. Raises what was sent as an exception, and EOFError where the process has ended."""
         try:
             message = self.connection.recv()
-        except ConnectionError as error:
+        except OSError as error:  # it may end in the middle of a message
             raise EOFError from error
         if isinstance(message, Exception):
             raise message
         return message
 
-    def _ending(self) -> str:
-        """How the process ended, for people."""
+    def ending(self) -> str:
+        """How the process ended, for people; waits for its end."""
         code = self._process.wait()
         return f"signal {-code}" if code < 0 else f"exit code {code}"
 

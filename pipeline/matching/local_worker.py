@@ -2,10 +2,12 @@
 
 It receives Setup, loads the matcher and answers MatcherFacts; then it receives a StageConfig and any number of slices,
 and answers each slice with its Committed parts as they are written and SliceDone at the end. An exception that it
-answers instead is the end of the job. It ends with the process that started it.
+answers instead is the end of the job. It ends with the process that started it, whatever it is at, and leaves signals
+to that one: batch systems send SIGTERM to all processes of a job, of which the driver lets these finish what they have.
 """
 
 import os
+import signal
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,7 +22,7 @@ from pipeline.cluster.errors import ClusterError
 from pipeline.matching.decode import Chunk
 from pipeline.matching.options import MatchConfig
 from pipeline.matching.plan import Slice
-from pipeline.matching.stages import MatchStage, StageConfig, commit, decode_slice, load
+from pipeline.matching.stages import Committed, MatchStage, StageConfig, commit, decode_slice, load
 
 if TYPE_CHECKING:
     from nemf.matcher import Matcher
@@ -57,40 +59,49 @@ class SliceDone:
 
 def main(file_descriptor: int) -> None:
     """Serve the connection of that descriptor until its other end is closed."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
     connection = Connection(file_descriptor)
-    setup: Setup = _received(connection)
+    received: Queue[Any] = Queue()
+    threading.Thread(target=_receive, args=(connection, received), daemon=True).start()
+    setup: Setup = received.get()
     fsspec.config.conf.update(setup.storage_options)
     try:
         device = _resolved(setup.device)
         matcher = load(setup.matching, device)
-        connection.send(_facts(matcher, setup.matching, _n_gpus(device)))
+        facts = _facts(matcher, setup.matching, _n_gpus(device))
     except (ValueError, OSError) as error:
-        connection.send(_sendable(error))
+        _send(connection, _sendable(error))
         return
-    decoded: Queue[Chunk | SliceDone | Exception] = Queue(maxsize=1)
-    config: StageConfig = _received(connection)
-    threading.Thread(target=_decode, args=(connection, config, decoded), daemon=True).start()
+    _send(connection, facts)
+    config: StageConfig = received.get()
+    try:
+        _match_all(connection, received, config, matcher)
+    except Exception as error:
+        _send(connection, _sendable(error))
+
+
+def _match_all(connection: Connection, received: Queue[Any], config: StageConfig, matcher: "Matcher") -> None:
+    """Match and commit the slices that come, until there is an error."""
     stage = MatchStage(config, matcher)
+    decoded: Queue[Chunk | SliceDone | Exception] = Queue(maxsize=1)
+    threading.Thread(target=_decode, args=(received, config, decoded), daemon=True).start()
     while True:
         item = decoded.get()
-        try:
-            if isinstance(item, Exception):
-                raise item
-            if isinstance(item, Chunk):
-                rows = stage.match(item)
-                if rows.num_rows:
-                    connection.send(commit(rows, config))
-            else:
-                connection.send(item)
-        except Exception as error:
-            connection.send(_sendable(error))
-            return
+        if isinstance(item, Exception):
+            raise item
+        if isinstance(item, Chunk):
+            rows = stage.match(item)
+            if rows.num_rows:
+                _send(connection, commit(rows, config))
+        else:
+            _send(connection, item)
 
 
-def _decode(connection: Connection, config: StageConfig, decoded: "Queue[Chunk | SliceDone | Exception]") -> None:
+def _decode(received: Queue[Any], config: StageConfig, decoded: "Queue[Chunk | SliceDone | Exception]") -> None:
     """Decode the slices that come, one chunk ahead of what is matched."""
     while True:
-        work: Slice = _received(connection)
+        work: Slice = received.get()
         try:
             chunks = decode_slice(work, config)
             # the claim on decoding a single pair is closed before the pair is matched: a death then is of one stage
@@ -101,11 +112,20 @@ def _decode(connection: Connection, config: StageConfig, decoded: "Queue[Chunk |
             decoded.put(error)
 
 
-def _received(connection: Connection) -> Any:
-    """The next message; ends this process where the other one has ended."""
+def _receive(connection: Connection, received: Queue[Any]) -> None:
+    """Put the messages that come into a queue; ends this process where the other one has ended."""
+    while True:
+        try:
+            received.put(connection.recv())
+        except (EOFError, OSError):
+            os._exit(1)
+
+
+def _send(connection: Connection, message: MatcherFacts | Committed | SliceDone | Exception) -> None:
+    """Send it; ends this process where the other one has ended."""
     try:
-        return connection.recv()
-    except (EOFError, ConnectionError):
+        connection.send(message)
+    except ConnectionError:
         os._exit(1)
 
 

@@ -84,9 +84,18 @@ def load(matching: MatchConfig, device: str) -> "Matcher":
 
 
 class MatchStage:
-    """Matches chunks with a matcher that it holds."""
+    """Matches chunks with a matcher that it holds.
+
+    Raises ValueError for a matcher that is not the run's: its weights were changed since the run began.
+    """
 
     def __init__(self, config: StageConfig, matcher: "Matcher") -> None:
+        expected = config.run.matcher_fingerprint
+        if expected not in (None, matcher.fingerprint):
+            raise ValueError(
+                f"{config.matching.matcher} was changed while the run went on: its fingerprint was {expected} and is "
+                f"{matcher.fingerprint}; put back what it was, or take another run folder"
+            )
         self._config = config
         self._matcher = matcher
         self._quarantine = Quarantine(config.run.out, config.in_progress_folder)

@@ -12,7 +12,7 @@ Every event has `timestamp` (UTC; pandas parses a column of that name as a date)
     took_over           earlier (the number of an attempt that never ended), its host and pid
     planned             rows (requested so far), settled (rows completed before, by reason), slices
     committed           part, bytes, rows, reasons, seconds (of matching, of committing)
-    worker_died         work (its stage, and a hash of its pairs)
+    worker_died         on Ray: work (its stage, and a hash of its pairs); else ending (as 'signal 9'), pairs (it had)
     quarantined         pair_id, reason
     stop_requested
     counted             ok, errors, over_error_budget

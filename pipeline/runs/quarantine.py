@@ -90,16 +90,20 @@ class Quarantine:
 
 
 class QuarantineMonitor:
-    """Records in an attempt's event log the processes that died and the pairs that went into quarantine."""
+    """Records in an attempt's event log the pairs that went into quarantine, and the processes that died.
 
-    def __init__(self, out: str, lease: Lease) -> None:
+    with_deaths: False where the job itself records each death.
+    """
+
+    def __init__(self, out: str, lease: Lease, *, with_deaths: bool = True) -> None:
+        self._with_deaths = with_deaths
         self._folder = storage.join(out, "quarantine")
         self._lease = lease
         self._known = storage.file_names(self._folder)
 
     def record_new(self) -> None:
         """Record the deaths and quarantined pairs that are new since the last call. Costs two listings."""
-        for name in self._new_names(self._lease.in_progress_folder):
+        for name in self._new_names(self._lease.in_progress_folder) if self._with_deaths else ():
             if name.startswith(_DIED):
                 self._lease.events.record("worker_died", work=name.removeprefix(_DIED))
         for name in self._new_names(self._folder):

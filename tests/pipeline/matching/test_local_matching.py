@@ -2,7 +2,9 @@
 
 import os
 import signal
+import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -153,6 +155,87 @@ def test_a_process_that_dies_of_loading_is_done_without(tmp_path: Path, monkeypa
     assert len(_workers(stage)) == len(started) == 1
 
 
+@pytest.mark.usefixtures("_always_worth_it")
+def test_a_process_that_finds_no_matcher_is_done_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As where its weights are fetched and the network is gone."""
+    monkeypatch.setenv("SLOW_MATCHER_SECONDS", "0.2")
+    stage = _stage(tmp_path, _matching())
+    other = _matching(matcher="nothing")
+    monkeypatch.setattr(MatcherProcess, "another", lambda _process, device=None: MatcherProcess(other, "cpu"))
+
+    parts = _parts(_slices(tmp_path, {}), stage, most=2)
+
+    assert sum(part["reasons"]["ok"] for part in parts) == N_PAIRS
+    assert "note: going on with one process less: there is no matcher 'nothing'" in capsys.readouterr().err
+
+
+def test_a_matcher_that_is_not_the_runs_matches_nothing(tmp_path: Path) -> None:
+    """Its weights were changed after the run began, and a process loads them later."""
+    stage = _stage(tmp_path, _matching())
+    changed = replace(stage, run=replace(stage.run, matcher_fingerprint="quick"))
+
+    with pytest.raises(ValueError, match="was changed while the run went on: its fingerprint was quick and is slow"):
+        _parts(_slices(tmp_path, {}), changed)
+
+
+def test_a_process_that_cannot_begin_ends_the_job(tmp_path: Path) -> None:
+    """Another would fail the same way, and so on."""
+    stage = _stage(tmp_path, _matching())
+    storage.write_bytes(storage.join(stage.run.out, "quarantine", "pair.json"), b"")
+
+    with pytest.raises(ValueError, match=r"pair\.json is damaged"):
+        _parts(_slices(tmp_path, {}), stage)
+
+
+def test_a_pair_that_kills_its_process_where_no_quarantine_sees_it_ends_the_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local_matching, "_MOST_DEATHS", 1)  # the quarantine sets it aside after two
+
+    with pytest.raises(ClusterError, match="1 processes died at the same pair, the last by signal 9"):
+        _parts(_slices(tmp_path, {1: "deadly-"}), _stage(tmp_path, _matching()))
+
+
+def test_each_death_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The first took a slice and the one ahead of it along, the others a pair each."""
+    stage, deaths = _stage(tmp_path, _matching()), []
+
+    with (
+        MatcherProcess(stage.matching, "cpu") as process,
+        LocalMatching(
+            process, _slices(tmp_path, {5: "deadly-"}), stage, most=1, on_death=lambda *death: deaths.append(death)
+        ) as local,
+    ):
+        list(local.parts())
+
+    assert deaths == [("signal 9", 8), ("signal 9", 1), ("signal 9", 1)]
+    assert "note: a process died (signal 9): 4 pairs that it had" in capsys.readouterr().err
+
+
+def test_a_signal_to_all_processes_is_for_the_driver_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batch systems send it to each; those that match finish what they have."""
+    monkeypatch.setenv("SLOW_MATCHER_SECONDS", "0.3")
+    stage, deaths = _stage(tmp_path, _matching()), []
+
+    with (
+        MatcherProcess(stage.matching, "cpu") as process,
+        LocalMatching(
+            process, _slices(tmp_path, {}), stage, most=1, on_death=lambda *death: deaths.append(death)
+        ) as local,
+    ):
+        parts = local.parts()
+        first = next(parts)
+        (child,) = psutil.Process().children()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            os.kill(child.pid, number)
+        committed = [first, *parts]
+
+    assert sum(part["reasons"]["ok"] for part in committed) == N_PAIRS
+    assert deaths == []
+
+
 def test_where_the_only_process_cannot_be_started_again_the_job_ends(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -224,3 +307,24 @@ def test_one_process_a_core_as_far_as_memory_goes_or_what_shares_the_gpus(
     facts = MatcherFacts(fingerprint="f", squashed_side=None, has_salience=None, n_gpus=n_gpus)
 
     assert most_processes(facts, gpus_per_process) == most
+
+
+def test_a_process_ends_with_its_driver_in_the_middle_of_matching(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the next slices decoded and waiting; the next attempt has the folder to itself at once."""
+    monkeypatch.setenv("SLOW_MATCHER_SECONDS", "60")
+    stage = _stage(tmp_path, _matching(answer_timeout=600.0))
+    with MatcherProcess(stage.matching, "cpu") as process:
+        process.facts()
+        (child,) = psutil.Process().children()
+        process.send(stage)
+        for work in _slices(tmp_path, {}):
+            process.send(work)
+        while not any(name.startswith("match") for name in storage.file_names(stage.in_progress_folder)):
+            time.sleep(0.05)
+        time.sleep(0.5)  # the next slice is decoded
+
+        process.connection.close()
+
+        assert child.wait(10) == 1
