@@ -162,8 +162,6 @@ class NearestNeighbourMatcher(Matcher):
         self._encode_batch = max(1, _ENCODE_PIXELS[device.type] // self.image_size**2)
         if isinstance(backbone, Descriptors) and backbone.corners_aligned:
             configuration.append("corners aligned")
-        if self._encode_batch > 1:  # not always: on a CPU it was 1 before there were batches
-            configuration.append(self._encode_batch)
         self.fingerprint = hashlib.sha256(json.dumps(configuration).encode()).hexdigest()[:16]
 
     def match_batch(self, pairs: Sequence[ImagePair]) -> Iterator[Match]:

@@ -91,7 +91,8 @@ class NemfMatcher(Matcher):
         self.config = search or SearchConfig()
         self.calibration = calibration or Calibration()
         backbone = [model.backbone.name, asdict(model.backbone.config)]
-        sizes = [model.image_size, model.cost_encoder.heads, TILE[device.type]]  # not visible in the tensors
+        # not visible in the tensors; of no one device, since drivers without a GPU ask for it too
+        sizes = [model.image_size, model.cost_encoder.heads, TILE]
         configuration = [_CODE_VERSION, asdict(self.config), asdict(self.calibration), backbone, sizes]
         if self.config.precision == "bfloat16" and device.type != "cuda":
             raise ValueError(f"precision bfloat16 needs a CUDA device; this is {device}: leave the option out")

@@ -320,13 +320,14 @@ def test_a_blank_image_has_the_confidence_of_no_mass():
         assert matcher.match(query, reference, [[30, 20]]).point_confidence < little
 
 
-def test_the_fingerprint_tells_weights_and_options(monkeypatch):
+def test_the_fingerprint_tells_weights_and_options_but_no_device(monkeypatch):
     original = patches().fingerprint
     assert patches().fingerprint == original
     changed = [patches(seed=1), patches(window=0), patches(temperature=0.05), patches(image_size=256)]
     assert len({original, *(matcher.fingerprint for matcher in changed)}) == 5
-    monkeypatch.setitem(nearest_neighbour._ENCODE_PIXELS, "cpu", 4 * 320**2)
-    assert patches().fingerprint != original
+    monkeypatch.setattr(torch.nn.Module, "to", lambda module, *_: module)
+    on_gpu = NearestNeighbourMatcher("patches", Backbone("patches", Patches(0), RAW), torch.device("cuda"))
+    assert on_gpu.fingerprint == original
 
 
 def test_options_that_will_not_do():

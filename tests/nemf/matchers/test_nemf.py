@@ -77,6 +77,15 @@ def test_the_fingerprint_tells_weights_and_search(model: NeMF, matcher: NemfMatc
         assert NemfMatcher("nemf", other, cpu, matcher.config).fingerprint != matcher.fingerprint
 
 
+def test_the_fingerprint_is_the_same_on_any_device(
+    model: NeMF, matcher: NemfMatcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A driver without a GPU says which matcher a run on GPUs has, and a shipped calibration is for both."""
+    monkeypatch.setattr(torch.nn.Module, "to", lambda module, *_: module)
+
+    assert NemfMatcher("nemf", model, torch.device("cuda"), matcher.config).fingerprint == matcher.fingerprint
+
+
 def test_the_confidence_is_the_calibrated_mass_of_the_field(model: NeMF, matcher: NemfMatcher):
     one = pair(query_xy_px=POINTS, dense=True)
     line = Calibration(temperature=0.5, mass=(0.0, 0.02, 1.0), probability=(0.1, 0.2, 0.9))
