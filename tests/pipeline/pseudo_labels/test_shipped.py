@@ -26,8 +26,10 @@ def test_the_calibration_that_ships_judges_by_what_every_run_with_confidence_has
     calibration.check_signals(signals_of_run(["keypoints", "confidence"], has_other_run=False), "a run")
     assert calibration.made_on["datasets"] == ["animal-pose"]
     selected = {s["asked"]: s for s in calibration.quality["selected"]}
-    assert abs(selected[0.8]["real"] - 0.8) < 0.03
-    assert abs(selected[0.9]["real"] - 0.9) < 0.03
+    for asked in (0.8, 0.9):
+        low, high = selected[asked]["interval"]
+        assert low <= asked <= high
+        assert abs(selected[asked]["real"] - asked) < 0.04
 
 
 def test_without_a_calibration_the_shipped_one_is_used_with_a_warning_that_names_what_it_was_made_on(tmp_path: Path):
