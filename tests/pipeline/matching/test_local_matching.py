@@ -227,7 +227,7 @@ def test_a_signal_to_all_processes_is_for_the_driver_alone(tmp_path: Path, monke
     ):
         parts = local.parts()
         first = next(parts)
-        (child,) = psutil.Process().children()
+        child = psutil.Process(process._process.pid)
         for number in (signal.SIGTERM, signal.SIGINT):
             os.kill(child.pid, number)
         committed = [first, *parts]
@@ -249,7 +249,7 @@ def test_where_the_only_process_cannot_be_started_again_the_job_ends(
 def test_a_process_that_dies_with_nothing_to_do_is_replaced(tmp_path: Path) -> None:
     slices, stage = _slices(tmp_path, {}), _stage(tmp_path, _matching())
     with MatcherProcess(stage.matching, "cpu") as process, LocalMatching(process, slices, stage, most=1) as local:
-        (child,) = psutil.Process().children()
+        child = psutil.Process(process._process.pid)
         os.kill(child.pid, signal.SIGKILL)
         assert sum(part["reasons"]["ok"] for part in local.parts()) == N_PAIRS
 
@@ -317,7 +317,7 @@ def test_a_process_ends_with_its_driver_in_the_middle_of_matching(
     stage = _stage(tmp_path, _matching(answer_timeout=600.0))
     with MatcherProcess(stage.matching, "cpu") as process:
         process.facts()
-        (child,) = psutil.Process().children()
+        child = psutil.Process(process._process.pid)
         process.send(stage)
         for work in _slices(tmp_path, {}):
             process.send(work)

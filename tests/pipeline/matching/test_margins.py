@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+import skimage
 from make import encoded, noise_rgb, pair_row
 
 from nemf import load_matcher
@@ -101,14 +102,14 @@ def test_scores_that_cannot_be_are_an_error_of_the_pair(matcher: Matcher, kind: 
 
 @pytest.mark.parametrize("name", ["nearest-neighbour:dense-sift?image_size=64", "nemf-small?patchmatch_steps=1"])
 def test_a_point_is_ahead_in_its_own_image_and_twins_are_not(name: str):
-    """The image is searched for itself; then for its left half, which it holds twice."""
+    """An eye of a cat is searched in its own photograph; then in its left half twice, side by side."""
     matcher = load_matcher(name, device="cpu")
-    rgb = np.kron(noise_rgb(1, (8, 8)), np.ones((16, 16, 1), np.uint8))
-    twice = np.concatenate([rgb[:, :64]] * 2, axis=1)
+    rgb = skimage.data.chelsea()[:, :448]
+    twice = np.concatenate([rgb[:, :224]] * 2, axis=1)
     margins = []
     for image in (rgb, twice):
         images = {"source_image": encoded(image), "target_image": encoded(image)}
-        pair = pair_row("1", **images, source_xy_px=[[32, 64]], target_xy_px=[[32, 64]])
+        pair = pair_row("1", **images, source_xy_px=[[172, 113]], target_xy_px=[[172, 113]])
         (chunk,) = decode_rows(pa.Table.from_pylist([pair], PAIRS), None)
         (row,) = match_chunk(matcher, chunk, OPTIONS, fingerprint="f", attempt=1).to_pylist()
         margins += row["point_margin"]
