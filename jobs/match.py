@@ -83,7 +83,7 @@ class Config:
     dry_run: bool = False
     """Print what would be done; write nothing and start nothing."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Device to match on; auto: GPUs if the cluster has any."""
+    """Device to match on; auto: GPUs if there are any."""
     workers: Annotated[Workers | None, tyro.conf.arg(metavar="N|MIN,MAX")] = None
     """Number of matching processes, or their least and largest number; default: one per core, or per GPU. Without a Ray
     cluster only so many of them are started as there is work for."""

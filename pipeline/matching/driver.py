@@ -3,7 +3,7 @@ on as a request to stop."""
 
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 
 from tqdm import tqdm
 
@@ -66,7 +66,7 @@ def match(
                 most=most,
                 on_death=lambda ending, pairs: lease.events.record("worker_died", ending=ending, pairs=pairs),
             )
-            parts = processes.enter_context(matching).parts(stopped.is_set)
+            parts = processes.enter_context(closing(matching)).parts(stopped.is_set)
         for part in parts:
             progress.update(_record_commit(part, lease))
             progress.set_postfix(errors=lease.counts.total() - lease.counts["ok"], refresh=False)

@@ -11,8 +11,6 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import wait
-from types import TracebackType
-from typing import Self
 
 from tqdm import tqdm
 
@@ -72,7 +70,7 @@ class _Member:
 
 
 class LocalMatching:
-    """Slices that are matched by processes of this machine; those that it starts end with the `with` block.
+    """Slices that are matched by processes of this machine; `close` ends those that it starts.
 
     process: the first one, which the caller ends. most: the largest number of processes.
     on_death: called with how a process ended, such as 'signal 9', and the number of pairs that it had.
@@ -220,14 +218,6 @@ class LocalMatching:
         """End the processes. Later calls change nothing."""
         for member in self._members:
             member.process.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def _note(text: str) -> None:

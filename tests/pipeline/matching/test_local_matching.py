@@ -4,6 +4,7 @@ import os
 import signal
 import time
 from collections import Counter
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -62,7 +63,10 @@ def _slices(folder: Path, special: dict[int, str]) -> list[Slice]:
 
 def _parts(slices: list[Slice], stage: StageConfig, *, most: int = 1) -> list[Committed]:
     """The parts of all slices."""
-    with MatcherProcess(stage.matching, "cpu") as process, LocalMatching(process, slices, stage, most=most) as local:
+    with (
+        MatcherProcess(stage.matching, "cpu") as process,
+        closing(LocalMatching(process, slices, stage, most=most)) as local,
+    ):
         return list(local.parts())
 
 
@@ -204,8 +208,10 @@ def test_each_death_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
 
     with (
         MatcherProcess(stage.matching, "cpu") as process,
-        LocalMatching(
-            process, _slices(tmp_path, {5: "deadly-"}), stage, most=1, on_death=lambda *death: deaths.append(death)
+        closing(
+            LocalMatching(
+                process, _slices(tmp_path, {5: "deadly-"}), stage, most=1, on_death=lambda *death: deaths.append(death)
+            )
         ) as local,
     ):
         list(local.parts())
@@ -221,8 +227,8 @@ def test_a_signal_to_all_processes_is_for_the_driver_alone(tmp_path: Path, monke
 
     with (
         MatcherProcess(stage.matching, "cpu") as process,
-        LocalMatching(
-            process, _slices(tmp_path, {}), stage, most=1, on_death=lambda *death: deaths.append(death)
+        closing(
+            LocalMatching(process, _slices(tmp_path, {}), stage, most=1, on_death=lambda *death: deaths.append(death))
         ) as local,
     ):
         parts = local.parts()
@@ -248,7 +254,10 @@ def test_where_the_only_process_cannot_be_started_again_the_job_ends(
 
 def test_a_process_that_dies_with_nothing_to_do_is_replaced(tmp_path: Path) -> None:
     slices, stage = _slices(tmp_path, {}), _stage(tmp_path, _matching())
-    with MatcherProcess(stage.matching, "cpu") as process, LocalMatching(process, slices, stage, most=1) as local:
+    with (
+        MatcherProcess(stage.matching, "cpu") as process,
+        closing(LocalMatching(process, slices, stage, most=1)) as local,
+    ):
         child = psutil.Process(process._process.pid)
         os.kill(child.pid, signal.SIGKILL)
         assert sum(part["reasons"]["ok"] for part in local.parts()) == N_PAIRS
@@ -258,7 +267,10 @@ def test_what_is_begun_is_finished_and_the_rest_is_left(tmp_path: Path) -> None:
     """The process has one slice more than the one that it matches."""
     slices, stage = _slices(tmp_path, {}), _stage(tmp_path, _matching())
 
-    with MatcherProcess(stage.matching, "cpu") as process, LocalMatching(process, slices, stage, most=1) as local:
+    with (
+        MatcherProcess(stage.matching, "cpu") as process,
+        closing(LocalMatching(process, slices, stage, most=1)) as local,
+    ):
         parts: list[Committed] = []
         parts.extend(local.parts(is_stopped=lambda: bool(parts)))
 
