@@ -89,9 +89,9 @@ def test_why_there_is_no_ray_is_one_line(
 
 @pytest.fixture
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The seconds waited between the tries to start Ray, recorded without waiting."""
+    """The seconds waited between the tries to start Ray, recorded without waiting; other threads still sleep."""
     waited: list[float] = []
-    monkeypatch.setattr("pipeline.cluster.connect.time.sleep", waited.append)
+    monkeypatch.setattr("pipeline.cluster.connect.time", SimpleNamespace(sleep=waited.append))
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     return waited
 
