@@ -32,7 +32,7 @@ from nemf.search.coarse_to_fine import on_grid
 from nemf.search.config import SearchConfig, search_options
 from nemf.search.sample import sample_field
 
-_CODE_VERSION = 11
+_CODE_VERSION = 12
 
 _ENCODE_BATCH = {"cpu": 1, "cuda": 8}
 """Images and pairs are encoded in batches of this one size, padded: kernels round differently by shape."""

@@ -112,31 +112,32 @@ class QueryScorer:
         return torch.cat([reference_xy_norm[:0, 0], *chunks])[: len(query_index)]
 
     @torch.no_grad()
-    def at_places(self, reference_xy_norm: Float[Tensor, "n 2"], count: int) -> Float[Tensor, "count n"]:
-        """Logits of N reference points, each at each of the first query points; for a table of the query points.
+    def at_places(
+        self, reference_xy_norm: Float[Tensor, "n 2"], places: Int64[Tensor, "count m"]
+    ) -> Float[Tensor, "count m"]:
+        """Logits at the first query points, each at the M of N reference points that have these indices; for a table
+        of the query points.
 
-        What the reference points have alike for all query points is computed once.
+        What a reference point has alike for all query points is computed once.
         """
-        n, device = len(reference_xy_norm), reference_xy_norm.device
+        count, n_places = places.shape
         if self._fused is not None:
-            index = torch.arange(count, device=device).repeat_interleave(n)
-            return self(reference_xy_norm.repeat(count, 1), index).view(count, n)
+            index = torch.arange(count, device=places.device).repeat_interleave(n_places)
+            return self(reference_xy_norm[places.flatten()], index).view(count, n_places)
         padded = _padded(reference_xy_norm)
-        by_reference = torch.cat([self._field.encode(tile) @ self._layers.reference_weight for tile in _tiles(padded)])[
-            :n
-        ]
+        by_reference = torch.cat([self._field.encode(tile) @ self._layers.reference_weight for tile in _tiles(padded)])
         features = self._rows.view(-1, self._query_places * self._rows.shape[1])
         phi = weighted_rows(features, *corners(reference_xy_norm, self._reference_hw))
-        phi = phi.view(n, self._query_places, -1).transpose(0, 1)
+        phi = phi.view(len(reference_xy_norm), self._query_places, -1)
         logits = [reference_xy_norm[:0, 0]]
-        points_of_tile = max(TILE[device.type] // n, 1)
+        points_of_tile = max(TILE[places.device.type] // n_places, 1)
         for first in range(0, count, points_of_tile):
-            some = slice(first, min(first + points_of_tile, count))
-            hidden = self._hidden[some, None] + by_reference
-            tiles = zip(*(_tiles(_padded(part.flatten(0, 1))) for part in (hidden, phi[some])), strict=True)
-            of_points = torch.cat([self._layers.forward(*tile) for tile in tiles])
-            logits.append(of_points[: hidden.shape[0] * n])
-        return torch.cat(logits).view(count, n)
+            point = torch.arange(first, min(first + points_of_tile, count), device=places.device)
+            hidden = by_reference[places[point]].add_(self._hidden[point, None])
+            of_points = phi[places[point], point[:, None]]
+            tiles = zip(*(_tiles(_padded(part.flatten(0, 1))) for part in (hidden, of_points)), strict=True)
+            logits.append(torch.cat([self._layers.forward(*tile) for tile in tiles])[: len(point) * n_places])
+        return torch.cat(logits).view(count, n_places)
 
     def with_gradient(
         self, reference_xy_norm: Float[Tensor, "n 2"], query_index: Int64[Tensor, " n"]

@@ -1,6 +1,7 @@
 """The networks that ship: complete, small, with their terms, and better than the matchers without weights."""
 
 import logging
+import math
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from PIL import Image
 from nemf import load_matcher, pretrained
 from nemf.flow_map import folded_share
 from nemf.matcher import Matcher
+from nemf.matchers import pair_field
 from nemf.training.augment import AugmentConfig, recoloured
 from nemf.training.example import Example
 from nemf.training.geometry import AffineRange
@@ -68,6 +70,22 @@ def test_it_beats_the_matchers_without_weights_on_planted_warps():
         name: pck(load_matcher(name, device="cpu"), examples) for name in ("nearest-neighbour:dense-sift", "identity")
     }
     assert ours > max(others.values())
+
+
+def test_its_points_are_those_of_scoring_every_place(monkeypatch: pytest.MonkeyPatch):
+    """The field is scored where the correlation is greatest; nothing is lost by leaving out the rest."""
+    matcher = load_matcher("nemf-small", device="cpu")
+    pairs = [planted(number) for number in range(3)]
+
+    def answers_px() -> np.ndarray:
+        return np.concatenate(
+            [matcher.match(p.query.rgb, p.reference.rgb, p.query.xy_px).reference_xy_px for p in pairs]
+        )
+
+    few_px = answers_px()
+    monkeypatch.setattr(pair_field, "PLACES", math.prod(pair_field.MASS_MAP_HW))
+    moved_px = np.linalg.norm(few_px - answers_px(), axis=1)
+    assert np.mean(moved_px > 0.5) < 0.02, moved_px
 
 
 def test_its_flow_finds_an_image_and_its_mirror_image():

@@ -48,9 +48,9 @@ def test_it_is_the_score_of_evenly_spaced_places(matcher: NemfMatcher):
 
 
 def test_it_is_highest_where_a_planted_score_is(matcher: NemfMatcher, monkeypatch: pytest.MonkeyPatch):
-    def planted(_: QueryScorer, reference_xy_norm: torch.Tensor, count: int) -> torch.Tensor:
-        offset = reference_xy_norm - px_to_norm(torch.tensor([18.0, 5.0]), REFERENCE_HW)
-        return (2 - offset.square().sum(dim=-1)).expand(count, -1)
+    def planted(_: QueryScorer, reference_xy_norm: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+        offset = reference_xy_norm[places] - px_to_norm(torch.tensor([18.0, 5.0]), REFERENCE_HW)
+        return 2 - offset.square().sum(dim=-1)
 
     monkeypatch.setattr(QueryScorer, "at_places", planted)
     scores = matcher.score_map(QUERY, REFERENCE, [0, 0], REFERENCE_HW)

@@ -119,13 +119,16 @@ def test_second_derivatives_are_refused(field: Field, volume: torch.Tensor):
         torch.autograd.grad(gradient.sum(), reference)
 
 
-def test_places_that_all_query_points_share(field: Field):
-    """Logits of the same places are those of each query point's own places, and depend on nothing beside them."""
+def test_places_of_query_points_among_those_of_all(field: Field):
+    """The logits are those that each point has at its places by itself, and depend on nothing beside them."""
     features, query = random(3 * 5, 4, 4, seed=6), random(4, 2, seed=7)
     scorer = QueryScorer(field, CostTable.of_points(features, (3, 5)), query)
-    places = random(TILE["cpu"] + 100, 2, seed=8)
-    index = torch.arange(4).repeat_interleave(len(places))
-    logits = scorer.at_places(places, 3)
-    assert torch.allclose(logits.flatten(), scorer(places.repeat(3, 1), index[: 3 * len(places)]))
-    assert torch.equal(scorer.at_places(places, 1)[0], logits[0])
-    assert scorer.at_places(places, 0).shape == (0, len(places))
+    places_xy = random(TILE["cpu"] + 100, 2, seed=8)
+    places = torch.stack([torch.randperm(len(places_xy), generator=torch.Generator().manual_seed(k)) for k in range(3)])
+    for n_places in (len(places_xy), 70):
+        some = places[:, :n_places]
+        logits = scorer.at_places(places_xy, some)
+        index = torch.arange(3).repeat_interleave(n_places)
+        assert torch.allclose(logits.flatten(), scorer(places_xy[some.flatten()], index))
+        assert torch.equal(scorer.at_places(places_xy, some[:1])[0], logits[0])
+    assert scorer.at_places(places_xy, places[:0]).shape == (0, len(places_xy))
