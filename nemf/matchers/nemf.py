@@ -75,8 +75,8 @@ class NemfMatcher(Matcher):
     points that are asked with it; points never depend on the flow.
 
     calibration: makes the confidence (nemf.calibration) of the field's mass at an answer; by default it is the mass.
-    A point's mass is that of its logits at 32 x 32 places of the reference; that of the flow, at a pixel or node of its
-    grid, is of the refined correlation (nemf.matchers.field_flow.flow_confidence).
+    A point's mass is that of its logits at the likeliest of 32 x 32 places of the reference; that of the flow, at a
+    pixel or node of its grid, is of the refined correlation (nemf.matchers.field_flow.flow_confidence).
     """
 
     def __init__(

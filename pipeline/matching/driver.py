@@ -34,8 +34,8 @@ def match(
     lease: that of the run folder. local: the first process of this machine, which does it with more like it; None for
     the Ray that this process has joined.
     device: of Ray's processes: cpu, cuda, or auto for GPUs if there are any.
-    workers: processes that match, at least and at most, of which this machine starts as few as will do; None for one
-    per core, or per GPU.
+    workers: processes that match, at least and at most, of which the latter counts on this machine; None for one per
+    core, or per GPU.
     Raises ValueError for resources that the cluster does not have, what Ray and its processes raise, see
     pipeline.cluster.connect.connected, and KeyboardInterrupt after a signal, once what was in flight is committed.
     """

@@ -1,7 +1,9 @@
-"""Matching on this machine without Ray: slices over processes, of which more are started as there is work for them.
+"""Matching on this machine without Ray: slices over processes, as many as there is work and room for.
 
 The processes are apart from the driver's, since a pair may kill one: then another is started, and what it was at is
-matched pair by pair, alone in its process, until the quarantine leaves out the pair at fault.
+matched pair by pair, alone in its process, until the quarantine leaves out the pair at fault. Copies of the first
+process cost next to nothing and are all there from the start; where it cannot be copied, more are started as the work
+turns out to be worth them.
 """
 
 import math
@@ -25,13 +27,13 @@ from pipeline.matching.stages import Committed, StageConfig
 from pipeline.runs.quarantine import DEATHS
 
 SECONDS_A_PROCESS = 10.0
-"""Work left, in seconds at the present pace, for which one more process is started: it takes about half of them to
-import and load what it needs."""
+"""Work left, in seconds at the present pace, for which one more process is started that is no copy: it takes about half
+of them to import and load what it needs."""
 _SLICES_AHEAD = 1
 """Slices given to a process beyond the one that it matches: their images are decoded meanwhile."""
-_LEAST_PAIRS = 32
+_LEAST_PAIRS = 8
 """Pairs of the first slice that is given, so that results come soon and the pace is known, and of the last ones, so
-that all processes end at about the same time."""
+that all processes end at about the same time; for fewer there is no copy."""
 _MOST_DEATHS = 2 * DEATHS + 1
 """Deaths of its processes after which a pair ends the job; the quarantine sets it aside before, be it of decoding or of
 matching, and what dies all the same would do so for ever."""
@@ -93,10 +95,15 @@ class LocalMatching:
         self._n_waiting = sum(len(work.rows) for work in slices)
         self._is_begun = False
         self._suspects: deque[_Given] = deque()
-        self._members = [_Member(process)]
         self._n_done = 0
         self._facts = process.facts()
-        self._begin(self._members[0])
+        processes = [process]
+        if self._facts.can_be_copied:
+            n_copies = max(1, min(most, self._n_waiting // _LEAST_PAIRS))
+            processes = [process.another() for _ in range(n_copies)]
+        self._members = [_Member(each) for each in processes]
+        for member in self._members[:]:
+            self._welcome_if_loaded(member)
         self._start = time.monotonic()
 
     def parts(self, is_stopped: Callable[[], bool] = lambda: False) -> Iterator[Committed]:
@@ -139,15 +146,20 @@ class LocalMatching:
         return message
 
     def _give(self) -> None:
-        """Give the processes what they may have beside the work that they have."""
-        for member in self._members:
-            while member.is_ready and (self._suspects or self._waiting):
-                is_alone = bool(self._suspects)
-                if member.given and (is_alone or member.given[0].is_alone or len(member.given) > _SLICES_AHEAD):
-                    break
-                given = self._suspects.popleft() if is_alone else _Given(self._next_slice(), is_alone=False)
-                member.given.append(given)
-                member.process.send(given.work)
+        """Give the processes what they may have beside the work that they have, first of all those that have none."""
+        for n_given in range(1 + _SLICES_AHEAD):
+            for member in self._members:
+                if member.is_ready and len(member.given) == n_given:
+                    self._give_one(member)
+
+    def _give_one(self, member: _Member) -> None:
+        is_alone = bool(self._suspects)
+        if member.given and (is_alone or member.given[0].is_alone):
+            return
+        if is_alone or self._waiting:
+            given = self._suspects.popleft() if is_alone else _Given(self._next_slice(), is_alone=False)
+            member.given.append(given)
+            member.process.send(given.work)
 
     def _next_slice(self) -> Slice:
         """The first waiting slice, or so much of it that enough is left for the other processes."""
@@ -168,7 +180,9 @@ class LocalMatching:
         n_rows = self._n_waiting * len(self._config.matching.options.directions)
         worth = math.floor(n_rows / rows_a_second / SECONDS_A_PROCESS)
         for _ in range(min(worth, self._most - len(self._members))):
-            self._members.append(_Member(self._members[0].process.another(self._device(len(self._members)))))
+            member = _Member(self._members[0].process.another(self._device(len(self._members))))
+            self._members.append(member)
+            self._welcome_if_loaded(member)
 
     def _device(self, number: int) -> str | None:
         """The device of a process: the GPUs in turn."""
@@ -176,9 +190,9 @@ class LocalMatching:
             return None
         return f"cuda:{int(number * self._config.matching.gpus_per_worker)}"
 
-    def _begin(self, member: _Member) -> None:
-        member.process.send(self._config)
-        member.is_ready = True
+    def _welcome_if_loaded(self, member: _Member) -> None:
+        if member.process.is_loaded(0):
+            self._welcome(member)
 
     def _welcome(self, member: _Member) -> None:
         """Have a process that is loaded take part; where it could not be loaded, the others go on without it."""
@@ -192,7 +206,8 @@ class LocalMatching:
             self._most = len(self._members)
             member.process.close()
         else:
-            self._begin(member)
+            member.process.send(self._config)
+            member.is_ready = True
 
     def _replace(self, member: _Member) -> None:
         """After the death of a process: what it was at becomes pairs to match alone, the rest waits again."""
@@ -211,8 +226,10 @@ class LocalMatching:
             singles = [replace(given.work, rows=rows[n : n + 1]) for n in range(len(rows))]
             self._suspects.extend(_Given(work, is_alone=True, n_deaths=n_deaths) for work in singles)
             _note(f"a process died ({ending}): {len(rows)} pairs that it had are matched one by one in another")
-        self._members[self._members.index(member)] = _Member(member.process.another())
         member.process.close()
+        replacement = _Member(member.process.another())
+        self._members[self._members.index(member)] = replacement
+        self._welcome_if_loaded(replacement)
 
     def close(self) -> None:
         """End the processes. Later calls change nothing."""

@@ -1,11 +1,16 @@
-"""A process of this machine that holds the matcher of a job, without Ray: there seconds before a Ray would be."""
+"""Processes of this machine that hold the matcher of a job, without Ray: there seconds before a Ray would be.
+
+Where it can be, the first one is copied for each that matches: a copy is there at once, and shares its memory.
+"""
 
 import os
+import signal
 import subprocess
 import sys
 from contextlib import suppress
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
+from multiprocessing.reduction import send_handle
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -13,7 +18,7 @@ from typing import Any, Self
 import fsspec
 
 from pipeline.cluster.errors import ClusterError
-from pipeline.matching.local_worker import MatcherFacts, Setup
+from pipeline.matching.local_worker import Copy, MatcherFacts, Setup, WaitFor
 from pipeline.matching.options import MatchConfig
 from pipeline.matching.plan import Slice
 from pipeline.matching.stages import StageConfig
@@ -45,8 +50,16 @@ class MatcherProcess:
         theirs.close()
         self.send(self._setup)
 
+    @property
+    def pid(self) -> int:
+        """The process id."""
+        return self._process.pid
+
     def another(self, device: str | None = None) -> "MatcherProcess":
-        """One more process for the same matcher, on the same device or another one."""
+        """One more process for the same matcher, on the same device or another one: a copy where there can be one."""
+        if device is None and self.facts().can_be_copied:
+            with suppress(EOFError, OSError):  # it has died itself
+                return _CopiedProcess(self, self._setup, self.facts())
         return MatcherProcess(self._setup.matching, device or self._setup.device)
 
     def is_loaded(self, seconds: float) -> bool:
@@ -65,7 +78,7 @@ class MatcherProcess:
                 raise ClusterError(f"the process that loads the matcher ended: {self.ending()}") from None
         return self._facts
 
-    def send(self, message: Setup | StageConfig | Slice) -> None:
+    def send(self, message: Setup | Copy | WaitFor | StageConfig | Slice) -> None:
         """Send it; nothing is said of a process that is dead, whose end is seen by receiving."""
         with suppress(OSError):
             self.connection.send(message)
@@ -82,14 +95,25 @@ class MatcherProcess:
 
     def ending(self) -> str:
         """How the process ended, for people; waits for its end."""
-        code = self._process.wait()
-        return f"signal {-code}" if code < 0 else f"exit code {code}"
+        return _ending(self._process.wait())
 
     def close(self) -> None:
         """End the process. Later calls change nothing."""
         self.connection.close()
         self._process.kill()
         self._process.wait()
+
+    def copy_to(self, theirs: Connection) -> int:
+        """The id of a copy of the process, which serves that connection. Raises EOFError or OSError where the process
+        has died."""
+        self.send(Copy())
+        send_handle(self.connection, theirs.fileno(), self._process.pid)
+        return int(self.receive())
+
+    def exit_code_of(self, copy_pid: int) -> int:
+        """The exit code of a copy, once it has ended. Raises EOFError where the process itself has died."""
+        self.send(WaitFor(copy_pid))
+        return int(self.receive())
 
     def __enter__(self) -> Self:
         return self
@@ -98,3 +122,45 @@ class MatcherProcess:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+
+class _CopiedProcess(MatcherProcess):
+    """A copy of a process whose matcher is loaded."""
+
+    def __init__(self, original: MatcherProcess, setup: Setup, facts: MatcherFacts) -> None:
+        self._original = original
+        self._setup = setup
+        self._facts = facts
+        self.connection, theirs = Pipe()
+        with theirs:
+            self._pid = original.copy_to(theirs)
+        self._exit_code: int | None = None
+
+    @property
+    def pid(self) -> int:
+        return self._pid
+
+    def another(self, device: str | None = None) -> MatcherProcess:
+        return self._original.another(device)
+
+    def ending(self) -> str:
+        try:
+            return _ending(self._wait())
+        except EOFError:
+            return "an end that is not known"
+
+    def close(self) -> None:
+        self.connection.close()
+        if self._exit_code is None:
+            with suppress(EOFError, OSError):
+                os.kill(self._pid, signal.SIGKILL)
+                self._wait()
+
+    def _wait(self) -> int:
+        if self._exit_code is None:
+            self._exit_code = self._original.exit_code_of(self._pid)
+        return self._exit_code
+
+
+def _ending(exit_code: int) -> str:
+    return f"signal {-exit_code}" if exit_code < 0 else f"exit code {exit_code}"

@@ -1,17 +1,21 @@
 """The process that matches on this machine without Ray: what pipeline.matching.local_process starts and talks to.
 
-It receives Setup, loads the matcher and answers MatcherFacts; then it receives a StageConfig and any number of slices,
-and answers each slice with its Committed parts as they are written and SliceDone at the end. An exception that it
-answers instead is the end of the job. It ends with the process that started it, whatever it is at, and leaves signals
-to that one: batch systems send SIGTERM to all processes of a job, of which the driver lets these finish what they have.
+It receives Setup, loads the matcher and answers MatcherFacts. Then it is copied, any number of times, by Copy; or it
+receives a StageConfig and any number of slices, as its copies do, and answers each slice with its Committed parts as
+they are written and SliceDone at the end. An exception that it answers instead is the end of the job. It ends with the
+process that started it, whatever it is at, and leaves signals to that one: batch systems send SIGTERM to all processes
+of a job, of which the driver lets these finish what they have.
 """
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from multiprocessing.reduction import recv_handle
+from pathlib import Path
 from queue import Queue
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +54,21 @@ class MatcherFacts:
     """Whether it can choose points by salience; None where the job does not need it."""
     n_gpus: int
     """GPUs of this machine, where it is on one of them; else 0."""
+    can_be_copied: bool = False
+    """Whether the process that holds it can be copied: a copy has none of the threads of its original, nor its GPU."""
+
+
+@dataclass(frozen=True)
+class Copy:
+    """A request for a copy of the process, which serves the connection whose descriptor follows; it is answered with
+    the copy's process id."""
+
+
+@dataclass(frozen=True)
+class WaitFor:
+    """A request for the exit code of a copy, negative for a signal, once it has ended."""
+
+    pid: int
 
 
 @dataclass(frozen=True)
@@ -62,21 +81,40 @@ def main(file_descriptor: int) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
     connection = Connection(file_descriptor)
-    received: Queue[Any] = Queue()
-    threading.Thread(target=_receive, args=(connection, received), daemon=True).start()
+    received = _received(connection)
     setup: Setup = received.get()
     fsspec.config.conf.update(setup.storage_options)
+    n_threads = _n_threads()
     try:
         device = _resolved(setup.device)
         matcher = load(setup.matching, device)
-        facts = _facts(matcher, setup.matching, _n_gpus(device))
+        can_be_copied = device == "cpu" and sys.platform == "linux" and _n_threads() == n_threads
+        facts = _facts(matcher, setup.matching, _n_gpus(device), can_be_copied=can_be_copied)
     except (ValueError, OSError) as error:
         _send(connection, _sendable(error))
         return
     _send(connection, facts)
-    config: StageConfig = received.get()
+    _serve(connection, received, matcher)
+
+
+def _serve(connection: Connection, received: Queue[Any], matcher: "Matcher") -> None:
+    """Be copied, then match; a copy goes on here too, with its own connection."""
+    while not isinstance(message := received.get(), StageConfig):
+        if isinstance(message, WaitFor):
+            _, status = os.waitpid(message.pid, 0)
+            _send(connection, os.waitstatus_to_exitcode(status))
+            continue
+        descriptor: int = received.get()
+        pid = os.fork()
+        if pid:
+            os.close(descriptor)
+            _send(connection, pid)
+        else:
+            connection.close()
+            connection = Connection(descriptor)
+            received = _received(connection)
     try:
-        _match_all(connection, received, config, matcher)
+        _match_all(connection, received, message, matcher)
     except Exception as error:
         _send(connection, _sendable(error))
 
@@ -112,16 +150,26 @@ def _decode(received: Queue[Any], config: StageConfig, decoded: "Queue[Chunk | S
             decoded.put(error)
 
 
+def _received(connection: Connection) -> Queue[Any]:
+    """The messages of the connection, as they come."""
+    received: Queue[Any] = Queue()
+    threading.Thread(target=_receive, args=(connection, received), daemon=True).start()
+    return received
+
+
 def _receive(connection: Connection, received: Queue[Any]) -> None:
     """Put the messages that come into a queue; ends this process where the other one has ended."""
     while True:
         try:
-            received.put(connection.recv())
+            message = connection.recv()
+            received.put(message)
+            if isinstance(message, Copy):
+                received.put(recv_handle(connection))
         except (EOFError, OSError):
             os._exit(1)
 
 
-def _send(connection: Connection, message: MatcherFacts | Committed | SliceDone | Exception) -> None:
+def _send(connection: Connection, message: MatcherFacts | int | Committed | SliceDone | Exception) -> None:
     """Send it; ends this process where the other one has ended."""
     try:
         connection.send(message)
@@ -150,7 +198,15 @@ def _n_gpus(device: str) -> int:
     return torch.cuda.device_count()
 
 
-def _facts(matcher: "Matcher", matching: MatchConfig, n_gpus: int) -> MatcherFacts:
+def _n_threads() -> int:
+    """Threads of this process, those of libraries included; 0 where the system does not say."""
+    try:
+        return len(list(Path("/proc/self/task").iterdir()))
+    except OSError:
+        return 0
+
+
+def _facts(matcher: "Matcher", matching: MatchConfig, n_gpus: int, *, can_be_copied: bool) -> MatcherFacts:
     from nemf.matcher import salience_of, squashed_side_of
 
     is_asked = matching.options.points.kind == "salient"
@@ -159,6 +215,7 @@ def _facts(matcher: "Matcher", matching: MatchConfig, n_gpus: int) -> MatcherFac
         squashed_side=squashed_side_of(matcher),
         has_salience=salience_of(matcher, np.zeros((32, 32, 3), np.uint8)) is not None if is_asked else None,
         n_gpus=n_gpus,
+        can_be_copied=can_be_copied,
     )
 
 

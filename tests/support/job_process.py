@@ -33,8 +33,11 @@ class MatchProcess:
         return self._process.exitcode
 
     def workers(self) -> list[psutil.Process]:
-        """The processes that currently match."""
-        return self.processes(lambda command: "MatchWorker" in command or LOCAL in command)
+        """The processes that currently match: without Ray the copies of the one that loaded the matcher, if there are
+        any."""
+        found = self.processes(lambda command: "MatchWorker" in command or LOCAL in command)
+        parents = {_parent(worker) for worker in found}
+        return [worker for worker in found if worker.pid not in parents]
 
     def processes(self, wanted: Callable[[str], bool]) -> list[psutil.Process]:
         """The job's current child processes whose command line matches."""
@@ -76,6 +79,13 @@ class MatchProcess:
             return psutil.Process(self._process.pid).children(recursive=True)
         except psutil.NoSuchProcess:
             return []
+
+
+def _parent(process: psutil.Process) -> int | None:
+    try:
+        return process.ppid()
+    except psutil.Error:
+        return None
 
 
 def _command(process: psutil.Process) -> list[str]:

@@ -5,6 +5,7 @@ It fails on pairs whose id has 'bad' in it, its process dies on those with 'dead
 
 import os
 import signal
+import threading
 import time
 import zlib
 from collections.abc import Iterable, Sequence
@@ -42,6 +43,12 @@ def dies(**_options: Any) -> SlowMatcher:
     """Loading it kills the process."""
     os.kill(os.getpid(), signal.SIGKILL)
     raise AssertionError
+
+
+def with_a_thread(**_options: Any) -> SlowMatcher:
+    """A SlowMatcher that begins a thread, as the sessions of some libraries do: its process cannot be copied."""
+    threading.Thread(target=time.sleep, args=(3600,), daemon=True).start()
+    return SlowMatcher()
 
 
 def with_deadly_images(**_options: Any) -> SlowMatcher:

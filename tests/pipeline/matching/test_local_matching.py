@@ -81,14 +81,17 @@ def _workers(stage: StageConfig) -> set[str]:
     return set(read_matches(stage.run.out, ["worker"])["worker"].to_pylist())
 
 
+@pytest.mark.parametrize("matcher", ["SlowMatcher", "with_a_thread"])
 @pytest.mark.parametrize("most", [1, 2])
 @pytest.mark.usefixtures("_always_worth_it")
 def test_pairs_that_kill_or_hang_a_process_are_set_aside_and_every_other_is_matched_once(
-    most: int, tmp_path: Path
+    most: int, matcher: str, tmp_path: Path
 ) -> None:
+    """Whether the processes are copies or not."""
     directions = ("source_to_target", "target_to_source")
     slices = _slices(tmp_path, {1: "deadly-", 6: "stuck-", 7: "bad-"})
-    stage = _stage(tmp_path, _matching(options=MatchOptions(directions=directions)))
+    matching = _matching(matcher=f"slow_matcher:{matcher}", options=MatchOptions(directions=directions))
+    stage = _stage(tmp_path, matching)
 
     parts = _parts(slices, stage, most=most)
 
@@ -131,9 +134,21 @@ def test_another_process_takes_part_where_there_is_work_for_it(tmp_path: Path, m
     assert sorted(read_matches(stage.run.out)["pair_id"].to_pylist()) == [f"pair-{n:04}" for n in range(N_PAIRS)]
 
 
+def test_a_few_pairs_are_shared_by_copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are there at once; but not one for each pair, which would read its images alone."""
+    monkeypatch.setenv("SLOW_MATCHER_SECONDS", "0.2")
+    monkeypatch.setattr(local_matching, "_LEAST_PAIRS", 4)
+    stage = _stage(tmp_path, _matching())
+
+    parts = _parts(_slices(tmp_path, {}), stage, most=8)
+
+    assert [part["reasons"]["ok"] for part in parts] == [4, 4, 4]
+    assert len(_workers(stage)) == 3
+
+
 def test_little_work_is_not_worth_another_process(tmp_path: Path) -> None:
     """By the pace of the first slices the rest takes a fraction of a second."""
-    stage = _stage(tmp_path, _matching())
+    stage = _stage(tmp_path, _matching(matcher="slow_matcher:with_a_thread"))
 
     _parts(_slices(tmp_path, {}), stage, most=8)
 
@@ -144,7 +159,7 @@ def test_little_work_is_not_worth_another_process(tmp_path: Path) -> None:
 def test_a_process_that_dies_of_loading_is_done_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As where the memory is enough for one."""
     monkeypatch.setenv("SLOW_MATCHER_SECONDS", "0.2")
-    stage = _stage(tmp_path, _matching())
+    stage = _stage(tmp_path, _matching(matcher="slow_matcher:with_a_thread"))
     started = []
 
     def another(process: MatcherProcess, device: str | None = None) -> MatcherProcess:
@@ -165,7 +180,7 @@ def test_a_process_that_finds_no_matcher_is_done_without(
 ) -> None:
     """As where its weights are fetched and the network is gone."""
     monkeypatch.setenv("SLOW_MATCHER_SECONDS", "0.2")
-    stage = _stage(tmp_path, _matching())
+    stage = _stage(tmp_path, _matching(matcher="slow_matcher:with_a_thread"))
     other = _matching(matcher="nothing")
     monkeypatch.setattr(MatcherProcess, "another", lambda _process, device=None: MatcherProcess(other, "cpu"))
 
@@ -233,7 +248,7 @@ def test_a_signal_to_all_processes_is_for_the_driver_alone(tmp_path: Path, monke
     ):
         parts = local.parts()
         first = next(parts)
-        child = psutil.Process(process._process.pid)
+        child = psutil.Process(local._members[0].process.pid)
         for number in (signal.SIGTERM, signal.SIGINT):
             os.kill(child.pid, number)
         committed = [first, *parts]
@@ -249,7 +264,34 @@ def test_where_the_only_process_cannot_be_started_again_the_job_ends(
     monkeypatch.setattr(MatcherProcess, "another", lambda _process, device=None: MatcherProcess(dying, "cpu"))
 
     with pytest.raises(ClusterError, match="the process that loads the matcher ended: signal 9"):
-        _parts(_slices(tmp_path, {1: "deadly-"}), _stage(tmp_path, _matching()))
+        _parts(_slices(tmp_path, {1: "deadly-"}), _stage(tmp_path, _matching(matcher="slow_matcher:with_a_thread")))
+
+
+def test_copies_are_gone_when_the_matching_is_closed(tmp_path: Path) -> None:
+    """None of them is left for the system to keep in mind, be it dead."""
+    slices, stage = _slices(tmp_path, {1: "deadly-"}), _stage(tmp_path, _matching())
+    with MatcherProcess(stage.matching, "cpu") as process:
+        with closing(LocalMatching(process, slices, stage, most=1)) as local:
+            next(local.parts())
+            assert len(psutil.Process(process.pid).children()) == 1
+        assert psutil.Process(process.pid).children() == []
+        process.another().close()
+
+
+@pytest.mark.usefixtures("_always_worth_it")
+def test_where_the_process_that_was_copied_is_gone_another_is_started_anew(tmp_path: Path) -> None:
+    slices, stage, deaths = _slices(tmp_path, {1: "deadly-"}), _stage(tmp_path, _matching()), []
+    with (
+        MatcherProcess(stage.matching, "cpu") as process,
+        closing(
+            LocalMatching(process, slices, stage, most=1, on_death=lambda ending, _n_pairs: deaths.append(ending))
+        ) as local,
+    ):
+        os.kill(process.pid, signal.SIGKILL)
+        reasons = sum((Counter(part["reasons"]) for part in local.parts()), Counter[str]())
+
+    assert reasons == {"ok": 11, "worker: died": 1}
+    assert deaths[0] == "an end that is not known"
 
 
 def test_a_process_that_dies_with_nothing_to_do_is_replaced(tmp_path: Path) -> None:
@@ -258,7 +300,7 @@ def test_a_process_that_dies_with_nothing_to_do_is_replaced(tmp_path: Path) -> N
         MatcherProcess(stage.matching, "cpu") as process,
         closing(LocalMatching(process, slices, stage, most=1)) as local,
     ):
-        child = psutil.Process(process._process.pid)
+        child = psutil.Process(local._members[0].process.pid)
         os.kill(child.pid, signal.SIGKILL)
         assert sum(part["reasons"]["ok"] for part in local.parts()) == N_PAIRS
 
@@ -329,7 +371,7 @@ def test_a_process_ends_with_its_driver_in_the_middle_of_matching(
     stage = _stage(tmp_path, _matching(answer_timeout=600.0))
     with MatcherProcess(stage.matching, "cpu") as process:
         process.facts()
-        child = psutil.Process(process._process.pid)
+        child = psutil.Process(process.pid)
         process.send(stage)
         for work in _slices(tmp_path, {}):
             process.send(work)

@@ -32,10 +32,25 @@ def test_facts_of_a_matcher() -> None:
     with MatcherProcess(_matching(options=salient), "auto") as process:
         assert (process.facts().fingerprint, process.facts().squashed_side) == ("slow", None)
         assert process.facts().has_salience is False
+        assert process.facts().can_be_copied
     with MatcherProcess(_matching(matcher="nemf-small", options=salient), "cpu") as process:
         assert process.is_loaded(60)
         assert (process.facts().squashed_side, process.facts().has_salience) == (256, True)
         assert len(process.facts().fingerprint) == 16
+        assert process.facts().can_be_copied
+
+
+def test_a_matcher_with_threads_of_its_own_is_loaded_anew_instead_of_copied() -> None:
+    """A copy would wait for them in vain."""
+    with MatcherProcess(_matching(matcher="slow_matcher:with_a_thread"), "cpu") as process:
+        assert not process.facts().can_be_copied
+        with process.another() as other:
+            assert psutil.Process(other.pid).ppid() == os.getpid()
+    with MatcherProcess(_matching(), "cpu") as process:
+        process.facts()
+        with process.another() as first, first.another() as second:
+            assert [psutil.Process(copy.pid).ppid() for copy in (first, second)] == [process.pid, process.pid]
+            assert second.is_loaded(0)
 
 
 @pytest.mark.parametrize(
@@ -52,12 +67,12 @@ def test_a_matcher_that_cannot_be_loaded(matcher: str, error: type[Exception], m
 
 @pytest.fixture
 def driver() -> Iterator[subprocess.Popen[str]]:
-    """A process that starts a MatcherProcess, says so and waits."""
+    """A process that starts a MatcherProcess, has it copied, says so and waits."""
     script = (
         "import time; from pipeline.matching.local_process import MatcherProcess as M; "
         "from pipeline.matching.options import MatchConfig as C\n"
         "if True:\n with M(C(matcher='slow_matcher:SlowMatcher'), 'cpu') as p:\n"
-        "  p.facts(); print('loaded', flush=True); time.sleep(600)"
+        "  p.facts(); q = p.another(); print('loaded', flush=True); time.sleep(600)"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(SUPPORT), *filter(None, sys.path)])}
     started = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, env=environment)
@@ -66,14 +81,15 @@ def driver() -> Iterator[subprocess.Popen[str]]:
     started.communicate()
 
 
-def test_the_process_ends_with_its_driver(driver: subprocess.Popen[str]) -> None:
+def test_the_process_and_its_copy_end_with_their_driver(driver: subprocess.Popen[str]) -> None:
     assert driver.stdout is not None
     assert driver.stdout.readline() == "loaded\n"
-    (child,) = psutil.Process(driver.pid).children()
+    children = psutil.Process(driver.pid).children(recursive=True)
+    assert len(children) == 2
 
     driver.send_signal(signal.SIGKILL)
 
     deadline = time.monotonic() + 30
-    while child.is_running() and child.status() != psutil.STATUS_ZOMBIE:
+    while any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in children):
         assert time.monotonic() < deadline
         time.sleep(0.05)
