@@ -94,8 +94,6 @@ class NemfMatcher(Matcher):
         # not visible in the tensors; of no one device, since drivers without a GPU ask for it too
         sizes = [model.image_size, model.cost_encoder.heads, TILE]
         configuration = [_CODE_VERSION, asdict(self.config), asdict(self.calibration), backbone, sizes]
-        if self.config.precision == "bfloat16" and device.type != "cuda":
-            raise ValueError(f"precision bfloat16 needs a CUDA device; this is {device}: leave the option out")
         self.fingerprint = tensors_digest(model.state_dict(), configuration)[:16]
         self.squashed_side = model.image_size
         self.device = device
@@ -103,7 +101,8 @@ class NemfMatcher(Matcher):
         self.model = model.eval().requires_grad_(False).to(device)
         self._is_mirrored = self.config.point_search == "mirrored-map"
         self._by_map = self.config.point_search != "patchmatch"
-        self._fused = _fused_score(self.model) if self.config.precision == "bfloat16" else None
+        has_kernel = self.config.precision == "bfloat16" and device.type == "cuda"
+        self._fused = _fused_score(self.model) if has_kernel else None
         self._search = FieldSearch(model=self.model, config=self.config, fused=self._fused)
         self._flow = FieldFlow(search=self._search, calibration=self.calibration)
         self._kept = KeptFeatures()

@@ -124,7 +124,7 @@ def test_a_checkpoints_descriptors_are_a_matcher(folder: Path):
         ("neighbour_offset=1", "option neighbour_offset must be one of true, false; got '1'"),
         ("grid_strides=4,x", "option grid_strides must be a list such as 4,1, each a whole number; got '4,x'"),
         ("patchmatch_steps=-1", "patchmatch_steps=-1: patchmatch_steps must be a whole number from 0 to 1000; got -1"),
-        ("precision=bfloat16", "trained.precision=bfloat16: precision bfloat16 needs a CUDA device; this is cpu"),
+        ("precision=float16", "option precision must be one of float32, bfloat16; got 'float16'"),
     ],
 )
 def test_options_that_will_not_do(folder: Path, query: str, message: str):

@@ -86,6 +86,16 @@ def test_the_fingerprint_is_the_same_on_any_device(
     assert NemfMatcher("nemf", model, torch.device("cuda"), matcher.config).fingerprint == matcher.fingerprint
 
 
+def test_what_a_gpu_would_do_in_bfloat16_is_known_without_one(model: NeMF, matcher: NemfMatcher):
+    """The driver of a job on a cluster asks for it; a CPU matches in full precision."""
+    config = replace(matcher.config, precision="bfloat16")
+    on_cpu = NemfMatcher("nemf", model, torch.device("cpu"), config)
+    assert on_cpu.fingerprint != matcher.fingerprint
+    assert same(
+        next(on_cpu.match_batch([pair(query_xy_px=POINTS)])), next(matcher.match_batch([pair(query_xy_px=POINTS)]))
+    )
+
+
 def test_the_confidence_is_the_calibrated_mass_of_the_field(model: NeMF, matcher: NemfMatcher):
     one = pair(query_xy_px=POINTS, dense=True)
     line = Calibration(temperature=0.5, mass=(0.0, 0.02, 1.0), probability=(0.1, 0.2, 0.9))
