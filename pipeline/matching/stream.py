@@ -107,9 +107,15 @@ class MatchWorker:
     """A process that holds the matcher and matches chunks: rows of Chunk.to_row to MATCHES rows."""
 
     def __init__(self, config: StageConfig, device: str) -> None:
-        self._stage = MatchStage(config, load(config.matching, device))
+        self._error: ValueError | OSError | None = None
+        try:
+            self._stage = MatchStage(config, load(config.matching, device))
+        except (ValueError, OSError) as error:
+            self._error = error  # raised by its first work: of an actor that cannot begin Ray says that it died
 
     def __call__(self, row: pa.Table) -> pa.Table:
+        if self._error is not None:
+            raise self._error
         chunk = Chunk.from_row(row)
         with timed("match"):
             return self._stage.match(chunk)

@@ -7,6 +7,7 @@ import urllib.request
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -173,3 +174,11 @@ def test_compacted_it_is_the_same_run(out: str, pairs: str, capsys: pytest.Captu
     assert "nothing to compact" in capsys.readouterr().out
     assert compact.main([out, "--target-mb", "0"]) == 2
     assert match.main(["--pairs", pairs, "--out", out, "--matcher", "slow_matcher:SlowMatcher", "--retry", "none"]) == 3
+
+
+@pytest.mark.usefixtures("_one_ray")
+def test_a_process_of_ray_that_cannot_begin_says_why(pairs: str, tmp_path: Path) -> None:
+    """Ray itself says only that an actor died."""
+    matcher = "slow_matcher:changing"
+    with pytest.raises(ValueError, match=f"{matcher} was changed while the run went on: its fingerprint was "):
+        match.run(match.Config(pairs=pairs, out=str(tmp_path / "run"), matcher=matcher, address="local"))

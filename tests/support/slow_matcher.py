@@ -45,6 +45,13 @@ def dies(**_options: Any) -> SlowMatcher:
     raise AssertionError
 
 
+def changing(**_options: Any) -> SlowMatcher:
+    """A SlowMatcher that is another one in every process."""
+    matcher = SlowMatcher()
+    matcher.fingerprint = str(os.getpid())
+    return matcher
+
+
 def with_a_thread(**_options: Any) -> SlowMatcher:
     """A SlowMatcher that begins a thread, as the sessions of some libraries do: its process cannot be copied."""
     threading.Thread(target=time.sleep, args=(3600,), daemon=True).start()
