@@ -51,8 +51,7 @@ def paper() -> NeMFConfig:
 def nemf_small() -> NeMFConfig:
     """The network that ships: nemf_mobilenet, whose backbone is a residual network that imitates MobileNetV1's maps.
 
-    Bottlenecks of half the usual widths have the maps of MobileNetV1; most of them are at 16 cells a side. It takes
-    smaller images, so its cost volumes have 2.4 times fewer values.
+    Bottlenecks of half the usual widths have the maps of MobileNetV1; most of them are at 20 cells a side.
     """
     config = BackboneConfig(
         create_kwargs={"layers": [1, 2, 6, 1], "channels": [32, 64, 128, 256]},
@@ -60,7 +59,7 @@ def nemf_small() -> NeMFConfig:
         mean=(0.5, 0.5, 0.5),
         std=(0.5, 0.5, 0.5),
     )
-    return replace(nemf_mobilenet(), backbone="timm/resnet26", backbone_config=config, image_size=256, feature_size=32)
+    return replace(nemf_mobilenet(), backbone="timm/resnet26", backbone_config=config)
 
 
 def nemf_mobilenet() -> NeMFConfig:

@@ -179,7 +179,7 @@ def test_data_in_parquet_are_read_as_before(options: RecipeOptions):
         file.parent.mkdir(parents=True, exist_ok=True)
         pq.write_table(pa.table({"jpeg": [picture]}), file)
 
-    *manifests, _, _, distilled, _, _, _, _ = RECIPES["nemf-small"](options)
+    *manifests, _, _, distilled, _, _, _, _, _ = RECIPES["nemf-small"](options)
 
     assert [
         (stage.dataset, Path(stage.root).relative_to(options.data), Path(stage.out).name) for stage in manifests

@@ -88,7 +88,7 @@ def test_a_network_without_a_cost_encoder_gets_a_small_one():
     config = nemf_small()
     assert (config.embedding_channels, config.depth) == ((), 0)
     both = with_cost_features(config, "both")
-    assert (both.feature_size, both.embedding_channels, both.depth) == (16, (4, 8), 1)
+    assert (both.feature_size, both.embedding_channels, both.depth) == (20, (4, 8), 1)
     assert (config.keep_correlation, both.keep_correlation) == (True, False)
 
 

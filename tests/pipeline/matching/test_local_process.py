@@ -35,7 +35,7 @@ def test_facts_of_a_matcher() -> None:
         assert process.facts().can_be_copied
     with MatcherProcess(_matching(matcher="nemf-small", options=salient), "cpu") as process:
         assert process.is_loaded(60)
-        assert (process.facts().squashed_side, process.facts().has_salience) == (256, True)
+        assert (process.facts().squashed_side, process.facts().has_salience) == (320, True)
         assert len(process.facts().fingerprint) == 16
         assert process.facts().can_be_copied
 
