@@ -57,22 +57,22 @@ EXHIBITS = [
         title="Left and right",
         text="A mirrored copy looks like another cat, whose right eye is again the one on the left of the picture, and "
         "so the eyes are matched: by their parts, as keypoints are annotated, not by their pixels. The chin "
-        "(pink) and the temple (blue), which have no such part, go along beside the face; both have low confidences.",
+        "(pink) and the temple (blue), which have no such part, go along beside the face, with the least confidence.",
         command=f"pair chelsea.png chelsea-mirrored.png --points {_CAT}",
         picture="gallery-mirrored.jpg",
     ),
     Exhibit(
         title="Cat and astronaut",
         text="A failure. The network was trained on cats, dogs, cows, horses and sheep, never on people, and these are "
-        "a small part of their picture: the forehead comes near, the eyes are taken for the tip of a rocket. No "
-        "confidence is above 0.15. [A second look](zoom.md) is for small objects.",
+        "a small part of their picture: the eyes are taken for the tip of a rocket, nose and chin for a hand. No "
+        "confidence is above 0.25. [A second look](zoom.md) is for small objects.",
         command=f"pair chelsea.png astronaut.png --points {_CAT}",
         picture="gallery-astronaut.jpg",
     ),
     Exhibit(
         title="Cat and coffee",
         text="A failure of the confidence. Nothing here has a match, but a shining spoon looks like an eye, and like a "
-        "nose: two answers have 0.89 and more, a third 0.67. Confidences were learned on pairs of the same kind of "
+        "nose: one answer has 0.9, two more 0.65 and more. Confidences were learned on pairs of the same kind of "
         "animal, and hold for such pairs; that two images show the same thing must be known before, by categories or "
         "by `--pairing neighbours`.",
         command=f"pair chelsea.png coffee.png --points {_CAT}",
