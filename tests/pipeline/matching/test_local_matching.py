@@ -294,6 +294,22 @@ def test_where_the_process_that_was_copied_is_gone_another_is_started_anew(tmp_p
     assert deaths[0] == "an end that is not known"
 
 
+@pytest.mark.usefixtures("_always_worth_it")
+def test_a_process_that_was_started_anew_is_not_copied_while_it_matches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither the first process nor its copy is there any more when the work turns out to be worth another one."""
+    monkeypatch.setattr(local_matching, "_LEAST_PAIRS", 8)  # one copy
+    slices, stage = _slices(tmp_path, {}), _stage(tmp_path, _matching())
+    with (
+        MatcherProcess(stage.matching, "cpu") as process,
+        closing(LocalMatching(process, slices, stage, most=2)) as local,
+    ):
+        for each in (process, local._members[0].process):
+            os.kill(each.pid, signal.SIGKILL)
+        assert sum(part["reasons"]["ok"] for part in local.parts()) == N_PAIRS
+
+
 def test_a_process_that_dies_with_nothing_to_do_is_replaced(tmp_path: Path) -> None:
     slices, stage = _slices(tmp_path, {}), _stage(tmp_path, _matching())
     with (
