@@ -77,6 +77,16 @@ def _always_worth_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local_matching, "_LEAST_PAIRS", 1)
 
 
+def _is_seen_to_end(process: MatcherProcess, seconds: float) -> bool:
+    """Whether nothing comes from a process but its end, after what it has sent, within that time."""
+    try:
+        while process.connection.poll(seconds):
+            process.receive()
+    except EOFError:
+        return True
+    return False
+
+
 def _workers(stage: StageConfig) -> set[str]:
     return set(read_matches(stage.run.out, ["worker"])["worker"].to_pylist())
 
@@ -308,6 +318,26 @@ def test_a_process_that_was_started_anew_is_not_copied_while_it_matches(
         for each in (process, local._members[0].process):
             os.kill(each.pid, signal.SIGKILL)
         assert sum(part["reasons"]["ok"] for part in local.parts()) == N_PAIRS
+
+
+def test_a_death_is_seen_though_processes_that_the_matcher_began_live_on(tmp_path: Path) -> None:
+    """They have what the dead one had open."""
+    stage = _stage(tmp_path, _matching(matcher="slow_matcher:WithHelpers"))
+    with (
+        MatcherProcess(stage.matching, "cpu") as process,
+        closing(LocalMatching(process, _slices(tmp_path, {}), stage, most=1)) as local,
+    ):
+        next(local.parts())
+        copy = local._members[0].process
+        os.kill(copy.pid, signal.SIGSTOP)  # it begins no more of them
+        helpers = psutil.Process(copy.pid).children()
+        assert len(helpers) >= 2
+        os.kill(copy.pid, signal.SIGKILL)
+        try:
+            assert _is_seen_to_end(copy, seconds=10)
+        finally:
+            for helper in helpers:
+                helper.kill()
 
 
 def test_a_process_that_dies_with_nothing_to_do_is_replaced(tmp_path: Path) -> None:
