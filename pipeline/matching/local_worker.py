@@ -80,6 +80,7 @@ def main(file_descriptor: int) -> None:
     """Serve the connection of that descriptor until its other end is closed."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # whoever ignores it, be it what started the job, hears of no end
     connection = _connection(file_descriptor)
     received = _received(connection)
     setup: Setup = received.get()
