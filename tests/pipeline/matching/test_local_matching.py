@@ -340,6 +340,21 @@ def test_a_death_is_seen_though_processes_that_the_matcher_began_live_on(tmp_pat
                 helper.kill()
 
 
+def test_processes_that_the_matcher_began_end_with_the_job(tmp_path: Path) -> None:
+    """Nobody else would end them: they are of no terminal."""
+    stage = _stage(tmp_path, _matching(matcher="slow_matcher:WithHelpers"))
+    with (
+        MatcherProcess(stage.matching, "cpu") as process,
+        closing(LocalMatching(process, _slices(tmp_path, {}), stage, most=1)) as local,
+    ):
+        list(local.parts())
+        helpers = psutil.Process(local._members[0].process.pid).children()
+
+    assert len(helpers) >= 2
+    _, alive = psutil.wait_procs(helpers, timeout=10)
+    assert all(helper.status() == psutil.STATUS_ZOMBIE for helper in alive)
+
+
 def test_a_process_that_dies_with_nothing_to_do_is_replaced(tmp_path: Path) -> None:
     slices, stage = _slices(tmp_path, {}), _stage(tmp_path, _matching())
     with (
