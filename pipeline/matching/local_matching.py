@@ -88,6 +88,7 @@ class LocalMatching:
         most: int,
         on_death: Callable[[str, int], None] = lambda _ending, _n_pairs: None,
     ) -> None:
+        self._first = process
         self._config = config
         self._on_death = on_death
         self._most = most
@@ -180,7 +181,8 @@ class LocalMatching:
         n_rows = self._n_waiting * len(self._config.matching.options.directions)
         worth = math.floor(n_rows / rows_a_second / SECONDS_A_PROCESS)
         for _ in range(min(worth, self._most - len(self._members))):
-            member = _Member(self._members[0].process.another(self._device(len(self._members))))
+            # of the first one, since a process that matches cannot be copied
+            member = _Member(self._first.another(self._device(len(self._members))))
             self._members.append(member)
             self._welcome_if_loaded(member)
 

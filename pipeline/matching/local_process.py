@@ -98,10 +98,12 @@ class MatcherProcess:
         return _ending(self._process.wait())
 
     def close(self) -> None:
-        """End the process. Later calls change nothing."""
+        """End the process, and those that its matcher began. Later calls change nothing."""
         self.connection.close()
-        self._process.kill()
-        self._process.wait()
+        if self._process.returncode is None:  # until then the id is of no other process
+            with suppress(OSError):  # all of them are dead
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
 
     def copy_to(self, theirs: Connection) -> int:
         """The id of a copy of the process, which serves that connection. Raises EOFError or OSError where the process

@@ -80,7 +80,8 @@ def main(file_descriptor: int) -> None:
     """Serve the connection of that descriptor until its other end is closed."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
-    connection = Connection(file_descriptor)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # whoever ignores it, be it what started the job, hears of no end
+    connection = _connection(file_descriptor)
     received = _received(connection)
     setup: Setup = received.get()
     fsspec.config.conf.update(setup.storage_options)
@@ -110,8 +111,7 @@ def _serve(connection: Connection, received: Queue[Any], matcher: "Matcher") -> 
             os.close(descriptor)
             _send(connection, pid)
         else:
-            connection.close()
-            connection = Connection(descriptor)
+            connection = _connection(descriptor)
             received = _received(connection)
     try:
         _match_all(connection, received, message, matcher)
@@ -148,6 +148,15 @@ def _decode(received: Queue[Any], config: StageConfig, decoded: "Queue[Chunk | S
             decoded.put(SliceDone())
         except Exception as error:
             decoded.put(error)
+
+
+def _connection(file_descriptor: int) -> Connection:
+    """The connection of that descriptor, which this process alone has: its end tells the other one of this one's end,
+    whatever processes the matcher began."""
+    os.set_inheritable(file_descriptor, False)
+    connection = Connection(file_descriptor)
+    os.register_at_fork(after_in_child=connection.close)
+    return connection
 
 
 def _received(connection: Connection) -> Queue[Any]:

@@ -5,6 +5,7 @@ It fails on pairs whose id has 'bad' in it, its process dies on those with 'dead
 
 import os
 import signal
+import subprocess
 import threading
 import time
 import zlib
@@ -56,6 +57,16 @@ def with_a_thread(**_options: Any) -> SlowMatcher:
     """A SlowMatcher that begins a thread, as the sessions of some libraries do: its process cannot be copied."""
     threading.Thread(target=time.sleep, args=(3600,), daemon=True).start()
     return SlowMatcher()
+
+
+class WithHelpers(SlowMatcher):
+    """A SlowMatcher that begins processes as it matches, which outlive it."""
+
+    def match_batch(self, pairs: Sequence[ImagePair]) -> Iterable[Match]:
+        if not os.fork():
+            time.sleep(3600)
+        subprocess.Popen(["sleep", "3600"], close_fds=False)
+        return super().match_batch(pairs)
 
 
 def with_deadly_images(**_options: Any) -> SlowMatcher:

@@ -77,6 +77,16 @@ def _always_worth_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local_matching, "_LEAST_PAIRS", 1)
 
 
+def _is_seen_to_end(process: MatcherProcess, seconds: float) -> bool:
+    """Whether nothing comes from a process but its end, after what it has sent, within that time."""
+    try:
+        while process.connection.poll(seconds):
+            process.receive()
+    except EOFError:
+        return True
+    return False
+
+
 def _workers(stage: StageConfig) -> set[str]:
     return set(read_matches(stage.run.out, ["worker"])["worker"].to_pylist())
 
@@ -292,6 +302,57 @@ def test_where_the_process_that_was_copied_is_gone_another_is_started_anew(tmp_p
 
     assert reasons == {"ok": 11, "worker: died": 1}
     assert deaths[0] == "an end that is not known"
+
+
+@pytest.mark.usefixtures("_always_worth_it")
+def test_a_process_that_was_started_anew_is_not_copied_while_it_matches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither the first process nor its copy is there any more when the work turns out to be worth another one."""
+    monkeypatch.setattr(local_matching, "_LEAST_PAIRS", 8)  # one copy
+    slices, stage = _slices(tmp_path, {}), _stage(tmp_path, _matching())
+    with (
+        MatcherProcess(stage.matching, "cpu") as process,
+        closing(LocalMatching(process, slices, stage, most=2)) as local,
+    ):
+        for each in (process, local._members[0].process):
+            os.kill(each.pid, signal.SIGKILL)
+        assert sum(part["reasons"]["ok"] for part in local.parts()) == N_PAIRS
+
+
+def test_a_death_is_seen_though_processes_that_the_matcher_began_live_on(tmp_path: Path) -> None:
+    """They have what the dead one had open."""
+    stage = _stage(tmp_path, _matching(matcher="slow_matcher:WithHelpers"))
+    with (
+        MatcherProcess(stage.matching, "cpu") as process,
+        closing(LocalMatching(process, _slices(tmp_path, {}), stage, most=1)) as local,
+    ):
+        next(local.parts())
+        copy = local._members[0].process
+        os.kill(copy.pid, signal.SIGSTOP)  # it begins no more of them
+        helpers = psutil.Process(copy.pid).children()
+        assert len(helpers) >= 2
+        os.kill(copy.pid, signal.SIGKILL)
+        try:
+            assert _is_seen_to_end(copy, seconds=10)
+        finally:
+            for helper in helpers:
+                helper.kill()
+
+
+def test_processes_that_the_matcher_began_end_with_the_job(tmp_path: Path) -> None:
+    """Nobody else would end them: they are of no terminal."""
+    stage = _stage(tmp_path, _matching(matcher="slow_matcher:WithHelpers"))
+    with (
+        MatcherProcess(stage.matching, "cpu") as process,
+        closing(LocalMatching(process, _slices(tmp_path, {}), stage, most=1)) as local,
+    ):
+        list(local.parts())
+        helpers = psutil.Process(local._members[0].process.pid).children()
+
+    assert len(helpers) >= 2
+    _, alive = psutil.wait_procs(helpers, timeout=10)
+    assert all(helper.status() == psutil.STATUS_ZOMBIE for helper in alive)
 
 
 def test_a_process_that_dies_with_nothing_to_do_is_replaced(tmp_path: Path) -> None:

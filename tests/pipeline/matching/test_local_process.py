@@ -53,6 +53,18 @@ def test_a_matcher_with_threads_of_its_own_is_loaded_anew_instead_of_copied() ->
             assert second.is_loaded(0)
 
 
+def test_how_a_copy_ended_is_known_though_the_job_was_started_with_sigchld_ignored() -> None:
+    """Some launchers ignore them, and what they start does so too."""
+    earlier = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        process = MatcherProcess(_matching(), "cpu")
+    finally:
+        signal.signal(signal.SIGCHLD, earlier)
+    with process, process.another() as copy:
+        os.kill(copy.pid, signal.SIGKILL)
+        assert copy.ending() == "signal 9"
+
+
 @pytest.mark.parametrize(
     ("matcher", "error", "message"),
     [
