@@ -48,7 +48,8 @@ class EncodedField:
     @cached_property
     def cost_table(self) -> Float[Tensor, "b reference query channel"]:
         """The cost features of all cells."""
-        return torch.stack([costs.volume() for costs in self.pair_costs])
+        volumes = [costs.volume() for costs in self.pair_costs]
+        return volumes[0][None] if len(volumes) == 1 else torch.stack(volumes)
 
     def select(self, first: int, last: int) -> "EncodedField":
         """The pairs from `first` up to, not including, `last`."""
