@@ -110,7 +110,8 @@ def test_overhead_is_measured_and_written(tmp_path: Path):
 def test_scale_is_measured_and_written(tmp_path: Path):
     (measured,) = scale.run(scale.Config(rows=(60,), images=4, slice_pairs=20, out=str(tmp_path)))
 
-    assert (measured.rows, measured.n_parts) == (60, 4)  # 30 pairs of each half, in slices of 20
+    assert measured.rows == 60
+    assert measured.n_parts >= 4  # 30 pairs of each half, in slices of 20 or, near the end of the work, less
     assert "| 60 |" in (tmp_path / "scale.md").read_text()
 
 

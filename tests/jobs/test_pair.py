@@ -96,7 +96,7 @@ def test_the_answer_is_the_row_of_match_bit_for_bit(tmp_path: Path, capsys: pyte
     images = {"a": whole[:200, :260], "b": whole[30:210, 40:300], "c": whole[60:, 100:]}
     for name, rgb in images.items():
         Image.fromarray(rgb).save(tmp_path / f"{name}.png")
-    Image.fromarray(whole).resize((1601, 1101)).save(tmp_path / "d.png")
+    Image.fromarray(whole).resize((2001, 1401)).save(tmp_path / "d.png")
     points = np.array([[20.0, 30.0], [101.25, 77.5], [150.125, 60.0]], np.float32).tolist()
     rows = [
         pair_row(
@@ -108,7 +108,7 @@ def test_the_answer_is_the_row_of_match_bit_for_bit(tmp_path: Path, capsys: pyte
         for source, target in ("ab", "bc", "cd", "da")
     ]
     config = StageConfig(
-        run=open_run(str(tmp_path / "run"), {**run_description(), "reduced_side": 256}, dry_run=True),
+        run=open_run(str(tmp_path / "run"), {**run_description(), "reduced_side": 320}, dry_run=True),
         attempt=1,
         stop_file=str(tmp_path / "run" / "stop"),
         in_progress_folder=str(tmp_path / "run" / "begun"),

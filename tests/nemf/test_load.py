@@ -105,7 +105,7 @@ def test_a_checkpoints_descriptors_are_a_matcher(folder: Path):
     match = matcher.match(rgb, rgb, points_px)
 
     assert np.abs(match.reference_xy_px - points_px).max() < 4
-    assert (matcher.name, matcher.image_size) == (f"descriptors:{folder}", 256)
+    assert (matcher.name, matcher.image_size) == (f"descriptors:{folder}", 320)
     smaller = load_matcher(f"descriptors:{folder}?image_size=128&window=0", device="cpu")
     assert (smaller.image_size, smaller.window) == (128, 0)
     assert matcher.fingerprint not in (smaller.fingerprint, load_matcher(str(folder), device="cpu").fingerprint)

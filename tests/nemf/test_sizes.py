@@ -108,7 +108,7 @@ def test_maps_with_fewer_cells_than_tokens_are_read_between_them(shallow: Path):
 @pytest.mark.parametrize(
     ("config", "asked", "image_size", "cells"),
     [
-        (nemf_small(), 320, 320, 40),
+        (nemf_small(), 256, 256, 32),
         (nemf_small(), 304, 304, 38),  # 16 pixels are enough: a neck brings its maps to one size
         (nemf_small(), 300, 304, 38),
         (nemf_dinov2_base(), 896, 896, 32),
@@ -123,11 +123,11 @@ def test_images_of_another_size_have_cells_of_the_same_size(config: Any, asked: 
 
 
 def test_a_network_for_larger_images_has_larger_maps():
-    config = with_image_size(nemf_small(), 320)
+    config = with_image_size(nemf_small(), 384)
     with torch.no_grad():
-        maps = build(config).features(torch.zeros(1, 3, 320, 320))
-    assert [tuple(level.shape) for level in maps] == [(1, 192, 40, 40)]
-    assert with_image_size(config, 256) == nemf_small()
+        maps = build(config).features(torch.zeros(1, 3, 384, 384))
+    assert [tuple(level.shape) for level in maps] == [(1, 192, 48, 48)]
+    assert with_image_size(config, 320) == nemf_small()
     for preset in PMNC_PRESETS.values():
         assert with_image_size(preset(), preset().image_size) == preset()
 

@@ -88,16 +88,16 @@ def test_the_presets():
     config = nemf_small()
     model = build(config).requires_grad_(False)
     with torch.no_grad():
-        encoded = model.encode(images(1, 256, seed=1), images(1, 256, seed=2))
-    assert [tuple(features.shape) for features in encoded.features_source] == [(1, 192, 32, 32)]
-    assert encoded.cost_features.shape == (1, 5, 32, 32, 32, 32), "four refined channels and the correlation as it is"
+        encoded = model.encode(images(1, 320, seed=1), images(1, 320, seed=2))
+    assert [tuple(features.shape) for features in encoded.features_source] == [(1, 192, 40, 40)]
+    assert encoded.cost_features.shape == (1, 5, 40, 40, 40, 40), "four refined channels and the correlation as it is"
     assert model.score(encoded, points(1, 3), points(1, 3)).isfinite().all()
 
 
 def test_sizes_that_do_not_fit():
     config = nemf_small()
-    config.feature_size = 20
-    with pytest.raises(ValueError, match=r"feature maps must have 80, 40, 20, 10 cells a side .* got one of 32"):
+    config.feature_size = 16
+    with pytest.raises(ValueError, match=r"feature maps must have 64, 32, 16, 8 cells a side .* got one of 40"):
         build(config)
 
 
