@@ -77,9 +77,10 @@ class PairField:
         first_and_last_px = torch.tensor([[0.0, 0.0], [hw[1] - 1, hw[0] - 1]], device=self._device)
         low_xy, high_xy = rescale_px(first_and_last_px, hw, MASS_MAP_HW)
         answers_px, masses = [np.zeros((0, 2), np.float32)], [np.zeros((len(temperatures), 0), np.float32)]
+        places_xy_norm = self._cell_centres_norm(MASS_MAP_HW)
         for scores in self._scores(self.points_norm()):
             count = len(scores.query_xy_norm)
-            maps = self._mass_maps(scores)
+            maps = self._mass_maps(scores, places_xy_norm)
             answers_xy = finer_answers(best_cells(maps), partial(self._in_cells, scores), low_xy, high_xy)
             xy_px = rescale_px(answers_xy, MASS_MAP_HW, hw)
             answers_px.append(xy_px[:count].cpu().numpy())
@@ -91,9 +92,10 @@ class PairField:
     def masses(self, answers_xy_px: Float[Tensor, "k 2"], temperatures: Sequence[float]) -> Float32[np.ndarray, "t k"]:
         """The masses of answers to the pair's points, given in pixels of the reference, at every temperature."""
         hw, masses = self.pair.reference_hw, [np.zeros((len(temperatures), 0), np.float32)]
+        places_xy_norm = self._cell_centres_norm(MASS_MAP_HW)
         for number, scores in enumerate(self._scores(self.points_norm())):
             some_xy_px = answers_xy_px[number * POINTS_AT_ONCE :][: len(scores.query_xy_norm)]
-            maps = self._mass_maps(scores)[: len(some_xy_px)]
+            maps = self._mass_maps(scores, places_xy_norm)[: len(some_xy_px)]
             of_points = [point_mass(maps, some_xy_px, hw, temperature) for temperature in temperatures]
             masses.append(torch.stack(of_points).cpu().numpy())
         return np.concatenate(masses, axis=1)
@@ -102,10 +104,12 @@ class PairField:
         """The logits of the pair's points at 64 x 64 cells: a sigmoid would make the great ones equal."""
         return self.maps(self.points_norm(), SCORE_MAP_HW).cpu().numpy()
 
-    def _mass_maps(self, scores: "_Scores") -> Float[Tensor, "k h w"]:
+    def _mass_maps(self, scores: "_Scores", places_xy_norm: Float[Tensor, "n 2"]) -> Float[Tensor, "k h w"]:
         """The logits at the centres of MASS_MAP_HW cells that tile the reference, for POINTS_AT_ONCE points; those past
-        the last query point are 0. Cells that are not likely have -infinity, without being scored."""
-        places_xy_norm = self._cell_centres_norm(MASS_MAP_HW)
+        the last query point are 0. All but PLACES cells have -infinity, without being scored.
+
+        places_xy_norm: the centres of all cells.
+        """
         correlation = _correlation(self.encoded, scores.query_xy_norm, places_xy_norm)
         if self.mirrored is not None:
             mirrored_xy_norm = _mirror(scores.query_xy_norm), _mirror(places_xy_norm)

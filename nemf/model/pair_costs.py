@@ -65,7 +65,7 @@ class PairCosts:
         for first in range(0, n_cells, _CELLS_AT_ONCE):
             cells = torch.arange(first, min(first + _CELLS_AT_ONCE, n_cells), device=volume.device)
             features = self._at_cells(_filled(cells)).flatten(0, 1)[: len(cells) * self._n_features]
-            # first to a matrix of its own, a transposition for which there is a kernel, then rows of it: twice as fast
+            # first to a matrix of its own, a transposition for which there is a kernel, then rows of it: less time
             volume[:, first * self._n_features :][:, : len(features)] = features.T.contiguous()
         return volume.unflatten(1, (n_cells, self._n_features))
 
