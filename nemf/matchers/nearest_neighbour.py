@@ -32,6 +32,7 @@ from nemf.matchers.table import COMMON_OPTIONS
 from nemf.model.backbone import Backbone, load_backbone
 from nemf.model.backbone_config import BACKBONE_OPTIONS
 from nemf.model.descriptors import Descriptors
+from nemf.model.for_matching import for_matching
 from nemf.model.image_sizes import fitting_size
 from nemf.model.pooling import generalised_mean
 from nemf.options import parse_options
@@ -51,7 +52,7 @@ CALIBRATION = Calibration(
 WINDOW, TEMPERATURE = 0.1, 0.03
 """The read-out chosen on validation pairs, for convolutional networks and vision transformers: docs/matchers.md."""
 
-_CODE_VERSION = 4
+_CODE_VERSION = 5
 _IMAGE_SIZE = 320
 _ENCODE_PIXELS = {"cpu": 0, "cuda": 32 * 320**2}
 """Pixels of squashed images that are encoded together, one image at least. A matcher's batches are of one size, padded:
@@ -138,7 +139,7 @@ class NearestNeighbourMatcher(Matcher):
         self.fit = fit
         self.device = device
         self.calibration = calibration or CALIBRATION
-        self.backbone = backbone.to(device)
+        self.backbone = for_matching(backbone, device)
         asked = _IMAGE_SIZE if image_size is None else image_size
         self.image_size, cells = fitting_size(
             name, self.backbone, asked, most=MAX_IMAGE_SIZE, insist=image_size is not None

@@ -25,6 +25,7 @@ from nemf.matchers.salience import dissimilarity, length
 from nemf.matchers.table import COMMON_OPTIONS
 from nemf.model.backbone import tensors_digest
 from nemf.model.descriptors import join
+from nemf.model.for_matching import for_matching
 from nemf.model.network import EncodedField, NeMF, squash
 from nemf.model.pooling import generalised_mean
 from nemf.model.scorer import TILE, FusedScore
@@ -32,7 +33,7 @@ from nemf.search.coarse_to_fine import on_grid
 from nemf.search.config import SearchConfig, search_options
 from nemf.search.sample import sample_field
 
-_CODE_VERSION = 12
+_CODE_VERSION = 13
 
 _ENCODE_BATCH = {"cpu": 1, "cuda": 8}
 """Images and pairs are encoded in batches of this one size, padded: kernels round differently by shape."""
@@ -98,7 +99,7 @@ class NemfMatcher(Matcher):
         self.squashed_side = model.image_size
         self.device = device
         self._encode_batch = _ENCODE_BATCH[device.type]
-        self.model = model.eval().requires_grad_(False).to(device)
+        self.model = for_matching(model, device)
         self._is_mirrored = self.config.point_search == "mirrored-map"
         self._by_map = self.config.point_search != "patchmatch"
         has_kernel = self.config.precision == "bfloat16" and device.type == "cuda"

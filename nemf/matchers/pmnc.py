@@ -19,6 +19,7 @@ from nemf.matchers.feature_cache import FeatureCache, KeptFeatures
 from nemf.matchers.salience import dissimilarity
 from nemf.matchers.table import COMMON_OPTIONS
 from nemf.model.backbone import tensors_digest
+from nemf.model.for_matching import for_matching
 from nemf.model.network import squash
 from nemf.model.pooling import generalised_mean
 from nemf.model.quadrilinear import corners
@@ -28,7 +29,7 @@ from nemf.pmnc.network import PATCHES_AT_ONCE, PMNC, SLABS_AT_ONCE
 from nemf.pmnc.patchmatch import LOCAL, CellMatches
 from nemf.search.sample import sample_field
 
-_CODE_VERSION = 1
+_CODE_VERSION = 2
 _FLOW_PLACES_HW = (8, 8)
 """The query points whose mass maps the confidence of a flow is read from."""
 
@@ -81,7 +82,7 @@ class PMNCMatcher(Matcher):
         self.fingerprint = tensors_digest(model.state_dict(), configuration)[:16]
         self.squashed_side = model.image_size
         self.device = device
-        self.model = model.eval().requires_grad_(False).to(device)
+        self.model = for_matching(model, device)
         self._cells_norm = px_to_norm(pixel_grid(model.cells_hw), model.cells_hw).view(-1, 2)
         self._kept = KeptFeatures()
 

@@ -23,7 +23,8 @@ def soft_mutual_nearest_neighbour(
     """C (C / max_reference C) (C / max_query C) for each value C: it stays large only where both cells are best."""
     best_reference, best_query = correlation.amax(dim=2, keepdim=True), correlation.amax(dim=3, keepdim=True)
     # in place: writing to new memory takes several times as long
-    return correlation.pow(3).div_(_not_zero(best_reference)).div_(_not_zero(best_query))
+    cubed = correlation.pow(3) if correlation.requires_grad else correlation.pow_(3)
+    return cubed.div_(_not_zero(best_reference)).div_(_not_zero(best_query))
 
 
 def mutually_filtered(correlation: Tensor, best_reference: Tensor, best_query: Tensor) -> Tensor:

@@ -46,7 +46,7 @@ class EncodedField:
         return [PairCosts(self.field, volume) for volume in self.with_mean]
 
     @cached_property
-    def cost_table(self) -> Float[Tensor, "b reference query channel"]:
+    def cost_table(self) -> Float[Tensor, "b query reference channel"]:
         """The cost features of all cells."""
         volumes = [costs.volume() for costs in self.pair_costs]
         return volumes[0][None] if len(volumes) == 1 else torch.stack(volumes)
@@ -81,9 +81,9 @@ class Encoded(EncodedField):
     """The volumes that the field interpolates."""
 
     @cached_property
-    def cost_table(self) -> Float[Tensor, "b reference query channel"]:
+    def cost_table(self) -> Float[Tensor, "b query reference channel"]:
         """The cost features of all cells: these, not those that PairCosts makes."""
-        return self.cost_features.movedim(1, -1).flatten(3, 4).flatten(1, 2)
+        return self.cost_features.permute(0, 4, 5, 2, 3, 1).flatten(3, 4).flatten(1, 2)
 
 
 class NeMF(nn.Module):
@@ -209,9 +209,10 @@ class NeMF(nn.Module):
 def squash(
     rgb: UInt8[Tensor, "_ _ 3"], mean: Float[Tensor, "3 1 1"], std: Float[Tensor, "3 1 1"], image_size: int
 ) -> Float[Tensor, "3 s s"]:
-    """An image as a network takes it: normalised first, then resized to a square (bicubic, align-corners)."""
-    normalised = (rgb.permute(2, 0, 1)[None] / 255 - mean) / std
-    return F.interpolate(normalised, (image_size, image_size), mode="bicubic", align_corners=True)[0]
+    """An image as a network takes it: resized to a square (bicubic, align-corners) and normalised."""
+    size = (image_size, image_size)
+    resized = F.interpolate(rgb.permute(2, 0, 1)[None].float(), size, mode="bicubic", align_corners=True)[0]
+    return resized.div_(255).sub_(mean).div_(std)
 
 
 def initial_field(encoded: EncodedField, query_hw: tuple[int, int]) -> Float[Tensor, "b 2 h w"]:

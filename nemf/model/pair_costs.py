@@ -58,16 +58,14 @@ class PairCosts:
         return at_points.permute(2, 0, 1).contiguous()
 
     @torch.no_grad()
-    def volume(self) -> Float[Tensor, "r q c"]:
+    def volume(self) -> Float[Tensor, "q r c"]:
         """The features of every query cell and every reference cell."""
         n_cells, _, n_reference = self._by_query.shape
-        volume = self._by_query.new_empty(n_reference, n_cells * self._n_features)
+        volume = self._by_query.new_empty(n_cells, n_reference, self._n_features)
         for first in range(0, n_cells, _CELLS_AT_ONCE):
             cells = torch.arange(first, min(first + _CELLS_AT_ONCE, n_cells), device=volume.device)
-            features = self._at_cells(_filled(cells)).flatten(0, 1)[: len(cells) * self._n_features]
-            # first to a matrix of its own, a transposition for which there is a kernel, then rows of it: less time
-            volume[:, first * self._n_features :][:, : len(features)] = features.T.contiguous()
-        return volume.unflatten(1, (n_cells, self._n_features))
+            volume[first : first + len(cells)] = self._at_cells(_filled(cells))[: len(cells)].transpose(1, 2)
+        return volume
 
     def _at_cells(self, cells: Int64[Tensor, " n"]) -> Float[Tensor, "n c r"]:
         """The features of _CELLS_AT_ONCE query cells."""

@@ -29,10 +29,10 @@ class CostTable(NamedTuple):
     """Cost features, and where those of each of M query points are among them."""
 
     rows: Float[Tensor, "row c"]
-    """One row for every reference cell and, within it, each of some places of the query; first those of a pair."""
+    """One row for every reference cell and each of some places of the query; first those of a pair."""
     reference_hw: tuple[int, int]
-    query_places: int
-    """Number of places of the query."""
+    reference_step: int
+    """Number of rows from one reference cell to the next."""
     row: Int64[Tensor, "m 4"]
     """The rows of a query point's four places with its pair's first reference cell."""
     weight: Float[Tensor, "m 4"]
@@ -40,17 +40,17 @@ class CostTable(NamedTuple):
 
     @staticmethod
     def of_cells(
-        features: Float[Tensor, "b hr wr hq wq c"], pair: Int64[Tensor, " m"], query_xy_norm: Float[Tensor, "m 2"]
+        features: Float[Tensor, "b hq wq hr wr c"], pair: Int64[Tensor, " m"], query_xy_norm: Float[Tensor, "m 2"]
     ) -> "CostTable":
         """The features of all query cells of all pairs of images, of which each query point reads four, bilinear.
 
         pair: the index of each query point's pair.
         """
         sizes = features.shape[1:5]
-        cell, weight = corners(query_xy_norm, (sizes[2], sizes[3]))
-        row = pair[:, None] * math.prod(sizes) + cell
+        cell, weight = corners(query_xy_norm, (sizes[0], sizes[1]))
+        row = pair[:, None] * math.prod(sizes) + cell * (sizes[2] * sizes[3])
         rows = features.reshape(-1, features.shape[5]).contiguous()
-        return CostTable(rows, (sizes[0], sizes[1]), sizes[2] * sizes[3], row, weight)
+        return CostTable(rows, (sizes[2], sizes[3]), 1, row, weight)
 
     @staticmethod
     def of_points(features: Float[Tensor, "r m c"], reference_hw: tuple[int, int]) -> "CostTable":
@@ -91,7 +91,7 @@ class QueryScorer:
         self._layers = InferenceLayers(field)
         self._positional_gradient = positional_gradient
         self._fused = fused
-        self._reference_hw, self._query_places = table.reference_hw, table.query_places
+        self._reference_hw, self._reference_step = table.reference_hw, table.reference_step
         self._rows = table.rows if fused is None else table.rows.bfloat16()
         self._row, self._weight = table.row, table.weight
         padded = _padded(query_xy_norm)
@@ -126,9 +126,9 @@ class QueryScorer:
             return self(reference_xy_norm[places.flatten()], index).view(count, n_places)
         padded = _padded(reference_xy_norm)
         by_reference = torch.cat([self._field.encode(tile) @ self._layers.reference_weight for tile in _tiles(padded)])
-        features = self._rows.view(-1, self._query_places * self._rows.shape[1])
+        features = self._rows.view(-1, self._reference_step * self._rows.shape[1])
         phi = weighted_rows(features, *corners(reference_xy_norm, self._reference_hw))
-        phi = phi.view(len(reference_xy_norm), self._query_places, -1)
+        phi = phi.view(len(reference_xy_norm), self._reference_step, -1)
         logits = [reference_xy_norm[:0, 0]]
         points_of_tile = max(TILE[places.device.type] // n_places, 1)
         for first in range(0, count, points_of_tile):
@@ -155,7 +155,7 @@ class QueryScorer:
     @torch.no_grad()
     def _score(self, reference_xy_norm: Float[Tensor, "n 2"], query_index: Int64[Tensor, " n"]) -> Float[Tensor, " n"]:
         cell, weight = corners(reference_xy_norm, self._reference_hw)
-        row = cell[:, :, None] * self._query_places + self._row[query_index][:, None]
+        row = cell[:, :, None] * self._reference_step + self._row[query_index][:, None]
         weights = weight[:, :, None] * self._weight[query_index][:, None]
         phi = weighted_rows(self._rows, row.flatten(1), weights.flatten(1))
         tiles = zip(_tiles(reference_xy_norm), _tiles(query_index), _tiles(phi), strict=True)
@@ -166,7 +166,7 @@ class QueryScorer:
         self, reference_xy_norm: Float[Tensor, "n 2"], query_index: Int64[Tensor, " n"]
     ) -> tuple[Float[Tensor, " n"], Float[Tensor, "n 2"]]:
         cell, weight = corners(reference_xy_norm, self._reference_hw)
-        row = cell[:, :, None] * self._query_places + self._row[query_index][:, None]
+        row = cell[:, :, None] * self._reference_step + self._row[query_index][:, None]
         at_corners = weighted_rows(self._rows, row, self._weight[query_index][:, None].expand_as(row))
         phi = (at_corners * weight[..., None]).sum(dim=1)
         logits, grad_phi, grad_encoding = [], [], []
@@ -190,7 +190,7 @@ class QueryScorer:
         return self._fused(
             self._rows,
             self._reference_hw,
-            self._query_places,
+            self._reference_step,
             reference_xy_norm.contiguous(),
             query_index.contiguous(),
             self._row,

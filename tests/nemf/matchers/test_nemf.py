@@ -207,13 +207,15 @@ def test_a_strip_narrower_than_the_grid_is_searched_from_edge_to_edge(model: NeM
     assert np.allclose(actual - corners, flow_px[y, x], atol=1e-3)
 
 
-def test_an_image_in_many_pairs_is_looked_at_once(model: NeMF, matcher: NemfMatcher, monkeypatch: pytest.MonkeyPatch):
+def test_an_image_in_many_pairs_is_looked_at_once(matcher: NemfMatcher, monkeypatch: pytest.MonkeyPatch):
     shared, others = noise(20, 30), [noise(21, 31, seed=seed) for seed in (1, 2, 3)]
     pairs = [ImagePair(query_rgb=shared, reference_rgb=rgb, query_xy_px=POINTS[:2], pair_id="") for rgb in others]
     expected = [next(matcher.match_batch([pair])) for pair in pairs]
     looked_at = []
-    backbone = model.backbone.forward
-    monkeypatch.setattr(model.backbone, "forward", lambda image: looked_at.append(len(image)) or backbone(image))
+    backbone = matcher.model.backbone.forward
+    monkeypatch.setattr(
+        matcher.model.backbone, "forward", lambda image: looked_at.append(len(image)) or backbone(image)
+    )
     assert all(same(one, other) for one, other in zip(matcher.match_batch(pairs), expected, strict=True))
     assert looked_at == [1, 1, 1, 1]
 

@@ -173,7 +173,7 @@ def test_the_search_can_score_by_it(run: Score, device: str):
     """QueryScorer passes the kernel the arguments that it expects."""
     case = Case.random(**SMALL).to(device)
     fused = partial(run, KernelWeights.from_field(case.field.requires_grad_(False)))
-    table = CostTable.of_cells(case.volume.movedim(1, -1), case.pair, case.query_xy_norm)
+    table = CostTable.of_cells(case.volume.permute(0, 4, 5, 2, 3, 1), case.pair, case.query_xy_norm)
     scorer = QueryScorer(case.field, table, case.query_xy_norm, fused=fused)
     reference = case.reference_xy_norm.clone().requires_grad_()
     logits = scorer(reference, case.query_index)

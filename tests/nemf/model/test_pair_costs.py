@@ -37,7 +37,7 @@ def test_features_are_those_of_the_field(channels: int, keep_correlation: bool, 
     expected = field.cost_features(with_mean)
     costs = PairCosts(field, with_mean[0])
 
-    assert torch.allclose(costs.volume(), expected[0].flatten(3).flatten(1, 2).permute(1, 2, 0), atol=1e-4)
+    assert torch.allclose(costs.volume(), expected[0].flatten(3).flatten(1, 2).permute(2, 1, 0), atol=1e-4)
     cells = torch.linspace(-1, 1, side)
     reference = torch.cartesian_prod(cells, cells).flip(1)
     grid = reference[:, None].expand(-1, POINTS_AT_ONCE, -1).reshape(1, -1, 2)
@@ -48,7 +48,7 @@ def test_features_are_those_of_the_field(channels: int, keep_correlation: bool, 
 def test_a_larger_image_is_normalised_by_some_of_its_cells():
     field = _field(1, keep_correlation=False)
     refined = torch.rand(1, 1, 32**2, 32**2, generator=torch.manual_seed(2)) ** 2
-    expected = field.cost_features(refined)[0].flatten(3).flatten(1, 2).permute(1, 2, 0)
+    expected = field.cost_features(refined)[0].flatten(3).flatten(1, 2).permute(2, 1, 0)
     apart = (PairCosts(field, refined[0]).volume() - expected).square().mean().sqrt() / expected.std()
     assert 1e-5 < apart < 0.02
 

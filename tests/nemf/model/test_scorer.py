@@ -38,7 +38,7 @@ def over_cells(
     field: Field, volume: torch.Tensor, pair: torch.Tensor, query_xy_norm: torch.Tensor, **options: bool
 ) -> QueryScorer:
     """The scorer of volumes (b, c, hr, wr, hq, wq)."""
-    table = CostTable.of_cells(volume.movedim(1, -1), pair, query_xy_norm)
+    table = CostTable.of_cells(volume.permute(0, 4, 5, 2, 3, 1), pair, query_xy_norm)
     return QueryScorer(field, table, query_xy_norm, **options)
 
 

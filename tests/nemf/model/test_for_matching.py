@@ -1,0 +1,106 @@
+"""Backbones as matching runs them, beside the same ones as they are trained."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from nemf.model.backbone import Backbone, build_backbone
+from nemf.model.backbone_config import BackboneConfig
+from nemf.model.build import build
+from nemf.model.for_matching import for_matching
+from nemf.model.presets import NeMFConfig
+
+CPU = torch.device("cpu")
+CONFIG = BackboneConfig(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+IMAGE = torch.randn(1, 3, 96, 80, generator=torch.manual_seed(0))
+
+
+def with_statistics(network: nn.Module) -> nn.Module:
+    """The network with batch norms that do something."""
+    torch.manual_seed(1)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            for values in (module.weight, module.bias, module.running_mean, module.running_var):
+                assert values is not None
+                nn.init.uniform_(values, 0.5, 1.5)
+    return network
+
+
+def n_norms(network: nn.Module) -> int:
+    return sum(isinstance(module, nn.BatchNorm2d) for module in network.modules())
+
+
+@pytest.mark.parametrize(
+    ("name", "kwargs"),
+    [
+        ("timm/resnet26", {"layers": [1, 1, 1, 1], "channels": [8, 8, 8, 8]}),
+        ("timm/mobilenetv1_100", {"pad_type": "same"}),  # its norms hold the rectifiers
+        ("torchvision/resnet18", {}),
+    ],
+)
+def test_maps_are_the_same_but_for_rounding(name: str, kwargs: dict[str, Any]):
+    backbone = build_backbone(
+        name, BackboneConfig(create_kwargs=kwargs, out_indices=(2, 3), mean=CONFIG.mean, std=CONFIG.std)
+    )
+    with_statistics(backbone)
+    before = {name: tensor.clone() for name, tensor in backbone.state_dict().items()}
+    digest, expected = backbone.digest(), backbone(IMAGE)
+
+    faster = for_matching(backbone, CPU)
+    assert n_norms(faster) == 0 < n_norms(backbone)
+    assert isinstance(faster, Backbone)
+    for ours, theirs in zip(faster(IMAGE), expected, strict=True):
+        assert torch.allclose(ours, theirs, rtol=1e-4, atol=1e-4 * float(theirs.abs().max()))
+    assert backbone.digest() == digest
+    assert all(torch.equal(tensor, before[name]) for name, tensor in backbone.state_dict().items())
+
+
+class Skips(nn.Module):
+    """A network whose convolution is read before its normalisation too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.norm = nn.BatchNorm2d(4)
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        """One map."""
+        before = self.conv(image)
+        return [before + self.norm(before)]
+
+
+def test_a_network_that_folding_would_change_is_not_folded():
+    backbone = Backbone("skips", with_statistics(Skips()), CONFIG)
+    faster = for_matching(backbone, CPU)
+    assert n_norms(faster) == 1
+    assert torch.allclose(faster(IMAGE)[0], backbone(IMAGE)[0], atol=1e-5)
+
+
+def test_the_rest_of_a_model_is_shared_and_the_model_as_before():
+    model = build(
+        NeMFConfig(
+            backbone="timm/resnet26",
+            backbone_config=BackboneConfig(
+                create_kwargs={"layers": [1, 1, 1, 1], "channels": [8, 8, 8, 8]},
+                out_indices=(2, 3),
+                mean=CONFIG.mean,
+                std=CONFIG.std,
+            ),
+            image_size=64,
+            feature_size=8,
+            neck_channels=8,
+            neck_blocks=1,
+            embedding_channels=(),
+            depth=0,
+            hidden=8,
+        )
+    ).eval()
+    faster = for_matching(model, CPU)
+    assert n_norms(faster) == 0 < n_norms(model)
+    assert faster.field is model.field
+    assert faster.neck is model.neck
+    image = torch.rand(1, 3, 64, 64)
+    for ours, theirs in zip(faster.features(image), model.features(image), strict=True):
+        assert torch.allclose(ours, theirs, atol=1e-4)
