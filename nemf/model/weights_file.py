@@ -21,6 +21,7 @@ from safetensors.torch import load as as_tensors
 from torch import Tensor, nn
 
 from nemf.model.backbone_config import BackboneConfig
+from nemf.model.transformers_names import authors_names
 
 _CONVERSION = (
     "import sys, torch, safetensors.torch as s; d = torch.load(sys.argv[1], map_location='cpu', weights_only=True); "
@@ -105,7 +106,8 @@ def load_weights(network: nn.Module, weights: Path, name: str, published: Publis
     def published_name(name: str) -> str:
         return published_names.get(name, name)
 
-    tensors = _without_prefix(read_tensors(weights.read_bytes(), what), published_name, expected.keys(), what)
+    tensors = authors_names(read_tensors(weights.read_bytes(), what))
+    tensors = _without_prefix(tensors, published_name, expected.keys(), what)
     tensors = {published_name(name): tensor for name, tensor in tensors.items()}
     spare = published.own_names.keys()
     named = expected.keys() <= tensors.keys() <= expected.keys() | spare
