@@ -139,11 +139,11 @@ class NearestNeighbourMatcher(Matcher):
         self.fit = fit
         self.device = device
         self.calibration = calibration or CALIBRATION
-        self.backbone = for_matching(backbone, device)
         asked = _IMAGE_SIZE if image_size is None else image_size
         self.image_size, cells = fitting_size(
-            name, self.backbone, asked, most=MAX_IMAGE_SIZE, insist=image_size is not None
+            name, backbone.to(device), asked, most=MAX_IMAGE_SIZE, insist=image_size is not None
         )
+        self.backbone = for_matching(backbone, device, self.image_size)
         if image_size not in (None, self.image_size):
             step = backbone.only_size or backbone.size_step
             logging.getLogger("nemf").warning(

@@ -99,7 +99,7 @@ class NemfMatcher(Matcher):
         self.squashed_side = model.image_size
         self.device = device
         self._encode_batch = _ENCODE_BATCH[device.type]
-        self.model = for_matching(model, device)
+        self.model = for_matching(model, device, model.image_size)
         self._is_mirrored = self.config.point_search == "mirrored-map"
         self._by_map = self.config.point_search != "patchmatch"
         has_kernel = self.config.precision == "bfloat16" and device.type == "cuda"

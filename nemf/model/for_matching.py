@@ -18,19 +18,22 @@ _TOLERANCE = 1e-3
 Model = TypeVar("Model", bound=nn.Module)
 
 
-def for_matching(model: Model, device: torch.device) -> Model:
+def for_matching(model: Model, device: torch.device, side_px: int) -> Model:
     """The model in eval mode on the device. On a CPU it is a copy whose backbone, `model.backbone` or the model itself,
-    is faster; what else it holds it shares with the model, which is as before."""
+    is faster; what else it holds it shares with the model, which is as before.
+
+    side_px: side of square images that it takes.
+    """
     model = model.eval().requires_grad_(False).to(device)
     if device.type != "cpu":
         return model
     if isinstance(model, Backbone):
-        return _with_part(model, "network", _faster(model))
+        return _with_part(model, "network", _faster(model, side_px))
     if (neck := getattr(model, "neck", None)) is not None:
         neck.to(memory_format=torch.channels_last)
     backbone = model.backbone
     assert isinstance(backbone, Backbone)
-    return _with_part(model, "backbone", for_matching(backbone, device))
+    return _with_part(model, "backbone", for_matching(backbone, device, side_px))
 
 
 def _with_part(model: Model, name: str, part: nn.Module) -> Model:
@@ -41,13 +44,12 @@ def _with_part(model: Model, name: str, part: nn.Module) -> Model:
 
 
 @torch.no_grad()
-def _faster(backbone: Backbone) -> nn.Module:
+def _faster(backbone: Backbone, side_px: int) -> nn.Module:
     """The backbone's network, folded where that gives the same maps."""
     network = backbone.network
     if any(isinstance(module, nn.BatchNorm2d) for module in network.modules()):
         folded = copy.deepcopy(network).eval()
         _fold(folded)
-        side_px = backbone.only_size or 4 * backbone.size_step
         image = torch.randn(1, 3, side_px, side_px, generator=torch.Generator().manual_seed(0))
         maps = zip(_with_part(backbone, "network", folded)(image), backbone(image), strict=True)
         if all((ours - theirs).abs().max() <= _TOLERANCE * theirs.abs().max() for ours, theirs in maps):

@@ -48,7 +48,7 @@ def test_maps_are_the_same_but_for_rounding(name: str, kwargs: dict[str, Any]):
     before = {name: tensor.clone() for name, tensor in backbone.state_dict().items()}
     digest, expected = backbone.digest(), backbone(IMAGE)
 
-    faster = for_matching(backbone, CPU)
+    faster = for_matching(backbone, CPU, 64)
     assert n_norms(faster) == 0 < n_norms(backbone)
     assert isinstance(faster, Backbone)
     for ours, theirs in zip(faster(IMAGE), expected, strict=True):
@@ -73,7 +73,7 @@ class Skips(nn.Module):
 
 def test_a_network_that_folding_would_change_is_not_folded():
     backbone = Backbone("skips", with_statistics(Skips()), CONFIG)
-    faster = for_matching(backbone, CPU)
+    faster = for_matching(backbone, CPU, 64)
     assert n_norms(faster) == 1
     assert torch.allclose(faster(IMAGE)[0], backbone(IMAGE)[0], atol=1e-5)
 
@@ -97,7 +97,7 @@ def test_the_rest_of_a_model_is_shared_and_the_model_as_before():
             hidden=8,
         )
     ).eval()
-    faster = for_matching(model, CPU)
+    faster = for_matching(model, CPU, 64)
     assert n_norms(faster) == 0 < n_norms(model)
     assert faster.field is model.field
     assert faster.neck is model.neck
