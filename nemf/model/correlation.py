@@ -20,7 +20,10 @@ def correlate(
 def soft_mutual_nearest_neighbour(
     correlation: Float[Tensor, "b n reference query"],
 ) -> Float[Tensor, "b n reference query"]:
-    """C (C / max_reference C) (C / max_query C) for each value C: it stays large only where both cells are best."""
+    """C (C / max_reference C) (C / max_query C) for each value C: it stays large only where both cells are best.
+
+    correlation: overwritten where no gradient flows through it.
+    """
     best_reference, best_query = correlation.amax(dim=2, keepdim=True), correlation.amax(dim=3, keepdim=True)
     # in place: writing to new memory takes several times as long
     cubed = correlation.pow(3) if correlation.requires_grad else correlation.pow_(3)
