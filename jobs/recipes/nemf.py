@@ -21,8 +21,8 @@ def nemf_small(options: RecipeOptions) -> list[Stage]:
     """The network that ships: nemf_mobilenet with its backbone distilled into one from random weights, then trained on.
 
     The backbone is distilled twice: from the first descriptors of nemf_mobilenet, then from the second ones, with
-    nearly half its photographs from ImageNet. Its own descriptors are trained four times: the second time longer and
-    faster, the third and fourth on larger images. The field is initialised at the correlation of these.
+    nearly half its photographs from ImageNet. Its own descriptors are trained three times: the second time longer and
+    faster, the third on larger images. The field is initialised at the correlation of these.
 
     Needs: data/animal-pose, data/photographs and weights of timm's mobilenetv1_100, which are not part of the result.
     Cost: docs/measured.md. Result: its model card.
@@ -70,15 +70,8 @@ def nemf_small(options: RecipeOptions) -> list[Stage]:
         trainer=replace(longer.trainer, steps=5000, warmup_steps=100, seed=1),
         validate_every=2500,
     )
-    larger_again = replace(
-        larger,
-        start=f"{larger.out}/checkpoint",
-        out=f"{larger.out}-again",
-        trainer=replace(larger.trainer, steps=4500, seed=2),
-        validate_every=2250,
-    )
-    field = replace(field_stage(of_teacher, larger_again), out=str(out / "field"))
-    return [*manifests, teacher, better_teacher, distilled, again, descriptors, longer, larger, larger_again, field]
+    field = replace(field_stage(of_teacher, larger), out=str(out / "field"))
+    return [*manifests, teacher, better_teacher, distilled, again, descriptors, longer, larger, field]
 
 
 def nemf_mobilenet(options: RecipeOptions) -> list[Stage]:
