@@ -260,7 +260,7 @@ class _Bench:
     ) -> tuple[harness.Measured, int]:
         """Our search, which answers a list of one field; and how many queries one takes."""
         matcher = matcher or self.matcher
-        with counted(self.model) as count:
+        with counted(matcher.model) as count:
             way = {"ours": lambda: matcher.search(self.encoded, [pair])}
             measured = harness.measure(way, self.device, repeats)["ours"]
         return measured, count.queries // (1 + repeats)

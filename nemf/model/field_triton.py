@@ -93,7 +93,7 @@ def score(
     weights: KernelWeights,
     rows: Float[Tensor, "r c"],
     reference_hw: tuple[int, int],
-    query_cells: int,
+    reference_step: int,
     reference_xy_norm: Float[Tensor, "n 2"],
     query_index: Int64[Tensor, " n"],
     query_row: Int64[Tensor, "m 4"],
@@ -108,9 +108,8 @@ def score(
 
     All tensors are on one device and contiguous; a point's logit does not depend on the other points.
 
-    rows: cost features of all pairs of images, float32 or bfloat16, those of a pair's reference and query cell in row
-        (pair * reference cells + reference cell) * query_cells + query cell.
-    reference_hw, query_cells: the grid of reference cells, and the number of query cells.
+    rows: cost features of all pairs of images, float32 or bfloat16, see nemf.model.scorer.CostTable.
+    reference_hw, reference_step: the grid of reference cells, and the number of rows from one of them to the next.
     query_index: the index of each reference point's query point.
     query_row: the rows of each query point's four cells with its pair's first reference cell.
     query_weight: the bilinear weights of these cells; 0 for one outside the grid.
@@ -137,7 +136,7 @@ def score(
                 relu_masks,
                 n,
                 *reference_hw,
-                query_cells,
+                reference_step,
                 channels=rows.shape[1],
                 channels_2=channels_2,
                 waves=len(weights.frequency),
@@ -186,7 +185,7 @@ def _score_tiles(
     n,
     reference_height,
     reference_width,
-    query_cells,
+    reference_step,
     channels: tl.constexpr,
     channels_2: tl.constexpr,
     waves: tl.constexpr,
@@ -209,7 +208,16 @@ def _score_tiles(
 
         query_corners = (query_row + 4 * index, query_weight + 4 * index)
         phi, phi_by_x, phi_by_y = _gather(
-            rows, x, y, query_corners, reference_height, reference_width, query_cells, channels, channels_2, tile_size
+            rows,
+            x,
+            y,
+            query_corners,
+            reference_height,
+            reference_width,
+            reference_step,
+            channels,
+            channels_2,
+            tile_size,
         )
         phi = phi.to(weights.from_phi.dtype.element_ty)
         angle = _angle(x, y, weights.frequency, waves)
@@ -285,7 +293,7 @@ def _gather(
     query_corners,
     reference_height,
     reference_width,
-    query_cells,
+    reference_step,
     channels: tl.constexpr,
     channels_2: tl.constexpr,
     tile_size: tl.constexpr,
@@ -301,7 +309,7 @@ def _gather(
         line, weight_y, slope_y = _cell(y, reference_height, corner // 2)
         at_corner = tl.zeros((tile_size, channels_2), tl.float32)
         for query_corner in tl.static_range(4):
-            row = tl.load(query_row + query_corner) + (line * reference_width + column) * query_cells
+            row = tl.load(query_row + query_corner) + (line * reference_width + column) * reference_step
             values = tl.load(rows + row[:, None] * channels + channel, channel < channels, 0.0).to(tl.float32)
             at_corner += tl.load(query_weight + query_corner)[:, None] * values
         phi += (weight_y * weight_x)[:, None] * at_corner
