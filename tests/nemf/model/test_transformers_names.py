@@ -24,7 +24,7 @@ LAYER = {
     "dinov3": "layer.0.attention.q_proj layer.0.attention.k_proj layer.0.attention.v_proj layer.0.attention.o_proj "
     "layer.0.norm1 layer.0.norm2 layer.0.mlp.up_proj layer.0.mlp.down_proj norm",
 }
-AUTHORS = ["proj", "norm1", "norm2", "mlp.fc1", "mlp.fc2"]
+AUTHORS = ["attn.proj", "norm1", "norm2", "mlp.fc1", "mlp.fc2"]
 
 
 def numbers(*shape: int) -> Tensor:
@@ -38,7 +38,7 @@ def test_modules_of_a_layer_have_their_authors_names(kind: str):
     tensors = {f"{name}.weight": tensor for name, tensor in modules.items()}
     named = authors_names(tensors | {"embeddings.cls_token": numbers(1)})
     assert torch.equal(named["blocks.0.attn.qkv.weight"], torch.cat([modules[query], modules[key], modules[value]]))
-    for ours, theirs in zip(["attn.proj", *AUTHORS[1:]], others, strict=True):
+    for ours, theirs in zip(AUTHORS, others, strict=True):
         assert named[f"blocks.0.{ours}.weight"] is modules[theirs]
     assert named["norm.weight"] is modules[norm]
     assert len(named) == 8
