@@ -77,6 +77,12 @@ def _always_worth_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local_matching, "_LEAST_PAIRS", 1)
 
 
+def _once_heard(process: MatcherProcess) -> MatcherProcess:
+    """That process, when it has answered or ended, however slowly it began: before all is matched by the first."""
+    assert process.connection.poll(120)
+    return process
+
+
 def _is_seen_to_end(process: MatcherProcess, seconds: float) -> bool:
     """Whether nothing comes from a process but its end, after what it has sent, within that time."""
     try:
@@ -173,7 +179,7 @@ def test_a_process_that_dies_of_loading_is_done_without(tmp_path: Path, monkeypa
     started = []
 
     def another(process: MatcherProcess, device: str | None = None) -> MatcherProcess:
-        started.append(MatcherProcess(_matching(matcher="slow_matcher:dies"), device or "cpu"))
+        started.append(_once_heard(MatcherProcess(_matching(matcher="slow_matcher:dies"), device or "cpu")))
         return started[-1]
 
     monkeypatch.setattr(MatcherProcess, "another", another)
@@ -192,7 +198,9 @@ def test_a_process_that_finds_no_matcher_is_done_without(
     monkeypatch.setenv("SLOW_MATCHER_SECONDS", "0.2")
     stage = _stage(tmp_path, _matching(matcher="slow_matcher:with_a_thread"))
     other = _matching(matcher="nothing")
-    monkeypatch.setattr(MatcherProcess, "another", lambda _process, device=None: MatcherProcess(other, "cpu"))
+    monkeypatch.setattr(
+        MatcherProcess, "another", lambda _process, device=None: _once_heard(MatcherProcess(other, "cpu"))
+    )
 
     parts = _parts(_slices(tmp_path, {}), stage, most=2)
 
