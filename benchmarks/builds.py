@@ -41,6 +41,8 @@ class Config:
     """Commit, tag or branch to compare with."""
     matcher: str = "nemf-small"
     """Name of the matcher, which both builds must have."""
+    matcher_now: str | None = None
+    """Name of this build's matcher; default: the same, `matcher`."""
     repeats: int = 5
     """Turns, whose median counts."""
     rows: tuple[int, ...] = (30, 300)
@@ -75,14 +77,16 @@ def run(config: Config) -> list[Row]:
     """Measure and print. Raises subprocess.CalledProcessError for a commit that git cannot check out."""
     with ExitStack() as stack:
         folder = stack.enter_context(_checked_out(config.commit))
-        builds = [stack.enter_context(_Build.started(checkout, config.matcher)) for checkout in (folder, _HERE)]
+        both = ((folder, config.matcher), (_HERE, config.matcher_now or config.matcher))
+        builds = [stack.enter_context(_Build.started(*build)) for build in both]
         turns = [[build.turn() for build in builds] for _ in range(config.repeats)]
         rows = compared(*_by_work(turns), scale=1000)
-        jobs = _whole_runs(config, (folder, _HERE))
+        jobs = _whole_runs(config, both)
     setup = {
         **harness.describe(),
         "threads": "1",
         "matcher": config.matcher,
+        **({"matcher now": config.matcher_now} if config.matcher_now else {}),
         "before": config.commit,
     }
     memory = ", ".join(f"{name} {build.peak_mb:,.0f} MB" for name, build in zip(("before", "now"), builds, strict=True))
@@ -123,7 +127,7 @@ def _by_work(turns: Sequence[Sequence[dict[str, float]]]) -> tuple[Times, Times]
     return before, now
 
 
-def _whole_runs(config: Config, checkouts: Sequence[Path]) -> list[Row]:
+def _whole_runs(config: Config, builds: Sequence[tuple[Path, str]]) -> list[Row]:
     """`nemf match` of both builds in turns."""
     with tempfile.TemporaryDirectory() as parent:
         folder = Path(parent)
@@ -132,7 +136,8 @@ def _whole_runs(config: Config, checkouts: Sequence[Path]) -> list[Row]:
             (folder / "images").mkdir()
             write_pairs(table, -(-max(config.rows) // len(PHOTOGRAPHS)), seed=0)
 
-        def measured(checkout: Path, n: int) -> dict[str, float]:
+        def measured(build: tuple[Path, str], n: int) -> dict[str, float]:
+            checkout, matcher = build
             here = Path(tempfile.mkdtemp(dir=folder))
             # also its working folder, which Ray's workers search for modules
             in_build: Any = {"environment": os.environ | {"PYTHONPATH": str(checkout)}, "folder": checkout}
@@ -140,7 +145,7 @@ def _whole_runs(config: Config, checkouts: Sequence[Path]) -> list[Row]:
             prepare = ["jobs.prepare", "--dataset", "table", "--root", str(root.resolve())]
             prepare += ["--annotations", str(table.resolve())]
             watch([*python, *prepare, "--out", pairs], **in_build)  # each build has its own manifests
-            match = ["jobs.match", "--matcher", config.matcher, "--device", "cpu", "--limit", str(n), "--pairs", pairs]
+            match = ["jobs.match", "--matcher", matcher, "--device", "cpu", "--limit", str(n), "--pairs", pairs]
             use = watch([*python, *match, "--out", str(here / "run")], **in_build)
             assert use is not None
             return {
@@ -153,7 +158,7 @@ def _whole_runs(config: Config, checkouts: Sequence[Path]) -> list[Row]:
             row
             for n in config.rows
             for row in compared(
-                *_by_work([[measured(checkout, n) for checkout in checkouts] for _ in range(config.job_repeats)])
+                *_by_work([[measured(build, n) for build in builds] for _ in range(config.job_repeats)])
             )
         ]
 

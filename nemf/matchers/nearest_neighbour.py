@@ -40,6 +40,7 @@ from nemf.options import parse_options
 Size = tuple[int, int]
 
 FITS = ("squash", "letterbox")
+PRECISIONS = ("float32", "bfloat16")
 MAX_IMAGE_SIZE = 1024
 
 CALIBRATION = Calibration(
@@ -68,7 +69,7 @@ def build(name: str, *, backbone_weights: str | None, device: torch.device) -> "
     backbone_name, _, text = name.removeprefix("nearest-neighbour:").partition("?")
     options = matcher_options(name, text, BACKBONE_OPTIONS)
     if backbone_name == "dense-sift":
-        if unused := options.keys() & BACKBONE_OPTIONS.keys():
+        if unused := options.keys() & {*BACKBONE_OPTIONS, "precision"}:
             raise ValueError(f"{name}: {', '.join(sorted(unused))} is for networks: leave it out")
         from nemf.model.dense_sift import dense_sift  # imports kornia, which no other matcher needs
 
@@ -87,7 +88,7 @@ def build(name: str, *, backbone_weights: str | None, device: torch.device) -> "
 def matcher_options(name: str, text: str, further: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The options of a NearestNeighbourMatcher in a text, and those of the types `further`; raises ValueError as
     parse_options does."""
-    types = {"window": float, "temperature": float, "image_size": int, "fit": str}
+    types = {"window": float, "temperature": float, "image_size": int, "fit": str, "precision": str}
     return parse_options(name, text, types | dict(further or {}), COMMON_OPTIONS)
 
 
@@ -104,6 +105,7 @@ class NearestNeighbourMatcher(Matcher):
         the square with the mean colour, in which no cell lies.
     layers: the backbone was loaded with its maps of these indices, and all are read, each at unit length. By default
         the deepest map of at least (S/16, S/16) is, or (S/patch, S/patch) if that is coarser; the finest where none is.
+    precision: of the backbone and neck; see nemf.model.for_matching.
 
     calibration: makes the confidence (nemf.calibration) of the mass of the cosines of the point's feature with the
         reference's feature cells; by default CALIBRATION.
@@ -125,6 +127,7 @@ class NearestNeighbourMatcher(Matcher):
         image_size: int | None = None,
         fit: str = "squash",
         layers: tuple[int, ...] | None = None,
+        precision: str = "float32",
         calibration: Calibration | None = None,
     ) -> None:
         if not 0 <= window <= 0.5:
@@ -133,6 +136,8 @@ class NearestNeighbourMatcher(Matcher):
             raise ValueError(f"{name}: temperature must be 0.001 to 10; got {temperature}")
         if fit not in FITS:
             raise ValueError(f"{name}: fit must be one of {', '.join(FITS)}; got {fit!r}")
+        if precision not in PRECISIONS:
+            raise ValueError(f"{name}: precision must be one of {', '.join(PRECISIONS)}; got {precision!r}")
         self.name = name
         self.window = window
         self.temperature = temperature
@@ -143,7 +148,7 @@ class NearestNeighbourMatcher(Matcher):
         self.image_size, cells = fitting_size(
             name, backbone.to(device), asked, most=MAX_IMAGE_SIZE, insist=image_size is not None
         )
-        self.backbone = for_matching(backbone, device, self.image_size)
+        self.backbone = for_matching(backbone, device, self.image_size, bfloat16=precision == "bfloat16")
         if image_size not in (None, self.image_size):
             step = backbone.only_size or backbone.size_step
             logging.getLogger("nemf").warning(
@@ -160,6 +165,8 @@ class NearestNeighbourMatcher(Matcher):
         configuration = [_CODE_VERSION, backbone.digest(), self.image_size, window, temperature]
         configuration.append(asdict(self.calibration))
         configuration += [option for option in (fit if fit != "squash" else None, layers) if option is not None]
+        if precision != "float32":
+            configuration.append(precision)
         self._encode_batch = max(1, _ENCODE_PIXELS[device.type] // self.image_size**2)
         if isinstance(backbone, Descriptors) and backbone.corners_aligned:
             configuration.append("corners aligned")

@@ -95,15 +95,17 @@ class NemfMatcher(Matcher):
         # not visible in the tensors; of no one device, since drivers without a GPU ask for it too
         sizes = [model.image_size, model.cost_encoder.heads, TILE]
         configuration = [_CODE_VERSION, asdict(self.config), asdict(self.calibration), backbone, sizes]
+        is_bfloat16 = self.config.precision == "bfloat16"
+        if is_bfloat16:
+            configuration.append("features too")  # the field alone was, at first
         self.fingerprint = tensors_digest(model.state_dict(), configuration)[:16]
         self.squashed_side = model.image_size
         self.device = device
         self._encode_batch = _ENCODE_BATCH[device.type]
-        self.model = for_matching(model, device, model.image_size)
+        self.model = for_matching(model, device, model.image_size, bfloat16=is_bfloat16)
         self._is_mirrored = self.config.point_search == "mirrored-map"
         self._by_map = self.config.point_search != "patchmatch"
-        has_kernel = self.config.precision == "bfloat16" and device.type == "cuda"
-        self._fused = _fused_score(self.model) if has_kernel else None
+        self._fused = _fused_score(self.model) if is_bfloat16 and device.type == "cuda" else None
         self._search = FieldSearch(model=self.model, config=self.config, fused=self._fused)
         self._flow = FieldFlow(search=self._search, calibration=self.calibration)
         self._kept = KeptFeatures()

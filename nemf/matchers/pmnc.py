@@ -82,7 +82,7 @@ class PMNCMatcher(Matcher):
         self.fingerprint = tensors_digest(model.state_dict(), configuration)[:16]
         self.squashed_side = model.image_size
         self.device = device
-        self.model = for_matching(model, device, model.image_size)
+        self.model = for_matching(model, device, model.image_size, bfloat16=self.config.precision == "bfloat16")
         self._cells_norm = px_to_norm(pixel_grid(model.cells_hw), model.cells_hw).view(-1, 2)
         self._kept = KeptFeatures()
 

@@ -18,12 +18,20 @@ class PMNCSearch:
     propagation: Literal["offset", "absolute"] = "offset"
     """A cell tries the match of another moved by the step from there (offset), or that match itself (absolute), as the
     authors' prototype does. The paper does not say. With offset the search ends earlier and scores a third less."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Precision of the backbone and neck."""
 
     def __post_init__(self) -> None:
         if type(self.iterations) is not int or not 0 <= self.iterations <= _MOST_ITERATIONS:
             raise ValueError(f"iterations must be a whole number from 0 to {_MOST_ITERATIONS}; got {self.iterations!r}")
         if self.propagation not in ("offset", "absolute"):
             raise ValueError(f"propagation must be offset or absolute; got {self.propagation!r}")
+        if self.precision not in ("float32", "bfloat16"):
+            raise ValueError(f"precision must be float32 or bfloat16; got {self.precision!r}")
+
+
+_CHECKPOINT_SETTINGS = {field.name for field in fields(PMNCSearch)} - {"precision"}
+"""The settings that a checkpoint may bring along; the precision depends on the machine."""
 
 
 def pmnc_search_options(name: str, text: str, also: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -46,7 +54,7 @@ def pmnc_settings_from_json(content: Any) -> dict[str, Any]:
     """
     if not isinstance(content, dict):
         raise ValueError(f"search must be a JSON object; got {reprlib.repr(content)}")
-    if unknown := content.keys() - {field.name for field in fields(PMNCSearch)}:
+    if unknown := content.keys() - _CHECKPOINT_SETTINGS:
         raise ValueError(f"search has unknown fields: {', '.join(sorted(unknown))}")
     try:
         PMNCSearch(**content)

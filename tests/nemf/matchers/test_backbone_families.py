@@ -40,18 +40,20 @@ TIMM: dict[str, dict[str, Any]] = {
     "efficientvit_b0": {},
     "resnet10t": {},
 }
+NOT_IN_BFLOAT16 = {"hiera_small_abswin_256"}
+"""It resizes its table of positions in a way that PyTorch has in float32 only."""
 SIZES = (128, 192)
 IMAGES_HW = ((60, 96), (96, 48))
 CENTRE_XY = (0.3, 0.6)
 """That of the square, as shares of the image's sides."""
 
 
-def _matcher(name: str, image_size: int) -> NearestNeighbourMatcher:
+def _matcher(name: str, image_size: int, precision: str = "float32") -> NearestNeighbourMatcher:
     torch.manual_seed(0)
     config = timm_backbones.default_config(name)
     create_kwargs = timm_backbones.sized(name, TIMM[name], image_size)
     backbone = build_backbone(f"timm/{name}", replace(config, create_kwargs=create_kwargs))
-    return NearestNeighbourMatcher(name, backbone, torch.device("cpu"), image_size=image_size)
+    return NearestNeighbourMatcher(name, backbone, torch.device("cpu"), image_size=image_size, precision=precision)
 
 
 def _place(matcher: NearestNeighbourMatcher, blank: np.ndarray, image: np.ndarray) -> np.ndarray:
@@ -80,3 +82,18 @@ def test_features_lie_where_the_image_has_what_they_see(name: str, image_size: i
         place = (_place(matcher, blank, image) + 1 - _place(matcher, blank, turned)) / 2
         error = (place - (first + last) / 2 / hw[::-1]) / cell
         assert np.abs(error).max() <= 0.5, (fit, image_hw, error)
+
+
+@pytest.mark.parametrize("name", sorted(TIMM.keys() - NOT_IN_BFLOAT16))
+def test_features_in_bfloat16_are_the_same_but_for_rounding(name: str):
+    image = np.random.default_rng(0).integers(0, 256, (60, 96, 3), dtype=np.uint8)
+    ours, theirs = (_matcher(name, SIZES[0], precision).encode(image) for precision in ("bfloat16", "float32"))
+    assert ours.dtype == torch.float32
+    cosine = (ours * theirs).sum(dim=0)
+    assert 0.99 < cosine.min() < 1
+
+
+@pytest.mark.parametrize("name", sorted(NOT_IN_BFLOAT16))
+def test_a_network_that_has_no_bfloat16_says_so(name: str):
+    with pytest.raises(ValueError, match=f"timm/{name} cannot compute in bfloat16 .*: leave precision=bfloat16 out"):
+        _matcher(name, SIZES[0], "bfloat16")

@@ -324,7 +324,8 @@ def test_the_fingerprint_tells_weights_and_options_but_no_device(monkeypatch):
     original = patches().fingerprint
     assert patches().fingerprint == original
     changed = [patches(seed=1), patches(window=0), patches(temperature=0.05), patches(image_size=256)]
-    assert len({original, *(matcher.fingerprint for matcher in changed)}) == 5
+    changed.append(patches(precision="bfloat16"))
+    assert len({original, *(matcher.fingerprint for matcher in changed)}) == 6
     monkeypatch.setattr(torch.nn.Module, "to", lambda module, *_: module)
     on_gpu = NearestNeighbourMatcher("patches", Backbone("patches", Patches(0), RAW), torch.device("cuda"))
     assert on_gpu.fingerprint == original
@@ -339,8 +340,12 @@ def test_options_that_will_not_do():
         patches(image_size=4)
     with pytest.raises(ValueError, match="fit must be one of squash, letterbox; got 'crop'"):
         patches(fit="crop")
-    with pytest.raises(ValueError, match=r"dense-sift\?layers=1: layers is for networks: leave it out"):
-        load_matcher(f"{SIFT}?layers=1", device="cpu")
+    with pytest.raises(ValueError, match="precision must be one of float32, bfloat16; got 'half'"):
+        patches(precision="half")
+    for option in ("layers=1", "precision=bfloat16"):
+        fault = rf"dense-sift\?{option}: {option.partition('=')[0]} is for networks: leave it out"
+        with pytest.raises(ValueError, match=fault):
+            load_matcher(f"{SIFT}?{option}", device="cpu")
 
 
 def test_a_network_of_one_size_says_how_to_choose_it():

@@ -113,9 +113,10 @@ def test_whatever_changes_an_answer_is_in_the_fingerprint(matcher: PMNCMatcher, 
     others = [
         PMNCMatcher("pmnc", model, CPU, PMNCSearch(iterations=3)),
         PMNCMatcher("pmnc", model, CPU, PMNCSearch(propagation="absolute")),
+        PMNCMatcher("pmnc", model, CPU, PMNCSearch(precision="bfloat16")),
         PMNCMatcher("pmnc", model, CPU, calibration=Calibration(temperature=2.0)),
     ]
-    assert len({matcher.fingerprint, *(other.fingerprint for other in others)}) == 4
+    assert len({matcher.fingerprint, *(other.fingerprint for other in others)}) == 5
     assert PMNCMatcher("other", model, CPU).fingerprint == matcher.fingerprint
 
 
@@ -142,6 +143,7 @@ def test_a_checkpoint_brings_its_search_and_options_come_before_it(model: PMNC, 
         ({"image_size": "large"}, "field image_size must be a whole number"),
         ({"search": {"iterations": -1}}, "field search.iterations must be a whole number from 0 to 1000; got -1"),
         ({"search": {"refine_steps": 1}}, "search has unknown fields: refine_steps"),
+        ({"search": {"precision": "bfloat16"}}, "search has unknown fields: precision"),
         ({"search": []}, "search must be a JSON object"),
     ],
 )
@@ -159,7 +161,7 @@ def test_options_that_cannot_be(model: PMNC, tmp_path: Path):
         "iterations=x": "option iterations must be a whole number; got 'x'",
         "iterations=2000": "iterations must be a whole number from 0 to 1000; got 2000",
         "propagation=far": "option propagation must be one of offset, absolute; got 'far'",
-        "seed=1": "option 'seed' is unknown; there are iterations, propagation, zoom",
+        "seed=1": "option 'seed' is unknown; there are iterations, propagation, precision, zoom",
     }.items():
         with pytest.raises(ValueError, match=fault):
             load_matcher(f"{tmp_path}?{text}", device="cpu")

@@ -10,6 +10,7 @@ from nemf.model.backbone import Backbone, build_backbone
 from nemf.model.backbone_config import BackboneConfig
 from nemf.model.build import build
 from nemf.model.for_matching import for_matching
+from nemf.model.network import NeMF
 from nemf.model.presets import NeMFConfig
 
 CPU = torch.device("cpu")
@@ -57,6 +58,27 @@ def test_maps_are_the_same_but_for_rounding(name: str, kwargs: dict[str, Any]):
     assert all(torch.equal(tensor, before[name]) for name, tensor in backbone.state_dict().items())
 
 
+def tiny() -> NeMF:
+    return build(
+        NeMFConfig(
+            backbone="timm/resnet26",
+            backbone_config=BackboneConfig(
+                create_kwargs={"layers": [1, 1, 1, 1], "channels": [8, 8, 8, 8]},
+                out_indices=(2, 3),
+                mean=CONFIG.mean,
+                std=CONFIG.std,
+            ),
+            image_size=64,
+            feature_size=8,
+            neck_channels=8,
+            neck_blocks=1,
+            embedding_channels=(),
+            depth=0,
+            hidden=8,
+        )
+    ).eval()
+
+
 class Skips(nn.Module):
     """A network whose convolution is read before its normalisation too."""
 
@@ -79,24 +101,7 @@ def test_a_network_that_folding_would_change_is_not_folded():
 
 
 def test_the_rest_of_a_model_is_shared_and_the_model_as_before():
-    model = build(
-        NeMFConfig(
-            backbone="timm/resnet26",
-            backbone_config=BackboneConfig(
-                create_kwargs={"layers": [1, 1, 1, 1], "channels": [8, 8, 8, 8]},
-                out_indices=(2, 3),
-                mean=CONFIG.mean,
-                std=CONFIG.std,
-            ),
-            image_size=64,
-            feature_size=8,
-            neck_channels=8,
-            neck_blocks=1,
-            embedding_channels=(),
-            depth=0,
-            hidden=8,
-        )
-    ).eval()
+    model = tiny()
     faster = for_matching(model, CPU, 64)
     assert n_norms(faster) == 0 < n_norms(model)
     assert faster.field is model.field
@@ -104,3 +109,17 @@ def test_the_rest_of_a_model_is_shared_and_the_model_as_before():
     image = torch.rand(1, 3, 64, 64)
     for ours, theirs in zip(faster.features(image), model.features(image), strict=True):
         assert torch.allclose(ours, theirs, atol=1e-4)
+
+
+def test_backbone_and_neck_compute_in_bfloat16_and_give_float32():
+    model = tiny()
+    image = torch.rand(1, 3, 64, 64)
+    expected = model.features(image)
+    in_half = for_matching(model, CPU, 64, bfloat16=True)
+    for part, before in ((in_half.backbone.network, model.backbone.network), (in_half.neck, model.neck)):
+        assert {parameter.dtype for parameter in part.parameters()} == {torch.bfloat16}
+        assert {parameter.dtype for parameter in before.parameters()} == {torch.float32}
+    assert in_half.field is model.field
+    for ours, theirs in zip(in_half.features(image), expected, strict=True):
+        assert ours.dtype == torch.float32
+        assert 0 < (ours - theirs).abs().max() < 0.03 * theirs.abs().max()
