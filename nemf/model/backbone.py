@@ -40,6 +40,7 @@ class Backbone(nn.Module):
         self.name = name
         self.config = config
         self.network = network.requires_grad_(False)
+        self.is_channels_last = getattr(network, "output_fmt", None) == "NHWC"  # copies of a graph lose the attribute
         self.register_buffer("mean", torch.tensor(config.mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(config.std).view(3, 1, 1), persistent=False)
         self.eval()
@@ -81,7 +82,7 @@ class Backbone(nn.Module):
         maps = self.network(image)
         if isinstance(maps, dict):
             maps = list(maps.values())
-        if getattr(self.network, "output_fmt", None) == "NHWC":
+        if self.is_channels_last:
             return [features.permute(0, 3, 1, 2) for features in maps]
         return list(maps)
 

@@ -5,6 +5,7 @@ other in memory; its maps are the same but for rounding.
 """
 
 import copy
+from collections import Counter
 from typing import Any, TypeVar
 
 import torch
@@ -66,7 +67,7 @@ def _backbone_in_bfloat16(backbone: Model, side_px: int) -> Model:
 
 def _in_bfloat16(module: nn.Module) -> nn.Module:
     """A copy that computes in bfloat16, from float32 tensors to float32 tensors."""
-    module = copy.deepcopy(module).bfloat16()
+    module = copy.deepcopy(module).eval().bfloat16()  # a copy made of a graph comes back in training mode
     module.register_forward_pre_hook(lambda _module, inputs: _converted(inputs, torch.bfloat16))
     module.register_forward_hook(lambda _module, _inputs, outputs: _converted(outputs, torch.float32))
     return module
@@ -86,25 +87,54 @@ def _faster(backbone: Backbone, side_px: int) -> nn.Module:
     """The backbone's network, folded where that gives the same maps."""
     network = backbone.network
     if any(isinstance(module, nn.BatchNorm2d) for module in network.modules()):
-        folded = copy.deepcopy(network).eval()
-        _fold(folded)
         image = _image(side_px)
-        maps = zip(_with_part(backbone, "network", folded)(image), backbone(image), strict=True)
+        folded = _with_part(backbone, "network", copy.deepcopy(network).eval())
+        _fold(folded, image)
+        maps = zip(folded(image), backbone(image), strict=True)
         if all((ours - theirs).abs().max() <= _TOLERANCE * theirs.abs().max() for ours, theirs in maps):
-            network = folded
+            network = folded.network
     return network.to(memory_format=torch.channels_last)
 
 
-def _fold(module: nn.Module) -> None:
-    """Fold each normalisation that is listed right after a convolution into it; what it holds itself, as timm's hold
-    their rectifiers, takes its place."""
-    name_before, before = "", module
-    for name, child in list(module.named_children()):
-        if isinstance(child, nn.BatchNorm2d) and isinstance(before, nn.Conv2d):
-            setattr(module, name_before, fuse_conv_bn_eval(before, child))
-            setattr(module, name, nn.Sequential(*child.children()))
-        _fold(child)
-        name_before, before = name, child
+def _fold(backbone: Backbone, image: Float[Tensor, "1 3 s s"]) -> None:
+    """Fold each normalisation into the convolution whose output it takes, where that is no map itself; what it holds,
+    as timm's hold their rectifiers, takes its place."""
+    calls = Counter[nn.Module]()
+    norm_after: dict[nn.Module, nn.BatchNorm2d] = {}
+
+    def after_convolution(module: nn.Module, _inputs: Any, output: Tensor) -> None:
+        calls[module] += 1
+        output.made_by = module, output._version  # type: ignore[attr-defined]
+
+    def before_norm(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        calls[module] += 1
+        convolution, version = _made_by(inputs[0])
+        if convolution is not None and version == inputs[0]._version:
+            assert isinstance(module, nn.BatchNorm2d)
+            norm_after[convolution] = module
+
+    hooks = []
+    for module in backbone.modules():
+        if isinstance(module, nn.Conv2d):
+            hooks.append(module.register_forward_hook(after_convolution))
+        elif isinstance(module, nn.BatchNorm2d) and module.running_mean is not None:
+            hooks.append(module.register_forward_pre_hook(before_norm))
+    for features in backbone(image):
+        norm_after.pop(_made_by(features)[0], None)
+    for hook in hooks:
+        hook.remove()
+    places = {child: (module, name) for module in backbone.modules() for name, child in module.named_children()}
+    for convolution, norm in norm_after.items():
+        if calls[convolution] == calls[norm] == 1:
+            assert isinstance(convolution, nn.Conv2d)
+            setattr(*places[convolution], fuse_conv_bn_eval(convolution, norm))
+            setattr(*places[norm], nn.Sequential(*norm.children()))
+
+
+def _made_by(tensor: Tensor) -> tuple[Any, int]:
+    """The convolution that this tensor is the output of, and the tensor's version then; None and 0 for others."""
+    made_by: tuple[Any, int] = getattr(tensor, "made_by", (None, 0))
+    return made_by
 
 
 def _image(side_px: int) -> Float[Tensor, "1 3 s s"]:

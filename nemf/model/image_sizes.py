@@ -52,8 +52,9 @@ def cells_a_side(name: str, network: Backbone | Descriptors, image_size: int) ->
         with torch.inference_mode():
             return [features.shape[2] for features in network(blank)]
     except (AssertionError, IndexError, RuntimeError, ValueError) as error:
+        trained = "" if network.trained_size in (None, image_size) else f", {network.trained_size}"
         raise ValueError(
             f"{name}: the network cannot take images of {image_size} x {image_size} ({error}); choose its image_size"
-            f"{f', {network.trained_size}' if network.trained_size else ''}, or a network that takes others: "
+            f"{trained}, or a network that takes others: "
             "a ViT, DeiT, DINOv2, EVA, BEiT, Swin or MaxViT of timm, or a convolutional network"
         ) from error

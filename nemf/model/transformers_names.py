@@ -43,9 +43,13 @@ def authors_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     they are.
 
     A pooler and a classifier are left out, and so is what the names all begin with, as in 'vit.' of a classifier.
+    Raises ValueError where there are several such networks.
     """
     marks = [name for name in tensors if name.endswith("embeddings.cls_token")]
-    if len(marks) != 1:
+    if len(marks) > 1:
+        prefixes = sorted(mark.removesuffix("embeddings.cls_token") for mark in marks)
+        raise ValueError(f"hold the network more than once, below {', '.join(prefixes)}: keep one")
+    if not marks:
         return dict(tensors)
     prefix = marks[0].removesuffix("embeddings.cls_token")
     inner = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
@@ -69,16 +73,23 @@ def _renamed(name: str) -> str:
 
 
 def _joined(named: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Queries, keys and values of a block as one tensor; zeros for a bias that a part lacks."""
-    joined: dict[str, Tensor] = {}
-    parts: dict[str, dict[int, Tensor]] = {}
-    for name, tensor in named.items():
-        match = _PART.fullmatch(name)
-        if match is None:
-            joined[name] = tensor
-        else:
-            parts.setdefault(f"{match[1]}.qkv.{match[3]}", {})[_PARTS[match[2]]] = tensor
-    for name, given in parts.items():
+    """Queries, keys and values of a block as one tensor; zeros for a bias that a part lacks.
+
+    Parts that are not of one shape and type, weights of which one is missing, and parts that are there twice stay as
+    they are, for an error to name them.
+    """
+    joined = dict(named)
+    parts: dict[str, dict[str, int]] = {}
+    for name in named:
+        if match := _PART.fullmatch(name):
+            parts.setdefault(f"{match[1]}.qkv.{match[3]}", {})[name] = _PARTS[match[2]]
+    for whole, place in parts.items():
+        given = {place[name]: named[name] for name in place}
         like = next(iter(given.values()))
-        joined[name] = torch.cat([given.get(part, torch.zeros_like(like)) for part in range(3)])
+        is_alike = all(part.shape == like.shape and part.dtype == like.dtype for part in given.values())
+        is_enough = len(given) == 3 or whole.endswith(".bias")
+        if is_alike and is_enough and like.ndim and len(given) == len(place):
+            joined[whole] = torch.cat([given.get(part, torch.zeros_like(like)) for part in range(3)])
+            for name in place:
+                del joined[name]
     return joined

@@ -106,7 +106,11 @@ def load_weights(network: nn.Module, weights: Path, name: str, published: Publis
     def published_name(name: str) -> str:
         return published_names.get(name, name)
 
-    tensors = authors_names(read_tensors(weights.read_bytes(), what))
+    tensors = read_tensors(weights.read_bytes(), what)
+    try:
+        tensors = authors_names(tensors)
+    except ValueError as error:
+        raise ValueError(f"{what} {error}") from error
     tensors = _without_prefix(tensors, published_name, expected.keys(), what)
     tensors = {published_name(name): tensor for name, tensor in tensors.items()}
     spare = published.own_names.keys()

@@ -1,5 +1,6 @@
 """Backbones as matching runs them, beside the same ones as they are trained."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -100,6 +101,54 @@ def test_a_network_that_folding_would_change_is_not_folded():
     assert torch.allclose(faster(IMAGE)[0], backbone(IMAGE)[0], atol=1e-5)
 
 
+class Disordered(nn.Module):
+    """A network whose modules are listed in another order than they are called in, and one of whose maps is the output
+    of a convolution; only `deep` can be folded."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shallow = nn.Conv2d(3, 4, 3)
+        self.norm_of_sum = nn.BatchNorm2d(6)
+        self.deep = nn.Conv2d(4, 6, 3, padding=1)
+        self.norm_of_shallow = nn.BatchNorm2d(4)
+        self.norm_of_deep = nn.BatchNorm2d(6)
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        """Two maps."""
+        shallow = self.shallow(image)
+        normal = self.norm_of_deep(self.deep(self.norm_of_shallow(shallow).relu()))
+        return [shallow, self.norm_of_sum(normal + normal)]
+
+
+def test_a_norm_is_folded_into_the_convolution_that_it_follows_when_it_is_called():
+    backbone = Backbone("disordered", with_statistics(Disordered()), CONFIG)
+    faster = for_matching(backbone, CPU, 64)
+    kept = {name for name, module in faster.network.named_modules() if isinstance(module, nn.BatchNorm2d)}
+    assert kept == {"norm_of_sum", "norm_of_shallow"}
+    for ours, theirs in zip(faster(IMAGE), backbone(IMAGE), strict=True):
+        assert torch.allclose(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+class ChangedBetween(nn.Module):
+    """A network that changes a convolution's output in place before its normalisation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.norm = nn.BatchNorm2d(4)
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        """One map."""
+        return [self.norm(self.conv(image).relu_())]
+
+
+def test_what_lies_between_convolution_and_norm_is_not_overlooked():
+    backbone = Backbone("changed between", with_statistics(ChangedBetween()), CONFIG)
+    faster = for_matching(backbone, CPU, 64)
+    assert n_norms(faster) == 1
+    assert torch.allclose(faster(IMAGE)[0], backbone(IMAGE)[0], atol=1e-5)
+
+
 def test_the_rest_of_a_model_is_shared_and_the_model_as_before():
     model = tiny()
     faster = for_matching(model, CPU, 64)
@@ -123,3 +172,18 @@ def test_backbone_and_neck_compute_in_bfloat16_and_give_float32():
     for ours, theirs in zip(in_half.features(image), expected, strict=True):
         assert ours.dtype == torch.float32
         assert 0 < (ours - theirs).abs().max() < 0.03 * theirs.abs().max()
+
+
+@pytest.mark.parametrize("name", ["resnet18", "densenet121", "efficientnet_v2_s", "convnext_tiny", "swin_t"])
+def test_networks_of_torchvision_in_bfloat16(name: str):
+    """They are graphs, whose copies come back in training mode and without attributes."""
+    torch.manual_seed(0)
+    backbone = build_backbone(f"torchvision/{name}", replace(CONFIG, out_indices=(2,)))
+    with_statistics(backbone)
+    in_half = for_matching(backbone, CPU, 64, bfloat16=True)
+    assert not any(module.training for module in in_half.modules())
+    image = torch.randn(1, 3, 64, 64)
+    (ours,), (theirs,) = in_half(image), backbone(image)
+    assert ours.shape == theirs.shape
+    assert torch.nn.functional.cosine_similarity(ours, theirs, dim=1).min() > 0.99
+    assert torch.equal(ours, in_half(image)[0])

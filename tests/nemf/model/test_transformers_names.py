@@ -52,6 +52,37 @@ def test_a_key_without_bias_has_zeros():
     assert torch.equal(named["blocks.3.attn.qkv.bias"], torch.cat([bias, torch.zeros(4), bias]))
 
 
+QUERY, KEY, VALUE = (f"layer.0.attention.{part}_proj.weight" for part in "qkv")
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {KEY: None},
+        {KEY: torch.ones(5, 2)},
+        {KEY: torch.ones(4, 2, dtype=torch.int64)},
+        {QUERY: torch.tensor(1.0), KEY: torch.tensor(1.0), VALUE: torch.tensor(1.0)},
+        {"layer.0.attention.query.weight": torch.ones(4, 2)},
+    ],
+    ids=["one is missing", "of another shape", "of another type", "numbers", "twice"],
+)
+def test_queries_keys_and_values_that_do_not_belong_together_are_not_joined(changed: dict[str, Tensor | None]):
+    """The error about the file names them."""
+    tensors = {name: torch.ones(4, 2) for name in (QUERY, KEY, VALUE)} | changed
+    named = authors_names({"embeddings.cls_token": numbers(1)} | {n: t for n, t in tensors.items() if t is not None})
+    assert "blocks.0.attn.qkv.weight" not in named
+    assert "blocks.0.attn.q_proj.weight" in named
+
+
+def test_two_networks_in_one_file(tmp_path: Path):
+    tensors = {f"{role}.embeddings.cls_token": numbers(1) for role in ("teacher", "student")}
+    save_file(tensors, tmp_path / "both.safetensors")
+    with pytest.raises(
+        ValueError, match=r"both.safetensors hold the network more than once, below student\., teacher\."
+    ):
+        load_backbone("timm/vit_tiny_patch16_224", tmp_path / "both.safetensors")
+
+
 @pytest.mark.parametrize(
     ("of_dinov3", "expected"), [(False, "register_tokens"), (True, "storage_tokens")], ids=["dinov2", "dinov3"]
 )
