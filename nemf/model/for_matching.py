@@ -37,7 +37,7 @@ def for_matching(model: Model, device: torch.device, side_px: int, *, bfloat16: 
     backbone, neck = model.backbone, getattr(model, "neck", None)
     assert isinstance(backbone, Backbone)
     if neck is not None and device.type == "cpu":
-        neck.to(memory_format=torch.channels_last)
+        _channels_last(neck)
     if neck is not None and bfloat16:
         model = _with_part(model, "neck", _in_bfloat16(neck))
     return _with_part(model, "backbone", for_matching(backbone, device, side_px, bfloat16=bfloat16))
@@ -93,7 +93,16 @@ def _faster(backbone: Backbone, side_px: int) -> nn.Module:
         maps = zip(folded(image), backbone(image), strict=True)
         if all((ours - theirs).abs().max() <= _TOLERANCE * theirs.abs().max() for ours, theirs in maps):
             network = folded.network
-    return network.to(memory_format=torch.channels_last)
+    return _channels_last(network)
+
+
+def _channels_last(module: nn.Module) -> nn.Module:
+    """The module, whose weights of two-dimensional convolutions now have their channels next to each other; those of
+    three-dimensional ones, which Module.to refuses, stay as they are."""
+    for parameter in module.parameters():
+        if parameter.ndim == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+    return module
 
 
 def _fold(backbone: Backbone, image: Float[Tensor, "1 3 s s"]) -> None:

@@ -129,6 +129,23 @@ def test_a_norm_is_folded_into_the_convolution_that_it_follows_when_it_is_called
         assert torch.allclose(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
+class Volumes(nn.Module):
+    """A network with a three-dimensional convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv3d(1, 2, 3)
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        """One map."""
+        return [self.conv(image[:, None])[:, :, 0]]
+
+
+def test_a_network_with_convolutions_of_three_dimensions():
+    backbone = Backbone("volumes", Volumes(), CONFIG)
+    assert torch.equal(for_matching(backbone, CPU, 64)(IMAGE)[0], backbone(IMAGE)[0])
+
+
 class ChangedBetween(nn.Module):
     """A network that changes a convolution's output in place before its normalisation."""
 
