@@ -53,7 +53,7 @@ CALIBRATION = Calibration(
 WINDOW, TEMPERATURE = 0.1, 0.03
 """The read-out chosen on validation pairs, for convolutional networks and vision transformers: docs/matchers.md."""
 
-_CODE_VERSION = 6
+_CODE_VERSION = 5
 _IMAGE_SIZE = 320
 _ENCODE_PIXELS = {"cpu": 0, "cuda": 32 * 320**2}
 """Pixels of squashed images that are encoded together, one image at least. A matcher's batches are of one size, padded:

@@ -176,7 +176,7 @@ def test_built_by_a_factory_of_ones_own():
         (f"{SIFT}?zoom=1&zoom=1", "option 'zoom' is given twice"),
         (
             f"{SIFT}?zom=1",
-            "option 'zom' is unknown; there are window, temperature, image_size, fit, layers, norm, zoom",
+            "option 'zom' is unknown; there are window, temperature, image_size, fit, precision, layers, norm, zoom",
         ),
         ("identity?zoom=1&seed=1", r"matcher identity takes no options: leave out \?seed=1"),
         ("large?zoom=1", "there is no matcher 'large.zoom=1'; .*, and there is no folder 'large'"),
