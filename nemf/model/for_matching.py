@@ -89,8 +89,8 @@ def _faster(backbone: Backbone, side_px: int) -> nn.Module:
     if any(isinstance(module, nn.BatchNorm2d) for module in network.modules()):
         image = _image(side_px)
         folded = _with_part(backbone, "network", copy.deepcopy(network).eval())
-        _fold(folded, image)
-        maps = zip(folded(image), backbone(image), strict=True)
+        before = _fold(folded, image)
+        maps = zip(folded(image), before, strict=True)
         if all((ours - theirs).abs().max() <= _TOLERANCE * theirs.abs().max() for ours, theirs in maps):
             network = folded.network
     return _channels_last(network)
@@ -105,9 +105,9 @@ def _channels_last(module: nn.Module) -> nn.Module:
     return module
 
 
-def _fold(backbone: Backbone, image: Float[Tensor, "1 3 s s"]) -> None:
+def _fold(backbone: Backbone, image: Float[Tensor, "1 3 s s"]) -> list[Tensor]:
     """Fold each normalisation into the convolution whose output it takes, where that is no map itself; what it holds,
-    as timm's hold their rectifiers, takes its place."""
+    as timm's hold their rectifiers, takes its place. Returns the image's maps before that."""
     calls = Counter[nn.Module]()
     norm_after: dict[nn.Module, nn.BatchNorm2d] = {}
 
@@ -128,7 +128,8 @@ def _fold(backbone: Backbone, image: Float[Tensor, "1 3 s s"]) -> None:
             hooks.append(module.register_forward_hook(after_convolution))
         elif isinstance(module, nn.BatchNorm2d) and module.running_mean is not None:
             hooks.append(module.register_forward_pre_hook(before_norm))
-    for features in backbone(image):
+    maps = backbone(image)
+    for features in maps:
         norm_after.pop(_made_by(features)[0], None)
     for hook in hooks:
         hook.remove()
@@ -138,6 +139,7 @@ def _fold(backbone: Backbone, image: Float[Tensor, "1 3 s s"]) -> None:
             assert isinstance(convolution, nn.Conv2d)
             setattr(*places[convolution], fuse_conv_bn_eval(convolution, norm))
             setattr(*places[norm], nn.Sequential(*norm.children()))
+    return maps
 
 
 def _made_by(tensor: Tensor) -> tuple[Any, int]:
