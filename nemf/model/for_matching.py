@@ -5,6 +5,7 @@ other in memory; its maps are the same but for rounding.
 """
 
 import copy
+import logging
 from collections import Counter
 from typing import Any, TypeVar
 
@@ -26,9 +27,9 @@ def for_matching(model: Model, device: torch.device, side_px: int, *, bfloat16: 
     the model itself, is faster; what it does not change it shares with the model, which is as before.
 
     side_px: side of square images that it takes.
-    bfloat16: backbone and neck compute in bfloat16, from float32 images to float32 maps. Processors that multiply it
-        (AMX, AVX512-BF16) and GPUs take half the time, others more. Raises ValueError where the backbone has an
-        operation that PyTorch does not have in bfloat16.
+    bfloat16: backbone and neck compute in bfloat16, from float32 images to float32 maps. Processors with AMX take half
+        the time or less, others more, which a warning says. Raises ValueError where the backbone has an operation that
+        PyTorch does not have in bfloat16.
     """
     model = model.eval().requires_grad_(False).to(device)
     if isinstance(model, Backbone):
@@ -55,6 +56,10 @@ def _backbone_in_bfloat16(backbone: Model, side_px: int) -> Model:
     """The backbone in bfloat16; ValueError where it cannot be."""
     assert isinstance(backbone, Backbone)
     converted = _with_part(backbone, "network", _in_bfloat16(backbone.network))
+    if backbone.mean.device.type == "cpu" and not _has_amx():
+        logging.getLogger("nemf").warning(
+            "precision=bfloat16: this processor does not multiply it (AMX), and takes longer by it than in float32"
+        )
     try:
         converted(_image(side_px).to(backbone.mean.device))
     except (RuntimeError, TypeError) as error:  # of an operation without bfloat16, or of a tensor made in float32
@@ -63,6 +68,12 @@ def _backbone_in_bfloat16(backbone: Model, side_px: int) -> Model:
             f"{backbone.name} cannot compute in bfloat16 ({reason}): leave precision=bfloat16 out"
         ) from error
     return converted
+
+
+def _has_amx() -> bool:
+    """Whether the processor multiplies bfloat16; true where PyTorch does not say."""
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(capabilities.get("amx_bf16", True))
 
 
 def _in_bfloat16(module: nn.Module) -> nn.Module:

@@ -191,6 +191,17 @@ def test_backbone_and_neck_compute_in_bfloat16_and_give_float32():
         assert 0 < (ours - theirs).abs().max() < 0.03 * theirs.abs().max()
 
 
+@pytest.mark.parametrize("has_amx", [True, False])
+def test_a_processor_that_does_not_multiply_bfloat16_is_named(
+    has_amx: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": has_amx}, raising=False)
+    for_matching(tiny(), CPU, 64, bfloat16=True)
+    warnings = [record.message for record in caplog.records]
+    assert len(warnings) == (not has_amx)
+    assert all("does not multiply it (AMX), and takes longer" in warning for warning in warnings)
+
+
 @pytest.mark.parametrize("name", ["resnet18", "densenet121", "efficientnet_v2_s", "convnext_tiny", "swin_t"])
 def test_networks_of_torchvision_in_bfloat16(name: str):
     """They are graphs, whose copies come back in training mode and without attributes."""
