@@ -27,9 +27,9 @@ def for_matching(model: Model, device: torch.device, side_px: int, *, bfloat16: 
     the model itself, is faster; what it does not change it shares with the model, which is as before.
 
     side_px: side of square images that it takes.
-    bfloat16: backbone and neck compute in bfloat16, from float32 images to float32 maps. Processors with AMX take half
-        the time or less, others more, which a warning says. Raises ValueError where the backbone has an operation that
-        PyTorch does not have in bfloat16.
+    bfloat16: backbone and neck compute in bfloat16, from float32 images to float32 maps. Processors with AMX take less
+        time, for large networks a half to a quarter; others take more, which a warning says. Raises ValueError where
+        the backbone has an operation that PyTorch does not have in bfloat16.
     """
     model = model.eval().requires_grad_(False).to(device)
     if isinstance(model, Backbone):

@@ -86,8 +86,8 @@ class SearchConfig:
     """Number of nodes along a query's longer side at which its flow is searched and made a map (nemf.flow_map). 0: the
     flow is that of the grid's pixels, each matched by itself, as in the published code."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """Precision of the backbone and neck, which move matches where two positions have nearly equal scores; on a GPU of
-    the field's matrix products too, which bfloat16 runs in one kernel."""
+    """Precision in which backbone and neck compute (nemf.model.for_matching); on a GPU that of the field's matrix
+    products too, which bfloat16 runs in one kernel."""
 
     def __post_init__(self) -> None:
         check_settings(**{field.name: getattr(self, field.name) for field in fields(self)})
