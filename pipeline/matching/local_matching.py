@@ -1,9 +1,9 @@
 """Matching on this machine without Ray: slices over processes, as many as there is work and room for.
 
 The processes are apart from the driver's, since a pair may kill one: then another is started, and what it was at is
-matched pair by pair, alone in its process, until the quarantine leaves out the pair at fault. Copies of the first
-process cost next to nothing and are all there from the start; where it cannot be copied, more are started as the work
-turns out to be worth them.
+matched pair by pair, alone in its process, until the pair at fault is found, which the quarantine leaves out; the rest
+is a slice again. Copies of the first process cost next to nothing and are all there from the start; where it cannot be
+copied, more are started as the work turns out to be worth them.
 """
 
 import math
@@ -55,6 +55,8 @@ class _Given:
     work: Slice
     is_alone: bool
     """Whether nothing else may be with the process meanwhile: one died when it had this pair."""
+    others: Slice | None = None
+    """The pairs that the process had beside this one and that come next; None for none."""
     n_deaths: int = 0
     """Processes that died when they had this pair alone."""
     n_committed: int = 0
@@ -139,7 +141,9 @@ class LocalMatching:
             self._replace(member)
             return None
         if isinstance(message, SliceDone):
-            member.given.popleft()
+            done = member.given.popleft()
+            if done.others is not None:
+                self._suspects.append(_first_alone(done.others))
             return None
         n_rows = sum(message["reasons"].values())
         member.given[0].n_committed += n_rows
@@ -217,26 +221,45 @@ class LocalMatching:
         n_pairs = sum(len(given.work.rows) for given in member.given)
         self._on_death(ending, n_pairs)
         while len(member.given) > 1:
-            work = member.given.pop().work
-            self._waiting.appendleft(work)
-            self._n_waiting += len(work.rows)
-        for given in member.given:
-            n_deaths = given.n_deaths + given.is_alone
-            if n_deaths >= _MOST_DEATHS:
-                raise ClusterError(f"{n_deaths} processes died at the same pair, the last by {ending}")
-            rows = given.work.rows[given.n_committed // len(self._config.matching.options.directions) :]
-            singles = [replace(given.work, rows=rows[n : n + 1]) for n in range(len(rows))]
-            self._suspects.extend(_Given(work, is_alone=True, n_deaths=n_deaths) for work in singles)
-            _note(f"a process died ({ending}): {len(rows)} pairs that it had are matched one by one in another")
+            self._wait_again(member.given.pop().work)
+        if member.given:
+            self._match_alone(member.given.pop(), ending)
         member.process.close()
         replacement = _Member(member.process.another())
         self._members[self._members.index(member)] = replacement
         self._welcome_if_loaded(replacement)
 
+    def _match_alone(self, given: _Given, ending: str) -> None:
+        """Match what a process had when it died pair by pair; where that was one pair, again, and the others of its
+        slice together."""
+        rows = given.work.rows[given.n_committed // len(self._config.matching.options.directions) :]
+        left = replace(given.work, rows=rows)
+        if not given.is_alone:
+            _note(f"a process died ({ending}): {len(rows)} pairs that it had are matched one by one in another")
+            self._suspects.extend([_first_alone(left)] if len(rows) else [])
+            return
+        n_deaths = given.n_deaths + 1
+        if n_deaths >= _MOST_DEATHS:
+            raise ClusterError(f"{n_deaths} processes died at the same pair, the last by {ending}")
+        _note(f"a process died ({ending}) at a single pair, which is tried again")
+        self._suspects.extend([_Given(left, is_alone=True, n_deaths=n_deaths)] if len(rows) else [])
+        if given.others is not None:
+            self._wait_again(given.others)
+
+    def _wait_again(self, work: Slice) -> None:
+        self._waiting.appendleft(work)
+        self._n_waiting += len(work.rows)
+
     def close(self) -> None:
         """End the processes. Later calls change nothing."""
         for member in self._members:
             member.process.close()
+
+
+def _first_alone(work: Slice) -> _Given:
+    """The first pair of a slice alone, the others after it."""
+    others = replace(work, rows=work.rows[1:]) if len(work.rows) > 1 else None
+    return _Given(replace(work, rows=work.rows[:1]), is_alone=True, others=others)
 
 
 def _note(text: str) -> None:

@@ -94,16 +94,23 @@ class MatcherProcess:
         return message
 
     def ending(self) -> str:
-        """How the process ended, for people; waits for its end."""
-        return _ending(self._process.wait())
+        """How the process ended, for people; waits for its end, and ends those that its matcher began."""
+        if self._process.returncode is None:
+            os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
+            self._end_group()
+        return _ending(self._process.returncode)
 
     def close(self) -> None:
         """End the process, and those that its matcher began. Later calls change nothing."""
         self.connection.close()
-        if self._process.returncode is None:  # until then the id is of no other process
-            with suppress(OSError):  # all of them are dead
-                os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
+        if self._process.returncode is None:
+            self._end_group()
+
+    def _end_group(self) -> None:
+        """End the process, its copies, and what their matchers began, before the id may be of another process."""
+        with suppress(OSError):  # all of them are dead
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
 
     def copy_to(self, theirs: Connection) -> int:
         """The id of a copy of the process, which serves that connection. Raises EOFError or OSError where the process

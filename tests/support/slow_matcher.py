@@ -69,6 +69,12 @@ class WithHelpers(SlowMatcher):
         return super().match_batch(pairs)
 
 
+def with_helpers_and_a_thread(**_options: Any) -> SlowMatcher:
+    """WithHelpers whose process cannot be copied."""
+    with_a_thread()
+    return WithHelpers()
+
+
 def with_deadly_images(**_options: Any) -> SlowMatcher:
     """A SlowMatcher in whose process fetching an image with 'deadly' in its name is the end of it."""
     fetch = decode.fetch_image

@@ -235,6 +235,22 @@ def test_a_pair_that_kills_its_process_where_no_quarantine_sees_it_ends_the_job(
         _parts(_slices(tmp_path, {1: "deadly-"}), _stage(tmp_path, _matching()))
 
 
+@pytest.mark.parametrize("deadly", [0, 2, 7])
+def test_once_the_deadly_pair_is_found_the_others_are_matched_together_again(deadly: int, tmp_path: Path) -> None:
+    """What a slice of any size has in parts of one pair each is what comes before it."""
+    first, *_ = _slices(tmp_path, {deadly: "deadly-"})
+    whole, stage = replace(first, rows=np.arange(N_PAIRS, dtype=np.int32)), _stage(tmp_path, _matching())
+
+    parts = _parts([whole], stage)
+
+    reasons = [part["reasons"] for part in parts]
+    assert reasons[: deadly + 1] == [{"ok": 1}] * deadly + [{"worker: died": 1}]
+    assert all(part["ok"] > 1 for part in reasons[deadly + 1 :])
+    assert sorted(read_matches(stage.run.out)["pair_id"].to_pylist()) == sorted(
+        f"{'deadly-' if n == deadly else ''}pair-{n:04}" for n in range(N_PAIRS)
+    )
+
+
 def test_each_death_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The first took a slice and the one ahead of it along, the others a pair each."""
     stage, deaths = _stage(tmp_path, _matching()), []
@@ -361,6 +377,24 @@ def test_processes_that_the_matcher_began_end_with_the_job(tmp_path: Path) -> No
     assert len(helpers) >= 2
     _, alive = psutil.wait_procs(helpers, timeout=10)
     assert all(helper.status() == psutil.STATUS_ZOMBIE for helper in alive)
+
+
+def test_processes_that_the_matcher_began_end_with_the_one_that_matches(tmp_path: Path) -> None:
+    """Be it long before the job does: each process that is begun in its place begins more of them."""
+    slices, stage = _slices(tmp_path, {}), _stage(tmp_path, _matching(matcher="slow_matcher:with_helpers_and_a_thread"))
+    with (
+        MatcherProcess(stage.matching, "cpu") as process,
+        closing(LocalMatching(process, slices, stage, most=1)) as local,
+    ):
+        parts = local.parts()
+        next(parts)
+        os.kill(process.pid, signal.SIGSTOP)  # it begins no more of them
+        helpers = psutil.Process(process.pid).children()
+        os.kill(process.pid, signal.SIGKILL)
+        list(parts)
+        _, alive = psutil.wait_procs(helpers, timeout=10)
+        assert len(helpers) >= 2
+        assert all(helper.status() == psutil.STATUS_ZOMBIE for helper in alive)
 
 
 def test_a_process_that_dies_with_nothing_to_do_is_replaced(tmp_path: Path) -> None:
