@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from nemf.model.backbone import Backbone
+from nemf.model.bfloat16_check import trial_image, wrong_convolutions
 
 _TOLERANCE = 1e-3
 """Of a map's values, as a share of its greatest one: rounding is a thousand times less."""
@@ -53,20 +54,26 @@ def _with_part(model: Model, name: str, part: nn.Module) -> Model:
 
 @torch.no_grad()
 def _backbone_in_bfloat16(backbone: Model, side_px: int) -> Model:
-    """The backbone in bfloat16; ValueError where it cannot be."""
+    """The backbone in bfloat16, but for convolutions that the processor computes wrongly; ValueError where it cannot
+    be."""
     assert isinstance(backbone, Backbone)
-    converted = _with_part(backbone, "network", _in_bfloat16(backbone.network))
+    network = _in_bfloat16(backbone.network)
+    converted = _with_part(backbone, "network", network)
     if backbone.mean.device.type == "cpu" and not _has_amx():
         logging.getLogger("nemf").warning(
             "precision=bfloat16: this processor does not multiply it (AMX), and takes longer by it than in float32"
         )
     try:
-        converted(_image(side_px).to(backbone.mean.device))
+        with wrong_convolutions(network, dict(backbone.network.named_modules())) as wrong:
+            converted(trial_image(side_px).to(backbone.mean.device))
     except (RuntimeError, TypeError) as error:  # of an operation without bfloat16, or of a tensor made in float32
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise ValueError(
             f"{backbone.name} cannot compute in bfloat16 ({reason}): leave precision=bfloat16 out"
         ) from error
+    for name in wrong:
+        parent, _, child = name.rpartition(".")
+        setattr(network.get_submodule(parent), child, _in_float32(backbone.network.get_submodule(name)))
     return converted
 
 
@@ -79,8 +86,18 @@ def _has_amx() -> bool:
 def _in_bfloat16(module: nn.Module) -> nn.Module:
     """A copy that computes in bfloat16, from float32 tensors to float32 tensors."""
     module = copy.deepcopy(module).eval().bfloat16()  # a copy made of a graph comes back in training mode
-    module.register_forward_pre_hook(lambda _module, inputs: _converted(inputs, torch.bfloat16))
-    module.register_forward_hook(lambda _module, _inputs, outputs: _converted(outputs, torch.float32))
+    return _between(module, torch.bfloat16, torch.float32)
+
+
+def _in_float32(module: nn.Module) -> nn.Module:
+    """A copy that computes in float32, from bfloat16 tensors to bfloat16 tensors."""
+    return _between(copy.deepcopy(module).eval(), torch.float32, torch.bfloat16)
+
+
+def _between(module: nn.Module, inside: torch.dtype, outside: torch.dtype) -> nn.Module:
+    """The module, which is given tensors of one type and returns tensors of another."""
+    module.register_forward_pre_hook(lambda _module, inputs: _converted(inputs, inside))
+    module.register_forward_hook(lambda _module, _inputs, outputs: _converted(outputs, outside))
     return module
 
 
@@ -98,7 +115,7 @@ def _faster(backbone: Backbone, side_px: int) -> nn.Module:
     """The backbone's network, folded where that gives the same maps."""
     network = backbone.network
     if any(isinstance(module, nn.BatchNorm2d) for module in network.modules()):
-        image = _image(side_px)
+        image = trial_image(side_px)
         folded = _with_part(backbone, "network", copy.deepcopy(network).eval())
         before = _fold(folded, image)
         maps = zip(folded(image), before, strict=True)
@@ -157,8 +174,3 @@ def _made_by(tensor: Tensor) -> tuple[Any, int]:
     """The convolution that this tensor is the output of, and the tensor's version then; None and 0 for others."""
     made_by: tuple[Any, int] = getattr(tensor, "made_by", (None, 0))
     return made_by
-
-
-def _image(side_px: int) -> Float[Tensor, "1 3 s s"]:
-    """A random image to try a network with, the same every time."""
-    return torch.randn(1, 3, side_px, side_px, generator=torch.Generator().manual_seed(0))

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from nemf.model.backbone import Backbone
+from nemf.model.bfloat16_check import check_bfloat16
 from nemf.model.correlation import normalise
 from nemf.model.network import NeMF
 from nemf.training.config import DistillerConfig
@@ -21,8 +22,8 @@ class Distiller:
     """Trains a student in place, its batch normalisation included.
 
     teacher: not changed.
-    Raises ValueError for a configuration out of range, and where the student's maps do not have the shapes of those of
-    the teacher's backbone.
+    Raises ValueError for a configuration out of range, where the student's maps do not have the shapes of those of the
+    teacher's backbone, and for bfloat16 where the device computes a convolution of either wrongly by it.
     """
 
     def __init__(self, student: Backbone, teacher: NeMF, config: DistillerConfig, device: torch.device) -> None:
@@ -44,6 +45,8 @@ class Distiller:
                 f"the student must give maps like its teacher's, {teacher_shapes} channels, rows and columns; it gives "
                 f"{student_shapes}"
             )
+        for backbone in (self.student, self.teacher.backbone) if config.bfloat16 else ():
+            check_bfloat16(backbone, teacher.image_size)
         self.student.network.requires_grad_(True)
         self._parameters = list(self.student.network.parameters())
         self._optimiser = torch.optim.AdamW(self._parameters, lr=config.lr, weight_decay=WEIGHT_DECAY)

@@ -8,6 +8,8 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from nemf.model.backbone import Backbone
+from nemf.model.bfloat16_check import check_bfloat16
 from nemf.training.batch import Batch
 from nemf.training.config import DistillerConfig, TrainerConfig
 from nemf.training.lora import add_lora, merged
@@ -25,8 +27,8 @@ class Trainer:
     model: of one of nemf.training.systems.
     rank: number of this worker among several; each draws its own negatives.
     wrap: applied to the module that computes the losses, such as DistributedDataParallel.
-    Raises ValueError for a configuration out of range, where no parameter would be trained, and for a lora_rank where
-    the backbone has no attention.
+    Raises ValueError for a configuration out of range, where no parameter would be trained, for a lora_rank where the
+    backbone has no attention, and for bfloat16 where the device computes a convolution of the backbone wrongly by it.
     """
 
     def __init__(
@@ -46,6 +48,9 @@ class Trainer:
         for part in (model.backbone, getattr(model, "neck", None)):
             if part is not None:
                 part.to(memory_format=torch.channels_last)  # twice as fast in bfloat16
+        if config.bfloat16 and isinstance(model.backbone, Backbone):
+            side_px: Any = model.image_size
+            check_bfloat16(model.backbone, side_px)
         system = system_of(model)
         backbone_lr = None if config.lora_rank else config.backbone_lr
         groups = system.parameter_groups(model, config.lr, backbone_lr, config.loss)

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from wrong_in_bfloat16 import put_wrong_convolution
 
 from nemf.model.backbone import Backbone, build_backbone
 from nemf.model.backbone_config import BackboneConfig
@@ -215,3 +216,23 @@ def test_networks_of_torchvision_in_bfloat16(name: str):
     assert ours.shape == theirs.shape
     assert torch.nn.functional.cosine_similarity(ours, theirs, dim=1).min() > 0.99
     assert torch.equal(ours, in_half(image)[0])
+
+
+def test_a_convolution_that_the_processor_computes_wrongly_in_bfloat16_stays_in_float32():
+    backbone = build_backbone("timm/resnet26", replace(CONFIG, create_kwargs={"layers": [1, 1, 1, 1]}))
+    with_statistics(backbone)
+    name = put_wrong_convolution(backbone)
+    in_half = for_matching(backbone, CPU, 64, bfloat16=True)
+    dtypes = {name: module.weight.dtype for name, module in in_half.named_modules() if isinstance(module, nn.Conv2d)}
+    assert [name for name, dtype in dtypes.items() if dtype == torch.float32] == [name]
+    image = torch.randn(1, 3, 64, 64)
+    for ours, theirs in zip(in_half(image), backbone(image), strict=True):
+        assert torch.nn.functional.cosine_similarity(ours, theirs, dim=1).min() > 0.99
+
+
+def test_the_network_of_timm_that_has_such_a_convolution():
+    torch.manual_seed(0)
+    backbone = build_backbone("timm/visformer_tiny", replace(CONFIG, out_indices=(0, 1)))
+    image = torch.randn(1, 3, 224, 224)
+    for ours, theirs in zip(for_matching(backbone, CPU, 224, bfloat16=True)(image), backbone(image), strict=True):
+        assert torch.nn.functional.cosine_similarity(ours, theirs, dim=1).mean() > 0.99

@@ -5,6 +5,7 @@ import pytest
 import torch
 from tiny import TINY
 from torch import nn
+from wrong_in_bfloat16 import put_wrong_convolution
 
 from nemf.model.backbone import Backbone, build_backbone
 from nemf.model.build import build
@@ -111,6 +112,14 @@ def test_maps_of_other_shapes_are_refused():
     message = r"like its teacher's, \[\(128, 8, 8\), \(256, 4, 4\)\] .* it gives \[\(256, 4, 4\)\]"
     with pytest.raises(ValueError, match=message):
         Distiller(coarse, teacher(), CONFIG, CPU)
+
+
+def test_backbones_that_the_processor_computes_wrongly_are_refused_in_bfloat16():
+    for part in ("student", "teacher"):
+        learner, network = student(1), teacher()
+        put_wrong_convolution(learner.network if part == "student" else network.backbone.network)
+        with pytest.raises(ValueError, match="computes 1 of its convolutions wrongly in bfloat16"):
+            Distiller(learner, network, replace(CONFIG, bfloat16=True), CPU)
 
 
 def test_a_gradient_that_is_not_finite_changes_nothing():

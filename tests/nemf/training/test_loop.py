@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from wrong_in_bfloat16 import put_wrong_convolution
 
 from nemf.matcher import ImagePair
 from nemf.matchers.nemf import NemfMatcher
@@ -149,6 +150,14 @@ def test_mixed_precision_changes_digits_and_keeps_weights_whole(batches: list[Ba
     for name in ("field", "flow"):
         assert metrics[name] == pytest.approx(expected[name], rel=0.1)
     assert {parameter.dtype for parameter in mixed.model.parameters()} == {torch.float32}
+
+
+def test_a_backbone_that_the_processor_computes_wrongly_is_trained_in_float32_alone():
+    model = tiny()
+    name = put_wrong_convolution(model.backbone.network)
+    Trainer(model, CONFIG, CPU)
+    with pytest.raises(ValueError, match=rf"resnet18: this processor computes 1 of its .* in bfloat16, {name} for one"):
+        Trainer(model, replace(CONFIG, bfloat16=True), CPU)
 
 
 def test_a_gradient_that_is_not_finite_changes_nothing(batches: list[Batch]):
