@@ -1,8 +1,8 @@
 """Convolutions that a processor computes wrongly in bfloat16.
 
 For some shapes of a convolution the kernels of oneDNN for processors with AMX give numbers that have nothing to do with
-the right ones, and no error: with torch 2.15 those of 16 or 24 channels with kernels and strides of 4 x 4, such as
-visformer_tiny's. Which shapes they are differs by version; so each convolution is tried.
+the right ones, and no error: with torch 2.15 for one those of 16 channels with kernels and strides of 4 x 4, such as
+visformer_tiny's. Which shapes they are is not documented; so each convolution module is tried.
 """
 
 from collections.abc import Iterator, Mapping
@@ -29,16 +29,19 @@ def wrong_convolutions(network: nn.Module, exact: Mapping[str, nn.Module]) -> It
     """
     wrong: set[str] = set()
 
-    def compare(name: str, inputs: tuple[Any, ...], output: Tensor) -> Tensor | None:
+    def compare(name: str, inputs: tuple[Any, ...], options: dict[str, Any], output: Tensor) -> Tensor | None:
         with torch.autocast(output.device.type, enabled=False):
-            expected = exact[name].forward(inputs[0].float())
+            expected = exact[name].forward(*as_type(inputs, torch.float32), **as_type(options, torch.float32))
         if (output.float() - expected).norm() <= _TOLERANCE * expected.norm():
             return None
         wrong.add(name)
         return expected.to(output.dtype)
 
     hooks = [
-        module.register_forward_hook(lambda _module, inputs, output, name=name: compare(name, inputs, output))
+        module.register_forward_hook(
+            lambda _module, inputs, options, output, name=name: compare(name, inputs, options, output),
+            with_kwargs=True,
+        )
         for name, module in network.named_modules()
         if isinstance(module, _ConvNd)
     ]
@@ -60,10 +63,22 @@ def check_bfloat16(backbone: Backbone, side_px: int) -> None:
     with torch.autocast(device.type, torch.bfloat16), wrong_convolutions(network, exact) as wrong:
         backbone(trial_image(side_px).to(device))
     if wrong:
+        what = "processor" if device.type == "cpu" else "device"
         raise ValueError(
-            f"{backbone.name}: this processor computes {len(wrong)} of its convolutions wrongly in bfloat16, "
+            f"{backbone.name}: this {what} computes {len(wrong)} of its convolutions wrongly in bfloat16, "
             f"{min(wrong)} for one: train in float32"
         )
+
+
+def as_type(tensors: Any, dtype: torch.dtype) -> Any:
+    """A tensor, or the tensors of a list, tuple or dict, as another type; anything else as it is."""
+    if isinstance(tensors, Tensor):
+        return tensors.to(dtype)
+    if isinstance(tensors, dict):
+        return {name: as_type(each, dtype) for name, each in tensors.items()}
+    if isinstance(tensors, list | tuple):
+        return type(tensors)(as_type(each, dtype) for each in tensors)
+    return tensors
 
 
 def trial_image(side_px: int) -> Float[Tensor, "1 3 s s"]:

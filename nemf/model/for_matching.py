@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from nemf.model.backbone import Backbone
-from nemf.model.bfloat16_check import trial_image, wrong_convolutions
+from nemf.model.bfloat16_check import as_type, trial_image, wrong_convolutions
 
 _TOLERANCE = 1e-3
 """Of a map's values, as a share of its greatest one: rounding is a thousand times less."""
@@ -71,9 +71,11 @@ def _backbone_in_bfloat16(backbone: Model, side_px: int) -> Model:
         raise ValueError(
             f"{backbone.name} cannot compute in bfloat16 ({reason}): leave precision=bfloat16 out"
         ) from error
-    for name in wrong:
-        parent, _, child = name.rpartition(".")
-        setattr(network.get_submodule(parent), child, _in_float32(backbone.network.get_submodule(name)))
+    exact = {network.get_submodule(name): _in_float32(backbone.network.get_submodule(name)) for name in wrong}
+    for module in list(network.modules()):
+        for name, child in module._modules.items():  # also those that are there under a second name
+            if child in exact:
+                setattr(module, name, exact[child])
     return converted
 
 
@@ -96,18 +98,11 @@ def _in_float32(module: nn.Module) -> nn.Module:
 
 def _between(module: nn.Module, inside: torch.dtype, outside: torch.dtype) -> nn.Module:
     """The module, which is given tensors of one type and returns tensors of another."""
-    module.register_forward_pre_hook(lambda _module, inputs: _converted(inputs, inside))
-    module.register_forward_hook(lambda _module, _inputs, outputs: _converted(outputs, outside))
+    module.register_forward_pre_hook(
+        lambda _module, inputs, options: (as_type(inputs, inside), as_type(options, inside)), with_kwargs=True
+    )
+    module.register_forward_hook(lambda _module, _inputs, outputs: as_type(outputs, outside))
     return module
-
-
-def _converted(tensors: Any, dtype: torch.dtype) -> Any:
-    """A tensor, or those of a list, tuple or dict, as another type."""
-    if isinstance(tensors, Tensor):
-        return tensors.to(dtype)
-    if isinstance(tensors, dict):
-        return {name: _converted(each, dtype) for name, each in tensors.items()}
-    return type(tensors)(_converted(each, dtype) for each in tensors)
 
 
 @torch.no_grad()

@@ -2,8 +2,8 @@
 
 The processes are apart from the driver's, since a pair may kill one: then another is started, and what it was at is
 matched pair by pair, alone in its process, until the pair at fault is found, which the quarantine leaves out; the rest
-is a slice again. Copies of the first process cost next to nothing and are all there from the start; where it cannot be
-copied, more are started as the work turns out to be worth them.
+is matched together again, unless a process dies of that too. Copies of the first process cost next to nothing and are
+all there from the start; where it cannot be copied, more are started as the work turns out to be worth them.
 """
 
 import math
@@ -54,9 +54,11 @@ class _Given:
 
     work: Slice
     is_alone: bool
-    """Whether nothing else may be with the process meanwhile: one died when it had this pair."""
+    """Whether it is one pair, which a process had when it died; nothing else may be with the process meanwhile."""
     others: Slice | None = None
     """The pairs that the process had beside this one and that come next; None for none."""
+    is_rest: bool = False
+    """Whether a pair at fault was found in its slice before."""
     n_deaths: int = 0
     """Processes that died when they had this pair alone."""
     n_committed: int = 0
@@ -143,7 +145,7 @@ class LocalMatching:
         if isinstance(message, SliceDone):
             done = member.given.popleft()
             if done.others is not None:
-                self._suspects.append(_first_alone(done.others))
+                self._suspects.appendleft(_first_alone(done.others, is_rest=done.is_rest))
             return None
         n_rows = sum(message["reasons"].values())
         member.given[0].n_committed += n_rows
@@ -158,11 +160,11 @@ class LocalMatching:
                     self._give_one(member)
 
     def _give_one(self, member: _Member) -> None:
-        is_alone = bool(self._suspects)
-        if member.given and (is_alone or member.given[0].is_alone):
+        is_suspect = bool(self._suspects)
+        if member.given and (is_suspect or member.given[0].is_alone):
             return
-        if is_alone or self._waiting:
-            given = self._suspects.popleft() if is_alone else _Given(self._next_slice(), is_alone=False)
+        if is_suspect or self._waiting:
+            given = self._suspects.popleft() if is_suspect else _Given(self._next_slice(), is_alone=False)
             member.given.append(given)
             member.process.send(given.work)
 
@@ -221,34 +223,35 @@ class LocalMatching:
         n_pairs = sum(len(given.work.rows) for given in member.given)
         self._on_death(ending, n_pairs)
         while len(member.given) > 1:
-            self._wait_again(member.given.pop().work)
+            work = member.given.pop().work
+            self._waiting.appendleft(work)
+            self._n_waiting += len(work.rows)
         if member.given:
-            self._match_alone(member.given.pop(), ending)
+            suspects = list(self._suspects_of(member.given.pop(), ending))
+            self._suspects.extendleft(reversed(suspects))
         member.process.close()
         replacement = _Member(member.process.another())
         self._members[self._members.index(member)] = replacement
         self._welcome_if_loaded(replacement)
 
-    def _match_alone(self, given: _Given, ending: str) -> None:
-        """Match what a process had when it died pair by pair; where that was one pair, again, and the others of its
-        slice together."""
+    def _suspects_of(self, given: _Given, ending: str) -> Iterator[_Given]:
+        """What is to be matched of what a process had when it died: pair by pair, or, where it was one pair, that one
+        again and then the others."""
         rows = given.work.rows[given.n_committed // len(self._config.matching.options.directions) :]
         left = replace(given.work, rows=rows)
-        if not given.is_alone:
-            _note(f"a process died ({ending}): {len(rows)} pairs that it had are matched one by one in another")
-            self._suspects.extend([_first_alone(left)] if len(rows) else [])
-            return
-        n_deaths = given.n_deaths + 1
-        if n_deaths >= _MOST_DEATHS:
-            raise ClusterError(f"{n_deaths} processes died at the same pair, the last by {ending}")
-        _note(f"a process died ({ending}) at a single pair, which is tried again")
-        self._suspects.extend([_Given(left, is_alone=True, n_deaths=n_deaths)] if len(rows) else [])
+        if not len(rows):
+            _note(f"a process died ({ending}) when its pairs were done")
+        elif not given.is_alone:
+            _note(f"a process died ({ending}): {len(rows)} pairs that it had are tried one by one in another")
+            yield _first_alone(left, is_rest=given.is_rest)
+        else:
+            if given.n_deaths + 1 >= _MOST_DEATHS:
+                raise ClusterError(f"{given.n_deaths + 1} processes died at the same pair, the last by {ending}")
+            _note(f"a process died ({ending}) at a single pair, which is tried again")
+            yield _Given(left, is_alone=True, n_deaths=given.n_deaths + 1)
         if given.others is not None:
-            self._wait_again(given.others)
-
-    def _wait_again(self, work: Slice) -> None:
-        self._waiting.appendleft(work)
-        self._n_waiting += len(work.rows)
+            alone = _first_alone(given.others, is_rest=True)
+            yield alone if given.is_rest else _Given(given.others, is_alone=False, is_rest=True)
 
     def close(self) -> None:
         """End the processes. Later calls change nothing."""
@@ -256,10 +259,10 @@ class LocalMatching:
             member.process.close()
 
 
-def _first_alone(work: Slice) -> _Given:
+def _first_alone(work: Slice, *, is_rest: bool) -> _Given:
     """The first pair of a slice alone, the others after it."""
     others = replace(work, rows=work.rows[1:]) if len(work.rows) > 1 else None
-    return _Given(replace(work, rows=work.rows[:1]), is_alone=True, others=others)
+    return _Given(replace(work, rows=work.rows[:1]), is_alone=True, others=others, is_rest=is_rest)
 
 
 def _note(text: str) -> None:

@@ -96,9 +96,10 @@ class MatcherProcess:
     def ending(self) -> str:
         """How the process ended, for people; waits for its end, and ends those that its matcher began."""
         if self._process.returncode is None:
-            os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
-            self._end_group()
-        return _ending(self._process.returncode)
+            with suppress(ChildProcessError):  # whoever ignores SIGCHLD finds it gone, and its id perhaps another's
+                os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
+                self._end_group()
+        return _ending(self._process.wait())
 
     def close(self) -> None:
         """End the process, and those that its matcher began. Later calls change nothing."""
@@ -107,7 +108,7 @@ class MatcherProcess:
             self._end_group()
 
     def _end_group(self) -> None:
-        """End the process, its copies, and what their matchers began, before the id may be of another process."""
+        """End the process and what its matcher began, before the id may be of another process."""
         with suppress(OSError):  # all of them are dead
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
@@ -162,7 +163,7 @@ class _CopiedProcess(MatcherProcess):
         self.connection.close()
         if self._exit_code is None:
             with suppress(EOFError, OSError):
-                os.kill(self._pid, signal.SIGKILL)
+                os.killpg(self._pid, signal.SIGKILL)
                 self._wait()
 
     def _wait(self) -> int:

@@ -12,6 +12,7 @@ import signal
 import sys
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import recv_handle
@@ -66,7 +67,8 @@ class Copy:
 
 @dataclass(frozen=True)
 class WaitFor:
-    """A request for the exit code of a copy, negative for a signal, once it has ended."""
+    """A request for the exit code of a copy, negative for a signal, once it has ended; what its matcher began ends
+    then."""
 
     pid: int
 
@@ -102,12 +104,16 @@ def _serve(connection: Connection, received: Queue[Any], matcher: "Matcher") -> 
     """Be copied, then match; a copy goes on here too, with its own connection."""
     while not isinstance(message := received.get(), StageConfig):
         if isinstance(message, WaitFor):
+            os.waitid(os.P_PID, message.pid, os.WEXITED | os.WNOWAIT)
+            with suppress(OSError):
+                os.killpg(message.pid, signal.SIGKILL)  # what its matcher began; as yet the id is of no other process
             _, status = os.waitpid(message.pid, 0)
             _send(connection, os.waitstatus_to_exitcode(status))
             continue
         descriptor: int = received.get()
         pid = os.fork()
         if pid:
+            os.setpgid(pid, pid)
             os.close(descriptor)
             _send(connection, pid)
         else:

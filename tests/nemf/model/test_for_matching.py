@@ -230,6 +230,28 @@ def test_a_convolution_that_the_processor_computes_wrongly_in_bfloat16_stays_in_
         assert torch.nn.functional.cosine_similarity(ours, theirs, dim=1).min() > 0.99
 
 
+class Twice(nn.Module):
+    """A convolution there under two names, called by a keyword, and the map that it gives."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(3, 3, 3, padding=1)
+        put_wrong_convolution(self)
+        self.second = self.first
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        return [self.second(input=self.first(input=image))]
+
+
+def test_a_wrong_convolution_stays_in_float32_under_each_of_its_names():
+    torch.manual_seed(0)
+    backbone = Backbone("twice", Twice(), CONFIG)
+    in_half = for_matching(backbone, CPU, 64, bfloat16=True)
+    image = torch.randn(1, 3, 64, 64)
+    (ours,), (theirs,) = in_half(image), backbone(image)
+    assert torch.nn.functional.cosine_similarity(ours, theirs, dim=1).min() > 0.99
+
+
 def test_the_network_of_timm_that_has_such_a_convolution():
     torch.manual_seed(0)
     backbone = build_backbone("timm/visformer_tiny", replace(CONFIG, out_indices=(0, 1)))

@@ -251,6 +251,29 @@ def test_once_the_deadly_pair_is_found_the_others_are_matched_together_again(dea
     )
 
 
+def test_where_several_pairs_of_a_slice_are_deadly_the_rest_is_matched_one_by_one(tmp_path: Path) -> None:
+    """To match them together again each time would cost one more death, or one more answer timeout, a pair."""
+    first, *_ = _slices(tmp_path, {1: "deadly-", 3: "deadly-", 5: "deadly-"})
+    stage, deaths = _stage(tmp_path, _matching()), []
+    with (
+        MatcherProcess(stage.matching, "cpu") as process,
+        closing(
+            LocalMatching(
+                process,
+                [replace(first, rows=np.arange(8, dtype=np.int32))],
+                stage,
+                most=1,
+                on_death=lambda _ending, n_pairs: deaths.append(n_pairs),
+            )
+        ) as local,
+    ):
+        reasons = [part["reasons"] for part in local.parts()]
+
+    ok, died = {"ok": 1}, {"worker: died": 1}
+    assert reasons == [ok, died, ok, died, ok, died, ok, ok]
+    assert deaths == [8, 1, 1, 6, 1, 1, 1, 1]
+
+
 def test_each_death_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The first took a slice and the one ahead of it along, the others a pair each."""
     stage, deaths = _stage(tmp_path, _matching()), []
@@ -379,22 +402,37 @@ def test_processes_that_the_matcher_began_end_with_the_job(tmp_path: Path) -> No
     assert all(helper.status() == psutil.STATUS_ZOMBIE for helper in alive)
 
 
-def test_processes_that_the_matcher_began_end_with_the_one_that_matches(tmp_path: Path) -> None:
+@pytest.mark.parametrize("matcher", ["WithHelpers", "with_helpers_and_a_thread"])
+def test_processes_that_the_matcher_began_end_with_the_one_that_matches(matcher: str, tmp_path: Path) -> None:
     """Be it long before the job does: each process that is begun in its place begins more of them."""
-    slices, stage = _slices(tmp_path, {}), _stage(tmp_path, _matching(matcher="slow_matcher:with_helpers_and_a_thread"))
+    slices, stage = _slices(tmp_path, {}), _stage(tmp_path, _matching(matcher=f"slow_matcher:{matcher}"))
     with (
         MatcherProcess(stage.matching, "cpu") as process,
         closing(LocalMatching(process, slices, stage, most=1)) as local,
     ):
         parts = local.parts()
         next(parts)
-        os.kill(process.pid, signal.SIGSTOP)  # it begins no more of them
-        helpers = psutil.Process(process.pid).children()
-        os.kill(process.pid, signal.SIGKILL)
+        pid = local._members[0].process.pid
+        os.kill(pid, signal.SIGSTOP)  # it begins no more of them
+        helpers = psutil.Process(pid).children()
+        os.kill(pid, signal.SIGKILL)
         list(parts)
         _, alive = psutil.wait_procs(helpers, timeout=10)
         assert len(helpers) >= 2
         assert all(helper.status() == psutil.STATUS_ZOMBIE for helper in alive)
+
+
+@pytest.mark.parametrize("matcher", ["SlowMatcher", "with_a_thread"])
+def test_a_death_is_seen_where_ends_of_processes_are_ignored(matcher: str, tmp_path: Path) -> None:
+    """As some launchers have it, and what they start after them: the system then keeps no word of an end."""
+    stage = _stage(tmp_path, _matching(matcher=f"slow_matcher:{matcher}"))
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        parts = _parts(_slices(tmp_path, {1: "deadly-"}), stage)
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+
+    assert sum((Counter(part["reasons"]) for part in parts), Counter[str]()) == {"ok": 11, "worker: died": 1}
 
 
 def test_a_process_that_dies_with_nothing_to_do_is_replaced(tmp_path: Path) -> None:
