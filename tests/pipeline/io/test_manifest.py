@@ -37,6 +37,29 @@ def test_a_folder_is_read_in_order_of_name(tmp_path: Path) -> None:
     assert read_pairs(str(tmp_path))["pair_id"].to_pylist() == ["2", "1", "3"]
 
 
+@pytest.mark.parametrize("columns", [["pair_id"], ["source_uri"], ["source_uri", "target_uri"]])
+def test_pages_with_fewer_rows_than_the_footer_says_are_damage(columns: list[str], tmp_path: Path) -> None:
+    """Arrow reads them without a word, and the last pairs would be lost."""
+    rows = [pair_row(f"{n}", source_uri="0.png", target_uri="1.png") for n in range(20)]
+    file = write_pairs(tmp_path / "a.parquet", rows, compression="none", use_dictionary=False)
+    n_values = re.compile(rb"\x15\x28(?=\x15\x00)")  # of a page header: 20, in the plain encoding
+    pages = [page.start() for page in n_values.finditer(Path(file).read_bytes())]
+    damaged = bytearray(Path(file).read_bytes())
+    for name in columns:
+        damaged[pages[PAIRS.names.index(name)] + 1] = 0x26  # 19
+    Path(file).write_bytes(damaged)
+
+    with Manifest(file) as manifest:
+        message = "is damaged: (there are 19 rows to be read, and 20 by its footer|columns do not have the same size)"
+        with pytest.raises(ValueError, match=message):
+            manifest.read(columns)
+        with pytest.raises(ValueError, match=message):
+            list(manifest.windows(columns, 8))
+        if "pair_id" in columns:
+            with pytest.raises(ValueError, match=message):
+                manifest.ids()
+
+
 def test_inline_images_are_read_only_when_named(tmp_path: Path) -> None:
     file = write_pairs(tmp_path / "a.parquet", [pair_row("1", source_image=b"jpeg")])
 
