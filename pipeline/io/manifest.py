@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
 from pipeline.io import storage
+from pipeline.io.row_count import check_row_count
 from schemas.check import OtherTableError, SchemaError, check_schema, conform, has_exact_type
 from schemas.failures import Failure
 from schemas.pairs import PAIRS
@@ -116,7 +117,7 @@ class Manifest:
         for file in self._files:
             with file.parquet() as parquet:
                 tables.append(_as_pairs(parquet.read(columns=_present(columns, parquet)), expected, file.uri))
-            _check_count(tables[-1].num_rows, file.metadata.num_rows, file.uri)
+            check_row_count(tables[-1].num_rows, file.metadata.num_rows, file.uri)
         return pa.concat_tables(tables)
 
     def ids(self) -> pa.ChunkedArray:
@@ -144,7 +145,7 @@ class Manifest:
                         rows = _as_pairs(pa.Table.from_batches([batch]), expected, file.uri)
                         yield Window(file.uri, group, first_row, rows)
                         first_row += batch.num_rows
-                    _check_count(
+                    check_row_count(
                         first_row, parquet.metadata.row_group(group).num_rows, f"row group {group} of {file.uri}"
                     )
 
@@ -157,12 +158,6 @@ class Manifest:
                 while block := source.read(_READ_AHEAD_BYTES):
                     digest.update(block)
         return digest.hexdigest()[:16]
-
-
-def _check_count(n_rows: int, expected: int, where: str) -> None:
-    """Raises ValueError for another number of rows than the footer says: damaged pages may have fewer in one column."""
-    if n_rows != expected:
-        raise ValueError(f"{where} is damaged: there are {n_rows} rows to be read, and {expected} by its footer")
 
 
 def _list_files(uri: str) -> list[str]:

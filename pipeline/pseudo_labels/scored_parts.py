@@ -24,6 +24,7 @@ from jaxtyping import Float64
 
 from pipeline.io import storage
 from pipeline.io.prefetch import prefetch
+from pipeline.io.row_count import check_row_count
 from pipeline.pseudo_labels.calibration import Calibration
 from pipeline.pseudo_labels.other_run import OtherRun
 from pipeline.pseudo_labels.pair_index import ChosenRows, PairIndex, direction_numbers
@@ -131,6 +132,7 @@ def score_part(number: int, task: ScoringTask) -> pa.Table:
             rows = conform(pa.Table.from_batches([batch]), expected, uri)
             tables.append(_score(rows, first_row, number, task))
             first_row += batch.num_rows
+        check_row_count(first_row, parquet.metadata.num_rows, uri)
     scored = pa.concat_tables(tables)
     return scored.sort_by([("place", "ascending"), ("direction", "ascending")])
 

@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 from nemf.io.uri import with_retries
 from pipeline.io import storage
 from pipeline.io.prefetch import prefetch
+from pipeline.io.row_count import check_row_count
 from schemas.check import check_schema, conform
 from schemas.matches import MATCHES
 
@@ -85,7 +86,7 @@ def part_sizes(out: str) -> dict[str, int]:
 def read_parts(sizes: Mapping[str, int], columns: Sequence[str]) -> Iterator[pa.Table]:
     """The MATCHES rows of each part, in order; few parts are in memory at once.
 
-    Raises SchemaError for a part that is not MATCHES, ValueError for one that is not Parquet, naming it.
+    Raises SchemaError for a part that is not MATCHES, ValueError for one that is not Parquet, or is damaged, naming it.
     """
     files = list(sizes)
     expected = pa.schema([MATCHES.field(name) for name in columns], metadata=MATCHES.metadata)
@@ -99,7 +100,9 @@ def read_parts(sizes: Mapping[str, int], columns: Sequence[str]) -> Iterator[pa.
                 check_schema(schema, MATCHES, file)
                 checked.append(schema)
             present = [name for name in columns if name in schema.names]
-            return conform(parquet.read(columns=present, use_threads=False), expected, file)
+            rows = parquet.read(columns=present, use_threads=False)
+            check_row_count(rows.num_rows, parquet.metadata.num_rows, file)
+            return conform(rows, expected, file)
 
     return prefetch(read, range(len(files)), THREADS)
 

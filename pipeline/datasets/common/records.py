@@ -16,6 +16,7 @@ from pipeline.datasets.common.fields import Fields
 from pipeline.datasets.common.interface import TABLE_SUFFIXES, DataError
 from pipeline.io import storage
 from pipeline.io.manifest import rows_at_once
+from pipeline.io.row_count import check_row_count
 from schemas.check import is_index_column
 
 _BATCH_ROWS = 256
@@ -142,11 +143,13 @@ def parquet_rows(
             wanted = known or (*required, *optional)
             chosen = [name for name in header if name in wanted]
             for group in range(parquet.num_row_groups):
+                first, n_rows = number, parquet.metadata.row_group(group).num_rows
                 n_read = min(_BATCH_ROWS, rows_at_once(parquet.metadata.row_group(group), chosen))
                 for batch in parquet.iter_batches(n_read, row_groups=[group], columns=chosen):
                     for record in batch.to_pylist():
                         number += 1
                         yield Fields(record, f"{uri}, row {number}")
+                check_row_count(number - first, n_rows, f"{uri}, row group {group},")
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise ValueError(f"{uri}, after row {number}: cannot be read as Parquet: {error}") from error
 

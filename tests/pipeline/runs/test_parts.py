@@ -7,10 +7,11 @@ import pyarrow.parquet as pq
 import pytest
 from earlier_tables import as_earlier
 from installed import needs
+from lost_rows import write_with_lost_row
 from make import match_rows
 
 from pipeline.runs.flow_codec import encode_flow
-from pipeline.runs.parts import list_parts, part_sizes, read_matches, write_part
+from pipeline.runs.parts import list_parts, part_sizes, read_matches, read_parts, write_part
 from schemas.check import SchemaError
 from schemas.matches import MATCHES
 
@@ -150,3 +151,12 @@ def test_flow_is_read_back_by_the_documented_lines(tmp_path: Path) -> None:
 
     assert json.dumps(row.flow_scale) == "0.015625"
     assert np.abs(read_px - flow_px).max() <= row.flow_scale / 2
+
+
+def test_a_part_with_fewer_rows_than_its_footer_says_is_damaged(tmp_path: Path):
+    """Arrow reads it without a word, and pairs would be missing."""
+    rows = match_rows(*({"pair_id": f"{n}"} for n in range(20)))
+    file = write_with_lost_row(tmp_path / "a.parquet", rows, ["pair_id"])
+
+    with pytest.raises(ValueError, match=r"a\.parquet is damaged: there are 19 rows to be read, and 20 by its footer"):
+        list(read_parts({file: Path(file).stat().st_size}, ["pair_id"]))
